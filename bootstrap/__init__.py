@@ -1,0 +1,1 @@
+"""Bootstrap: from bare hosts to a cluster. Makes the cluster home, the genesis and identities, and installs agents."""

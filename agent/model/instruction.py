@@ -1,0 +1,159 @@
+"""What an operator can say: the acts, the bodies they bind, and how the ledger answers.
+
+The JWT itself is `agent.instruction`'s business; here are only the shapes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from agent.model.cluster import Member, Operator
+from agent.model.stack import MAX_REPLICAS, Stack
+from agent.model.types import Digest, Jti, Label, Millis, Target
+
+MAX_BODY_BYTES = 1_048_576  # a plan of 200 services with full environments is well below it
+MAX_TOKEN_BYTES = 4096  # our claims need about 500
+
+Act = Literal["deploy", "remove", "scale", "restart", "stop", "start", "enrol", "expel", "grant", "revoke", "cancel"]
+
+ServiceNames = Annotated[tuple[Label, ...], Meta(max_length=200)]
+
+
+class Remove(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Ends a stack: its replicas stop, assignments go, its revision counter stays. Named volumes stay unless said."""
+
+    version: Literal[1] = 1
+    delete_volumes: bool = False
+
+
+class Scale(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """New replica counts, by service name; services not named keep theirs. Ends with the next deploy."""
+
+    version: Literal[1] = 1
+    services: Annotated[dict[Label, Annotated[int, Meta(ge=0, le=MAX_REPLICAS)]], Meta(min_length=1, max_length=200)]
+
+
+class Services(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The body of restart, stop and start: which services; none named means all of the stack."""
+
+    version: Literal[1] = 1
+    services: ServiceNames = ()
+
+
+class Enrol(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Enters a member; the target is `member:<id>`."""
+
+    version: Literal[1] = 1
+    member: Member
+
+
+class Expel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Removes a member for ever: an expelled id never returns."""
+
+    version: Literal[1] = 1
+    reason: Annotated[str, Meta(max_length=512)] = ""
+
+
+class Grant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Enters an operator, or replaces the one of that name."""
+
+    version: Literal[1] = 1
+    operator: Operator
+
+
+class Revoke(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Takes an operator's authority away; the last admin can't go."""
+
+    version: Literal[1] = 1
+
+
+class Cancel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A signed no-op that takes the revision an open instruction would have taken, so that one can never apply."""
+
+    version: Literal[1] = 1
+    jti: Jti
+
+
+Body = Stack | Remove | Scale | Services | Enrol | Expel | Grant | Revoke | Cancel
+
+BODIES: dict[Act, type[Body]] = {
+    "deploy": Stack,
+    "remove": Remove,
+    "scale": Scale,
+    "restart": Services,
+    "stop": Services,
+    "start": Services,
+    "enrol": Enrol,
+    "expel": Expel,
+    "grant": Grant,
+    "revoke": Revoke,
+    "cancel": Cancel,
+}
+"""Which body an act binds. The kind of target each act takes is `TARGET_KINDS`."""
+
+TARGET_KINDS: dict[Act, frozenset[str]] = {
+    "deploy": frozenset({"stack"}),
+    "remove": frozenset({"stack"}),
+    "scale": frozenset({"stack"}),
+    "restart": frozenset({"stack"}),
+    "stop": frozenset({"stack"}),
+    "start": frozenset({"stack"}),
+    "enrol": frozenset({"member"}),
+    "expel": frozenset({"member"}),
+    "grant": frozenset({"operator"}),
+    "revoke": frozenset({"operator"}),
+    "cancel": frozenset({"cluster", "stack", "operator", "member", "host", "secret"}),
+}
+
+
+class Claims(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The instruction JWT's claims (DESIGN "Operator JWT"). Times in whole seconds; `bdg`: sha256 of the body's bytes."""
+
+    iss: Annotated[str, Meta(max_length=63)]
+    aud: Annotated[str, Meta(max_length=64)]
+    iat: Annotated[int, Meta(ge=0, le=2**40)]
+    exp: Annotated[int, Meta(ge=0, le=2**40)]
+    jti: Jti
+    act: Act
+    target: Target
+    rev: Annotated[int, Meta(ge=1, le=2**40)]
+    bdg: Digest
+
+
+Outcome = Literal["applied", "conflict", "refused"]
+
+
+class InstructionResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The ledger's answer, which is `apply`'s result.
+
+    `applied`: the target is now at `revision`. `conflict`: another instruction has that revision; `by` and `at` are
+    *its* issuer and ledger time. `refused`: signed and in order, but it can't apply; `kind` is a problem's name.
+    `repeated` is true when this very instruction had been answered before and this is that first answer.
+    """
+
+    outcome: Outcome
+    target: Target
+    revision: int
+    digest: Digest
+    jti: Jti
+    by: str
+    at: Millis
+    index: int
+    what: str = ""
+    fix: str = ""
+    kind: str = ""
+    repeated: bool = False
+
+
+class TargetRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the ledger remembers per target; it outlives the target's deletion (counters are never used twice)."""
+
+    revision: int
+    act: Act
+    digest: Digest
+    jti: Jti
+    by: str
+    at: Millis
+    result: InstructionResult

@@ -1,0 +1,142 @@
+"""A stack: the signed body of a `deploy` instruction, resolved from a plan (SEED "Deployment Plan Format").
+
+What the ledger keeps of a plan. `user` and `ssh_key_path` never come here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from agent.model.types import ContainerName, Digest, Label, LabelKey, Labels, LabelValue, Port
+
+STACK_VERSION = 1
+
+MAX_SERVICES = 200  # a plan of 200 workers is SEED's format at the largest cluster that one operator still reads
+MAX_REPLICAS = 10_000  # the frozen state's digest stays in single milliseconds up to here
+MAX_PORTS = 64  # per service; more is a host-network workload
+MAX_VOLUMES = 64  # per service
+MAX_ENVIRONMENT = 256  # variables per service; a larger set belongs in a file
+MAX_COMMAND = 256  # arguments
+
+Text = Annotated[str, Meta(max_length=4096, pattern=r"\A[^\x00]*\Z")]
+EnvironmentName = Annotated[str, Meta(pattern=r"\A[A-Za-z_][A-Za-z0-9_]{0,255}\Z")]
+EnvironmentValue = Annotated[str, Meta(max_length=32768, pattern=r"\A[^\x00\n\r]*\Z")]
+"""Docker keeps a line break in a value, and its env files split there: refused."""
+DurationMs = Annotated[int, Meta(ge=1, le=86_400_000)]
+Role = Literal["service", "main", "worker"]
+"""Where a service stands in the rollout's order: services, then main, then workers (DESIGN "Phases")."""
+RuntimeName = Literal["docker", "process"]
+RestartPolicy = Literal["no", "on-failure", "always", "unless-stopped"]
+
+
+class Image(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`ref` as Docker takes it (`name[:tag]`), pinned by the config `digest` when given."""
+
+    ref: Annotated[str, Meta(min_length=1, max_length=512, pattern=r"\A[A-Za-z0-9][A-Za-z0-9._:/@-]*\Z")]
+    digest: Annotated[str, Meta(pattern=r"\Asha256:[0-9a-f]{64}\Z")] | None = None
+
+
+class PortSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`host_port` is the preferred one; the host takes the first free of preferred … preferred + 99."""
+
+    host_port: Port
+    container_port: Port
+    protocol: Literal["tcp", "udp"] = "tcp"
+
+
+class Volume(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`source`: a named volume, a path relative to the stack's directory (`./certs`), or an absolute host path."""
+
+    source: Annotated[str, Meta(min_length=1, max_length=1024, pattern=r"\A[^\x00-\x1f:]*\Z")]
+    container_path: Annotated[str, Meta(max_length=1024, pattern=r"\A/[^\x00-\x1f:]*\Z")]
+    read_only: bool = False
+
+
+class HealthCommand(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """SEED's `health_check`, run by Docker inside the container. `test` begins with CMD, CMD-SHELL or NONE."""
+
+    test: Annotated[tuple[Text, ...], Meta(min_length=1, max_length=MAX_COMMAND)]
+    interval_ms: DurationMs = 30_000
+    timeout_ms: DurationMs = 30_000
+    retries: Annotated[int, Meta(ge=1, le=100)] = 3
+    start_period_ms: Annotated[int, Meta(ge=0, le=86_400_000)] = 0
+
+
+class HealthProbe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A check that the agent makes from its host: an HTTP GET answered 200 … 399, or a TCP connect."""
+
+    kind: Literal["http", "tcp"]
+    container_port: Port
+    path: Annotated[str, Meta(max_length=1024, pattern=r"\A/[!-~]*\Z")] = "/"
+    scheme: Literal["http", "https"] = "http"
+    interval_ms: DurationMs = 2_000
+    timeout_ms: DurationMs = 2_000
+    retries: Annotated[int, Meta(ge=1, le=100)] = 3
+
+
+class Resources(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Limits, which are also what the scheduler reserves. 0: no limit, nothing reserved."""
+
+    memory_mib: Annotated[int, Meta(ge=0, le=16_777_216)] = 0
+    cpu_millis: Annotated[int, Meta(ge=0, le=1_024_000)] = 0
+
+
+class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A workload with replicas. `replicas` slots, or `global`: one on every host that fits.
+
+    `host` pins (a member's name); `labels` are constraints that a host's labels must have. A single replica without
+    pin keeps `container_name` as it is; further slots get `-2`, `-3`, … behind it.
+    """
+
+    runtime: RuntimeName = "docker"
+    role: Role = "service"
+    image: Image | None = None
+    command: Annotated[tuple[Text, ...], Meta(max_length=MAX_COMMAND)] = ()
+    container_name: ContainerName | None = None
+    replicas: Annotated[int, Meta(ge=0, le=MAX_REPLICAS)] | Literal["global"] = 1
+    host: Label | None = None
+    labels: Labels = {}
+    environment: Annotated[dict[EnvironmentName, EnvironmentValue], Meta(max_length=MAX_ENVIRONMENT)] = {}
+    ports: Annotated[tuple[PortSpec, ...], Meta(max_length=MAX_PORTS)] = ()
+    volumes: Annotated[tuple[Volume, ...], Meta(max_length=MAX_VOLUMES)] = ()
+    networks: Annotated[tuple[Label, ...], Meta(max_length=16)] = ()
+    restart_policy: RestartPolicy = "unless-stopped"
+    health_check: HealthCommand | None = None
+    health: HealthProbe | None = None
+    resources: Resources = Resources()
+    stop_grace_ms: DurationMs = 10_000
+
+
+class Stack(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A named set of services deployed together: the body of `deploy` on `stack:<name>`."""
+
+    version: Literal[1] = 1
+    name: Label
+    services: Annotated[dict[Label, Service], Meta(min_length=1, max_length=MAX_SERVICES)]
+
+
+class InstructionRef(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Which signed instruction says so: the target's revision and the body's digest."""
+
+    revision: int
+    digest: Digest
+
+
+__all__ = [
+    "HealthCommand",
+    "HealthProbe",
+    "Image",
+    "InstructionRef",
+    "LabelKey",
+    "LabelValue",
+    "PortSpec",
+    "Resources",
+    "RestartPolicy",
+    "Role",
+    "RuntimeName",
+    "Service",
+    "Stack",
+    "Volume",
+]

@@ -1,0 +1,148 @@
+"""The status of a cluster: one model for `agent status --json` and `GET /api/v1/deployment/status`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct, field
+
+from agent.model.ledger import AssignedPort, Phase
+from agent.model.report import ReplicaState, RuntimeInfo
+from agent.model.types import AgentId, ClusterId, Labels
+
+STATUS_VERSION = 1
+
+HostState = Literal["alive", "suspect", "dead", "left", "unknown"]
+HostRole = Literal["coordinator", "voter", "observer"]
+Severity = Literal["warning", "error"]
+
+
+class ClusterStatus(Struct, frozen=True, kw_only=True):
+    id: ClusterId
+    epoch: int
+    name: str
+
+
+class AgentRef(Struct, frozen=True, kw_only=True):
+    """An agent by id and by its host's name."""
+
+    id: AgentId
+    name: str
+
+
+class QuorumStatus(Struct, frozen=True, kw_only=True):
+    """`voters` counted, `reachable` of them now; `tolerates`: how many more may be lost before the ledger stops."""
+
+    voters: int
+    reachable: int
+    tolerates: int
+
+
+class HostStatus(Struct, frozen=True, kw_only=True):
+    """`fit`: whether replicas may be placed there; `reasons` says why not. `last_seen`: RFC 3339, or None if never."""
+
+    id: AgentId
+    name: str
+    address: str
+    role: HostRole
+    state: HostState
+    fit: bool
+    reasons: tuple[str, ...] = ()
+    cordoned: bool = False
+    labels: Labels = {}
+    agent_version: str = ""
+    runtime: tuple[RuntimeInfo, ...] = ()
+    last_seen: str | None = None
+
+
+class ImageStatus(Struct, frozen=True, kw_only=True):
+    ref: str
+    id: str
+
+
+class ReplicaStatus(Struct, frozen=True, kw_only=True):
+    slot: int
+    host: str
+    state: ReplicaState
+    reason: str = ""
+    container_id: str = ""
+    container_name: str = ""
+    image: ImageStatus | None = None
+    revision: int
+    ports: tuple[AssignedPort, ...] = ()
+    restarts: int = 0
+
+
+class ServiceStatus(Struct, frozen=True, kw_only=True):
+    """`wanted` and `healthy` count replicas."""
+
+    name: str
+    wanted: int
+    healthy: int
+    replicas: tuple[ReplicaStatus, ...] = ()
+    pending: str = ""
+    """Why slots without a host have none ("n3: 512 MiB wanted, 300 MiB free"); empty when all have one."""
+
+
+class StackStatus(Struct, frozen=True, kw_only=True):
+    name: str
+    revision: int
+    phase: Phase
+    reason: str = ""
+    changed_by: str
+    changed_at: str
+    services: tuple[ServiceStatus, ...] = ()
+
+
+class Problem(Struct, frozen=True, kw_only=True):
+    """Something wrong, where, and what to do about it."""
+
+    severity: Severity
+    where: str
+    what: str
+    fix: str
+
+
+class InstanceStatus(Struct, frozen=True, kw_only=True):
+    """SEED "Deployment Status"."""
+
+    host: str
+    port: int | None
+    status: str
+    container_id: str
+    last_seen: str | None
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """`as_of`: when the soft state in it was told, RFC 3339. `stale`: it isn't the coordinator's own view of now."""
+
+    version: int = STATUS_VERSION
+    cluster: ClusterStatus
+    answered_by: AgentRef
+    as_of: str
+    stale: bool
+    coordinator: AgentRef | None
+    term: int
+    quorum: QuorumStatus
+    hosts: tuple[HostStatus, ...] = ()
+    stacks: tuple[StackStatus, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    instances: dict[str, InstanceStatus] = field(default_factory=dict)
+    network_services: int = 0
+    api_requests_total: int = 0
+    health_score: float = 100.0
+
+
+class MemberView(Struct, frozen=True, kw_only=True):
+    """A line of `agent members`: the host, and how this agent itself sees it."""
+
+    id: AgentId
+    name: str
+    address: str
+    api_port: int
+    peer_port: int
+    role: HostRole
+    state: HostState
+    linked: bool
+    agent_version: str = ""
+    last_seen: str | None = None
