@@ -1,0 +1,125 @@
+"""What agents say to each other over the peer link: one tagged union, one frame each.
+
+Three kinds: consensus (`RaftFrame`), soft state (`ReportFrame`), and calls: a request with an id, answered by one or
+more replies, the last with `end`. `agent.net.frames` puts them on the wire with a length and a version.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from agent.model.events import Event, LogLine
+from agent.model.fault import Fault
+from agent.model.instruction import MAX_BODY_BYTES, MAX_TOKEN_BYTES, InstructionResult
+from agent.model.report import HostReport
+from agent.model.status import Status
+from agent.model.types import Label
+from agent.raft import Entry, Message, Snapshot
+
+CallId = Annotated[int, Meta(ge=1, le=2**53)]
+
+
+class RaftFrame(Struct, frozen=True, kw_only=True, tag="raft", omit_defaults=True):
+    """A Raft message; the sender is the link's peer."""
+
+    message: Message
+
+
+class ReportFrame(Struct, frozen=True, kw_only=True, tag="report", omit_defaults=True):
+    """A host's soft state, to the coordinator."""
+
+    report: HostReport
+
+
+class Submit(Struct, frozen=True, kw_only=True, tag="submit", omit_defaults=True):
+    """An instruction on its way to the coordinator. Answered by `Submitted` or a fault."""
+
+    token: Annotated[str, Meta(max_length=MAX_TOKEN_BYTES)]
+    body: Annotated[bytes, Meta(max_length=MAX_BODY_BYTES)]
+
+
+class GetStatus(Struct, frozen=True, kw_only=True, tag="status", omit_defaults=True):
+    """Asks the coordinator for its view. Answered by `StatusIs`."""
+
+
+class FollowLogs(Struct, frozen=True, kw_only=True, tag="logs", omit_defaults=True):
+    """A replica's output. `since` is RFC 3339. Answered by `Logs` parts until the end or a `Cancel`."""
+
+    stack: Label
+    service: Label
+    slot: int
+    tail: Annotated[int, Meta(ge=0, le=100_000)] | None = None
+    since: str | None = None
+    follow: bool = False
+
+
+class FollowEvents(Struct, frozen=True, kw_only=True, tag="events", omit_defaults=True):
+    """The coordinator's events from now on. Answered by `Events` parts until a `Cancel`."""
+
+
+class FollowLedger(Struct, frozen=True, kw_only=True, tag="ledger", omit_defaults=True):
+    """An observer subscribes to committed entries from `index` on. Answered by `Ledger` parts until a `Cancel`."""
+
+    index: int
+
+
+Request = Submit | GetStatus | FollowLogs | FollowEvents | FollowLedger
+
+
+class Submitted(Struct, frozen=True, kw_only=True, tag="submitted", omit_defaults=True):
+    result: InstructionResult
+
+
+class StatusIs(Struct, frozen=True, kw_only=True, tag="status_is", omit_defaults=True):
+    status: Status
+
+
+class Logs(Struct, frozen=True, kw_only=True, tag="log_lines", omit_defaults=True):
+    lines: tuple[LogLine, ...]
+
+
+class Events(Struct, frozen=True, kw_only=True, tag="event_list", omit_defaults=True):
+    events: tuple[Event, ...]
+
+
+class Ledger(Struct, frozen=True, kw_only=True, tag="entries", omit_defaults=True):
+    """Committed entries in order; `snapshot` comes first when the voter no longer has the entry asked for."""
+
+    entries: tuple[Entry, ...] = ()
+    commit: int = 0
+    snapshot: Snapshot | None = None
+
+
+class Failed(Struct, frozen=True, kw_only=True, tag="failed", omit_defaults=True):
+    fault: Fault
+
+
+Reply = Submitted | StatusIs | Logs | Events | Ledger | Failed
+
+
+class CallFrame(Struct, frozen=True, kw_only=True, tag="call", omit_defaults=True):
+    """`id` is the caller's own, never used twice on one link."""
+
+    id: CallId
+    request: Request
+
+
+class ReplyFrame(Struct, frozen=True, kw_only=True, tag="reply", omit_defaults=True):
+    id: CallId
+    reply: Reply
+    end: bool = True
+
+
+class CancelFrame(Struct, frozen=True, kw_only=True, tag="cancel", omit_defaults=True):
+    """The caller is no longer interested; no reply follows."""
+
+    id: CallId
+
+
+class Alive(Struct, frozen=True, kw_only=True, tag="alive", omit_defaults=True):
+    """Nothing to say for a while; the link is used all the same."""
+
+
+Frame = RaftFrame | ReportFrame | CallFrame | ReplyFrame | CancelFrame | Alive
