@@ -1,0 +1,137 @@
+"""What this agent knows of each member, and choosing among them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from agent.swim.messages import MAX_ID_BYTES
+from agent.swim.probing import ProbeOrder
+from agent.swim.states import PROBED_STATES, MemberState
+from agent.swim.suspicion import Suspicion
+
+
+class MemberView(msgspec.Struct, frozen=True, kw_only=True):
+    """One member as this agent sees it. Times are in the driver's monotonic seconds.
+
+    since: when the state began. last_heard: the last datagram or link frame from the member itself, None before one.
+    """
+
+    state: MemberState
+    incarnation: int
+    since: float
+    last_heard: float | None
+
+
+@dataclass(slots=True)
+class Member:
+    """The changing record behind a view. Invariant: `suspicion` is set exactly while `state` is SUSPECT."""
+
+    id: str
+    address: str
+    since: float
+    state: MemberState = MemberState.UNKNOWN
+    incarnation: int = 0
+    last_heard: float | None = None
+    last_link_frame: float | None = None
+    told_at: float | None = None  # when it was last pinged only to be told what is said of it
+    own_incarnation: int = 0  # the last one it named itself
+    suspicion: Suspicion | None = None
+
+    @property
+    def probed(self) -> bool:
+        """Whether it takes part in the rounds of probes and gossip."""
+        return self.state in PROBED_STATES
+
+    def linked_since(self, when: float) -> bool:
+        """Whether a link frame came at `when` or later."""
+        return self.last_link_frame is not None and self.last_link_frame >= when
+
+    def dead_at(self, link_heard_window_s: float) -> float:
+        """When its suspicion ends in death: not while its link is heard. Infinite when it isn't suspect."""
+        if self.suspicion is None:
+            return float("inf")
+        if self.last_link_frame is None:
+            return self.suspicion.deadline
+        return max(self.suspicion.deadline, self.last_link_frame + link_heard_window_s)
+
+    def view(self) -> MemberView:
+        """A frozen copy for callers."""
+        return MemberView(state=self.state, incarnation=self.incarnation, since=self.since, last_heard=self.last_heard)
+
+
+class Roster:
+    """All members of the ledger but this agent, always in the order of their ids, so that runs repeat per seed."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._members: dict[str, Member] = {}
+        self._order = ProbeOrder(rng)
+        self._sync_position = 0
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self._members.values())
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def get(self, member: str) -> Member | None:
+        """The record of `member`, None when the ledger doesn't name it (or it is this agent)."""
+        return self._members.get(member)
+
+    def replace(self, addresses: Mapping[str, str], now: float) -> list[str]:
+        """Make exactly the keys of `addresses` members. Returns the ids that were removed.
+
+        Raises ValueError for an id that no message could carry.
+        """
+        for member in addresses:
+            if not 1 <= len(member.encode()) <= MAX_ID_BYTES:
+                raise ValueError(f"member id {member!r} must have 1 to {MAX_ID_BYTES} bytes")
+        removed = [member for member in self._members if member not in addresses]
+        for member in removed:
+            self._order.remove(member)
+        before = self._members
+        self._members = {}
+        for member in sorted(addresses):
+            known = before.get(member)
+            if known is None:
+                known = Member(id=member, address=addresses[member], since=now)
+                self._order.add(member)
+            known.address = addresses[member]
+            self._members[member] = known
+        return removed
+
+    def next_probe_target(self) -> Member | None:
+        """The next one in turn that isn't dead or gone (SWIM §4.3)."""
+        chosen = self._order.next(lambda member: self._members[member].probed)
+        return None if chosen is None else self._members[chosen]
+
+    def sample(self, count: int, *, without: str = "") -> list[Member]:
+        """Up to `count` random members that aren't dead or gone."""
+        eligible = [member for member in self if member.probed and member.id != without]
+        return self._rng.sample(eligible, min(count, len(eligible)))
+
+    def one_dead(self) -> Member | None:
+        """A random member that is dead or gone."""
+        gone = [member for member in self if not member.probed]
+        return self._rng.choice(gone) if gone else None
+
+    def in_turn(self, count: int) -> list[Member]:
+        """The next `count` members of an endless round over all."""
+        ids = list(self._members)
+        if not ids:
+            return []
+        chosen = [ids[(self._sync_position + step) % len(ids)] for step in range(min(count, len(ids)))]
+        self._sync_position = (self._sync_position + len(chosen)) % len(ids)
+        return [self._members[member] for member in chosen]
+
+    def live_count(self) -> int:
+        """Members that aren't dead or gone, this agent included: n in every logarithm."""
+        return 1 + sum(member.probed for member in self)
+
+    def confirmers_of(self, member: str) -> int:
+        """How many could confirm a suspicion of `member`: this agent and all alive, less the first to suspect."""
+        return sum(other.state is MemberState.ALIVE and other.id != member for other in self)
