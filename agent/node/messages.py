@@ -1,6 +1,6 @@
 """What agents say to each other over the peer link: one tagged union, one frame each.
 
-Three kinds: consensus (`RaftFrame`), soft state (`ReportFrame`), and calls: a request with an id, answered by one or
+Four kinds: consensus (`RaftFrame`), membership (`SwimFrame`), soft state (`ReportFrame`), and calls: a request with an id, answered by one or
 more replies, the last with `end`. `agent.net.frames` puts them on the wire with a length and a version.
 """
 
@@ -17,6 +17,7 @@ from agent.model.report import HostReport
 from agent.model.status import Status
 from agent.model.types import Label
 from agent.raft import Entry, Message, Snapshot
+from agent.swim import SwimMessage
 
 CallId = Annotated[int, Meta(ge=1, le=2**53)]
 
@@ -25,6 +26,12 @@ class RaftFrame(Struct, frozen=True, kw_only=True, tag="raft", omit_defaults=Tru
     """A Raft message; the sender is the link's peer."""
 
     message: Message
+
+
+class SwimFrame(Struct, frozen=True, kw_only=True, tag="swim", omit_defaults=True):
+    """A SWIM message that must also get through where UDP is blocked; datagrams carry the others."""
+
+    message: SwimMessage
 
 
 class ReportFrame(Struct, frozen=True, kw_only=True, tag="report", omit_defaults=True):
@@ -122,4 +129,4 @@ class Alive(Struct, frozen=True, kw_only=True, tag="alive", omit_defaults=True):
     """Nothing to say for a while; the link is used all the same."""
 
 
-Frame = RaftFrame | ReportFrame | CallFrame | ReplyFrame | CancelFrame | Alive
+Frame = RaftFrame | SwimFrame | ReportFrame | CallFrame | ReplyFrame | CancelFrame | Alive

@@ -1,0 +1,56 @@
+"""What the API needs of the agent behind it: one Protocol, so that routes are tested against a fake."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from msgspec import Struct
+
+from agent.model.events import Event, LogLine
+from agent.model.instruction import InstructionResult
+from agent.model.status import AgentRef, MemberView, Status
+from agent.state import ClusterState
+
+
+class Health(Struct, frozen=True, kw_only=True):
+    """`GET /health`: open to everybody, so it says little. `ok`: the agent serves and knows a coordinator."""
+
+    ok: bool
+    name: str
+    coordinator: str | None
+    applied: int
+    agent_version: str
+
+
+class NodePort(Protocol):
+    """The agent, as its API sees it. Methods raise MusterErrors, which become problems (RFC 9457)."""
+
+    @property
+    def me(self) -> AgentRef: ...
+
+    @property
+    def state(self) -> ClusterState:
+        """The replicated state as applied here, right now: operators for tokens, targets for revisions."""
+
+    def health(self) -> Health: ...
+
+    async def submit(self, token: str, body: bytes) -> InstructionResult:
+        """Bring an instruction into the ledger, through the coordinator wherever it is."""
+
+    async def status(self) -> Status:
+        """The coordinator's view where one answers, else this agent's own, marked stale."""
+
+    def members(self) -> tuple[MemberView, ...]:
+        """The members as this agent itself sees them."""
+
+    def events(self, *, after: int | None) -> AsyncIterator[Event]:
+        """Kept events after that id, then live ones; None: live ones only. Closing the iterator ends the watch."""
+
+    def logs(
+        self, stack: str, *, service: str | None, slot: int | None, tail: int | None, since: str | None, follow: bool
+    ) -> AsyncIterator[LogLine]:
+        """Lines of the matching replicas on all hosts, merged. `since` is RFC 3339."""
+
+    def metrics(self) -> bytes:
+        """Prometheus text format."""

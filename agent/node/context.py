@@ -1,0 +1,64 @@
+"""What the parts of the node core share: who we are, the cores, the peers, and the effects gathered so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from msgspec import Struct
+
+from agent.model.fault import Fault
+from agent.model.types import AgentId
+from agent.node.calls import CallBook
+from agent.node.effects import Effect, Send
+from agent.node.messages import Failed, Frame, Reply, ReplyFrame
+from agent.raft import Raft
+from agent.state import ClusterState
+from agent.swim import Swim
+
+
+class Peer(Struct, frozen=True, kw_only=True):
+    """A linked peer. `known`: our ledger names it as a member; if not, it may take part in consensus and nothing more."""
+
+    id: AgentId
+    known: bool
+    agent_version: str = ""
+
+
+@dataclass(slots=True)
+class Context:
+    """Mutable; owned by one `NodeCore`, reached by its parts."""
+
+    id: AgentId
+    boot: str
+    raft: Raft
+    swim: Swim
+    state: ClusterState
+    peers: dict[AgentId, Peer] = field(default_factory=dict)
+    calls: CallBook = field(default_factory=CallBook)
+    effects: list[Effect] = field(default_factory=list)
+
+    def emit(self, effect: Effect) -> None:
+        """Ask the driver for something."""
+        self.effects.append(effect)
+
+    def send(self, to: AgentId, frame: Frame) -> None:
+        """A frame for a linked peer."""
+        self.effects.append(Send(to=to, frame=frame))
+
+    def reply(self, to: AgentId, call: int, reply: Reply, *, end: bool = True) -> None:
+        """A part of the answer to a peer's call."""
+        self.send(to, ReplyFrame(id=call, reply=reply, end=end))
+
+    def fail(self, to: AgentId, call: int, fault: Fault) -> None:
+        """The end of a peer's call: it didn't work."""
+        self.reply(to, call, Failed(fault=fault))
+
+    @property
+    def leads(self) -> bool:
+        """Whether this agent is the coordinator and has applied an entry of its own term (Raft §8): its state is whole."""
+        return self.raft.is_leader and self.raft.term_at(self.state.index) == self.raft.term
+
+    def name_of(self, agent: AgentId) -> str:
+        """The host's name, or the id of somebody our ledger doesn't know."""
+        member = self.state.members.get(agent)
+        return member.name if member else agent

@@ -1,0 +1,429 @@
+"""The node core: an agent without sockets, disk or clock. Inputs and time go in, effects come out.
+
+It joins the pure cores (raft, swim, state, control, host) into one agent. The driver runs the effects in order and
+brings their results back; the simulator does the same with a virtual clock. The driver's loop:
+
+    core = NodeCore(settings, boot, rng, when)
+    loop:
+        core.link_up / link_down / frame / datagram / submit / observed / …      # whatever came in
+        core.on_deadline(when)                                                   # at core.deadline(), sockets first
+        for effect in core.take_effects(): run it                                # `Store`: fsync, then core.stored(when)
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import msgspec
+
+from agent import errors, raft
+from agent.host import HostPolicy
+from agent.model.status import Status
+from agent.model.types import AgentId, HostAddress
+from agent.node.calls import OnReply
+from agent.node.chronicle import Chronicle
+from agent.node.context import Context, Peer
+from agent.node.coordination import Coordination
+from agent.node.effects import Answer, Cut, Datagram, Effect, Replied, Serve, Store, Unserve, Want
+from agent.node.local_host import LocalHost
+from agent.node.instant import Instant
+from agent.node.machine import Machine
+from agent.node.messages import (
+    Alive,
+    CallFrame,
+    CancelFrame,
+    FollowEvents,
+    FollowLedger,
+    FollowLogs,
+    Frame,
+    GetStatus,
+    RaftFrame,
+    ReplyFrame,
+    ReportFrame,
+    Request,
+    StatusIs,
+    Submit,
+    SwimFrame,
+)
+from agent.node.submissions import Submissions
+from agent.node.subscriptions import Followers, Following
+from agent.state import Applied
+from agent.swim import MemberChanged, Swim, SwimConfig, SwimMessage
+from agent.swim import Send as SwimSend
+
+COMMIT_SETTLES_S = 0.5  # a commit index that no write carried is kept on its own after this long: a host that wakes alone
+# must know its last assignments
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSettings:
+    """What an agent is told at its start. `genesis`: entry 1's data. `boot`: drawn at each start."""
+
+    id: AgentId
+    boot: str
+    genesis: bytes
+    address: HostAddress
+    agent_version: str
+    timing: raft.RaftTiming
+    swim: SwimConfig
+    policy: HostPolicy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeBoot:
+    """What the disk holds (agent.storage.ledger). A first start has the genesis entry alone, committed."""
+
+    hard_state: raft.HardState
+    log: tuple[raft.Entry, ...]
+    snapshot: raft.Snapshot | None
+    commit: int
+    verified_through: int
+
+
+@dataclass(slots=True)
+class _Disk:
+    """What is on its way to the disk. Invariant: `ready` is set exactly while a settling `Store` is open."""
+
+    ready: raft.Ready | None = None
+    kept_commit: int = 0
+    settle_at: float = float("inf")
+
+
+class NodeCore:
+    """One agent. Every method that takes `when` may leave effects; take them after each call or batch of calls."""
+
+    def __init__(self, settings: NodeSettings, boot: NodeBoot, rng: random.Random, when: Instant) -> None:
+        machine = Machine.boot(settings.genesis, boot)
+        core = raft.Raft(
+            id=settings.id,
+            timing=settings.timing,
+            rng=rng,
+            now=when.mono,
+            hard_state=boot.hard_state,
+            log=boot.log,
+            snapshot=boot.snapshot,
+            configuration=machine.configuration,
+            commit=boot.commit,
+            applied=machine.state.index,
+            verify_snapshots=True,
+        )
+        swim = Swim(id=settings.id, config=settings.swim, rng=rng, now=when.mono)
+        self._context = Context(id=settings.id, boot=settings.boot, raft=core, swim=swim, state=machine.state)
+        self._machine = machine
+        self._disk = _Disk(kept_commit=boot.commit)
+        self.submissions = Submissions(self._context)
+        self.chronicle = Chronicle(self._context)
+        self._followers = Followers(self._context)
+        self._following = Following(self._context)
+        self._host = LocalHost(self._context, settings)
+        self.coordination = Coordination(self._context, self.chronicle)
+        self._wanted: frozenset[AgentId] = frozenset()
+        self._leader: AgentId | None = None
+        self.drops: dict[str, int] = {}
+        self._members_changed(when)
+        self._settle(when)
+        self._host.reconcile()
+
+    # Reading
+
+    @property
+    def context(self) -> Context:
+        """The shared parts, for reading."""
+        return self._context
+
+    def deadline(self) -> float:
+        """When `on_deadline` is next wanted, in monotonic seconds."""
+        return min(
+            self._context.raft.deadline(),
+            self._context.swim.deadline(),
+            self.submissions.deadline(),
+            self._following.deadline(),
+            self._host.deadline(),
+            self.coordination.deadline(),
+            self._disk.settle_at,
+        )
+
+    def take_effects(self) -> list[Effect]:
+        """The effects since the last call, in order."""
+        taken = self._context.effects
+        self._context.effects = []
+        return taken
+
+    # Inputs
+
+    def on_deadline(self, when: Instant) -> None:
+        """Time has passed. Bring everything that the sockets hold in first."""
+        if when.mono >= self._context.raft.deadline():
+            self._context.raft.on_deadline(when.mono)
+        if when.mono >= self._context.swim.deadline():
+            self._context.swim.on_deadline(when.mono)
+        self._settle(when)
+
+    def link_up(self, peer: Peer, when: Instant) -> None:
+        """A peer link is up: both sides are who they say (agent.net.links)."""
+        self._context.peers[peer.id] = peer
+        self._context.raft.peer_linked(peer.id, when.mono)
+        if peer.known:
+            self._context.swim.link_up(peer.id, when.mono)
+        self._host.peers_changed(when)
+        self._settle(when)
+
+    def link_down(self, peer: AgentId, when: Instant) -> None:
+        """The link with `peer` is gone."""
+        if self._context.peers.pop(peer, None) is None:
+            return
+        self._context.raft.peer_unlinked(peer, when.mono)
+        self._followers.peer_lost(peer)
+        self.chronicle.peer_lost(peer)
+        self.submissions.peer_lost(peer)
+        self._context.calls.peer_lost(peer, when)
+        self._host.peers_changed(when)
+        self._settle(when)
+
+    def frame(self, sender: AgentId, frame: Frame, when: Instant) -> None:
+        """A frame over the link with `sender`. What an unknown member may not say is dropped before it is looked at."""
+        peer = self._context.peers.get(sender)
+        if peer is None or sender in self._context.state.expelled:
+            self._drop("unlinked" if peer is None else "expelled")
+            return
+        known = sender in self._context.state.members
+        if isinstance(frame, RaftFrame):
+            self._context.raft.receive(sender, frame.message, when.mono)
+        elif not known:
+            self._drop("unknown_member")
+        else:
+            self._member_frame(sender, frame, when)
+        if known:
+            self._context.swim.link_alive(sender, when.mono)
+        self._settle(when)
+
+    def datagram(self, sender: AgentId, message: SwimMessage, when: Instant) -> None:
+        """A SWIM message whose signature, sender and window the shell has checked."""
+        self._context.swim.receive(sender, message, when.mono)
+        self._settle(when)
+
+    def submit(self, request: int, token: str, body: bytes, when: Instant) -> None:
+        """An instruction from this agent's API; an `Answer` with this request number follows."""
+        self.submissions.submit(request, token, body, when)
+        self._settle(when)
+
+    def ask_status(self, request: int, when: Instant) -> None:
+        """The cluster's status, the coordinator's where one answers; an `Answer` with this request number follows."""
+        leader = self._context.raft.leader
+        if leader is None or leader == self._context.id or leader not in self._context.peers:
+            self._context.emit(Answer(request=request, answer=self.status(when)))
+            return
+
+        def on_reply(reply: object, _end: bool, at: Instant) -> None:
+            status = reply.status if isinstance(reply, StatusIs) else self.status(at)
+            self._context.emit(Answer(request=request, answer=status))
+
+        call = self._context.calls.open(leader, on_reply)
+        self._context.send(leader, CallFrame(id=call, request=GetStatus()))
+
+    def status(self, when: Instant) -> Status:
+        """This agent's own view."""
+        return self.coordination.status(when)
+
+    def observed(self, observation: HostObservation, when: Instant) -> None:
+        """What this host runs has changed, or was looked at again."""
+        self._host.observed(observation, when)
+        self._settle(when)
+
+    def call(self, peer: AgentId, request: Request, when: Instant) -> int:
+        """A call of the driver's own; `Replied` effects follow. The peer must be linked."""
+        number = 0
+
+        def on_reply(reply: object, end: bool, _at: Instant) -> None:
+            self._context.emit(Replied(call=number, reply=reply, end=end))  # type: ignore[arg-type]  # OnReply's reply
+
+        callback: OnReply = on_reply
+        number = self._context.calls.open(peer, callback)
+        self._context.send(peer, CallFrame(id=number, request=request))
+        self._settle(when)
+        return number
+
+    def cancel(self, call: int) -> None:
+        """Nobody waits for this call of the driver's any more."""
+        peer = self._context.calls.close(call)
+        if peer is not None:
+            self._context.send(peer, CancelFrame(id=call))
+
+    def listen(self, listening: bool) -> None:
+        """Whether anybody listens to events at this agent."""
+        self.chronicle.listen(listening)
+
+    def stored(self, when: Instant) -> None:
+        """The open `Store` is on the disk."""
+        ready = self._disk.ready
+        if ready is None:
+            raise errors.InvariantBroken("stored() without an open Store")
+        self._disk.ready = None
+        self._finish(ready, when)
+        self._settle(when)
+
+    def leave(self, when: Instant) -> None:
+        """A clean stop: hand the coordination over, tell the others. Settles within an election timeout."""
+        if self._context.raft.is_leader and len(self._context.raft.configuration.voters) > 1:
+            self._context.raft.transfer_leadership(None, when.mono)
+        self._context.swim.leave(when.mono)
+        self._settle(when)
+
+    # Inside
+
+    def _member_frame(self, sender: AgentId, frame: Frame, when: Instant) -> None:
+        match frame:
+            case SwimFrame(message=message):
+                self._context.swim.receive(sender, message, when.mono)
+            case ReportFrame(report=report):
+                if report.host == sender:
+                    self.coordination.report(report, when)
+                else:
+                    self._drop("report_for_another")
+            case CallFrame(id=call, request=request):
+                self._serve(sender, call, request, when)
+            case ReplyFrame(id=call, reply=reply, end=end):
+                if not self._context.calls.replied(sender, call, reply, end, when):
+                    self._drop("unasked_reply")
+            case CancelFrame(id=call):
+                self.submissions.cancelled(sender, call)
+                self._followers.cancelled(sender, call)
+                self.chronicle.cancelled(sender, call)
+                self._context.emit(Unserve(peer=sender, call=call))
+            case Alive():
+                pass
+
+    def _serve(self, sender: AgentId, call: int, request: Request, when: Instant) -> None:
+        match request:
+            case Submit():
+                self.submissions.serve(sender, call, request, when)
+            case GetStatus():
+                self._context.reply(sender, call, StatusIs(status=self.status(when)))
+            case FollowEvents():
+                self.chronicle.serve(sender, call)
+            case FollowLedger():
+                self._followers.serve(sender, call, request)
+            case FollowLogs():
+                self._context.emit(Serve(peer=sender, call=call, request=request))
+
+    def _settle(self, when: Instant) -> None:
+        """Run everything on that the last input made possible, until nothing moves."""
+        self._drain_raft(when)
+        while True:
+            self._notice_leader(when)
+            self._drain_swim(when)
+            self._following.pump(when)
+            self._followers.pump()
+            self.chronicle.pump()
+            self.coordination.pump(when)
+            self._host.pump(when)
+            self.submissions.pump(when)
+            if not self._drain_raft(when):
+                break
+        self._keep_commit(when)
+
+    def _drain_raft(self, when: Instant) -> bool:
+        """Take what consensus has ready, up to one that needs the disk. Whether there was anything."""
+        core = self._context.raft
+        moved = False
+        while self._disk.ready is None and (ready := core.take_ready()) is not None:
+            moved = True
+            for envelope in ready.send_now:
+                self._send_raft(envelope)
+            if ready.persist is None:
+                self._finish(ready, when)
+            else:
+                self._disk.ready = ready
+                self._disk.kept_commit = max(self._disk.kept_commit, ready.persist.commit or 0)
+                self._context.emit(Store(persist=ready.persist, verified_through=self._machine.verified_through))
+        return moved
+
+    def _finish(self, ready: raft.Ready, when: Instant) -> None:
+        """The rest of a `Ready`, once what it had to keep is kept."""
+        for envelope in ready.send_after_persist:
+            self._send_raft(envelope)
+        if ready.offered is not None:
+            if self._machine.vouches_for(ready.offered):
+                self._context.raft.accept_snapshot(ready.offered, when.mono)
+            else:
+                self._drop("snapshot")
+                self._context.raft.refuse_snapshot(ready.offered, when.mono)
+        if ready.restore is not None:
+            self._machine.restore(ready.restore)
+            self._context.state = self._machine.state
+            self._members_changed(when)
+            self._host.reconcile()
+        for entry in ready.committed:
+            applied = self._machine.apply(entry)
+            self._context.state = self._machine.state
+            if applied is not None:
+                self._applied(applied, when)
+        self._context.raft.advance(ready, when.mono)
+        self._machine.compact(self._context.raft)
+
+    def _applied(self, applied: Applied, when: Instant) -> None:
+        if applied.result is not None:
+            self.submissions.applied(applied.result)
+        if applied.members:
+            self._members_changed(when)
+        if applied.assignments or applied.stacks:
+            self._host.reconcile()
+        self.coordination.applied(applied, when)
+
+    def _members_changed(self, when: Instant) -> None:
+        """Links and probes follow the ledger's members: voters link with all voters, observers likewise."""
+        state, context = self._context.state, self._context
+        context.swim.set_members({m.id: f"{m.address}:{m.peer_port}" for m in state.members.values()}, when.mono)
+        for peer in sorted(state.expelled & context.peers.keys()):
+            context.emit(Cut(peer=peer))
+        for peer in list(context.peers.values()):
+            if not peer.known and peer.id in state.members:
+                context.peers[peer.id] = msgspec.structs.replace(peer, known=True)
+        configuration = context.raft.configuration
+        wanted = frozenset((*configuration.voters, *configuration.learners)) - {context.id} - state.expelled
+        if wanted != self._wanted:
+            self._wanted = wanted
+            context.emit(Want(peers=wanted))
+
+    def _notice_leader(self, when: Instant) -> None:
+        leader = self._context.raft.leader
+        if leader == self._leader:
+            return
+        self._leader = leader
+        if leader is not None:
+            name = self._context.name_of(leader)
+            term = self._context.raft.term
+            self.chronicle.tell(when, "coordinator", f"{name} coordinates (term {term})", host=name, revision=term)
+        self._host.leader_changed(when)
+
+    def _drain_swim(self, when: Instant) -> None:
+        for output in self._context.swim.take_outputs():
+            if isinstance(output, MemberChanged):
+                self.coordination.member_changed(output, when)
+                continue
+            assert isinstance(output, SwimSend)
+            self._context.emit(Datagram(to=output.to, message=output.message))
+            if output.over_link and output.to in self._context.peers:
+                self._context.send(output.to, SwimFrame(message=output.message))
+
+    def _send_raft(self, envelope: raft.Envelope) -> None:
+        if envelope.to in self._context.peers:
+            self._context.send(envelope.to, RaftFrame(message=envelope.message))
+
+    def _keep_commit(self, when: Instant) -> None:
+        """See `COMMIT_SETTLES_S`."""
+        disk, commit = self._disk, self._context.raft.commit
+        if commit <= disk.kept_commit:
+            disk.settle_at = float("inf")
+        elif disk.settle_at == float("inf"):
+            disk.settle_at = when.mono + COMMIT_SETTLES_S
+        elif when.mono >= disk.settle_at and disk.ready is None:
+            disk.kept_commit, disk.settle_at = commit, float("inf")
+            persist = raft.Persist(commit=commit)
+            self._context.emit(
+                Store(persist=persist, verified_through=self._machine.verified_through, settles=False)
+            )
+
+    def _drop(self, why: str) -> None:
+        self.drops[why] = self.drops.get(why, 0) + 1

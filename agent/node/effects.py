@@ -1,0 +1,101 @@
+"""What the node core wants done. The driver runs them in order; nothing here has happened yet."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from agent import raft, swim
+from agent.model.events import Event
+from agent.model.fault import Fault
+from agent.model.instruction import InstructionResult
+from agent.model.spec import ReplicaSpec
+from agent.model.status import Status
+from agent.model.types import AgentId
+from agent.node.messages import FollowLogs, Frame, Reply
+
+
+class Store(Struct, frozen=True, kw_only=True):
+    """Write in one transaction, fsync, then call `NodeCore.stored`. At most one is open.
+
+    `verified_through`: signatures up to this index were checked; kept along. `settles`: `stored` must be called; a
+    lazily kept commit index needs no answer.
+    """
+
+    persist: raft.Persist
+    verified_through: int
+    settles: bool = True
+
+
+class Send(Struct, frozen=True, kw_only=True):
+    """A frame for a linked peer; lost when the link is gone or its queue is full."""
+
+    to: AgentId
+    frame: Frame
+
+
+class Datagram(Struct, frozen=True, kw_only=True):
+    """A SWIM message for a member, signed by the shell."""
+
+    to: AgentId
+    message: swim.SwimMessage
+
+
+class Want(Struct, frozen=True, kw_only=True):
+    """The members to keep links with, replacing the set before."""
+
+    peers: frozenset[AgentId]
+
+
+class Cut(Struct, frozen=True, kw_only=True):
+    """Close the link with an expelled agent, and take no other from it."""
+
+    peer: AgentId
+
+
+class Answer(Struct, frozen=True, kw_only=True):
+    """The answer to a request of this agent's own API (`NodeCore.submit`, `NodeCore.ask_status`)."""
+
+    request: int
+    answer: InstructionResult | Status | Fault
+
+
+class Reconcile(Struct, frozen=True, kw_only=True):
+    """What this host has to run, from the ledger at `applied`; `failed` are replicas its own policy refuses, with why."""
+
+    specs: tuple[ReplicaSpec, ...]
+    applied: int
+    refused: tuple[tuple[ReplicaSpec, str], ...] = ()
+
+
+class Publish(Struct, frozen=True, kw_only=True):
+    """Events for whoever listens at this agent."""
+
+    events: tuple[Event, ...]
+
+
+class Serve(Struct, frozen=True, kw_only=True):
+    """A peer wants a local replica's log; reply with frames of this call id until the end or `Unserve`."""
+
+    peer: AgentId
+    call: int
+    request: FollowLogs
+
+
+class Unserve(Struct, frozen=True, kw_only=True):
+    """The peer cancelled the call, or is gone."""
+
+    peer: AgentId
+    call: int
+
+
+class Replied(Struct, frozen=True, kw_only=True):
+    """A part of the answer to a call that the driver opened (`NodeCore.call`). `reply` None: the peer is gone."""
+
+    call: int
+    reply: Reply | None
+    end: bool
+
+
+Effect = (
+    Store | Send | Datagram | Want | Cut | Answer | Reconcile | Publish | Serve | Unserve | Replied
+)

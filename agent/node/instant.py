@@ -1,0 +1,12 @@
+"""The two clocks an input comes with."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Instant(NamedTuple):
+    """`mono`: seconds on a monotonic clock, for every timer. `wall_ms`: epoch milliseconds, for stamps and `exp` only."""
+
+    mono: float
+    wall_ms: int

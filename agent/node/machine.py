@@ -1,0 +1,82 @@
+"""The state machine behind the log: applies committed entries, takes and judges snapshots."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from agent import errors, raft
+from agent.model.ledger import GenesisEntry, decode_entry
+from agent.state import Applied, ClusterState, SnapshotRefused, apply, decode_snapshot, encode_snapshot, genesis_state
+
+if TYPE_CHECKING:
+    from agent.node.core import NodeBoot
+
+SNAPSHOT_EVERY_ENTRIES = 5_000  # replaying them at a start takes about a second
+KEPT_ENTRIES = 1_000  # behind a snapshot, so that a member that was away briefly needs no snapshot
+
+
+class Machine:
+    """`state` is what the ledger says at `state.index`. Signatures were checked up to `verified_through`."""
+
+    def __init__(self, state: ClusterState, configuration: raft.Configuration, verified_through: int) -> None:
+        self.state = state
+        self.configuration = configuration
+        self.verified_through = verified_through
+        self._snapshot_index = state.index
+
+    @classmethod
+    def boot(cls, genesis: bytes, boot: NodeBoot) -> Machine:
+        """The state on the disk: the snapshot's, or genesis'. Committed entries behind it come through the log.
+
+        Raises StorageError when the snapshot isn't one of ours.
+        """
+        entry = decode_entry(genesis)
+        if not isinstance(entry, GenesisEntry):
+            raise errors.StorageError("the first entry isn't a genesis", fix="enrol this host again with bootstrap")
+        if boot.snapshot is None:
+            voters = tuple(sorted(entry.genesis.voters))
+            return cls(genesis_state(genesis), raft.Configuration(voters=voters), boot.verified_through)
+        try:
+            state = decode_snapshot(boot.snapshot.data, verify=boot.snapshot.index > boot.verified_through)
+        except SnapshotRefused as error:
+            raise errors.StorageError(f"the stored snapshot can't be vouched for: {error}") from error
+        return cls(state, boot.snapshot.configuration, boot.verified_through)
+
+    def apply(self, entry: raft.Entry) -> Applied | None:
+        """The next committed entry; None for one of consensus' own. Raises InvariantBroken on a gap."""
+        if entry.index != self.state.index + 1:
+            raise errors.InvariantBroken(f"entry {entry.index} behind state {self.state.index}")
+        if entry.kind is not raft.EntryKind.NORMAL:
+            self.state = msgspec.structs.replace(self.state, index=entry.index)
+            return None
+        verify = entry.index > self.verified_through
+        self.state, applied = apply(self.state, entry.index, entry.data, verify=verify)
+        self.verified_through = max(self.verified_through, entry.index)
+        return applied
+
+    def vouches_for(self, snapshot: raft.Snapshot) -> bool:
+        """Whether every signature in a snapshot that a peer offers holds, and it takes nothing back."""
+        try:
+            offered = decode_snapshot(snapshot.data, verify=True)
+        except SnapshotRefused:
+            return False
+        if (offered.cluster, offered.epoch) != (self.state.cluster, self.state.epoch):
+            return False
+        ours = self.state.targets
+        return offered.index == snapshot.index and all(
+            target in offered.targets and offered.targets[target].revision >= record.revision
+            for target, record in ours.items()
+        )
+
+    def restore(self, snapshot: raft.Snapshot) -> None:
+        """A snapshot that we vouched for takes the state's place."""
+        self.state = decode_snapshot(snapshot.data, verify=False)
+        self.verified_through = self._snapshot_index = snapshot.index
+
+    def compact(self, core: raft.Raft) -> None:
+        """Take a snapshot now and then, so that log and start stay short."""
+        if self.state.index - self._snapshot_index >= SNAPSHOT_EVERY_ENTRIES:
+            core.compact(self.state.index, encode_snapshot(self.state), KEPT_ENTRIES)
+            self._snapshot_index = self.state.index

@@ -1,0 +1,237 @@
+"""Instructions on their way into the ledger: taken from the API or a peer, brought to the coordinator, answered by `apply`.
+
+An instruction is resent as often as it takes until its answer or its deadline: the ledger answers the same instruction
+with the same result (DESIGN "Identity and trust"), so trying again is always safe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+from agent import errors
+from agent.instruction import VerifiedInstruction, check_times, read_instruction
+from agent.model.fault import Fault, fault_of
+from agent.model.instruction import InstructionResult
+from agent.model.ledger import InstructionEntry, encode_entry
+from agent.model.types import AgentId
+from agent.node.context import Context
+from agent.node.effects import Answer
+from agent.node.instant import Instant
+from agent.node.messages import CallFrame, CancelFrame, Failed, Reply, Submit, Submitted
+from agent.raft import NotLeader, ProposalDropped
+from agent.state import apply, audience_of
+
+ANSWER_DEADLINE_S = 10.0  # how long the API keeps a client waiting; several elections fit into it
+NO_MAJORITY_AFTER_S = 2.0  # without a majority linked for this long, waiting on is no kindness
+RETRY_S = 0.05  # after a coordinator said it no longer is one, or had no room
+MAX_PENDING = 1000  # instructions under way through one agent; a client above it hears 429
+CLOCK_SKEW_S = 60  # an operator's clock may be this far from the coordinator's
+
+
+@dataclass(slots=True)
+class _Pending:
+    """`origin`: a request of our own API, or (peer, call). `call`: where it was forwarded to, by call id."""
+
+    origin: int | tuple[AgentId, int]
+    verified: VerifiedInstruction
+    token: str
+    body: bytes
+    since: float
+    expires: float
+    state: Literal["waiting", "forwarded", "proposed"] = "waiting"
+    call: int = 0
+    term: int = 0
+    retry_at: float = 0.0
+
+
+@dataclass(slots=True)
+class Submissions:
+    """The pending instructions of one agent. Invariant: each gets exactly one answer, or its origin is gone."""
+
+    context: Context
+    _pending: dict[int, _Pending] = field(default_factory=dict)
+    _next: int = 1
+    _last_quorum: float = float("-inf")
+
+    def submit(self, request: int, token: str, body: bytes, when: Instant) -> None:
+        """An instruction from this agent's own API; answered by an `Answer` effect."""
+        try:
+            self._take(request, token, body, when)
+        except errors.MusterError as error:
+            self.context.emit(Answer(request=request, answer=fault_of(error)))
+
+    def serve(self, peer: AgentId, call: int, request: Submit, when: Instant) -> None:
+        """An instruction that a peer brings us because it believes that we coordinate."""
+        if not self.context.raft.is_leader:
+            self.context.fail(peer, call, fault_of(self._no_coordinator()))
+            return
+        try:
+            self._take((peer, call), request.token, request.body, when)
+        except errors.MusterError as error:
+            self.context.fail(peer, call, fault_of(error))
+
+    def cancelled(self, peer: AgentId, call: int) -> None:
+        """The peer no longer waits. What was proposed may still apply."""
+        self._forget(lambda pending: pending.origin == (peer, call))
+
+    def peer_lost(self, peer: AgentId) -> None:
+        """Nobody is left to answer."""
+        self._forget(lambda pending: isinstance(pending.origin, tuple) and pending.origin[0] == peer)
+
+    def applied(self, result: InstructionResult) -> None:
+        """The ledger's answer to the instruction with this jti."""
+        for number, pending in list(self._pending.items()):
+            claims = pending.verified.claims
+            if claims.jti == result.jti and claims.bdg == result.digest:
+                self._answer(number, result)
+
+    def pump(self, when: Instant) -> None:
+        """Move everything on that can move: after any change of coordinator, links or time."""
+        if self._majority_linked():
+            self._last_quorum = when.mono
+        for number, pending in list(self._pending.items()):
+            self._advance(number, pending, when)
+
+    def deadline(self) -> float:
+        """When `pump` is next wanted."""
+        moments = [
+            min(pending.expires, pending.retry_at if pending.state == "waiting" and pending.retry_at else pending.expires)
+            for pending in self._pending.values()
+        ]
+        waiting = [pending.since for pending in self._pending.values() if pending.state == "waiting"]
+        if waiting:
+            moments.append(max(min(waiting), self._last_quorum) + NO_MAJORITY_AFTER_S)
+        return min(moments, default=float("inf"))
+
+    def _take(self, origin: int | tuple[AgentId, int], token: str, body: bytes, when: Instant) -> None:
+        state = self.context.state
+        verified = read_instruction(token, body, state.operators, audience_of(state))
+        known = state.targets.get(verified.claims.target)
+        number = self._next
+        self._next += 1
+        pending = _Pending(origin, verified, token, body, when.mono, when.mono + ANSWER_DEADLINE_S)
+        if known is not None and known.jti == verified.claims.jti and known.digest == verified.claims.bdg:
+            self._pending[number] = pending
+            self._answer(number, repeated(known.result))
+            return
+        if len(self._pending) >= MAX_PENDING:
+            raise errors.TooMany(f"{MAX_PENDING} instructions are under way here", fix="try again in a second")
+        self._pending[number] = pending
+        self.pump(when)
+
+    def _advance(self, number: int, pending: _Pending, when: Instant) -> None:
+        if when.mono >= pending.expires:
+            self._expire(number, pending)
+        elif pending.state == "proposed" and not (
+            self.context.raft.is_leader and self.context.raft.term == pending.term
+        ):
+            pending.state = "waiting"  # our proposal may be lost with the term; the next coordinator answers
+        if number not in self._pending or pending.state != "waiting" or when.mono < pending.retry_at:
+            return
+        if self.context.leads:
+            self._admit(number, pending, when)
+        elif isinstance(pending.origin, tuple):
+            if not self.context.raft.is_leader:
+                self._answer(number, fault_of(self._no_coordinator()))
+        elif self.context.raft.leader in self.context.peers:
+            self._forward(number, pending)
+        elif when.mono >= max(pending.since, self._last_quorum) + NO_MAJORITY_AFTER_S:
+            self._answer(number, fault_of(self._no_coordinator()))
+
+    def _admit(self, number: int, pending: _Pending, when: Instant) -> None:
+        """Admission: the only place where `exp` counts. What `apply` would refuse now never enters the ledger."""
+        state = self.context.state
+        entry = InstructionEntry(
+            at=max(state.at, when.wall_ms), token=pending.token, body=pending.body, via=self.context.id
+        )
+        data = encode_entry(entry)
+        _, foretold = apply(state, state.index + 1, data)
+        if foretold.result is not None and (foretold.result.outcome != "applied" or foretold.result.repeated):
+            self._answer(number, foretold.result)
+            return
+        try:
+            check_times(pending.verified.claims, when.wall_ms // 1000, CLOCK_SKEW_S)
+            self.context.raft.propose(data, when.mono)
+        except errors.MusterError as error:
+            self._answer(number, fault_of(error))
+        except (NotLeader, ProposalDropped):
+            pending.retry_at = when.mono + RETRY_S
+        else:
+            pending.state, pending.term = "proposed", self.context.raft.term
+
+    def _forward(self, number: int, pending: _Pending) -> None:
+        leader = self.context.raft.leader
+        assert leader is not None
+
+        def on_reply(reply: Reply | None, _end: bool, when: Instant) -> None:
+            self._forwarded(number, reply, when)
+
+        pending.call = self.context.calls.open(leader, on_reply)
+        pending.state = "forwarded"
+        self.context.send(leader, CallFrame(id=pending.call, request=Submit(token=pending.token, body=pending.body)))
+
+    def _forwarded(self, number: int, reply: Reply | None, when: Instant) -> None:
+        pending = self._pending.get(number)
+        if pending is None:
+            return
+        if isinstance(reply, Submitted):
+            self._answer(number, reply.result)
+        elif isinstance(reply, Failed) and reply.fault.kind != errors.NoMajority.kind:
+            self._answer(number, reply.fault)
+        else:
+            pending.state, pending.call, pending.retry_at = "waiting", 0, when.mono + RETRY_S
+
+    def _expire(self, number: int, pending: _Pending) -> None:
+        if pending.state == "waiting":
+            self._answer(number, fault_of(self._no_coordinator()))
+            return
+        claims = pending.verified.claims
+        error = errors.TimedOut(
+            f"{claims.act} {claims.target} revision {claims.rev} isn't confirmed after {ANSWER_DEADLINE_S:.0f} s",
+            fix=f"it may still happen: send the same again, or ask for it by its jti {claims.jti}",
+        )
+        self._answer(number, fault_of(error))
+
+    def _answer(self, number: int, answer: InstructionResult | Fault) -> None:
+        pending = self._pending.pop(number)
+        if pending.call and (peer := self.context.calls.close(pending.call)) is not None:
+            self.context.send(peer, CancelFrame(id=pending.call))
+        if isinstance(pending.origin, int):
+            self.context.emit(Answer(request=pending.origin, answer=answer))
+        elif isinstance(answer, Fault):
+            self.context.fail(*pending.origin, answer)
+        else:
+            self.context.reply(*pending.origin, Submitted(result=answer))
+
+    def _forget(self, gone: Callable[[_Pending], bool]) -> None:
+        for number, pending in list(self._pending.items()):
+            if gone(pending):
+                del self._pending[number]
+
+    def _majority_linked(self) -> bool:
+        voters = self.context.raft.configuration.voters
+        return len(voters) - len(self._missing()) > len(voters) // 2
+
+    def _missing(self) -> list[AgentId]:
+        here = {self.context.id, *self.context.peers}
+        return [voter for voter in self.context.raft.configuration.voters if voter not in here]
+
+    def _no_coordinator(self) -> errors.NoMajority:
+        """Says which voters this agent can't reach, since that is what somebody can mend."""
+        missing = sorted(self.context.name_of(voter) for voter in self._missing())
+        if self._majority_linked():
+            return errors.NoMajority("no coordinator just now: an election is under way", fix="try again in a second")
+        return errors.NoMajority(
+            f"no majority: {', '.join(missing)} unreachable",
+            where=self.context.name_of(self.context.id),
+            fix="start them again, or check the network to them on the peer port; nothing was changed",
+        )
+
+
+def repeated(result: InstructionResult) -> InstructionResult:
+    """The first answer, told again."""
+    return msgspec.structs.replace(result, repeated=True)
