@@ -212,7 +212,7 @@ class Swim:
             self._next_probe(now)
         if self._revive_at <= now and not self._leaving:
             self._revive(now)
-        if self._gossip_at <= now:
+        if self._gossip_at <= now and len(self._queue):
             self._gossip(now)
 
     # --- claims ---
@@ -241,8 +241,7 @@ class Swim:
         if new is MemberState.SUSPECT:
             news = self._suspect(member, update, age, now)
         else:
-            # Everybody hears a member for the first time by itself; passing that on would only fill the queue.
-            news = not (update.claim is Claim.ALIVE and age is Age.SAME)
+            news = True
             member.suspicion = None
         member.incarnation = update.incarnation
         self._move(member, new, now)

@@ -13,18 +13,17 @@ import msgspec
 
 from agent.swim.states import Claim
 
-# Ids longer than this can't be members: six updates of two such ids still fit into a datagram.
-MAX_ID_BYTES: Final = 64
+# Agent ids have 26 bytes; ten updates of two ids of this length still fit into a datagram.
+MAX_ID_BYTES: Final = 32
 
-# 6 updates × at most 143 bytes + head ≤ 950 bytes: leaves 250 of 1200 for the shell's envelope (ids, sequence,
-# signature).
-MAX_UPDATES_PER_MESSAGE: Final = 6
+# 10 updates × at most 79 bytes + head ≤ 850 bytes: leaves 350 of 1200 for the shell's envelope (ids, signature).
+MAX_UPDATES_PER_MESSAGE: Final = 10
 
 # One datagram never needs IP fragmentation, also inside a tunnel: below IPv6's smallest MTU of 1280 bytes.
 MAX_DATAGRAM_BYTES: Final = 1200
 
 # What an encoded message takes at most of it.
-MAX_MESSAGE_BYTES: Final = 950
+MAX_MESSAGE_BYTES: Final = 850
 
 # msgpack's largest signed integer: what every implementation can hold.
 MAX_INCARNATION: Final = (1 << 63) - 1
