@@ -1,0 +1,94 @@
+# The workshop: environment, checks, tests, demo. `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON_FILES := agent bootstrap tests $(wildcard examples)
+TYPED := agent bootstrap tests/conftest.py tests/checks tests/support $(wildcard tests/lab)
+REPORTS := build/reports
+PARTS := unit loopback lab
+
+# An environment that is not this tree's own (copied along with it, say) is made again.
+ifneq ($(file <$(VENV)/.stamp),$(CURDIR))
+.PHONY: $(VENV)/.stamp
+endif
+
+$(VENV)/.stamp: requirements.lock pyproject.toml
+	@.ci/venv
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: venv
+venv: $(VENV)/.stamp ## Make .venv with exactly the locked versions (PYTHON=… chooses the interpreter)
+	@:
+
+.PHONY: lock
+lock: ## Renew requirements.lock to the latest versions that pyproject.toml allows
+	@[[ -x $(BIN)/uv ]] || $(MAKE) venv
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --group dev --upgrade \
+	    --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
+	    --output-file requirements.lock pyproject.toml
+	@$(MAKE) venv
+
+.PHONY: fmt
+fmt: $(VENV)/.stamp ## Format the code and sort its imports
+	@$(BIN)/ruff check --quiet --select I --fix $(PYTHON_FILES)
+	@$(BIN)/ruff format $(PYTHON_FILES)
+
+.PHONY: check
+check: $(VENV)/.stamp ## Lint, formatting, types, import contracts, house rules
+	$(BIN)/ruff check $(PYTHON_FILES)
+	$(BIN)/ruff format --check $(PYTHON_FILES)
+	$(BIN)/mypy $(TYPED)
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m tests.checks
+
+# Every part runs, also after one failed, so that the totals are the whole truth; a part that collects no test fails.
+.PHONY: test
+test: $(VENV)/.stamp ## All tests; the last line shows the totals
+	@rm -rf $(REPORTS); status=0; \
+	for part in $(PARTS); do $(MAKE) test-$$part || status=1; done; \
+	$(BIN)/python -m tests.checks.totals $(PARTS:%=$(REPORTS)/%.xml) || status=1; \
+	exit $$status
+
+.PHONY: test-unit
+test-unit: $(VENV)/.stamp ## Unit, property and transcript tests and the simulator's batch, in parallel
+	$(BIN)/python -m pytest -q -n 2 -m 'not loopback and not lab' --junitxml=$(REPORTS)/unit.xml
+
+.PHONY: test-loopback
+test-loopback: $(VENV)/.stamp ## Real agents on loopback, end to end
+	$(BIN)/python -m pytest -q -m loopback --junitxml=$(REPORTS)/loopback.xml
+
+.PHONY: test-lab
+test-lab: $(VENV)/.stamp ## Hosts as namespaces on this machine, as root (MUSTER_NO_SKIP=1 fails what would skip)
+	$(BIN)/python -m pytest -q -m lab --junitxml=$(REPORTS)/lab.xml
+
+.PHONY: sim
+sim: $(VENV)/.stamp ## Run the simulator (SEED=… runs that history again)
+	$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED))
+
+.PHONY: bench
+bench: $(VENV)/.stamp ## Measure what the README promises
+	$(BIN)/python -m tests.bench
+
+.PHONY: demo
+demo: $(VENV)/.stamp ## Show a cluster at work on this machine (MODE=loopback needs no root)
+	$(BIN)/bootstrap demo $(if $(MODE),--mode $(MODE))
+
+.PHONY: lab
+lab: $(VENV)/.stamp ## Start a lab of three hosts, as root
+	$(BIN)/python -m tests.lab up 3
+
+.PHONY: lab-down
+lab-down: $(VENV)/.stamp ## Stop the lab
+	$(BIN)/python -m tests.lab down
+
+.PHONY: clean
+clean: ## Remove caches and reports; .venv and the lab's tree stay
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@find agent bootstrap tests examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
