@@ -1,0 +1,68 @@
+"""Signed words: operators' instructions, genesis, access tokens, the hello between agents. Pure but for fresh jtis.
+
+Four kinds of JWT over one strict reader (`tokens`); `scopes` says who may do what.
+"""
+
+from agent.instruction.access import MAX_ACCESS_TTL_S, AccessClaims, read_access, sign_access
+from agent.instruction.genesis import (
+    MAX_GENESIS_BYTES,
+    GenesisClaims,
+    check_genesis,
+    encode_genesis,
+    read_genesis,
+    sign_genesis,
+)
+from agent.instruction.hello import HELLO_TTL_S, HelloClaims, read_hello, sign_hello
+from agent.instruction.keys import kid_of, new_key, private_key_of, private_pem, public_hex, public_key_of
+from agent.instruction.operator import (
+    DEFAULT_SKEW_S,
+    MAX_TTL_S,
+    VerifiedInstruction,
+    audience_of,
+    body_digest,
+    check_times,
+    encode_body,
+    new_jti,
+    read_instruction,
+    sign_instruction,
+    unverified_claims,
+)
+from agent.instruction.scopes import check_scope, covers_stack, includes, needed_scope
+
+__all__ = [
+    "DEFAULT_SKEW_S",
+    "HELLO_TTL_S",
+    "MAX_ACCESS_TTL_S",
+    "MAX_GENESIS_BYTES",
+    "MAX_TTL_S",
+    "AccessClaims",
+    "GenesisClaims",
+    "HelloClaims",
+    "VerifiedInstruction",
+    "audience_of",
+    "body_digest",
+    "check_genesis",
+    "check_scope",
+    "check_times",
+    "covers_stack",
+    "encode_body",
+    "encode_genesis",
+    "includes",
+    "kid_of",
+    "needed_scope",
+    "new_jti",
+    "new_key",
+    "private_key_of",
+    "private_pem",
+    "public_hex",
+    "public_key_of",
+    "read_access",
+    "read_genesis",
+    "read_hello",
+    "read_instruction",
+    "sign_access",
+    "sign_genesis",
+    "sign_hello",
+    "sign_instruction",
+    "unverified_claims",
+]

@@ -1,0 +1,64 @@
+"""Who may do what: the scope that each act on each kind of target needs (DESIGN "Scopes")."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+from agent.errors import NotAllowed
+from agent.model.cluster import Operator, ScopeName
+from agent.model.instruction import Act
+
+ORDER: tuple[ScopeName, ...] = ("read", "operate", "deploy", "admin")
+"""Each includes the ones before it."""
+
+_NEEDED: dict[Act, ScopeName] = {
+    "restart": "operate",
+    "scale": "operate",
+    "stop": "operate",
+    "start": "operate",
+    "deploy": "deploy",
+    "remove": "deploy",
+    "enrol": "admin",
+    "expel": "admin",
+    "grant": "admin",
+    "revoke": "admin",
+}
+
+
+def includes(scope: ScopeName, needed: ScopeName) -> bool:
+    """Whether who has `scope` may do what needs `needed`."""
+    return ORDER.index(scope) >= ORDER.index(needed)
+
+
+def needed_scope(act: Act, target: str) -> ScopeName:
+    """The least scope for `act` on `target`.
+
+    `cancel` takes a revision and does nothing else, which the weakest act on that kind of target does as well; so on a
+    stack it needs `operate`, and `admin` on anything else.
+    """
+    if act == "cancel":
+        return "operate" if target.startswith("stack:") else "admin"
+    return _NEEDED[act]
+
+
+def covers_stack(operator: Operator, stack: str) -> bool:
+    """Whether the operator's globs let it act on that stack; `admin` isn't limited."""
+    return operator.scope == "admin" or any(fnmatchcase(stack, glob) for glob in operator.stacks)
+
+
+def check_scope(operator: Operator, act: Act, target: str) -> None:
+    """Raises NotAllowed, naming the scope or the stack that is missing."""
+    needed = needed_scope(act, target)
+    if not includes(operator.scope, needed):
+        raise NotAllowed(
+            f"{operator.name} has scope {operator.scope}, and {act} needs {needed}",
+            where=target,
+            fix=f"An admin can give it: agent operator grant {operator.name} --scope {needed}",
+        )
+    kind, _, name = target.partition(":")
+    if kind == "stack" and not covers_stack(operator, name):
+        raise NotAllowed(
+            f"{operator.name} may act on stacks {', '.join(operator.stacks)}, not on {name}",
+            where=target,
+            fix=f"An admin can give it: agent operator grant {operator.name} --scope {operator.scope} --stacks {name}",
+        )
