@@ -31,7 +31,7 @@ A first start: every member has the genesis entry (index 1, term 0) in its log: 
 """
 
 from agent.raft.config import RaftLimits, RaftTiming
-from agent.raft.core import FollowerStatus, Raft
+from agent.raft.core import Raft
 from agent.raft.entry import MAX_ENTRY_BYTES, Configuration, Entry, EntryKind, HardState, Snapshot
 from agent.raft.errors import (
     Compacted,
@@ -45,7 +45,7 @@ from agent.raft.errors import (
     TransferRefused,
 )
 from agent.raft.messages import Message, decode_message, encode_message
-from agent.raft.ready import Envelope, Persist, ReadState, Ready, Role, SoftState
+from agent.raft.ready import Envelope, FollowerStatus, Persist, ReadState, Ready, Role, SoftState
 
 __all__ = [
     "MAX_ENTRY_BYTES",

@@ -59,7 +59,7 @@ class RaftTiming(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def wan(cls) -> RaftTiming:
-        """Sites up to 300 ms apart, links that stall for a second: 3 to 6 s to replace a silent leader, few false alarms."""
+        """Sites up to 300 ms apart, links that stall for a second: 3 to 6 s to replace a leader, few false alarms."""
         return cls(
             heartbeat_s=0.6,
             election_timeout_min_s=3.0,

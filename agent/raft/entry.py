@@ -10,8 +10,8 @@ import msgspec
 # SQLite and msgpack both keep signed 64-bit integers; half of that leaves room to add without a check.
 MAX_INDEX = 2**62
 
-# One entry is one frame at most; instructions are small, files travel on their own.
-MAX_ENTRY_BYTES = 1024 * 1024
+# The largest instruction (a body of 1 MiB and its token), with room for what the coordinator stamps on it.
+MAX_ENTRY_BYTES = 1024 * 1024 + 64 * 1024
 
 # An agent id is a name in a certificate (RFC 5280 ub-common-name).
 MAX_ID_BYTES = 64

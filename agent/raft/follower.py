@@ -1,0 +1,204 @@
+"""What a member takes from a leader, or as an observer from a voter: entries, commit index, snapshots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agent.raft.entry import Entry, Snapshot
+from agent.raft.errors import LogDiverged, ObservationRefused
+from agent.raft.log import follows
+from agent.raft.membership import configuration_in
+from agent.raft.messages import (
+    Append,
+    AppendResponse,
+    Heartbeat,
+    HeartbeatResponse,
+    InstallSnapshot,
+    InstallSnapshotResponse,
+)
+from agent.raft.ready import Role
+from agent.raft.state import RaftState
+
+
+class Follower:
+    """The log's side of the protocol. The caller has settled terms and who leads before it hands a message in."""
+
+    def __init__(self, state: RaftState, *, verify_snapshots: bool) -> None:
+        self._state = state
+        self._verify_snapshots = verify_snapshots
+        self._arriving: tuple[int, int] | None = None
+        self._buffer = bytearray()
+        self._offered: Snapshot | None = None
+        self._refused: tuple[int, int] | None = None
+
+    def on_append(self, leader: str, append: Append) -> None:
+        """Raft §5.3. Raises LogDiverged when the leader contradicts a committed entry."""
+        state, log = self._state, self._state.log
+        if not follows(append.entries, append.prev_index, append.prev_term, append.term) or not _readable(
+            append.entries
+        ):
+            state.drop("malformed append")
+            return
+        if append.prev_index >= log.base_index and log.term_at(append.prev_index) != append.prev_term:
+            self._refuse(leader, append)
+            return
+        self._merge(append.entries)
+        last = append.prev_index + len(append.entries)
+        # Only what this message vouched for may be committed: what follows `last` may be another leader's leftover.
+        log.commit_to(min(append.commit, last))
+        state.outbox.send_after_persist(leader, AppendResponse(term=state.term, accepted=True, index=last))
+
+    def _refuse(self, leader: str, append: Append) -> None:
+        state, log = self._state, self._state.log
+        if append.prev_index <= log.commit:
+            raise LogDiverged(
+                f"entry {append.prev_index} is committed with term {log.term_at(append.prev_index)}, "
+                f"and {leader} has it with term {append.prev_term}"
+            )
+        hint_index, hint_term = log.last_possible_match(append.prev_index, append.prev_term)
+        refusal = AppendResponse(
+            term=state.term, accepted=False, index=append.prev_index, hint_index=hint_index, hint_term=hint_term
+        )
+        state.outbox.send_after_persist(leader, refusal)
+
+    def _merge(self, entries: Sequence[Entry]) -> None:
+        state = self._state
+        truncated_from = state.log.merge(entries)
+        if truncated_from is not None:
+            state.membership.truncate(truncated_from)
+        state.membership.extend(entries)
+
+    def on_heartbeat(self, leader: str, heartbeat: Heartbeat) -> None:
+        """Answered before the disk: it promises only that this member follows `leader` just now."""
+        state, log = self._state, self._state.log
+        if heartbeat.commit > log.last_index:
+            state.drop("heartbeat commits what isn't here")
+        else:
+            log.commit_to(heartbeat.commit)
+        state.outbox.send_now(leader, HeartbeatResponse(term=state.term, round=heartbeat.round))
+
+    def on_install_snapshot(self, leader: str, chunk: InstallSnapshot) -> None:
+        """Gather a snapshot's chunks (Raft fig. 5.3); each answer says from where to go on."""
+        state, log = self._state, self._state.log
+        if log.term_at(chunk.index) == chunk.snapshot_term:
+            # Everything up to it is here already, and a snapshot holds committed entries only.
+            log.commit_to(chunk.index)
+        if chunk.index <= log.commit:
+            response = AppendResponse(term=state.term, accepted=True, index=chunk.index)
+            state.outbox.send_after_persist(leader, response)
+            return
+        too_long = chunk.total > state.limits.snapshot_bytes or chunk.offset + len(chunk.data) > chunk.total
+        if too_long or chunk.snapshot_term > chunk.term:
+            state.drop("snapshot out of bounds")
+            return
+        name = (chunk.index, chunk.snapshot_term)
+        if self._refused == name:
+            state.drop("snapshot refused before")
+        elif self._offered is not None and (self._offered.index, self._offered.term) == name:
+            self._ask_on(leader, chunk.index, chunk.total)
+        else:
+            self._gather(leader, chunk, name)
+
+    def _gather(self, leader: str, chunk: InstallSnapshot, name: tuple[int, int]) -> None:
+        if self._arriving != name:
+            self._arriving, self._offered = name, None
+            self._buffer.clear()
+        if chunk.offset == len(self._buffer):
+            self._buffer += chunk.data
+        if len(self._buffer) < chunk.total or chunk.offset > len(self._buffer):
+            self._ask_on(leader, chunk.index, len(self._buffer))
+            return
+        snapshot = Snapshot(
+            index=chunk.index,
+            term=chunk.snapshot_term,
+            configuration=chunk.configuration,
+            data=bytes(self._buffer[: chunk.total]),
+        )
+        self._arriving = None
+        self._buffer.clear()
+        if self._verify_snapshots:
+            self._offered = self._state.outbox.offered = snapshot
+            self._ask_on(leader, chunk.index, chunk.total)
+        else:
+            self._restore(snapshot)
+            self._confirm(snapshot)
+
+    def _ask_on(self, leader: str, index: int, offset: int) -> None:
+        self._state.outbox.send_now(leader, InstallSnapshotResponse(term=self._state.term, index=index, offset=offset))
+
+    def _confirm(self, snapshot: Snapshot) -> None:
+        state = self._state
+        if state.leader is not None:
+            response = AppendResponse(term=state.term, accepted=True, index=snapshot.index)
+            state.outbox.send_after_persist(state.leader, response)
+
+    def accept(self, snapshot: Snapshot) -> None:
+        """The offered snapshot is sound. One that the log has passed in the meantime is forgotten."""
+        if self._offered != snapshot or self._state.role is Role.LEADER:
+            return
+        self._offered = None
+        if snapshot.index > self._state.log.commit:
+            self._restore(snapshot)
+            self._confirm(snapshot)
+
+    def refuse(self, snapshot: Snapshot) -> None:
+        """The offered snapshot isn't to be believed; it isn't gathered again, a later one is."""
+        if self._offered == snapshot:
+            self._offered = None
+            self._refused = (snapshot.index, snapshot.term)
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        state = self._state
+        state.log.restore(snapshot.index, snapshot.term)
+        state.membership.restore(snapshot.index, snapshot.configuration)
+        state.snapshot = snapshot
+        state.outbox.snapshot = state.outbox.restore = snapshot
+        state.outbox.compact_to = None
+
+    def observe(self, entries: Sequence[Entry], commit: int) -> None:
+        """See `Raft.observe`."""
+        log = self._state.log
+        self._check_observer()
+        if not entries:
+            return
+        first, last = entries[0], entries[-1]
+        previous_term = log.term_at(first.index - 1)
+        if first.index > log.commit + 1 or previous_term is None:
+            raise ObservationRefused(f"entries begin at {first.index}; wanted from {log.commit + 1}")
+        if last.index > commit:
+            raise ObservationRefused("entries go beyond the commit index told")
+        if not follows(entries, first.index - 1, previous_term, last.term) or not _readable(entries):
+            raise ObservationRefused("entries aren't contiguous or can't be read")
+        for entry in entries:
+            if entry.index <= log.commit and log.term_at(entry.index) != entry.term:
+                raise ObservationRefused(f"entry {entry.index} contradicts the one committed here")
+        self._merge(entries)
+        log.commit_to(last.index)
+        self._reach_term(last.term)
+
+    def observe_snapshot(self, snapshot: Snapshot) -> None:
+        """See `Raft.observe_snapshot`."""
+        self._check_observer()
+        if snapshot.index <= self._state.log.commit:
+            raise ObservationRefused(f"snapshot at {snapshot.index} is behind {self._state.log.commit}")
+        self._restore(snapshot)
+        self._reach_term(snapshot.term)
+
+    def _check_observer(self) -> None:
+        state = self._state
+        if state.role is Role.LEADER or (state.is_voter and state.leader is not None):
+            raise ObservationRefused("a leader feeds this log")
+
+    def _reach_term(self, term: int) -> None:
+        """A log never holds a later term than its member's own (Raft fig. 3.2)."""
+        if term > self._state.term:
+            self._state.follow(term, None)
+
+
+def _readable(entries: Sequence[Entry]) -> bool:
+    try:
+        for entry in entries:
+            configuration_in(entry)
+    except ValueError:
+        return False
+    return True

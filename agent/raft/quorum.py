@@ -1,0 +1,34 @@
+"""Majorities: small mathematics, checked against a dumb twin (tests/raft/test_quorum.py)."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Collection, Sequence
+
+
+class VoteResult(enum.Enum):
+    """How an election stands."""
+
+    PENDING = "pending"
+    WON = "won"
+    LOST = "lost"
+
+
+def majority(voters: int) -> int:
+    """The least number of `voters` (≥ 1) of which any two sets have a member in common."""
+    return voters // 2 + 1
+
+
+def committed_index(acknowledged: Sequence[int]) -> int:
+    """The highest index that a majority acknowledged (Raft §5.3); one element per voter, at least one."""
+    return sorted(acknowledged, reverse=True)[majority(len(acknowledged)) - 1]
+
+
+def tally(voters: Sequence[str], granted: Collection[str], refused: Collection[str]) -> VoteResult:
+    """WON once a majority granted, LOST once that became impossible. Answers of non-voters don't count."""
+    needed = majority(len(voters))
+    if sum(voter in granted for voter in voters) >= needed:
+        return VoteResult.WON
+    if sum(voter not in refused for voter in voters) < needed:
+        return VoteResult.LOST
+    return VoteResult.PENDING

@@ -1,0 +1,176 @@
+"""How a leader brings its log to the others and learns what is committed (Raft §5.3, §5.4.2, §5.1 of the thesis)."""
+
+from __future__ import annotations
+
+from agent.raft.entry import Entry
+from agent.raft.messages import Append, AppendResponse, InstallSnapshot, InstallSnapshotResponse
+from agent.raft.progress import Progress, ProgressState
+from agent.raft.quorum import committed_index
+from agent.raft.ready import FollowerStatus
+from agent.raft.state import RaftState
+
+
+class Replication:
+    """The progress of every other member, for one term of leadership."""
+
+    def __init__(self, state: RaftState, now: float) -> None:
+        self._state = state
+        self.progress: dict[str, Progress] = {}
+        self.reconfigure(now)
+
+    def reconfigure(self, now: float) -> None:
+        """Follow the configuration in force: start with members that came, forget those that left."""
+        state = self._state
+        known = self.progress
+        self.progress = {}
+        for member in state.configuration.members:
+            if member != state.id:
+                self.progress[member] = known.get(member) or Progress(
+                    next=state.log.last_index + 1,
+                    now=now,
+                    max_messages=state.limits.inflight_messages,
+                    max_bytes=state.limits.inflight_bytes,
+                )
+
+    def flush(self, now: float) -> None:
+        """Queue whatever each member may be sent. Called once per Ready, so that proposals travel in batches."""
+        for member, progress in self.progress.items():
+            self._feed(member, progress, now)
+
+    def _feed(self, member: str, progress: Progress, now: float) -> None:
+        log, limits = self._state.log, self._state.limits
+        while progress.ready_for_entries():
+            previous_term = log.term_at(progress.next - 1)
+            if previous_term is None:
+                self._begin_snapshot(member, progress, now)
+                return
+            entries: tuple[Entry, ...] = ()
+            if progress.next <= log.last_index:
+                entries = log.slice(progress.next, log.last_index, limits.append_bytes, limits.append_entries)
+            news_of_commit = progress.sent_commit < min(log.commit, progress.next - 1)
+            if not entries and not news_of_commit and progress.state is ProgressState.REPLICATE:
+                break
+            self._append(member, progress, previous_term, entries)
+        if progress.check:
+            self._check(member, progress)
+
+    def _append(self, member: str, progress: Progress, previous_term: int, entries: tuple[Entry, ...]) -> None:
+        commit = self._state.log.commit
+        previous = progress.next - 1
+        append = Append(
+            term=self._state.term, prev_index=previous, prev_term=previous_term, commit=commit, entries=entries
+        )
+        self._state.outbox.send_now(member, append)
+        progress.sent(previous + len(entries), sum(len(entry.data) for entry in entries), commit)
+
+    def _check(self, member: str, progress: Progress) -> None:
+        """An empty Append behind everything sent: refused when something before it was lost."""
+        previous_term = self._state.log.term_at(progress.next - 1)
+        if previous_term is not None:
+            self._append(member, progress, previous_term, ())
+
+    def _begin_snapshot(self, member: str, progress: Progress, now: float) -> None:
+        snapshot = self._state.snapshot
+        assert snapshot is not None, "a log is compacted behind a snapshot only"
+        progress.become_snapshot(snapshot, now)
+        self._send_chunk(member, progress, now)
+
+    def _send_chunk(self, member: str, progress: Progress, now: float) -> None:
+        snapshot = progress.snapshot
+        assert snapshot is not None
+        chunk = InstallSnapshot(
+            term=self._state.term,
+            index=snapshot.index,
+            snapshot_term=snapshot.term,
+            configuration=snapshot.configuration,
+            offset=progress.offset,
+            total=len(snapshot.data),
+            data=snapshot.data[progress.offset : progress.offset + self._state.limits.chunk_bytes],
+        )
+        progress.chunk_sent_at = now
+        self._state.outbox.send_now(member, chunk)
+
+    def on_append_response(self, member: str, response: AppendResponse) -> None:
+        """Move `member`'s progress (Raft §5.3); commits nothing by itself."""
+        state, progress = self._state, self.progress[member]
+        if response.accepted:
+            if response.index > state.log.last_index:
+                state.drop("accepted what was never sent")
+                return
+            progress.accepted(response.index)
+            if progress.state is ProgressState.SNAPSHOT and progress.match >= state.log.base_index:
+                progress.become_probe()
+        else:
+            possible, _ = state.log.last_possible_match(response.hint_index, response.hint_term)
+            progress.refused(response.index, possible)
+
+    def on_snapshot_response(self, member: str, response: InstallSnapshotResponse, now: float) -> None:
+        """Go on from where the follower is; it may have lost what it had."""
+        progress = self.progress[member]
+        snapshot = progress.snapshot
+        if snapshot is None or snapshot.index != response.index or response.offset > len(snapshot.data):
+            return
+        progress.offset = response.offset
+        if response.offset < len(snapshot.data):
+            self._send_chunk(member, progress, now)
+        else:
+            progress.chunk_sent_at = now
+
+    def on_heartbeat_response(self, member: str, round: int, now: float) -> None:
+        """A sign of life: whatever seems lost goes out again."""
+        progress = self.progress[member]
+        progress.answered_heartbeat(round, self._state.log.last_index)
+        silent_s = now - progress.chunk_sent_at
+        if progress.state is ProgressState.SNAPSHOT and silent_s >= self._state.timing.snapshot_retry_s:
+            self._retry_snapshot(member, progress, now)
+
+    def _retry_snapshot(self, member: str, progress: Progress, now: float) -> None:
+        newest = self._state.snapshot
+        assert progress.snapshot is not None
+        assert newest is not None
+        delivered = progress.offset >= len(progress.snapshot.data)
+        if delivered and newest.index > progress.snapshot.index:
+            # Delivered and not installed: the follower doesn't believe it. The next may be sound.
+            progress.become_snapshot(newest, now)
+        self._send_chunk(member, progress, now)
+
+    def relinked(self, member: str, now: float) -> None:
+        """The link is another: what was on the old one is gone."""
+        progress = self.progress.get(member)
+        if progress is None:
+            return
+        if progress.state is ProgressState.SNAPSHOT:
+            self._send_chunk(member, progress, now)
+        elif progress.state is ProgressState.REPLICATE:
+            progress.become_probe()
+        else:
+            progress.paused = False
+
+    def advance_commit(self) -> bool:
+        """Commit what a majority of voters has on disk, if its term is the current one (Raft §5.4.2, fig. 8)."""
+        state = self._state
+        log = state.log
+        acknowledged = [
+            log.persisted if voter == state.id else self.progress[voter].match for voter in state.configuration.voters
+        ]
+        index = committed_index(acknowledged)
+        return index > log.commit and log.term_at(index) == state.term and log.commit_to(index)
+
+    def best_successor(self) -> str | None:
+        """The voter whose log is the longest; linked ones first."""
+        state = self._state
+        others = [voter for voter in state.configuration.voters if voter != state.id]
+        return max(others, key=lambda voter: (voter in state.linked, self.progress[voter].match), default=None)
+
+    def followers(self, now: float) -> tuple[FollowerStatus, ...]:
+        """The progress of every other member, sorted by id."""
+        return tuple(
+            FollowerStatus(
+                id=member,
+                voter=member in self._state.configuration.voters,
+                match=progress.match,
+                state=progress.state.value,
+                heard_s_ago=max(0.0, now - progress.heard_at),
+            )
+            for member, progress in self.progress.items()
+        )

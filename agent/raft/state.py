@@ -1,0 +1,99 @@
+"""What all parts of one member's core share."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+from agent.raft.config import RaftLimits, RaftTiming
+from agent.raft.entry import Configuration, HardState, Snapshot
+from agent.raft.log import RaftLog
+from agent.raft.membership import Membership
+from agent.raft.messages import Message
+from agent.raft.quorum import majority
+from agent.raft.ready import Envelope, ReadState, Role
+
+
+class Outbox:
+    """What goes into the next Ready. A message's list is its safety: see `Ready`."""
+
+    def __init__(self) -> None:
+        self.now: list[Envelope] = []
+        self.after_persist: list[Envelope] = []
+        self.reads: list[ReadState] = []
+        self.offered: Snapshot | None = None
+        self.restore: Snapshot | None = None
+        self.snapshot: Snapshot | None = None
+        self.compact_to: int | None = None
+
+    def send_now(self, to: str, message: Message) -> None:
+        """For what promises nothing that a crash could take back."""
+        self.now.append(Envelope(to, message))
+
+    def send_after_persist(self, to: str, message: Message) -> None:
+        """For what promises a term, a vote or entries."""
+        self.after_persist.append(Envelope(to, message))
+
+
+class RaftState:
+    """Persistent and volatile state (Raft fig. 3.1), without what only an election or a leader needs.
+
+    `linked`: peers the shell has a link to. `persisted_hard_state`: what a restart would find. `dropped` counts
+    messages that were thrown away, by reason. `snapshot`: the newest, for whoever is too far behind.
+    """
+
+    def __init__(
+        self,
+        *,
+        id: str,
+        timing: RaftTiming,
+        limits: RaftLimits,
+        rng: random.Random,
+        hard_state: HardState,
+        log: RaftLog,
+        membership: Membership,
+        snapshot: Snapshot | None,
+    ) -> None:
+        self.id = id
+        self.timing = timing
+        self.limits = limits
+        self.rng = rng
+        self.term = hard_state.term
+        self.vote = hard_state.vote
+        self.persisted_hard_state = hard_state
+        self.role = Role.FOLLOWER
+        self.leader: str | None = None
+        self.log = log
+        self.membership = membership
+        self.snapshot = snapshot
+        self.linked: set[str] = set()
+        self.dropped: Counter[str] = Counter()
+        self.outbox = Outbox()
+
+    @property
+    def configuration(self) -> Configuration:
+        return self.membership.current
+
+    @property
+    def is_voter(self) -> bool:
+        return self.id in self.configuration.voters
+
+    @property
+    def hard_state(self) -> HardState:
+        return HardState(self.term, self.vote)
+
+    def follow(self, term: int, leader: str | None) -> None:
+        """Be a follower in `term` (>= own). A vote belongs to one term only (Raft §5.2)."""
+        assert term >= self.term, "terms only grow"
+        if term > self.term:
+            self.term, self.vote = term, None
+        self.role, self.leader = Role.FOLLOWER, leader
+
+    def drop(self, reason: str) -> None:
+        """A remote's fault, or bad luck of the network: counted, nothing else."""
+        self.dropped[reason] += 1
+
+    def linked_to_majority(self) -> bool:
+        """Whether this member and the voters it is linked to are a majority."""
+        voters = self.configuration.voters
+        return sum(voter == self.id or voter in self.linked for voter in voters) >= majority(len(voters))
