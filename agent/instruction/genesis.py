@@ -55,7 +55,8 @@ def sign_genesis(
 def read_genesis(token: str, genesis_bytes: bytes) -> Genesis:
     """The genesis, signed by an admin that it names itself.
 
-    That says nothing about *which* genesis it is: whoever brought it (bootstrap, over SSH) vouches for that. Raises InputError (TooLarge too) for an unsound one, NotAuthenticated when the token doesn't fit it.
+    That says nothing about *which* genesis it is: whoever brought it (bootstrap, over SSH) vouches for that. Raises
+    InputError (TooLarge too) for an unsound one, NotAuthenticated when the token doesn't fit it.
     """
     genesis = decode_json(genesis_bytes, Genesis, max_bytes=MAX_GENESIS_BYTES)
     check_genesis(genesis)

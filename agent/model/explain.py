@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
 
-from msgspec import inspect
+from msgspec import Struct, inspect
 
 HIDDEN_KEYS = frozenset({"environment"})
 """Values below these keys may be secrets: a message shows their kind and length only."""
@@ -48,7 +48,7 @@ class _Place:
 
     def shown(self, value: object) -> str:
         if not self.hidden or value is None or isinstance(value, dict | list | tuple):
-            return _shown(value)
+            return shown(value)
         return f"a text of {len(value)} characters" if isinstance(value, str) else f"a {_kind_of(value)}"
 
 
@@ -58,7 +58,7 @@ def child(path: str, key: object) -> str:
         return f"{path}[{key}]"
     if isinstance(key, str) and _PLAIN_KEY.fullmatch(key):
         return f"{path}.{key}"
-    return f"{path}[{_shown(_name_only(key))}]"
+    return f"{path}[{shown(_name_only(key))}]"
 
 
 def shown_key(key: str) -> str:
@@ -183,6 +183,8 @@ def _key(key: object, kind: inspect.Type, place: _Place) -> Problem | None:
 def _struct(value: Any, kind: Any, note: str, place: _Place) -> Problem | None:
     if kind.array_like:
         return None if isinstance(value, list | tuple) else place.wrong("an array", value)
+    if isinstance(value, Struct):
+        return None  # a part that was converted before; msgspec knows whether it fits
     if not isinstance(value, dict):
         return place.wrong("an object", value)
     fields = {field.encode_name: field for field in kind.fields}
@@ -232,7 +234,7 @@ def _tagged(value: Any, kind: Any, place: _Place) -> tuple[Problem | None] | Non
     for option in structs:
         if option.tag == value[field]:
             return (_find(value, option, place),)
-    known = ", ".join(_shown(option.tag) for option in structs)
+    known = ", ".join(shown(option.tag) for option in structs)
     return (place.child(field).wrong(f"one of {known}", value[field]),)
 
 
@@ -253,7 +255,7 @@ def _expected(kind: Any, note: str) -> str:
     if isinstance(kind, inspect.IntType | inspect.FloatType):
         return _bounds(kind)
     if isinstance(kind, inspect.LiteralType):
-        known = ", ".join(_shown(value) for value in kind.values)
+        known = ", ".join(shown(value) for value in kind.values)
         return f"one of {known}" if len(kind.values) > 1 else known
     if isinstance(kind, inspect.StrType):
         return note or (f"text matching {kind.pattern}" if kind.pattern else "text")
@@ -284,7 +286,7 @@ def _kind_of(value: object) -> str:
     return "boolean" if isinstance(value, bool) else "number" if isinstance(value, int | float) else "value"
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """A value for a sentence: as JSON has it, printable, cut; containers by kind."""
     if isinstance(value, dict):
         return "an object"

@@ -20,9 +20,13 @@ MAX_VOLUMES = 64  # per service
 MAX_ENVIRONMENT = 256  # variables per service; a larger set belongs in a file
 MAX_COMMAND = 256  # arguments
 
-Text = Annotated[str, Meta(max_length=4096, pattern=r"\A[^\x00]*\Z")]
-EnvironmentName = Annotated[str, Meta(pattern=r"\A[A-Za-z_][A-Za-z0-9_]{0,255}\Z")]
-EnvironmentValue = Annotated[str, Meta(max_length=32768, pattern=r"\A[^\x00\n\r]*\Z")]
+Text = Annotated[str, Meta(max_length=4096, pattern=r"\A[^\x00]*\Z", description="text without NUL")]
+EnvironmentName = Annotated[
+    str, Meta(pattern=r"\A[A-Za-z_][A-Za-z0-9_]{0,255}\Z", description="a variable's name: A-Z a-z 0-9 _")
+]
+EnvironmentValue = Annotated[
+    str, Meta(max_length=32768, pattern=r"\A[^\x00\n\r]*\Z", description="text without NUL and line breaks")
+]
 """Docker keeps a line break in a value, and its env files split there: refused."""
 DurationMs = Annotated[int, Meta(ge=1, le=86_400_000)]
 Role = Literal["service", "main", "worker"]
@@ -34,7 +38,10 @@ RestartPolicy = Literal["no", "on-failure", "always", "unless-stopped"]
 class Image(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """`ref` as Docker takes it (`name[:tag]`), pinned by the config `digest` when given."""
 
-    ref: Annotated[str, Meta(min_length=1, max_length=512, pattern=r"\A[A-Za-z0-9][A-Za-z0-9._:/@-]*\Z")]
+    ref: Annotated[
+        str,
+        Meta(min_length=1, max_length=512, pattern=r"\A[A-Za-z0-9][A-Za-z0-9._:/@-]*\Z", description="name[:tag]"),
+    ]
     digest: Annotated[str, Meta(pattern=r"\Asha256:[0-9a-f]{64}\Z")] | None = None
 
 
@@ -50,7 +57,9 @@ class Volume(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
     """`source`: a named volume, a path relative to the stack's directory (`./certs`), or an absolute host path."""
 
     source: Annotated[str, Meta(min_length=1, max_length=1024, pattern=r"\A[^\x00-\x1f:]*\Z")]
-    container_path: Annotated[str, Meta(max_length=1024, pattern=r"\A/[^\x00-\x1f:]*\Z")]
+    container_path: Annotated[
+        str, Meta(max_length=1024, pattern=r"\A/[^\x00-\x1f:]*\Z", description="an absolute path without colons")
+    ]
     read_only: bool = False
 
 

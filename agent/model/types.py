@@ -39,13 +39,26 @@ Port = Annotated[int, Meta(ge=1, le=65535)]
 Millis = Annotated[int, Meta(ge=0, le=2**53)]
 """Milliseconds since the Unix epoch, or a duration in milliseconds; exact in every JSON reader."""
 
-LabelKey = Annotated[str, Meta(pattern=r"\A[a-z0-9A-Z](?:[a-z0-9A-Z._/-]{0,61}[a-z0-9A-Z])?\Z")]
-LabelValue = Annotated[str, Meta(max_length=253, pattern=r"\A[^\x00-\x1f\x7f]*\Z")]
+LabelKey = Annotated[
+    str,
+    Meta(pattern=r"\A[a-z0-9A-Z](?:[a-z0-9A-Z._/-]{0,61}[a-z0-9A-Z])?\Z", description="1 to 63 of a-z A-Z 0-9 . _ / -"),
+]
+LabelValue = Annotated[
+    str, Meta(max_length=253, pattern=r"\A[^\x00-\x1f\x7f]*\Z", description="text without control characters")
+]
 Labels = dict[LabelKey, LabelValue]
 
 PublicKey = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z", description="a raw 32-byte public key, hexadecimal")]
 CertificatePem = Annotated[str, Meta(max_length=8192, pattern=r"\A-----BEGIN CERTIFICATE-----\n")]
-HostAddress = Annotated[str, Meta(min_length=1, max_length=253, pattern=r"\A[A-Za-z0-9:][A-Za-z0-9.:_-]*\Z")]
+HostAddress = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=253,
+        pattern=r"\A[A-Za-z0-9:][A-Za-z0-9.:_-]*\Z",
+        description="an IP address or a host name",
+    ),
+]
 """An IP address or a host name; can't begin with `-`, so it is never read as an option."""
 
 LABEL = re.compile(LABEL_PATTERN)
