@@ -40,12 +40,17 @@ fmt: $(VENV)/.stamp ## Format the code and sort its imports
 	@$(BIN)/ruff check --quiet --select I --fix $(PYTHON_FILES)
 	@$(BIN)/ruff format $(PYTHON_FILES)
 
-.PHONY: check
-check: $(VENV)/.stamp ## Lint, formatting, types, import contracts, house rules
+.PHONY: check check-lint check-format check-types check-imports check-rules
+check: check-lint check-format check-types check-imports check-rules ## Lint, format, types, imports, house rules (-k goes on after a failure)
+check-lint: $(VENV)/.stamp
 	$(BIN)/ruff check $(PYTHON_FILES)
+check-format: $(VENV)/.stamp
 	$(BIN)/ruff format --check $(PYTHON_FILES)
+check-types: $(VENV)/.stamp
 	$(BIN)/mypy $(TYPED)
+check-imports: $(VENV)/.stamp
 	$(BIN)/lint-imports --no-logo
+check-rules: $(VENV)/.stamp
 	$(BIN)/python -m tests.checks
 
 # Every part runs, also after one failed, so that the totals are the whole truth; a part that collects no test fails.
