@@ -1,0 +1,54 @@
+"""The cluster's state: what every agent derives from the ledger. Pure; the same at the same index everywhere.
+
+state = genesis_state(entry_1)
+state, applied = apply(state, index, data)        # for every committed entry of the ledger, in order
+snapshot = encode_snapshot(state)                 # decode_snapshot checks every signature in it again
+"""
+
+from agent.state.apply import STATE_LEVEL, apply, genesis_state
+from agent.state.errors import SnapshotRefused, UnknownEntry
+from agent.state.placing import PORT_TRIES, may_have
+from agent.state.queries import (
+    assignments_of,
+    assignments_on,
+    audience_of,
+    deployed_stack,
+    key_of,
+    member_named,
+    satisfies,
+    service_of,
+    stack_at,
+    wanted_replicas,
+    wants_stopped,
+)
+from agent.state.snapshot import decode_snapshot, digest, encode_snapshot
+from agent.state.types import Applied, ClusterState, Evidence, SignedStack, StackState
+
+__all__ = [
+    "PORT_TRIES",
+    "STATE_LEVEL",
+    "Applied",
+    "ClusterState",
+    "Evidence",
+    "SignedStack",
+    "SnapshotRefused",
+    "StackState",
+    "UnknownEntry",
+    "apply",
+    "assignments_of",
+    "assignments_on",
+    "audience_of",
+    "decode_snapshot",
+    "deployed_stack",
+    "digest",
+    "encode_snapshot",
+    "genesis_state",
+    "key_of",
+    "may_have",
+    "member_named",
+    "satisfies",
+    "service_of",
+    "stack_at",
+    "wanted_replicas",
+    "wants_stopped",
+]

@@ -6,14 +6,21 @@ the digest sorts.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from msgspec import Struct
 
 from agent.model.cluster import Member, Operator
-from agent.model.instruction import TargetRecord
+from agent.model.instruction import Act, InstructionResult, TargetRecord
 from agent.model.ledger import Assignment, Phase
 from agent.model.spec import ReplicaKey
 from agent.model.stack import InstructionRef, Stack
-from agent.model.types import AgentId, CertificatePem, ClusterId, Digest, Label, Millis, OperatorName
+from agent.model.types import AgentId, CertificatePem, ClusterId, Digest, Jti, Label, Millis, OperatorName, Target
+
+MAX_REFUSALS = 256  # remembered, so that a resent one gets its first answer; more than fit into one token's life time
+
+
+EntryName = Literal["genesis", "instruction", "assign", "phase", "level"]
 
 
 class SignedStack(Struct, frozen=True, kw_only=True):
@@ -28,19 +35,36 @@ class SignedStack(Struct, frozen=True, kw_only=True):
     body: bytes
 
 
+class Evidence(Struct, frozen=True, kw_only=True):
+    """What proves a live object that no `SignedStack` proves: the instruction that made it, as it was signed."""
+
+    act: Act
+    target: Target
+    revision: int
+    token: str
+    body: bytes
+
+
 class StackState(Struct, frozen=True, kw_only=True):
     """A stack as its instructions left it.
 
-    `revision` is that of the newest instruction on it; `deployed` names the deploy in force and `previous` the one that
-    was healthy before it (a failed rollout goes back there). `scale` are counts from `scale` since that deploy;
-    `generations` counts restarts by service; `stopped` are services told to stop. `removing`: it goes once its last
-    assignment is released.
+    `revision` is that of the newest instruction on it. `deployed` names the deploy in force; `proven`: it has been
+    healthy. `previous` is the deploy that was healthy before it: when a rollout fails that isn't proven, `previous` is
+    in force again (then `deployed == previous`). `scale` are counts from `scale` since that deploy; `generations`
+    holds, by service, the revision of the newest `restart`; `stopped` are services told to stop. `removing`: it goes
+    once its last assignment is released.
+
+    `phase_since` is the ledger time of the newest phase; `moved_index` and `moved_at` name the newest entry that
+    changed anything for the stack's replicas: a host's report from before that index says nothing about them.
     """
 
     name: Label
     revision: int
     deployed: InstructionRef
+    proven: bool = False
     previous: InstructionRef | None = None
+    previous_scale: dict[Label, int] = {}
+    previous_stopped: frozenset[Label] = frozenset()
     scale: dict[Label, int] = {}
     generations: dict[Label, int] = {}
     stopped: frozenset[Label] = frozenset()
@@ -49,6 +73,8 @@ class StackState(Struct, frozen=True, kw_only=True):
     phase: Phase = "preparing"
     reason: str = ""
     phase_since: Millis = 0
+    moved_index: int = 0
+    moved_at: Millis = 0
     changed_by: OperatorName
     changed_at: Millis
 
@@ -57,7 +83,8 @@ class ClusterState(Struct, frozen=True, kw_only=True):
     """Everything the ledger says, at `index`.
 
     `chain` is the rolling hash of all entries up to `index`; `at` is ledger time. `signed` is keyed by the body's
-    digest. `expelled` ids never return.
+    digest. `expelled` ids never return. `refusals` are the newest MAX_REFUSALS answers that took no revision.
+    `evidence` is keyed by `<target>/<revision>`. `genesis` is entry 1's, encoded: what every proof ends at.
     """
 
     cluster: ClusterId
@@ -75,3 +102,27 @@ class ClusterState(Struct, frozen=True, kw_only=True):
     stacks: dict[Label, StackState] = {}
     signed: dict[Digest, SignedStack] = {}
     assignments: dict[ReplicaKey, Assignment] = {}
+    refusals: dict[Jti, InstructionResult] = {}
+    evidence: dict[str, Evidence] = {}
+    genesis: bytes = b""
+
+
+class Applied(Struct, frozen=True, kw_only=True):
+    """What one entry changed: for the operator's answer, for events, and for the host's next reconcile.
+
+    `at` is ledger time after it. `result` is set for instructions (`act` too when the signature held). `members` and
+    `operators` were entered, replaced or removed; `stacks` changed in anything but their assignments; `assigned` were
+    made or replaced, `released` are gone. `ignored`: why an entry of the coordinator's changed nothing, else empty.
+    """
+
+    index: int
+    at: Millis
+    kind: EntryName
+    act: Act | None = None
+    result: InstructionResult | None = None
+    members: frozenset[AgentId] = frozenset()
+    operators: frozenset[OperatorName] = frozenset()
+    stacks: frozenset[Label] = frozenset()
+    assigned: frozenset[ReplicaKey] = frozenset()
+    released: frozenset[ReplicaKey] = frozenset()
+    ignored: str = ""

@@ -1,0 +1,248 @@
+"""`apply`: what an entry of the ledger makes of the state. Pure: no clock, no randomness, the same on every agent."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TypeVar
+
+import msgspec
+from msgspec.structs import replace
+
+from agent.errors import InvariantBroken, MusterError
+from agent.instruction import VerifiedInstruction, read_instruction
+from agent.model.instruction import Act, Claims, InstructionResult, TargetRecord
+from agent.model.ledger import (
+    AssignEntry,
+    GenesisEntry,
+    InstructionEntry,
+    LedgerEntry,
+    LevelEntry,
+    PhaseEntry,
+    decode_entry,
+)
+from agent.model.types import Digest, Jti
+from agent.state.errors import UnknownEntry
+from agent.state.membership import MEMBERSHIP_ACTS
+from agent.state.placing import Ignored, place, set_phase
+from agent.state.queries import audience_of
+from agent.state.signed import Signed
+from agent.state.stacks import STACK_ACTS
+from agent.state.types import MAX_REFUSALS, Applied, ClusterState, EntryName
+
+STATE_LEVEL = 1  # the highest level of entry kinds and rules that this version applies
+
+_V = TypeVar("_V")
+
+_NO_CHAIN = "0" * 64
+_NO_JTI = "0" * 32  # in the answer to a token that can't be believed about anything, its jti included
+_ACTS = {**STACK_ACTS, **MEMBERSHIP_ACTS}
+
+
+def genesis_state(data: bytes) -> ClusterState:
+    """The state at index 1, from entry 1. Raises UnknownEntry when `data` isn't a genesis entry."""
+    entry = _decode(data)
+    if not isinstance(entry, GenesisEntry):
+        raise UnknownEntry(f"entry 1 is a {entry.__struct_config__.tag}, not a genesis")
+    genesis = entry.genesis
+    return ClusterState(
+        cluster=genesis.cluster,
+        name=genesis.name,
+        epoch=genesis.epoch,
+        level=1,
+        trust_anchor=genesis.trust_anchor,
+        index=1,
+        chain=_link(_NO_CHAIN, 1, data),
+        at=entry.at,
+        members={member.id: member for member in genesis.members},
+        operators={admin.name: admin for admin in genesis.admins},
+        genesis=data,
+    )
+
+
+def apply(state: ClusterState, index: int, data: bytes, *, verify: bool = True) -> tuple[ClusterState, Applied]:
+    """The state after the committed entry `data` at `index`, and what it changed.
+
+    `index` is above `state.index` (consensus' own entries between them aren't applied).
+
+    `verify=False` leaves out an instruction's signature and checks everything else. It is for entries that this very
+    agent saw hold before a restart. A committed entry whose signature did *not* hold was refused by everybody
+    (`Applied.act` is None); leaving out the check of that one would let it in, so nobody may count it as verified.
+
+    Raises UnknownEntry for an entry that this version can't read, InvariantBroken for an entry of the past.
+    """
+    if index <= state.index:
+        raise InvariantBroken(f"entry {index} comes again, the state is at {state.index}")
+    entry = _decode(data)
+    base = replace(state, index=index, chain=_link(state.chain, index, data), at=max(state.at, entry.at))
+    match entry:
+        case InstructionEntry():
+            return _instruct(base, entry, verify=verify)
+        case AssignEntry():
+            return _coordinate(base, entry)
+        case PhaseEntry():
+            return _coordinate(base, entry)
+        case LevelEntry():
+            return _raise_level(base, entry)
+        case GenesisEntry():
+            raise UnknownEntry(f"entry {index} is a second genesis")
+
+
+def _decode(data: bytes) -> LedgerEntry:
+    try:
+        return decode_entry(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UnknownEntry(f"an entry that this version can't read: {error}") from None
+
+
+def _link(chain: Digest, index: int, data: bytes) -> Digest:
+    return hashlib.sha256(bytes.fromhex(chain) + index.to_bytes(8, "big") + data).hexdigest()
+
+
+def _raise_level(base: ClusterState, entry: LevelEntry) -> tuple[ClusterState, Applied]:
+    if entry.level > STATE_LEVEL:
+        raise UnknownEntry(f"the ledger goes to level {entry.level}, this version knows {STATE_LEVEL}")
+    if entry.level <= base.level:
+        ignored = f"the ledger is at level {base.level} already"
+        return base, Applied(index=base.index, at=base.at, kind="level", ignored=ignored)
+    return replace(base, level=entry.level), Applied(index=base.index, at=base.at, kind="level")
+
+
+def _coordinate(base: ClusterState, entry: AssignEntry | PhaseEntry) -> tuple[ClusterState, Applied]:
+    kind: EntryName = "assign" if isinstance(entry, AssignEntry) else "phase"
+    applied = Applied(index=base.index, at=base.at, kind=kind)
+    try:
+        if isinstance(entry, PhaseEntry):
+            return set_phase(base, entry), replace(applied, stacks=frozenset({entry.stack}))
+        state, assigned, released = place(base, entry)
+    except Ignored as reason:
+        return base, replace(applied, ignored=str(reason))
+    gone = frozenset() if entry.stack in state.stacks else frozenset({entry.stack})
+    return state, replace(applied, assigned=assigned, released=released, stacks=gone)
+
+
+def _instruct(base: ClusterState, entry: InstructionEntry, *, verify: bool) -> tuple[ClusterState, Applied]:
+    applied = Applied(index=base.index, at=base.at, kind="instruction")
+    try:
+        verified = read_instruction(entry.token, entry.body, base.operators, audience_of(base), verify=verify)
+    except MusterError as error:
+        return base, replace(applied, result=_unbelieved(base, entry.body, error))
+    claims = verified.claims
+    applied = replace(applied, act=claims.act)
+    if (answer := _answered(base, claims)) is not None:
+        return base, replace(applied, result=answer)
+    signed = Signed(claims=claims, operator=verified.operator.name, token=entry.token, body=entry.body)
+    try:
+        state = _act(base, signed, verified)
+    except MusterError as error:
+        refusal = _refusal(base, claims, verified.operator.name, error)
+        return _remember(base, refusal), replace(applied, result=refusal)
+    result = _result(base, claims, by=verified.operator.name)
+    record = TargetRecord(
+        revision=claims.rev,
+        act=claims.act,
+        digest=claims.bdg,
+        jti=claims.jti,
+        by=result.by,
+        at=base.at,
+        result=result,
+    )
+    state = replace(state, targets={**state.targets, claims.target: record})
+    return state, _changes(base, state, replace(applied, result=result))
+
+
+def _act(base: ClusterState, signed: Signed, verified: VerifiedInstruction) -> ClusterState:
+    """The state with the instruction done. Raises MusterErrors that say why it can't be."""
+    act: Act = signed.claims.act
+    return _ACTS[act](base, signed, verified.body)
+
+
+def _answered(state: ClusterState, claims: Claims) -> InstructionResult | None:
+    """The answer that the ledger gave before, or a conflict; None when the instruction's turn is now.
+
+    (rev, digest, jti) of each target are kept: a lost update, a replay, and a coordinator that feeds old entries are
+    one refused case (DESIGN "Operator JWT").
+    """
+    record = state.targets.get(claims.target)
+    if record is not None and (record.jti, record.digest, record.revision) == (claims.jti, claims.bdg, claims.rev):
+        return replace(record.result, repeated=True)
+    refused = state.refusals.get(claims.jti)
+    if refused is not None and (refused.digest, refused.target) == (claims.bdg, claims.target):
+        return replace(refused, repeated=True)
+    revision = record.revision if record is not None else 0
+    if claims.rev == revision + 1:
+        return None
+    if record is None:
+        what, by, at = f"{claims.target} has no revision yet: the next one is 1, not {claims.rev}", "", state.at
+    else:
+        by, at = record.by, record.at
+        what = f"{claims.target} is at revision {revision} ({record.act} by {by}): the next one is {revision + 1}"
+    return replace(
+        _result(state, claims, by=by),
+        outcome="conflict",
+        at=at,
+        what=what,
+        fix="look at what changed, then make the change again on top of it",
+        kind="conflict",
+    )
+
+
+def _result(state: ClusterState, claims: Claims, *, by: str) -> InstructionResult:
+    return InstructionResult(
+        outcome="applied",
+        target=claims.target,
+        revision=claims.rev,
+        digest=claims.bdg,
+        jti=claims.jti,
+        by=by,
+        at=state.at,
+        index=state.index,
+    )
+
+
+def _refusal(state: ClusterState, claims: Claims, by: str, error: MusterError) -> InstructionResult:
+    what = f"{error.where}: {error.what}" if error.where else error.what
+    return replace(_result(state, claims, by=by), outcome="refused", what=what, fix=error.fix, kind=error.kind)
+
+
+def _unbelieved(state: ClusterState, body: bytes, error: MusterError) -> InstructionResult:
+    """The answer to a token whose claims nobody vouches for: it names nothing that the token says."""
+    return InstructionResult(
+        outcome="refused",
+        target="cluster",
+        revision=0,
+        digest=hashlib.sha256(body).hexdigest(),
+        jti=_NO_JTI,
+        by="",
+        at=state.at,
+        index=state.index,
+        what=error.what,
+        fix=error.fix,
+        kind=error.kind,
+    )
+
+
+def _remember(state: ClusterState, refusal: InstructionResult) -> ClusterState:
+    """A refused instruction takes no revision, so the operator can correct it; a resent one gets the same answer."""
+    refusals: dict[Jti, InstructionResult] = {**state.refusals, refusal.jti: refusal}
+    if len(refusals) > MAX_REFUSALS:
+        del refusals[min(refusals, key=lambda jti: (refusals[jti].index, jti))]
+    return replace(state, refusals=refusals)
+
+
+def _changes(old: ClusterState, new: ClusterState, applied: Applied) -> Applied:
+    """What an instruction changed, found by identity: dicts that it didn't copy can't have changed."""
+    return replace(
+        applied,
+        members=_differing(old.members, new.members),
+        operators=_differing(old.operators, new.operators),
+        stacks=_differing(old.stacks, new.stacks),
+        released=frozenset(old.assignments.keys() - new.assignments.keys())
+        if old.assignments is not new.assignments
+        else frozenset(),
+    )
+
+
+def _differing(old: dict[str, _V], new: dict[str, _V]) -> frozenset[str]:
+    if old is new:
+        return frozenset()
+    return frozenset(key for key in old.keys() | new.keys() if old.get(key) is not new.get(key))

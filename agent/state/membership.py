@@ -1,0 +1,111 @@
+"""What enrol, expel, grant, revoke and cancel do. Refusals are MusterErrors that say why and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from agent.errors import Conflict, InputError, NotFound, Unprocessable
+from agent.model.cluster import MAX_MEMBERS, MAX_OPERATORS, Operator
+from agent.model.identity import agent_id_of
+from agent.model.instruction import Act, Body, Enrol, Grant
+from agent.model.types import OperatorName
+from agent.state.queries import assignments_on, member_named
+from agent.state.signed import Signed
+from agent.state.stacks import forget_removed, with_revision
+from agent.state.types import ClusterState, Evidence
+
+MAX_GRANTS_KEPT = 10_000  # all grants ever: they vouch for what former operators signed; 1 KiB each
+
+
+def _enrol(state: ClusterState, signed: Signed, body: Body) -> ClusterState:
+    """Enter a member, or replace its entry (another address, other labels, a certificate made anew)."""
+    assert isinstance(body, Enrol)
+    member = body.member
+    if member.id in state.expelled:
+        raise Conflict(f"{member.id} was expelled, and ids never return", fix="let the host make a new identity")
+    if agent_id_of(bytes.fromhex(member.signing_key)) != member.id:
+        raise InputError("the id isn't the one of the signing key", where="$.member.id")
+    known = member_named(state, member.name)
+    if known is not None and known.id != member.id:
+        raise Conflict(
+            f"the name {member.name} belongs to {known.id}", fix="expel that one first, or take another name"
+        )
+    if member.id not in state.members and len(state.members) >= MAX_MEMBERS:
+        raise Unprocessable(f"the cluster has its {MAX_MEMBERS} members")
+    evidence = _without(state.evidence, f"member:{member.id}/")
+    return replace(
+        state,
+        members={**state.members, member.id: member},
+        evidence={**evidence, signed.evidence_key: signed.evidence},
+    )
+
+
+def _expel(state: ClusterState, signed: Signed, _body: Body) -> ClusterState:
+    """Remove a member for ever; its assignments go with it, so that the coordinator places them elsewhere."""
+    agent = signed.name
+    if agent not in state.members:
+        raise NotFound(f"no member has the id {agent}", fix="`agent members` lists them")
+    if len(state.members) == 1:
+        raise Unprocessable("the last member can't be expelled", fix="uninstall it instead")
+    lost = assignments_on(state, agent)
+    stacks = {
+        name: replace(stack, moved_index=state.index, moved_at=state.at)
+        for name, stack in state.stacks.items()
+        if any(key.stack == name for key in lost)
+    }
+    state = replace(
+        state,
+        members={known: member for known, member in state.members.items() if known != agent},
+        expelled=state.expelled | {agent},
+        evidence=_without(state.evidence, f"member:{agent}/"),
+        assignments={key: item for key, item in state.assignments.items() if key not in lost},
+        stacks={**state.stacks, **stacks},
+    )
+    return forget_removed(state, frozenset(stacks))
+
+
+def _grant(state: ClusterState, signed: Signed, body: Body) -> ClusterState:
+    assert isinstance(body, Grant)
+    operator = body.operator
+    if operator.name not in state.operators and len(state.operators) >= MAX_OPERATORS:
+        raise Unprocessable(f"the cluster has its {MAX_OPERATORS} operators")
+    if sum(1 for item in state.evidence.values() if item.act == "grant") >= MAX_GRANTS_KEPT:
+        raise Unprocessable(f"the cluster has had its {MAX_GRANTS_KEPT} grants")
+    operators = {**state.operators, operator.name: operator}
+    _want_admin(operators)
+    return replace(state, operators=operators, evidence={**state.evidence, signed.evidence_key: signed.evidence})
+
+
+def _revoke(state: ClusterState, signed: Signed, _body: Body) -> ClusterState:
+    """End an operator's authority. What it signed stays in force, so its grants stay as evidence."""
+    if signed.name not in state.operators:
+        raise NotFound(f"no operator is called {signed.name}", fix="`agent operator list` lists them")
+    operators = {name: operator for name, operator in state.operators.items() if name != signed.name}
+    _want_admin(operators)
+    return replace(state, operators=operators)
+
+
+def _want_admin(operators: dict[OperatorName, Operator]) -> None:
+    if not any(operator.scope == "admin" for operator in operators.values()):
+        raise Unprocessable("the last admin can't go", fix="grant admin to somebody else first")
+
+
+def _cancel(state: ClusterState, signed: Signed, _body: Body) -> ClusterState:
+    """Take the revision that an open instruction would have taken, and do nothing else."""
+    stack = state.stacks.get(signed.name) if signed.claims.target.startswith("stack:") else None
+    return state if stack is None else with_revision(state, stack, signed)
+
+
+def _without(evidence: dict[str, Evidence], prefix: str) -> dict[str, Evidence]:
+    return {key: item for key, item in evidence.items() if not key.startswith(prefix)}
+
+
+MEMBERSHIP_ACTS: dict[Act, Callable[[ClusterState, Signed, Body], ClusterState]] = {
+    "enrol": _enrol,
+    "expel": _expel,
+    "grant": _grant,
+    "revoke": _revoke,
+    "cancel": _cancel,
+}

@@ -1,0 +1,147 @@
+"""What the coordinator's own entries do: assignments and phases.
+
+They can only point at what operators signed. One that points anywhere else, or that was planned from a revision that is
+no longer the stack's, changes nothing, on every agent alike.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from agent.model.ledger import AssignedPort, AssignEntry, Assignment, Phase, PhaseEntry
+from agent.model.spec import ReplicaKey
+from agent.model.stack import MAX_REPLICAS, PortSpec, Service
+from agent.state.queries import deployed_stack, key_of, satisfies, wanted_replicas
+from agent.state.stacks import drop_unreferenced, forget_removed, keep_evidence
+from agent.state.types import ClusterState, StackState
+
+PORT_TRIES = 100  # SEED "Automatic Port Binding": preferred … preferred + 99
+
+_FORWARD: tuple[Phase, ...] = ("preparing", "services", "main", "workers", "validating")
+_ENDS: frozenset[Phase] = frozenset({"healthy", "failed", "stopped"})
+
+MOVES: dict[Phase, frozenset[Phase]] = {
+    **{phase: frozenset(_FORWARD[at + 1 :]) | _ENDS for at, phase in enumerate(_FORWARD)},
+    "healthy": frozenset(),
+    "stopped": frozenset(),
+    "failed": frozenset({"healthy", "stopped"}),  # what was late or had no host may still come
+    "removing": frozenset(),
+}
+"""Which phase the coordinator may set after which. Instructions begin at preparing again, or set removing."""
+
+
+class Ignored(Exception):
+    """An entry of the coordinator's that changes nothing; the text says why."""
+
+
+def _current(state: ClusterState, name: str, revision: int) -> StackState:
+    stack = state.stacks.get(name)
+    if stack is None:
+        raise Ignored(f"no stack is called {name}")
+    if stack.revision != revision:
+        raise Ignored(f"planned from revision {revision} of {name}, which is at {stack.revision}")
+    return stack
+
+
+def set_phase(state: ClusterState, entry: PhaseEntry) -> ClusterState:
+    """The rollout moves on. Raises Ignored.
+
+    `healthy` proves the deploy. `failed` puts the one before it in force again, unless it had been healthy itself.
+    """
+    stack = _current(state, entry.stack, entry.revision)
+    if entry.phase not in MOVES[stack.phase]:
+        raise Ignored(f"{entry.stack} doesn't go from {stack.phase} to {entry.phase}")
+    returned = stack.previous is not None and stack.previous == stack.deployed
+    if stack.phase == "failed" and returned:
+        raise Ignored(f"{entry.stack} failed and went back; only an instruction moves it on")
+    moved = replace(stack, phase=entry.phase, reason=entry.reason, phase_since=state.at)
+    if entry.phase == "healthy":
+        moved = replace(moved, proven=True)
+    elif entry.phase == "failed" and not stack.proven and stack.previous is not None and not returned:
+        moved = replace(
+            moved,
+            deployed=stack.previous,
+            proven=True,
+            scale=stack.previous_scale,
+            stopped=stack.previous_stopped,
+            generations={
+                name: revision
+                for name, revision in stack.generations.items()
+                if name in state.signed[stack.previous.digest].stack.services
+            },
+            previous_scale={},
+            previous_stopped=frozenset(),
+            moved_index=state.index,
+            moved_at=state.at,
+        )
+    state = replace(state, stacks={**state.stacks, moved.name: moved})
+    if moved.deployed != stack.deployed:
+        state = drop_unreferenced(keep_evidence(state, moved), moved.name, (stack.deployed.digest,))
+    return state
+
+
+def place(state: ClusterState, entry: AssignEntry) -> tuple[ClusterState, frozenset[ReplicaKey], frozenset[ReplicaKey]]:
+    """The state with assignments made and released, and which. All of an entry counts, or nothing. Raises Ignored."""
+    stack = _current(state, entry.stack, entry.revision)
+    for assignment in entry.assign:
+        _check(state, stack, assignment)
+    assignments = dict(state.assignments)
+    touched = {a.instruction.digest for a in map(assignments.get, _keys(entry)) if a is not None}
+    released = frozenset(key for key in _released(entry) if assignments.pop(key, None) is not None)
+    assigned = frozenset(
+        key_of(assignment) for assignment in entry.assign if assignments.get(key_of(assignment)) != assignment
+    )
+    assignments.update((key_of(assignment), assignment) for assignment in entry.assign)
+    if not assigned and not released:
+        raise Ignored(f"nothing about {entry.stack} changes")
+    moved = replace(stack, moved_index=state.index, moved_at=state.at)
+    state = replace(state, assignments=assignments, stacks={**state.stacks, stack.name: moved})
+    if stack.removing:
+        return forget_removed(state, (stack.name,)), assigned, released
+    return drop_unreferenced(state, stack.name, touched), assigned, released
+
+
+def _released(entry: AssignEntry) -> list[ReplicaKey]:
+    return [ReplicaKey(stack=entry.stack, service=slot.service, slot=slot.slot) for slot in entry.release]
+
+
+def _keys(entry: AssignEntry) -> list[ReplicaKey]:
+    return [key_of(assignment) for assignment in entry.assign] + _released(entry)
+
+
+def _check(state: ClusterState, stack: StackState, assignment: Assignment) -> None:
+    """An assignment stays inside what the operator signed: deploy, service, slot, pin, labels, ports, restarts."""
+    what = f"{assignment.stack}/{assignment.service}.{assignment.slot}"
+    if stack.removing:
+        raise Ignored(f"{stack.name} is being removed")
+    if assignment.stack != stack.name or assignment.instruction != stack.deployed:
+        raise Ignored(f"{what} points at a deploy that isn't in force")
+    service = deployed_stack(state, stack).services.get(assignment.service)
+    if service is None:
+        raise Ignored(f"{what} points at a service that {stack.name} doesn't have")
+    wanted = wanted_replicas(stack, assignment.service, service)
+    if assignment.slot > (MAX_REPLICAS if wanted == "global" else wanted):
+        raise Ignored(f"{what} is beyond the {wanted} wanted")
+    if assignment.generation != stack.generations.get(assignment.service, 0):
+        raise Ignored(f"{what} counts restarts that nobody asked for")
+    member = state.members.get(assignment.host)
+    if member is None:
+        raise Ignored(f"{what} is for a host that isn't a member")
+    if not satisfies(member, service):
+        raise Ignored(f"{what} can't be on {member.name}: pin or labels forbid it")
+    if not _ports_fit(service, assignment.ports):
+        raise Ignored(f"{what} has ports that its service doesn't allow")
+
+
+def _ports_fit(service: Service, ports: tuple[AssignedPort, ...]) -> bool:
+    if len(ports) != len(service.ports):
+        return False
+    return all(may_have(spec, port) for spec, port in zip(service.ports, ports, strict=True))
+
+
+def may_have(spec: PortSpec, port: AssignedPort) -> bool:
+    """Whether a host port is one that the service's port may get: preferred … preferred + 99."""
+    return (spec.container_port, spec.protocol) == (
+        port.container_port,
+        port.protocol,
+    ) and spec.host_port <= port.host_port < spec.host_port + PORT_TRIES

@@ -1,0 +1,162 @@
+"""Whether operators signed what a state says: every live object traced to an instruction, and that to genesis."""
+
+from __future__ import annotations
+
+import msgspec
+
+from agent.errors import MusterError
+from agent.instruction import VerifiedInstruction, audience_of, read_instruction
+from agent.model.cluster import Genesis, Operator
+from agent.model.instruction import Body, Enrol, Grant, Remove, Scale, Services
+from agent.model.ledger import Assignment, GenesisEntry, decode_entry
+from agent.model.types import Label, OperatorName
+from agent.state.errors import SnapshotRefused
+from agent.state.signed import named_services
+from agent.state.types import ClusterState, Evidence, SignedStack, StackState
+
+
+def prove(state: ClusterState) -> None:
+    """Raises SnapshotRefused, naming the first thing that nothing proves.
+
+    Operators of the past count: what they signed while they had authority stays in force after they go.
+    """
+    genesis = _genesis(state)
+    operators = _Operators(state, genesis)
+    _want(all(operators.had(operator) for operator in state.operators.values()), "an operator that nobody granted")
+    founders = {member.id: member for member in genesis.members}
+    for item in state.evidence.values():
+        if item.act == "enrol" and isinstance(body := operators.verify(item).body, Enrol):
+            founders[body.member.id] = body.member
+    _want(
+        all(founders.get(agent) == member for agent, member in state.members.items()), "a member that nobody enrolled"
+    )
+    _want(not state.expelled & state.members.keys(), "a member that was expelled")
+    for key, signed in state.signed.items():
+        _check_deploy(operators, key, signed)
+    for name, stack in state.stacks.items():
+        bodies = [operators.verify(item) for item in state.evidence.values() if item.target == f"stack:{name}"]
+        _check_stack(state, name, stack, bodies)
+    for assignment in state.assignments.values():
+        _check_assignment(state, assignment)
+
+
+def _want(held: bool, otherwise: str) -> None:
+    if not held:
+        raise SnapshotRefused(f"it names {otherwise}")
+
+
+def _genesis(state: ClusterState) -> Genesis:
+    try:
+        entry = decode_entry(state.genesis)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise SnapshotRefused(f"its genesis can't be read: {error}") from None
+    if not isinstance(entry, GenesisEntry):
+        raise SnapshotRefused("its genesis isn't one")
+    genesis = entry.genesis
+    same = (genesis.cluster, genesis.trust_anchor, genesis.name) == (state.cluster, state.trust_anchor, state.name)
+    _want(same and state.epoch >= genesis.epoch, "another cluster than its genesis")
+    return genesis
+
+
+class _Operators:
+    """Everybody who ever was an operator, by name: one name may have had several keys and scopes."""
+
+    def __init__(self, state: ClusterState, genesis: Genesis) -> None:
+        self._audiences = [audience_of(state.cluster, epoch) for epoch in range(state.epoch, genesis.epoch - 1, -1)]
+        self._known: dict[OperatorName, list[Operator]] = {admin.name: [admin] for admin in genesis.admins}
+        grants = sorted(
+            (item for item in state.evidence.values() if item.act == "grant"),
+            key=lambda item: (item.target, item.revision),
+        )
+        while grants:  # whoever granted may have been granted by one further down
+            later = [item for item in grants if not self._grant(item)]
+            if len(later) == len(grants):
+                raise SnapshotRefused("it names a grant by nobody who could")
+            grants = later
+
+    def had(self, operator: Operator) -> bool:
+        """Whether exactly this operator was granted at some time."""
+        return operator in self._known.get(operator.name, ())
+
+    def verify(self, item: Evidence | SignedStack) -> VerifiedInstruction:
+        """The instruction, signed by somebody who could at some time. Raises SnapshotRefused."""
+        verified = self._try(item.token, item.body)
+        if verified is None:
+            raise SnapshotRefused("it names an instruction whose signature doesn't hold")
+        if isinstance(item, Evidence):
+            claims = verified.claims
+            same = (claims.act, claims.target, claims.rev) == (item.act, item.target, item.revision)
+            _want(same, "an instruction as another than it is")
+        return verified
+
+    def _grant(self, item: Evidence) -> bool:
+        if self._try(item.token, item.body) is None:
+            return False
+        body = self.verify(item).body
+        if isinstance(body, Grant):
+            self._known.setdefault(body.operator.name, []).append(body.operator)
+        return True
+
+    def _try(self, token: str, body: bytes) -> VerifiedInstruction | None:
+        for version in range(max(map(len, self._known.values()))):
+            operators = {name: known[version] for name, known in self._known.items() if version < len(known)}
+            for audience in self._audiences:
+                try:
+                    return read_instruction(token, body, operators, audience)
+                except MusterError:
+                    continue  # another version of the operator, or another epoch, may have signed it
+        return None
+
+
+def _check_deploy(operators: _Operators, key: str, signed: SignedStack) -> None:
+    claims = operators.verify(signed).claims
+    same = (claims.act, claims.target, claims.rev, claims.bdg) == (
+        "deploy",
+        f"stack:{signed.stack.name}",
+        signed.ref.revision,
+        signed.ref.digest,
+    )
+    _want(same and key == claims.bdg, "a deploy as another than it is")
+
+
+def _check_stack(state: ClusterState, name: Label, stack: StackState, made: list[VerifiedInstruction]) -> None:
+    services: set[Label] = set()
+    for ref in (stack.deployed, stack.previous):
+        if ref is None:
+            continue
+        signed = state.signed.get(ref.digest)
+        if signed is None or signed.stack.name != name or ref.revision > signed.ref.revision:
+            raise SnapshotRefused("it names a deploy that nobody signed")
+        services |= signed.stack.services.keys()
+    names = frozenset(services)
+
+    def said(kind: str, service: Label, revision: int | None = None) -> list[Body]:
+        return [
+            item.body
+            for item in made
+            if item.claims.act == kind
+            and service in named_services(item.body, names)
+            and revision in (None, item.claims.rev)
+        ]
+
+    for scale in (stack.scale, stack.previous_scale):
+        for service, count in scale.items():
+            bodies = said("scale", service)
+            _want(
+                any(isinstance(b, Scale) and b.services[service] == count for b in bodies), "a scale nobody asked for"
+            )
+    for service, generation in stack.generations.items():
+        _want(bool(said("restart", service, generation)), "a restart nobody asked for")
+    for service in stack.stopped | stack.previous_stopped:
+        _want(any(isinstance(b, Services) for b in said("stop", service)), "a stop nobody asked for")
+    if stack.removing:
+        _want(any(isinstance(item.body, Remove) for item in made), "a removal nobody asked for")
+
+
+def _check_assignment(state: ClusterState, assignment: Assignment) -> None:
+    signed = state.signed.get(assignment.instruction.digest)
+    stack = state.stacks.get(assignment.stack)
+    member = state.members.get(assignment.host)
+    if signed is None or stack is None or member is None or signed.stack.name != stack.name:
+        raise SnapshotRefused("it names an assignment of nothing that is signed")
+    _want(assignment.service in signed.stack.services, "an assignment of nothing that is signed")

@@ -1,0 +1,71 @@
+"""Questions about a state that several parts ask."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from agent.instruction import audience_of as audience
+from agent.model.cluster import Member
+from agent.model.ledger import Assignment
+from agent.model.spec import ReplicaKey
+from agent.model.stack import InstructionRef, Service, Stack
+from agent.model.types import AgentId, Label
+from agent.state.types import ClusterState, StackState
+
+
+def audience_of(state: ClusterState) -> str:
+    """The `aud` that an instruction for this cluster carries: `<cluster id>.<epoch>`."""
+    return audience(state.cluster, state.epoch)
+
+
+def member_named(state: ClusterState, name: Label) -> Member | None:
+    """The member of that host name: what `Service.host` pins to."""
+    return next((member for member in state.members.values() if member.name == name), None)
+
+
+def stack_at(state: ClusterState, ref: InstructionRef) -> Stack | None:
+    """The signed stack that `ref` points at. The digest alone says which: the same plan deployed again has it again."""
+    signed = state.signed.get(ref.digest)
+    return signed.stack if signed is not None else None
+
+
+def deployed_stack(state: ClusterState, stack: StackState) -> Stack:
+    """The deploy in force. Invariant: the state holds it signed."""
+    return state.signed[stack.deployed.digest].stack
+
+
+def service_of(state: ClusterState, assignment: Assignment) -> Service | None:
+    """The service as the operator signed it for this assignment."""
+    stack = stack_at(state, assignment.instruction)
+    return stack.services.get(assignment.service) if stack is not None else None
+
+
+def wanted_replicas(stack: StackState, name: Label, service: Service) -> int | Literal["global"]:
+    """How many slots the service has now: what `scale` said since the deploy, else the deploy."""
+    return stack.scale.get(name, service.replicas) if service.replicas != "global" else "global"
+
+
+def wants_stopped(stack: StackState, service: Label) -> bool:
+    """Whether the service's replicas must not run: told to stop, or the stack is being removed."""
+    return stack.removing or service in stack.stopped
+
+
+def assignments_of(state: ClusterState, stack: Label) -> dict[ReplicaKey, Assignment]:
+    """All assignments of a stack."""
+    return {key: assignment for key, assignment in state.assignments.items() if key.stack == stack}
+
+
+def assignments_on(state: ClusterState, host: AgentId) -> dict[ReplicaKey, Assignment]:
+    """All assignments of a host."""
+    return {key: assignment for key, assignment in state.assignments.items() if assignment.host == host}
+
+
+def key_of(assignment: Assignment) -> ReplicaKey:
+    """The replica that an assignment is for."""
+    return ReplicaKey(stack=assignment.stack, service=assignment.service, slot=assignment.slot)
+
+
+def satisfies(member: Member, service: Service) -> bool:
+    """Whether the operator's constraints, pin and labels, let the service run on that member."""
+    pinned = service.host is None or service.host == member.name
+    return pinned and all(member.labels.get(key) == value for key, value in service.labels.items())

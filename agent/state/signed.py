@@ -1,0 +1,75 @@
+"""An instruction whose signature held, on its way through `apply`, and the evidence it leaves."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Struct
+
+from agent.model.instruction import BODIES, Body, Claims, Remove, Scale, Services
+from agent.model.types import Label, OperatorName
+from agent.state.types import Evidence, StackState
+
+
+class Signed(Struct, frozen=True, kw_only=True):
+    """Claims that hold, who signed them, and the exact token and bytes to keep."""
+
+    claims: Claims
+    operator: OperatorName
+    token: str
+    body: bytes
+
+    @property
+    def name(self) -> str:
+        """What the target names: `web` of `stack:web`."""
+        return self.claims.target.partition(":")[2]
+
+    @property
+    def evidence_key(self) -> str:
+        """Where `ClusterState.evidence` keeps it."""
+        return f"{self.claims.target}/{self.claims.rev}"
+
+    @property
+    def evidence(self) -> Evidence:
+        """What proves the object that this instruction makes."""
+        claims = self.claims
+        return Evidence(act=claims.act, target=claims.target, revision=claims.rev, token=self.token, body=self.body)
+
+
+def body_of(evidence: Evidence) -> Body:
+    """The body again. Raises msgspec.DecodeError; never for evidence that `apply` kept."""
+    return msgspec.json.decode(evidence.body, type=BODIES[evidence.act])
+
+
+def named_services(body: Body, services: frozenset[Label]) -> frozenset[Label]:
+    """Which of a stack's `services` the body of scale, restart, stop or start is about."""
+    match body:
+        case Scale():
+            return frozenset(body.services) & services
+        case Services():
+            return (frozenset(body.services) or services) & services
+        case _:
+            return frozenset()
+
+
+def in_force(stack: StackState, services: frozenset[Label], evidence: list[Evidence]) -> list[Evidence]:
+    """Which instructions on a stack since its deploy still prove something that the state says.
+
+    Per service: the newest restart ever; the newest scale, and the newest stop or start, both since the deploy in force
+    and since the one that a failed rollout returns to.
+    """
+    floor = min(ref.revision for ref in (stack.deployed, stack.previous) if ref is not None)
+    newest: dict[tuple[str, Label, bool], Evidence] = {}
+    for item in sorted(evidence, key=lambda item: item.revision):
+        body = body_of(item)
+        if isinstance(body, Remove):
+            if stack.removing:
+                newest["remove", "", False] = item
+            continue
+        if item.act != "restart" and item.revision < floor:
+            continue
+        group = "run" if item.act in ("stop", "start") else item.act
+        since_deploy = item.act != "restart" and item.revision > stack.deployed.revision
+        for service in named_services(body, services):
+            newest[group, service, since_deploy] = item
+    kept = {item.revision: item for item in newest.values() if item.act != "start"}
+    return [kept[revision] for revision in sorted(kept)]
