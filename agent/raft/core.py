@@ -234,7 +234,7 @@ class Raft:
         elif state.role is Role.CANDIDATE and self._election.result() is VoteResult.WON:
             state.role, state.leader = Role.LEADER, state.id
             self._leadership = Leadership(state, self._now)
-        elif self._leadership is not None and not state.is_voter and state.membership.index <= state.log.commit:
+        elif self._leadership is not None and not state.is_voter:
             self._leadership.flush(self._now)
             self._leadership.resign()
             self._follow(state.term)
@@ -426,7 +426,7 @@ class Raft:
 
     @property
     def applied(self) -> int:
-        """The last entry that a finished Ready handed out, or that a restored snapshot holds."""
+        """What the state machine has: the last entry or snapshot that a finished Ready handed out."""
         return self._state.log.applied
 
     @property

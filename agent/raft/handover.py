@@ -85,5 +85,7 @@ class Handover:
             state.log.written()
             if ready.persist.hard_state is not None:
                 state.persisted_hard_state = ready.persist.hard_state
+        if ready.restore is not None:
+            state.log.applied = max(state.log.applied, ready.restore.index)
         if ready.committed:
             state.log.applied = max(state.log.applied, ready.committed[-1].index)

@@ -21,8 +21,9 @@ def follows(entries: Sequence[Entry], index: int, term: int, max_term: int) -> b
 class RaftLog:
     """Entries `base_index + 1 … last_index`.
 
-    Invariants: base_index <= applied <= commit <= last_index; persisted <= last_index; handed_out <= last_index, where
-    `persisted` is on disk and `handed_out` has been given to the driver for writing. Committed entries never change.
+    Invariants: base_index <= commit <= last_index; applied <= commit; base_index <= applied but while a snapshot is
+    being loaded; persisted <= handed_out <= last_index, where `persisted` is on disk and `handed_out` has been given to
+    the driver for writing. Committed entries never change.
     """
 
     def __init__(self, *, base_index: int, base_term: int, entries: Sequence[Entry], commit: int, applied: int) -> None:
@@ -155,9 +156,9 @@ class RaftLog:
             self._writing_through = None
 
     def take_committed(self, max_bytes: int) -> tuple[Entry, ...]:
-        """The next entries to apply: committed, and on this member's own disk."""
+        """The next entries to apply: committed, on this member's disk. None while a snapshot is being loaded."""
         last = min(self.commit, self.persisted)
-        if last <= self.applied:
+        if last <= self.applied or self.applied < self.base_index:
             return ()
         return self.slice(self.applied + 1, last, max_bytes)
 
@@ -176,7 +177,7 @@ class RaftLog:
         assert index > self.commit, "a snapshot never goes back"
         self._entries.clear()
         self.base_index, self.base_term = index, term
-        self.commit = self.applied = self._handed_out = self.persisted = index
+        self.commit = self._handed_out = self.persisted = index
         self._truncate_from = 0
         self._writing_through = None
 

@@ -39,6 +39,8 @@ class Replication:
 
     def _feed(self, member: str, progress: Progress, now: float) -> None:
         log, limits = self._state.log, self._state.limits
+        if progress.check:
+            self._check(member, progress)
         while progress.ready_for_entries():
             previous_term = log.term_at(progress.next - 1)
             if previous_term is None:
@@ -51,8 +53,6 @@ class Replication:
             if not entries and not news_of_commit and progress.state is ProgressState.REPLICATE:
                 break
             self._append(member, progress, previous_term, entries)
-        if progress.check:
-            self._check(member, progress)
 
     def _append(self, member: str, progress: Progress, previous_term: int, entries: tuple[Entry, ...]) -> None:
         commit = self._state.log.commit
@@ -66,7 +66,10 @@ class Replication:
     def _check(self, member: str, progress: Progress) -> None:
         """An empty Append behind everything sent: refused when something before it was lost."""
         previous_term = self._state.log.term_at(progress.next - 1)
-        if previous_term is not None:
+        if previous_term is None:
+            # What is on its way was compacted meanwhile; find out where the follower is, and send a snapshot.
+            progress.become_probe()
+        else:
             self._append(member, progress, previous_term, ())
 
     def _begin_snapshot(self, member: str, progress: Progress, now: float) -> None:

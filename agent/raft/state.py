@@ -76,7 +76,12 @@ class RaftState:
 
     @property
     def is_voter(self) -> bool:
-        return self.id in self.configuration.voters
+        """Whether this member may campaign and lead: until its removal is committed it may be the only one who can
+        commit it (thesis §4.2.2)."""
+        membership, commit = self.membership, self.log.commit
+        return self.id in membership.current.voters or (
+            membership.index > commit and self.id in membership.at(commit).voters
+        )
 
     @property
     def hard_state(self) -> HardState:
