@@ -1,0 +1,130 @@
+"""Frames on the peer link: 4 bytes length (big-endian, of what follows), 1 byte version, msgpack.
+
+A frame whose length or version is wrong ends the link: what follows can't be found any more. A frame whose content
+isn't understood is dropped alone: the sender may be of a later version.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from agent.errors import InputError, TooLarge
+from agent.model.instruction import MAX_TOKEN_BYTES
+from agent.model.types import ClusterId, Label, Port
+from agent.node.messages import Frame
+
+FRAME_VERSION: Final = 1
+
+# The largest frames are a status of 10,000 replicas (about 5 MiB), a snapshot's chunk and an instruction (1 MiB each).
+MAX_FRAME_BYTES: Final = 8 * 1024 * 1024
+
+# Before a peer has said who it is: a hello is about 1 KiB.
+MAX_HELLO_FRAME_BYTES: Final = 8 * 1024
+
+_LENGTH = struct.Struct(">I")
+HEADER_BYTES: Final = _LENGTH.size
+_VERSION_BYTE = bytes([FRAME_VERSION])
+
+RefusalReason = Literal["protocol", "identity", "hello", "cluster", "epoch", "expelled", "self", "busy"]
+"""Why a link isn't taken up. `identity`: the certificate; `hello`: its signature, audience or binding."""
+
+
+class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello", omit_defaults=True):
+    """The first frame of each side; the server's comes only after it has checked the client's.
+
+    `token` is the hello JWT (agent.instruction). The rest is what peers learn of each other; `boot` grows with each
+    start of the agent.
+    """
+
+    token: Annotated[str, msgspec.Meta(max_length=MAX_TOKEN_BYTES)]
+    cluster: ClusterId
+    epoch: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
+    name: Label
+    boot: Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+    agent_version: Annotated[str, msgspec.Meta(max_length=64)]
+    level: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
+    api_port: Port
+    peer_port: Port
+
+
+class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused", omit_defaults=True):
+    """Instead of a hello: the link is closed, and why."""
+
+    reason: RefusalReason
+
+
+Opening = Hello | Refused
+
+_encoder = msgspec.msgpack.Encoder()
+_frames: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)
+_openings: msgspec.msgpack.Decoder[Opening] = msgspec.msgpack.Decoder(Opening)
+_buffer = bytearray()
+
+
+def encode_frame(frame: Frame | Opening) -> bytes:
+    """The frame as it goes over the wire. Raises TooLarge when it is over MAX_FRAME_BYTES.
+
+    Called from the event loop's thread only: the buffer is shared.
+    """
+    _encoder.encode_into(frame, _buffer, HEADER_BYTES + 1)
+    size = len(_buffer) - HEADER_BYTES
+    if size > MAX_FRAME_BYTES:
+        _buffer.clear()
+        raise TooLarge(f"a frame of {size} bytes; at most {MAX_FRAME_BYTES} go over the peer link")
+    _LENGTH.pack_into(_buffer, 0, size)
+    _buffer[HEADER_BYTES] = FRAME_VERSION
+    return bytes(_buffer)
+
+
+def decode_frame(content: bytes | memoryview) -> Frame:
+    """A frame's content (after the version byte). Raises InputError for anything that isn't one."""
+    try:
+        return _frames.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise InputError(f"not a frame: {error}") from None
+
+
+def decode_opening(content: bytes | memoryview) -> Opening:
+    """The first frame of a link. Raises InputError for anything that isn't one."""
+    try:
+        return _openings.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise InputError(f"not a hello: {error}") from None
+
+
+class FrameReader:
+    """Cuts a byte stream into frames' contents. Holds at most one frame beyond what the last `feed` brought.
+
+    Invariant: what is kept after `frames()` is exhausted is less than one whole frame.
+    """
+
+    def __init__(self, max_frame_bytes: int = MAX_HELLO_FRAME_BYTES) -> None:
+        self.max_frame_bytes = max_frame_bytes
+        self._kept = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """Take the stream's next bytes."""
+        self._kept += data
+
+    def frames(self) -> Iterator[bytes]:
+        """The contents that are whole by now. Raises TooLarge or InputError at a head that can't be one of ours."""
+        at = 0
+        kept = self._kept
+        try:
+            while len(kept) - at > HEADER_BYTES:
+                (size,) = _LENGTH.unpack_from(kept, at)
+                start = at + HEADER_BYTES
+                if size > self.max_frame_bytes:
+                    raise TooLarge(f"a frame of {size} bytes; at most {self.max_frame_bytes} are taken")
+                if size < 1 or kept[start] != FRAME_VERSION:
+                    raise InputError("not a frame: its length or version is none of ours")
+                if len(kept) < start + size:
+                    break
+                at = start + size
+                yield bytes(memoryview(kept)[start + 1 : at])
+        finally:
+            del kept[:at]

@@ -1,0 +1,455 @@
+"""The table of peer links: one per peer, dialled and accepted, kept alive, cut when the ledger says so.
+
+    table = LinkTable(me, server_context, client_context, handlers, rng=random.Random(), policy=policy)
+    await table.start("0.0.0.0", 9998)
+    table.want(member_ids)                       # whom to dial; others may dial us
+    table.hint(agent_id, "192.168.1.7", 9998)    # from the ledger, seeds, beacons, mDNS
+    table.send(agent_id, frame)                  # False: no link, or its queue is full; Raft and SWIM repeat
+    table.review()                               # after the ledger's members changed
+
+Everything happens on the event loop's thread; handlers are called from it and must not block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final, Literal, Protocol
+
+import msgspec
+
+from agent.errors import InputError
+from agent.model.types import AgentId, Digest
+from agent.net import handshake
+from agent.net.addresses import Address, AddressPolicy
+from agent.net.dialler import BackOff, Dialler
+from agent.net.frames import RefusalReason, decode_frame, encode_frame
+from agent.net.handshake import Certified, HandshakeFailed, LocalAgent, Standing
+from agent.net.link import DownReason, Link, PeerInfo
+from agent.net.listener import Listener, listen
+from agent.node.messages import Alive, Frame
+
+# Linked at a time: every member of the largest cluster (agent.model.cluster), and the unknown ones below.
+MAX_LINKS: Final = 1024
+
+# Peers with a good certificate that our ledger doesn't name: hosts enrolled while we were away, and nobody else.
+MAX_UNKNOWN_LINKS: Final = 64
+
+# The losing one of two links is read on for this long: what was sent on it before both sides knew must arrive.
+DRAIN_S: Final = 1.0
+
+# Addresses that a name may stand for; each is tried.
+MAX_RESOLVED_ADDRESSES: Final = 4
+
+_ALIVE: Final = encode_frame(Alive())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkTiming:
+    """All in seconds. A dead peer is noticed after silence_timeout_s, or at once when its kernel says so.
+
+    alive_interval_s: after this long without a frame an `Alive` is sent; ≤ silence_timeout_s / 3, so that two may be
+    lost. handshake_timeout_s: TCP, TLS and hellos together, each; a host that is overloaded needs a second.
+    """
+
+    alive_interval_s: float = 0.5
+    silence_timeout_s: float = 2.0
+    connect_timeout_s: float = 1.5
+    handshake_timeout_s: float = 4.0
+    back_off: BackOff = field(default_factory=BackOff)
+
+    @classmethod
+    def lan(cls) -> LinkTiming:
+        """One site."""
+        return cls()
+
+    @classmethod
+    def wan(cls) -> LinkTiming:
+        """Sites up to 300 ms apart; a lossy path may stall TCP for 3 s and still be the best there is."""
+        return cls(alive_interval_s=2.0, silence_timeout_s=8.0, connect_timeout_s=4.0, handshake_timeout_s=8.0)
+
+
+class LinkHandlers(Protocol):
+    """What the table tells its owner. Nothing here may raise, but for broken local invariants."""
+
+    def authority(self, peer: AgentId, certificate: Digest) -> Standing:
+        """What our ledger says of this certificate's holder. A known id with another certificate is `expelled`."""
+        ...
+
+    def link_up(self, peer: PeerInfo) -> None:
+        """A link is up; the first with that peer, or the first after `link_down`."""
+        ...
+
+    def link_down(self, peer: AgentId, reason: DownReason) -> None:
+        """The link is gone; after a `link_up` of that peer exactly one."""
+        ...
+
+    def frame(self, peer: AgentId, frame: Frame) -> None:
+        """A frame from a linked peer, `Alive` included."""
+        ...
+
+
+Verdict = Literal["keep", "switch", "restarted", "replaced"]
+
+
+def judge_second(own: AgentId, old: PeerInfo, new: PeerInfo, old_age_s: float, handshake_timeout_s: float) -> Verdict:
+    """Which of two links with one peer stays: the `old` (`keep`) or the new, quietly (`switch`) or as another life.
+
+    Both dialled at once: the one dialled by the smaller id stays; both sides see the same two and agree. A peer dials
+    only while it has no link; so another one by the same side, or one that comes later than any handshake that was
+    under way, means that the peer lost the old one.
+    """
+    if new.boot != old.boot:
+        return "restarted" if new.boot > old.boot else "keep"
+    if new.dialled == old.dialled or old_age_s > handshake_timeout_s:
+        return "replaced"
+    new_by_smaller = (own < new.id) == new.dialled
+    return "switch" if new_by_smaller else "keep"
+
+
+@dataclass(slots=True)
+class _Up:
+    link: Link
+    info: PeerInfo
+    since: float
+
+
+class LinkTable:
+    """See the module's docstring. `counts` is for metrics: what was dropped or refused, by reason."""
+
+    def __init__(
+        self,
+        me: LocalAgent,
+        server_context: ssl.SSLContext,
+        client_context: ssl.SSLContext,
+        handlers: LinkHandlers,
+        *,
+        rng: random.Random,
+        policy: AddressPolicy,
+        timing: LinkTiming | None = None,
+    ) -> None:
+        self.me = me
+        self.timing = timing or LinkTiming()
+        self.policy = policy
+        self.counts: Counter[str] = Counter()
+        self.refusals: dict[AgentId, RefusalReason] = {}
+        self._server_context = server_context
+        self._client_context = client_context
+        self._handlers = handlers
+        self._rng = rng
+        self._loop = asyncio.get_running_loop()
+        self._up: dict[AgentId, _Up] = {}
+        self._all: set[Link] = set()
+        self._greeting: set[AgentId] = set()
+        self._at: dict[Address, AgentId] = {}
+        self._source: str | None = None
+        self._listener: Listener | None = None
+        self._tick: asyncio.TimerHandle | None = None
+        self._tick_due = 0.0
+        self._dialler = Dialler(self._dial, self.linked, self._linked_at, rng, self.timing.back_off)
+
+    # --- life ---
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen, and begin to dial; gives the port in use. Raises PortTaken or InputError."""
+        self._listener = Listener(
+            listen(host, port),
+            self._server_context,
+            self._make_link,
+            self._accepted,
+            handshake_timeout_s=self.timing.handshake_timeout_s,
+            drops=self.counts,
+        )
+        # On loopback each agent has an address of its own; dialling from it makes it recognisable, as on real hosts.
+        self._source = host if self.policy.loopback else None
+        self.me.peer_port = self._listener.port
+        self._schedule_tick()
+        return self._listener.port
+
+    async def stop(self) -> None:
+        """Close everything; `link_down` comes for each link."""
+        if self._tick is not None:
+            self._tick.cancel()
+        if self._listener is not None:
+            await self._listener.close()
+        await self._dialler.stop()
+        for peer in list(self._up):
+            self._drop(peer, "stopping", at_once=False)
+        for link in list(self._all):
+            link.close("stopping")
+        for _ in range(3):  # transports close over a few turns of the loop
+            await asyncio.sleep(0)
+        for link in list(self._all):
+            link.abort("stopping")
+        await asyncio.sleep(0)
+
+    # --- what the owner asks ---
+
+    def want(self, peers: Iterable[AgentId]) -> None:
+        """Keep links with exactly these; links that others opened stay, until `close`."""
+        self._dialler.want(peer for peer in peers if peer != self.me.id)
+
+    def hint(self, peer: AgentId | None, host: str, port: int, *, firm: bool = False) -> None:
+        """An agent (`peer`, if known) may be at this IP address or name.
+
+        `firm`: the ledger or the configuration says so; such addresses are never pushed out by mere hints.
+        """
+        address = Address(host, port)
+        if peer == self.me.id or self._is_refused(address):
+            self.counts["address-refused"] += 1
+            return
+        self._dialler.hint(peer, address, firm=firm)
+
+    def send(self, peer: AgentId, frame: Frame) -> bool:
+        """Queue a frame; it leaves in this turn of the loop. False: no link, or its queue is full (counted).
+
+        Raises TooLarge for a frame that no peer would take.
+        """
+        up = self._up.get(peer)
+        if up is None:
+            self.counts["send-unlinked"] += 1
+            return False
+        if not up.link.send(encode_frame(frame)):
+            self.counts["send-queue-full"] += 1
+            return False
+        return True
+
+    def flush(self) -> None:
+        """Hand all that is queued to the sockets now."""
+        for up in self._up.values():
+            up.link.flush()
+
+    def close(self, peer: AgentId, reason: DownReason = "asked") -> None:
+        """Close the link with `peer`; it may come again."""
+        self._drop(peer, reason, at_once=False)
+
+    def expel(self, peer: AgentId) -> None:
+        """Cut the link with `peer` at once. `LinkHandlers.authority` has to refuse it from now on."""
+        self._drop(peer, "expelled", at_once=True)
+
+    def review(self) -> tuple[AgentId, ...]:
+        """Ask the authority about every link anew: cuts the expelled, gives the ids that became known just now."""
+        known = []
+        for peer, up in list(self._up.items()):
+            standing = self._handlers.authority(peer, up.info.certificate)
+            if standing == "expelled":
+                self.expel(peer)
+            elif (standing == "member") != up.info.known:
+                up.info = msgspec.structs.replace(up.info, known=standing == "member")
+                known += [peer] if up.info.known else []
+        return tuple(known)
+
+    def peers(self) -> Mapping[AgentId, PeerInfo]:
+        """Who is linked now."""
+        return MappingProxyType({peer: up.info for peer, up in self._up.items()})
+
+    def linked(self, peer: AgentId) -> bool:
+        """Whether a link with `peer` is up."""
+        return peer in self._up
+
+    # --- dialling ---
+
+    def _make_link(self) -> Link:
+        return Link(self._loop, self.timing.silence_timeout_s)
+
+    def _linked_at(self, address: Address) -> bool:
+        peer = self._at.get(address)
+        return peer is not None and peer in self._up
+
+    def _is_refused(self, address: Address) -> bool:
+        """Names are judged when they are resolved."""
+        looks_like_ip = ":" in address.host or address.host.replace(".", "").isdigit()
+        return looks_like_ip and not self.policy.dialable(*address)
+
+    async def _dial(self, address: Address, expected: AgentId | None) -> bool:
+        for ip in await self._resolve(address):
+            try:
+                await self._dial_ip(Address(ip, address.port), address, expected)
+            except HandshakeFailed as failure:
+                self._count_failure(failure, expected)
+                if failure.reason == "self":
+                    self._dialler.forget(address)
+            except OSError:
+                self.counts["dial-failed"] += 1
+            if (peer := expected or self._at.get(address)) is not None and peer in self._up:
+                return True
+        return False
+
+    async def _resolve(self, address: Address) -> list[str]:
+        if self._is_refused(address):
+            return []
+        try:
+            async with asyncio.timeout(self.timing.connect_timeout_s):
+                found = await self._loop.getaddrinfo(*address, type=1)
+        except (OSError, UnicodeError):  # TimeoutError as well; UnicodeError: a label that IDNA can't encode
+            self.counts["resolve-failed"] += 1
+            return []
+        ips = dict.fromkeys(str(entry[4][0]) for entry in found)
+        return [ip for ip in ips if self.policy.dialable(ip, address.port)][:MAX_RESOLVED_ADDRESSES]
+
+    async def _dial_ip(self, target: Address, asked: Address, expected: AgentId | None) -> None:
+        source = (self._source, 0) if self._source else None
+        async with asyncio.timeout(self.timing.connect_timeout_s + self.timing.handshake_timeout_s):
+            _, link = await self._loop.create_connection(
+                self._make_link,
+                target.host,
+                target.port,
+                ssl=self._client_context,
+                server_hostname="peer.agent.muster",  # sent in the clear: the same for all, so that it tells nothing
+                ssl_handshake_timeout=self.timing.handshake_timeout_s,
+                ssl_shutdown_timeout=DRAIN_S,
+                local_addr=source,
+            )
+        self._all.add(link)
+        try:
+            peer = handshake.certified(link, self.me)
+            if expected is not None and peer.id != expected:
+                raise HandshakeFailed("identity", "another agent is at that address")
+            if peer.id in self._up or peer.id in self._greeting:
+                self._at[asked] = self._at[target] = peer.id
+                raise HandshakeFailed("busy", "a link with that agent is there already")
+            await self._greet(link, peer, asked)
+        except (HandshakeFailed, OSError):
+            self._forget_link(link)
+            raise
+
+    async def _greet(self, link: Link, peer: Certified, asked: Address) -> None:
+        self._greeting.add(peer.id)
+        try:
+            async with asyncio.timeout(self.timing.handshake_timeout_s):
+                info = await handshake.greet_as_client(link, self.me, peer, self._handlers.authority)
+        finally:
+            self._greeting.discard(peer.id)
+        self._note(asked, peer.id)
+        self._note(Address(info.host, info.peer_port), peer.id)
+        self._take_up(link, info)
+
+    def _note(self, address: Address, peer: AgentId) -> None:
+        """This address answered as that peer."""
+        if len(self._at) > 4 * MAX_LINKS:  # a few per peer; beyond, start to learn anew
+            self._at.clear()
+        self._at[address] = peer
+        self._dialler.book.add(peer, address, firm=True)
+
+    # --- accepting ---
+
+    async def _accepted(self, link: Link) -> None:
+        self._all.add(link)
+        try:
+            async with asyncio.timeout(self.timing.handshake_timeout_s):
+                peer = handshake.certified(link, self.me)
+                info = await handshake.greet_as_server(link, self.me, peer, self._handlers.authority)
+            self._check_room(info)
+        except HandshakeFailed as failure:
+            self._count_failure(failure, None)
+            if not failure.told and failure.reason not in ("protocol", "identity"):
+                handshake.refuse(link, failure.reason)
+                self._loop.call_later(DRAIN_S, self._forget_link, link)
+            else:
+                self._forget_link(link)
+            return
+        except OSError:
+            self._forget_link(link)
+            raise
+        handshake.welcome(link, self.me, peer)
+        address = Address(info.host, info.peer_port)
+        if self.policy.dialable(*address):
+            self._note(address, info.id)
+        self._take_up(link, info)
+
+    def _check_room(self, info: PeerInfo) -> None:
+        unknown = sum(not up.info.known for up in self._up.values())
+        if info.id in self._up:
+            return
+        if len(self._up) >= MAX_LINKS or (not info.known and unknown >= MAX_UNKNOWN_LINKS):
+            raise HandshakeFailed("busy")
+
+    def _count_failure(self, failure: HandshakeFailed, peer: AgentId | None) -> None:
+        self.counts[("told-" if failure.told else "refused-") + failure.reason] += 1
+        if failure.told and peer is not None:
+            self.refusals[peer] = failure.reason
+
+    # --- up and down ---
+
+    def _take_up(self, link: Link, info: PeerInfo) -> None:
+        link.begin(lambda content: self._content(info.id, content), lambda reason: self._lost(link, info.id, reason))
+        if link.closed:
+            return
+        old = self._up.get(info.id)
+        if old is not None:
+            age = self._loop.time() - old.since
+            verdict = judge_second(self.me.id, old.info, info, age, self.timing.handshake_timeout_s)
+            self.counts[f"second-{verdict}"] += 1
+            if verdict == "keep":
+                self._drain(link)
+                return
+            if verdict == "switch":
+                self._up[info.id] = _Up(link, info, old.since)
+                self._drain(old.link)
+                return
+            self._drop(info.id, verdict, at_once=True)
+        self._up[info.id] = _Up(link, info, self._loop.time())
+        self.refusals.pop(info.id, None)
+        self._handlers.link_up(info)
+
+    def _drain(self, link: Link) -> None:
+        self._loop.call_later(DRAIN_S, link.close, "asked")
+
+    def _content(self, peer: AgentId, content: bytes) -> None:
+        if peer not in self._up:
+            return
+        try:
+            frame = decode_frame(content)
+        except InputError:
+            self.counts["bad-frame"] += 1
+            return
+        self._handlers.frame(peer, frame)
+
+    def _lost(self, link: Link, peer: AgentId, reason: DownReason) -> None:
+        self._all.discard(link)
+        up = self._up.get(peer)
+        if up is not None and up.link is link:
+            self._gone(peer, reason)
+
+    def _drop(self, peer: AgentId, reason: DownReason, *, at_once: bool) -> None:
+        up = self._up.get(peer)
+        if up is None:
+            return
+        if at_once:
+            up.link.abort(reason)
+        else:
+            up.link.close(reason)
+        self._gone(peer, reason)
+
+    def _gone(self, peer: AgentId, reason: DownReason) -> None:
+        up = self._up.pop(peer)
+        self.counts[f"down-{reason}"] += 1
+        self._handlers.link_down(peer, reason)
+        if reason not in ("restarted", "replaced", "stopping"):
+            self._dialler.went_down(peer, self._loop.time() - up.since)
+
+    def _forget_link(self, link: Link) -> None:
+        self._all.discard(link)
+        link.abort("asked")
+
+    # --- keeping alive ---
+
+    def _schedule_tick(self) -> None:
+        self._tick_due = self._loop.time() + self.timing.alive_interval_s / 2
+        self._tick = self._loop.call_at(self._tick_due, self._on_tick)
+
+    def _on_tick(self) -> None:
+        now = self._loop.time()
+        stalled = now - self._tick_due > self.timing.alive_interval_s
+        for peer, up in list(self._up.items()):
+            if up.link.queued_bytes == 0 and now - up.link.last_sent >= self.timing.alive_interval_s:
+                up.link.send(_ALIVE)
+            # We ourselves were away: what the peers sent meanwhile is still in the sockets. Judge at the next tick.
+            if not stalled and now - up.link.last_received > self.timing.silence_timeout_s:
+                self._drop(peer, "silent", at_once=True)
+        self._schedule_tick()

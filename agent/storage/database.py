@@ -1,0 +1,353 @@
+"""The ledger's SQLite file: its schema, the checks on opening, and one transaction per batch. Synchronous.
+
+A state that can't be vouched for is never served: a member that forgot a vote or an entry may break what it promised
+(Raft §3.8). So every row carries a checksum, the state row names the last index, and a file that doesn't add up is
+refused with what to do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import sqlite3
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from agent.errors import InvariantBroken, StorageError
+from agent.raft import Configuration, Entry, EntryKind, HardState, Persist, Snapshot
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x6D757374  # "must": `file ledger.db` and we ourselves know it from any other database
+
+NEW_MEMBER_FIX = (
+    "Stop the agent, move `identity` and `ledger.db*` out of this directory, then run `bootstrap install` for this "
+    "host: it comes back as a new member. Never put an older copy back."
+)
+
+_SCHEMA = (
+    "CREATE TABLE state (id INTEGER PRIMARY KEY CHECK (id = 1), agent TEXT NOT NULL, ledger TEXT NOT NULL,"
+    " genesis TEXT NOT NULL, starts INTEGER NOT NULL, term INTEGER NOT NULL, vote TEXT, commit_index INTEGER NOT NULL,"
+    " verified INTEGER NOT NULL, last_index INTEGER NOT NULL, crc INTEGER NOT NULL) STRICT",
+    "CREATE TABLE entries (idx INTEGER PRIMARY KEY, term INTEGER NOT NULL, kind INTEGER NOT NULL,"
+    " data BLOB NOT NULL, crc INTEGER NOT NULL) STRICT",
+    "CREATE TABLE snapshot (id INTEGER PRIMARY KEY CHECK (id = 1), idx INTEGER NOT NULL, term INTEGER NOT NULL,"
+    " configuration BLOB NOT NULL, data BLOB NOT NULL, crc INTEGER NOT NULL) STRICT",
+)
+
+_FIELDS = "agent, ledger, genesis, starts, term, vote, commit_index, verified, last_index"
+
+
+class Boot(msgspec.Struct, frozen=True, kw_only=True):
+    """What the ledger held when it was opened: what a `Raft` starts from.
+
+    `entries` are contiguous and end at the last index; the first is at most `snapshot.index + 1`. Entries up to
+    `verified_through` had their signatures checked. `starts` counts openings, this one included: it orders this
+    agent's lives without a clock.
+    """
+
+    hard_state: HardState
+    snapshot: Snapshot | None
+    entries: tuple[Entry, ...]
+    commit: int
+    verified_through: int
+    starts: int
+
+
+class _State(msgspec.Struct, kw_only=True):
+    """The one row of `state`."""
+
+    agent: str
+    ledger: str
+    genesis: str
+    starts: int
+    term: int
+    vote: str | None
+    commit_index: int
+    verified: int
+    last_index: int
+
+    def row(self) -> tuple[object, ...]:
+        values = msgspec.structs.astuple(self)
+        return (*values, _crc(*values))
+
+
+def _crc(*values: object) -> int:
+    """crc32 over the values, told apart by msgpack's own lengths; disks' errors, not attackers', are looked for."""
+    return zlib.crc32(msgspec.msgpack.encode(values))
+
+
+class LedgerFile:
+    """One open ledger; all calls come from one thread. Exclusive: a second opener gets a StorageError.
+
+    `ledger_id` is the id that the identity names, or None when the identity never had a ledger; only then a file is
+    made. Raises StorageError when the file can't be vouched for.
+    """
+
+    def __init__(self, path: Path, *, agent_id: str, genesis_entry: Entry, ledger_id: str | None = None) -> None:
+        self.path = path
+        if not path.exists() and ledger_id is not None:
+            raise self._refusal("the ledger is missing, and with it what this agent has voted and stored")
+        _create_private(path)
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=0.5)
+            try:
+                self._configure()
+                if self._pragma("user_version") == 0 and not self._tables():
+                    self._create(agent_id, genesis_entry)
+                self._check_file()
+                self._state = self._read_state(agent_id, genesis_entry, ledger_id)
+                self.boot = self._read_boot()
+            except BaseException:
+                self._db.close()
+                raise
+        except sqlite3.Error as error:
+            raise self._opening_failed(error) from error
+
+    @property
+    def ledger_id(self) -> str:
+        """Drawn when the file was made; the identity names it."""
+        return self._state.ledger
+
+    def commit(self, batch: Sequence[Persist], verified_through: int = 0) -> None:
+        """Write all of `batch`, in order, in one transaction, and fsync.
+
+        Raises StorageError when the disk fails (then nothing of the batch counts as written, and the file must not be
+        used on), InvariantBroken when the batch contradicts what is stored.
+        """
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            for persist in batch:
+                self._apply(persist)
+            self._state.verified = max(self._state.verified, min(verified_through, self._state.last_index))
+            self._write_state()
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StorageError(
+                f"the ledger can't be written: {error}",
+                where=str(self.path),
+                fix="Check the disk (`df`, `dmesg`); the agent stops now and starts again by itself.",
+            ) from error
+
+    def close(self) -> None:
+        """Close the file; the last WAL content moves into it."""
+        self._db.close()
+
+    # --- opening ---
+
+    def _configure(self) -> None:
+        self._db.execute("PRAGMA locking_mode = EXCLUSIVE")  # before WAL: no shared-memory file, and one agent only
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")  # NORMAL may lose the last commits on a power loss
+        self._db.execute("PRAGMA secure_delete = OFF")
+        self._db.execute("BEGIN EXCLUSIVE")
+        self._db.execute("COMMIT")
+
+    def _pragma(self, name: str) -> int:
+        return int(self._db.execute(f"PRAGMA {name}").fetchone()[0])
+
+    def _tables(self) -> bool:
+        return self._db.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone() is not None
+
+    def _create(self, agent_id: str, genesis_entry: Entry) -> None:
+        if genesis_entry.index != 1 or genesis_entry.term != 0:
+            raise InvariantBroken("the genesis entry has index 1 and term 0")
+        self._db.execute("BEGIN IMMEDIATE")
+        for statement in _SCHEMA:
+            self._db.execute(statement)
+        self._state = _State(
+            agent=agent_id,
+            ledger=secrets.token_hex(16),
+            genesis=_genesis_digest(genesis_entry),
+            starts=0,
+            term=0,
+            vote=None,
+            commit_index=1,
+            verified=0,
+            last_index=0,
+        )
+        self._append((genesis_entry,))
+        self._write_state()
+        self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        self._db.execute("COMMIT")
+        _sync_directory(self.path.parent)
+
+    def _check_file(self) -> None:
+        version = self._pragma("user_version")
+        if version > SCHEMA_VERSION:
+            raise StorageError(
+                f"the ledger has format {version}, this agent knows up to {SCHEMA_VERSION}",
+                where=str(self.path),
+                fix="Install the agent version that wrote it, or a later one.",
+            )
+        if version != SCHEMA_VERSION or self._pragma("application_id") != APPLICATION_ID:
+            raise self._refusal("this database isn't a ledger")
+        finding = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if finding != "ok":
+            raise self._refusal(f"the ledger is damaged: {finding}")
+
+    def _read_state(self, agent_id: str, genesis_entry: Entry, ledger_id: str | None) -> _State:
+        row = self._db.execute(f"SELECT {_FIELDS}, crc FROM state WHERE id = 1").fetchone()  # noqa: S608 constant names
+        if row is None or _crc(*row[:-1]) != row[-1]:
+            raise self._refusal("the ledger is damaged: its state row is missing or doesn't match its checksum")
+        state = _State(**dict(zip(_FIELDS.split(", "), row[:-1], strict=True)))
+        if state.agent != agent_id:
+            raise self._refusal(f"the ledger belongs to agent {state.agent}, the identity here is {agent_id}")
+        if ledger_id is not None and state.ledger != ledger_id:
+            raise self._refusal("the identity names another ledger than this one")
+        if state.genesis != _genesis_digest(genesis_entry):
+            raise self._refusal("the ledger began with another genesis than the one this agent was given")
+        state.starts += 1
+        return state
+
+    def _read_boot(self) -> Boot:
+        snapshot = self._read_snapshot()
+        entries = tuple(self._read_entries())
+        self._check_log(snapshot, entries)
+        self.commit(())  # the start is counted on disk before anybody hears of it
+        state = self._state
+        return Boot(
+            hard_state=HardState(term=state.term, vote=state.vote),
+            snapshot=snapshot,
+            entries=entries,
+            commit=state.commit_index,
+            verified_through=state.verified,
+            starts=state.starts,
+        )
+
+    def _read_snapshot(self) -> Snapshot | None:
+        row = self._db.execute("SELECT idx, term, configuration, data, crc FROM snapshot WHERE id = 1").fetchone()
+        if row is None:
+            return None
+        index, term, configuration, data, crc = row
+        if _crc(index, term, configuration, data) != crc:
+            raise self._refusal("the ledger is damaged: the snapshot doesn't match its checksum")
+        return Snapshot(index=index, term=term, configuration=Configuration.decode(configuration), data=data)
+
+    def _read_entries(self) -> Iterable[Entry]:
+        for index, term, kind, data, crc in self._db.execute(
+            "SELECT idx, term, kind, data, crc FROM entries ORDER BY idx"
+        ):
+            if _crc(index, term, kind, data) != crc:
+                raise self._refusal(f"the ledger is damaged: entry {index} doesn't match its checksum")
+            yield Entry(index, term, EntryKind(kind), data)
+
+    def _check_log(self, snapshot: Snapshot | None, entries: tuple[Entry, ...]) -> None:
+        before, term = (snapshot.index, snapshot.term) if snapshot else (0, 0)
+        if entries and entries[0].index <= before:
+            before, term = entries[0].index - 1, 0  # entries kept behind the snapshot for slow followers
+        for entry in entries:
+            if entry.index != before + 1 or entry.term < term:
+                raise self._refusal(f"the ledger is damaged: entry {entry.index} can't follow entry {before}")
+            before, term = entry.index, entry.term
+        last = max(before, snapshot.index if snapshot else 0)
+        state = self._state
+        if last != state.last_index or before != last or state.commit_index > last:
+            raise self._refusal(f"the ledger is damaged: it ends at entry {last} instead of {state.last_index}")
+        if term > state.term:
+            raise self._refusal(f"the ledger is damaged: entry {last} is of term {term}, later than term {state.term}")
+
+    # --- writing ---
+
+    def _apply(self, persist: Persist) -> None:
+        state = self._state
+        if persist.hard_state is not None:
+            if persist.hard_state.term < state.term:
+                raise InvariantBroken(f"term {persist.hard_state.term} after term {state.term}")
+            state.term, state.vote = persist.hard_state.term, persist.hard_state.vote
+        if persist.truncate_from is not None:
+            self._truncate(persist.truncate_from, replaced=persist.snapshot is not None)
+        if persist.snapshot is not None:
+            self._keep_snapshot(persist.snapshot)
+        self._append(persist.entries)
+        if persist.compact_to is not None:
+            self._compact(persist.compact_to)
+        if persist.commit is not None:
+            state.commit_index = max(state.commit_index, persist.commit)
+        if state.commit_index > state.last_index:
+            raise InvariantBroken(f"commit {state.commit_index} beyond the last entry {state.last_index}")
+
+    def _truncate(self, index: int, *, replaced: bool) -> None:
+        if index <= self._state.commit_index and not replaced:
+            raise InvariantBroken(f"truncation from {index}, but {self._state.commit_index} is committed")
+        self._db.execute("DELETE FROM entries WHERE idx >= ?", (index,))
+        self._state.last_index = min(self._state.last_index, max(index - 1, 0))
+        self._state.verified = min(self._state.verified, self._state.last_index)
+
+    def _keep_snapshot(self, snapshot: Snapshot) -> None:
+        configuration = snapshot.configuration.encode()
+        crc = _crc(snapshot.index, snapshot.term, configuration, snapshot.data)
+        self._db.execute(
+            "INSERT OR REPLACE INTO snapshot (id, idx, term, configuration, data, crc) VALUES (1, ?, ?, ?, ?, ?)",
+            (snapshot.index, snapshot.term, configuration, snapshot.data, crc),
+        )
+        if self._state.last_index < snapshot.index:  # a leader's snapshot, beyond our log: nothing here continues it
+            self._db.execute("DELETE FROM entries")
+            self._state.last_index = snapshot.index
+        self._state.commit_index = max(self._state.commit_index, snapshot.index)
+
+    def _append(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            if entry.index != self._state.last_index + 1:
+                raise InvariantBroken(f"entry {entry.index} can't follow entry {self._state.last_index}")
+            self._state.last_index = entry.index
+        self._db.executemany(
+            "INSERT INTO entries (idx, term, kind, data, crc) VALUES (?, ?, ?, ?, ?)",
+            ((e.index, e.term, int(e.kind), e.data, _crc(e.index, e.term, int(e.kind), e.data)) for e in entries),
+        )
+
+    def _compact(self, index: int) -> None:
+        row = self._db.execute("SELECT idx FROM snapshot WHERE id = 1").fetchone()
+        if row is None or index > row[0]:
+            raise InvariantBroken(f"compaction to {index} without a snapshot that covers it")
+        self._db.execute("DELETE FROM entries WHERE idx <= ?", (index,))
+
+    def _write_state(self) -> None:
+        names = f"{_FIELDS}, crc"
+        marks = ", ".join("?" * len(names.split(", ")))
+        self._db.execute(
+            f"INSERT OR REPLACE INTO state (id, {names}) VALUES (1, {marks})",  # noqa: S608 constant names only
+            self._state.row(),
+        )
+
+    # --- saying no ---
+
+    def _refusal(self, what: str) -> StorageError:
+        return StorageError(what, where=str(self.path), fix=NEW_MEMBER_FIX)
+
+    def _opening_failed(self, error: sqlite3.Error) -> StorageError:
+        if "locked" in str(error):
+            return StorageError(
+                "another agent has this ledger open",
+                where=str(self.path),
+                fix="Stop it first (`systemctl status muster`), or give this one a data directory of its own.",
+            )
+        if isinstance(error, sqlite3.OperationalError):
+            return StorageError(
+                f"the ledger can't be opened: {error}",
+                where=str(self.path),
+                fix="Check the disk (`df`, `dmesg`) and the directory's owner and mode, then start the agent again.",
+            )
+        return self._refusal(f"the ledger is damaged: {error}")
+
+
+def _genesis_digest(entry: Entry) -> str:
+    return hashlib.sha256(entry.data).hexdigest()
+
+
+def _create_private(path: Path) -> None:
+    """Make the file with mode 0600 before SQLite would make it with the umask's; its WAL copies the mode."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def _sync_directory(path: Path) -> None:
+    """A new file is on disk only once its directory is."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,164 @@
+"""The ledger's async face: one writer thread, one transaction for all writes that wait (group commit).
+
+    ledger, boot = await Ledger.open(path, agent_id=…, genesis_entry=…)
+    await ledger.write(ready.persist)     # returns when it is on disk (fsync)
+
+A failed write is fatal: what is on disk is unknown from then on (fsyncgate), so every later write raises as well; the
+driver ends the process, and the next start reads what is really there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from agent.errors import InvariantBroken, StorageError
+from agent.raft import Entry, Persist
+from agent.storage.database import Boot, LedgerFile
+
+__all__ = ["MAX_GROUPED_WRITES", "Boot", "Ledger"]
+
+MAX_GROUPED_WRITES = 256  # one transaction's worth: bounds how long the first of them waits for the last
+
+_Job = tuple[Persist, "asyncio.Future[None]"]
+
+
+class Ledger:
+    """An open ledger. All methods are the event loop's; the file is the writer thread's. Made by `open`."""
+
+    def __init__(self, file: LedgerFile, jobs: queue.SimpleQueue[_Job | None], thread: threading.Thread) -> None:
+        self._file = file
+        self._jobs = jobs
+        self._thread = thread
+        self._loop = asyncio.get_running_loop()
+        self._failure: Exception | None = None
+        self._verified_through = 0
+        self._closed = False
+        self.commits = 0
+
+    @classmethod
+    async def open(
+        cls, path: Path, *, agent_id: str, genesis_entry: Entry, ledger_id: str | None = None
+    ) -> tuple[Ledger, Boot]:
+        """Open the ledger at `path`, or make it with `genesis_entry` (index 1, term 0) as its first.
+
+        `ledger_id` is what the identity names as its ledger: then none is made, and another one is refused.
+        Raises StorageError when the file can't be vouched for, with what to do.
+        """
+        loop = asyncio.get_running_loop()
+        jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        opened: asyncio.Future[LedgerFile] = loop.create_future()
+        started: queue.SimpleQueue[Ledger] = queue.SimpleQueue()
+
+        def run() -> None:
+            try:
+                file = LedgerFile(path, agent_id=agent_id, genesis_entry=genesis_entry, ledger_id=ledger_id)
+            except BaseException as error:  # noqa: BLE001 handed to whoever awaits, who raises it
+                _tell(loop, opened, error)
+                return
+            _tell(loop, opened, None, file)
+            started.get()._run()
+
+        thread = threading.Thread(target=run, name="ledger", daemon=True)
+        thread.start()
+        file = await asyncio.shield(opened)
+        ledger = cls(file, jobs, thread)
+        started.put(ledger)
+        return ledger, file.boot
+
+    @property
+    def ledger_id(self) -> str:
+        """The id that the identity has to name."""
+        return self._file.ledger_id
+
+    async def write(self, persist: Persist) -> None:
+        """Put `persist` on disk; writes that wait together share one transaction and one fsync.
+
+        Raises StorageError when the disk fails, InvariantBroken when `persist` contradicts the log; both for ever:
+        the process has to end.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if self._closed:
+            raise InvariantBroken("the ledger is closed")
+        if persist.truncate_from is not None:
+            self._verified_through = min(self._verified_through, max(persist.truncate_from - 1, 0))
+        done: asyncio.Future[None] = self._loop.create_future()
+        self._jobs.put((persist, done))
+        await asyncio.shield(done)  # a cancelled caller doesn't cancel the write
+
+    def set_verified_through(self, index: int) -> None:
+        """Entries up to `index` had their signatures checked; goes to disk with the next write."""
+        self._verified_through = max(self._verified_through, index)
+
+    async def close(self) -> None:
+        """Finish what is queued and close the file."""
+        if not self._closed:
+            self._closed = True
+            self._jobs.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    # --- the writer thread ---
+
+    def _run(self) -> None:
+        last = False
+        while not last:
+            batch, last = self._next_batch()
+            if batch:
+                self._write_batch(batch)
+        self._file.close()
+
+    def _next_batch(self) -> tuple[list[_Job], bool]:
+        """Wait for a write, and take all that came in the meantime. The second is true at the end."""
+        batch: list[_Job] = []
+        job = self._jobs.get()
+        while job is not None:
+            batch.append(job)
+            if len(batch) >= MAX_GROUPED_WRITES:
+                return batch, False
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                return batch, False
+        return batch, True
+
+    def _write_batch(self, batch: list[_Job]) -> None:
+        if self._failure is None:
+            try:
+                self._file.commit([persist for persist, _ in batch], self._verified_through)
+                self.commits += 1
+            except (StorageError, InvariantBroken) as error:
+                self._failure = error
+        failure = self._failure
+        _call(self._loop, lambda: _settle_all([done for _, done in batch], failure))
+
+
+def _settle_all(futures: list[asyncio.Future[None]], failure: Exception | None) -> None:
+    for future in futures:
+        _settle(future, failure, None)
+
+
+def _settle(future: asyncio.Future[Any], failure: BaseException | None, value: object) -> None:
+    if future.done():
+        return
+    if failure is not None:
+        future.set_exception(failure)
+    else:
+        future.set_result(value)
+
+
+def _tell(
+    loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], failure: BaseException | None, value: object = None
+) -> None:
+    _call(loop, lambda: _settle(future, failure, value))
+
+
+def _call(loop: asyncio.AbstractEventLoop, action: Callable[[], None]) -> None:
+    try:
+        loop.call_soon_threadsafe(action)
+    except RuntimeError:  # the loop is closed: nobody waits any more
+        return
