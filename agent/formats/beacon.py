@@ -30,7 +30,7 @@ class Beacon(Struct, frozen=True, kw_only=True):
     """One announced service. `timestamp` is RFC 3339 UTC, for people: the table counts time by its own clock.
 
     `agent_id`, `cluster`, `seq` and `sig` are all set (ours) or all None (a foreign one). `seq` grows with each beacon
-    of an agent, over its restarts too (begin with the start's milliseconds since the epoch). `capabilities` are the others' and ours
+    of an agent, over its restarts too: begin with the start's milliseconds since the epoch. `capabilities` are the ones
     beside those four.
     """
 

@@ -1,0 +1,238 @@
+"""The cluster home on the operator's machine, as the CLI reads it: who the cluster is, and the key to sign with.
+
+`bootstrap.home` creates one. Files: `cluster.json` (ClusterFile), `cluster.crt` (the trust anchor), `cluster.key`
+(P-256, signs identities; bootstrap only), `operator.json` and `operator.key` (Ed25519), `recovery.json` (the recovery
+key's public half), `genesis.json` and `genesis.jwt` once made, `issued/<agent id>.crt`. The directory
+is 0700, keys 0600.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec import Meta, Struct
+
+from agent.errors import Conflict, InputError, MusterError, NotFound, TooLarge
+from agent.model.cluster import MAX_MEMBERS
+from agent.model.decode import decode_json
+from agent.model.explain import shown
+from agent.model.types import (
+    AgentId,
+    CertificatePem,
+    ClusterId,
+    HostAddress,
+    Label,
+    OperatorName,
+    Port,
+    PublicKey,
+    is_label,
+)
+
+_S = TypeVar("_S", bound=Struct)
+
+MAX_HOME_FILE_BYTES = 4_194_304  # the genesis of 1000 members
+
+CLUSTER_FILE = "cluster.json"
+ANCHOR_FILE = "cluster.crt"
+ANCHOR_KEY_FILE = "cluster.key"
+OPERATOR_FILE = "operator.json"
+OPERATOR_KEY_FILE = "operator.key"
+RECOVERY_FILE = "recovery.json"
+GENESIS_FILE = "genesis.json"
+GENESIS_TOKEN_FILE = "genesis.jwt"  # noqa: S105 - a file's name
+ISSUED_DIRECTORY = "issued"
+
+
+class KnownMember(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Where a member was last known; a hint that the client tries, checked against the id in its certificate."""
+
+    id: AgentId
+    name: Label
+    address: HostAddress
+    api_port: Port = 9999
+    peer_port: Port = 9998
+
+
+class ClusterFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`cluster.json`."""
+
+    version: Literal[1] = 1
+    id: ClusterId
+    name: Label
+    epoch: Annotated[int, Meta(ge=1, le=2**31)] = 1
+    members: Annotated[tuple[KnownMember, ...], Meta(max_length=MAX_MEMBERS)] = ()
+
+
+class OperatorFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`operator.json` and `recovery.json`: a name, and the public half of its Ed25519 key."""
+
+    version: Literal[1] = 1
+    name: OperatorName
+    key: PublicKey
+
+
+class Home(Struct, frozen=True, kw_only=True):
+    """An opened home. Keys are read when they are needed."""
+
+    path: Path
+    cluster: ClusterFile
+    operator: OperatorFile
+    trust_anchor: CertificatePem
+
+    def operator_key(self) -> Ed25519PrivateKey:
+        """The key that signs instructions. Raises as `read_private_key`; InputError when it isn't `operator.json`'s."""
+        key = read_private_key(self.path / OPERATOR_KEY_FILE)
+        if not isinstance(key, Ed25519PrivateKey) or key.public_key().public_bytes_raw().hex() != self.operator.key:
+            raise InputError(f"not the key that {OPERATOR_FILE} names", where=str(self.path / OPERATOR_KEY_FILE))
+        return key
+
+
+def homes_directory(environ: Mapping[str, str]) -> Path:
+    """Where homes are found by their cluster's name (XDG Base Directory): `$XDG_CONFIG_HOME/muster`."""
+    configured = environ.get("XDG_CONFIG_HOME", "")
+    base = Path(configured) if configured.startswith("/") else Path(environ.get("HOME", "/")) / ".config"
+    return base / "muster"
+
+
+def find_home(explicit: str | None, environ: Mapping[str, str], *, cluster: str | None = None) -> Path:
+    """The home's directory: `--home`, else MUSTER_HOME, else that of the cluster's name, else the only one there is.
+
+    Raises NotFound when there is none, InputError when there are several.
+    """
+    if named := explicit or environ.get("MUSTER_HOME"):
+        return Path(named)
+    directory = homes_directory(environ)
+    if cluster is not None:
+        if not is_label(cluster):
+            raise InputError(f"{shown(cluster)} is no cluster's name: 1 to 63 of a-z 0-9 -")
+        return directory / cluster
+    found = sorted(path.parent for path in directory.glob(f"*/{CLUSTER_FILE}"))
+    if not found:
+        fix = "`bootstrap install` makes one; --home or MUSTER_HOME names one elsewhere."
+        raise NotFound("there is no cluster home", where=str(directory), fix=fix)
+    if len(found) > 1:
+        known = ", ".join(path.name for path in found)
+        raise InputError(f"several clusters: {known}", where=str(directory), fix="Name one with --home or MUSTER_HOME.")
+    return found[0]
+
+
+def open_home(path: Path) -> Home:
+    """The home in that directory. Raises NotFound, or InputError naming the file and what is wrong in it."""
+    if not (path / CLUSTER_FILE).exists():
+        fix = "`bootstrap install` makes one; --home or MUSTER_HOME names another."
+        raise NotFound("there is no cluster home here", where=str(path), fix=fix)
+    return Home(
+        path=path,
+        cluster=_read(path / CLUSTER_FILE, ClusterFile),
+        operator=_read(path / OPERATOR_FILE, OperatorFile),
+        trust_anchor=read_file(path / ANCHOR_FILE).decode("ascii", "replace"),
+    )
+
+
+def read_recovery(home: Home) -> OperatorFile:
+    """The recovery key's name and public half."""
+    return _read(home.path / RECOVERY_FILE, OperatorFile)
+
+
+def read_operator(path: Path) -> OperatorFile:
+    """An `operator.json` that someone handed over, for `grant`."""
+    return _read(path, OperatorFile)
+
+
+def remember(home: Home, *, epoch: int | None = None, members: Iterable[KnownMember] | None = None) -> Home:
+    """Writes down the epoch and members that the cluster itself told; returns the home with them."""
+    changes = {
+        "epoch": home.cluster.epoch if epoch is None else epoch,
+        "members": home.cluster.members if members is None else tuple(sorted(members, key=lambda m: (m.name, m.id))),
+    }
+    cluster = msgspec.structs.replace(home.cluster, **changes)
+    if cluster != home.cluster:
+        write_file(home.path / CLUSTER_FILE, as_json(cluster), mode=0o600, replace=True)
+    return msgspec.structs.replace(home, cluster=cluster)
+
+
+def read_private_key(path: Path) -> object:
+    """The unencrypted private key in PEM, of any kind `cryptography` knows.
+
+    Raises NotFound; InputError when others may read the file or it holds no key. No message holds its contents.
+    """
+    mode = _stat(path).st_mode
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        what = f"others may read this key (mode {stat.S_IMODE(mode):04o})"
+        raise InputError(what, where=str(path), fix=f"If nobody has: chmod 600 {path}")
+    try:
+        return serialization.load_pem_private_key(read_file(path), password=None)
+    except (ValueError, TypeError):
+        raise InputError("not an unencrypted private key in PEM", where=str(path)) from None
+
+
+def read_file(path: Path) -> bytes:
+    """A home's file. Raises NotFound, TooLarge, InputError (can't be read)."""
+    if _stat(path).st_size > MAX_HOME_FILE_BYTES:
+        raise TooLarge(f"more than {MAX_HOME_FILE_BYTES} bytes", where=str(path))
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"can't be read: {error.strerror}", where=str(path)) from None
+
+
+def write_file(path: Path, data: bytes, *, mode: int, replace: bool = False) -> None:
+    """Writes a whole file or none; it is on the disk when this returns.
+
+    Raises Conflict when it exists and isn't to be replaced, MusterError when the disk refuses.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            with os.fdopen(descriptor, "wb") as file:
+                os.fchmod(descriptor, mode)  # whatever the umask took away
+                file.write(data)
+                file.flush()
+                os.fsync(descriptor)
+            if replace:
+                temporary.replace(path)
+            else:
+                path.hardlink_to(temporary)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_directory(path.parent)
+    except FileExistsError:
+        raise Conflict("the file exists, and is never overwritten", where=str(path)) from None
+    except OSError as error:
+        raise MusterError(f"can't be written: {error.strerror}", where=str(path)) from None
+
+
+def as_json(value: Struct) -> bytes:
+    """A file's JSON, indented for people."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+
+
+def _read(path: Path, type_: type[_S]) -> _S:
+    return decode_json(read_file(path), type_, where=f"{path}: $", max_bytes=MAX_HOME_FILE_BYTES)
+
+
+def _stat(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        raise NotFound("there is no such file", where=str(path)) from None
+    except OSError as error:
+        raise InputError(f"can't be read: {error.strerror}", where=str(path)) from None
+
+
+def _sync_directory(path: Path) -> None:
+    """A name is on the disk only when its directory is."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
