@@ -19,7 +19,7 @@ ReplicaState = Literal[
     "backoff",  # ended or failed to start; the next try is being waited for
     "stopping",
     "stopped",  # ended, and wanted so
-    "failed",  # ended or couldn't start, and won't be tried again
+    "failed",  # ended or can't be started; its host tries again, but slowly and without much hope
     "unknown",  # its host hasn't reported to this coordinator
 ]
 

@@ -20,13 +20,15 @@ from agent.model.workload import Workload
 
 
 class RawLine(Struct, frozen=True, kw_only=True):
+    """One line of output. `at` is RFC 3339 where the runtime keeps times (docker), else empty (process)."""
+
     at: str
     stream: Literal["stdout", "stderr"]
     line: str
 
 
 class Progress(Protocol):
-    """Told while a start takes long, e.g. `pulling` with a sentence ("3 of 7 layers, 41 MB")."""
+    """Told while a start takes long, e.g. `pulling` and "3 of 7 layers, 41 MB". Called on the event loop."""
 
     def __call__(self, step: Literal["pulling", "starting"], detail: str) -> None: ...
 
@@ -34,7 +36,8 @@ class Progress(Protocol):
 class Runtime(Protocol):
     """Raises RuntimeUnavailable when the engine doesn't answer, and other MusterErrors with what the engine said."""
 
-    name: RuntimeName
+    @property
+    def name(self) -> RuntimeName: ...
 
     async def open(self) -> None:
         """Connect; doesn't fail when the engine is down, `info` tells."""
@@ -50,17 +53,30 @@ class Runtime(Protocol):
         """Everything of this cluster and this agent, running or not."""
 
     async def start(self, spec: ReplicaSpec, progress: Progress) -> Workload:
-        """Create and start. Raises PortTaken(ports) when a host port can't be bound; nothing is left behind then."""
+        """Make it run: what is left of an ended run of the same replica is started again or replaced.
 
-    async def stop(self, workload_id: str, grace_ms: int) -> None:
-        """SIGTERM, after the grace SIGKILL. Gone already: fine."""
+        Raises PortTaken when host ports can't be bound, NotFound when the image or program can't be had and trying soon
+        won't help; nothing is left behind then. Cancelling is allowed and leaves nothing that `observe` won't show.
+        """
+
+    async def prepare(self, spec: ReplicaSpec, progress: Progress) -> None:
+        """What `start` needs and can be had before its predecessor stops: the image, the program. Raises as `start`."""
+
+    async def stop(self, workload_id: str) -> None:
+        """SIGTERM, after the grace it was started with SIGKILL. Gone already: fine."""
 
     async def remove(self, workload_id: str) -> None:
         """Remove what `stop` left, with its anonymous volumes and own files. Gone already: fine."""
+
+    async def tidy(self, stacks_in_use: frozenset[str], delete_volumes_of: frozenset[str]) -> None:
+        """Remove networks of stacks no longer in use, and named volumes of the stacks named, once nothing uses them."""
 
     def logs(
         self, workload_id: str, *, tail: int | None, since: datetime | None, follow: bool
     ) -> AsyncIterator[RawLine]: ...
 
-    def changes(self) -> AsyncIterator[ReplicaKey]:
-        """A key each time something may have changed with it; only a hint, `observe` is the truth."""
+    def changes(self) -> AsyncIterator[ReplicaKey | None]:
+        """A key each time something may have changed with it, None when anything may have (the engine was away).
+
+        Only a hint, `observe` is the truth. Ends with `close`; one reader.
+        """

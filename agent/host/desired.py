@@ -1,0 +1,167 @@
+"""From the replicated state to what this host has to run: assignments, checked again by the host itself.
+
+An assignment is a pointer that the coordinator set; what it points to was signed by an operator. So pin, labels and
+the host's own policy are judged here once more (DESIGN "A taken coordinator").
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from agent.host.facts import container_name, facts_for, replica_environment, substitute
+from agent.host.policy import HostPolicy, refusal
+from agent.model.ledger import Assignment
+from agent.model.spec import ReplicaKey, ReplicaSpec
+from agent.model.stack import Service, Stack
+from agent.model.types import AgentId, ClusterId, HostAddress, Labels
+from agent.state.types import ClusterState
+
+PORT_CHOICES = 100  # SEED "Automatic Port Binding": increment and retry up to 100 ports
+
+
+class HostContext(Struct, frozen=True, kw_only=True):
+    """What the host knows about itself: its advertised address, its policy, and local labels beside the member's."""
+
+    address: HostAddress
+    policy: HostPolicy = HostPolicy()
+    labels: Labels = {}
+
+
+class Refused(Struct, frozen=True, kw_only=True):
+    """A replica assigned here that this host won't run. `spec_hash`: of what was refused, empty when it isn't known."""
+
+    key: ReplicaKey
+    revision: int
+    reason: str
+    spec_hash: str = ""
+
+
+class Desired(Struct, frozen=True, kw_only=True):
+    """What this host has to run. `stopped` replicas keep their place and what is left of them, but don't run.
+
+    `stacks` are those that have anything to do with this host; `delete_volumes_of` are stacks on their way out whose
+    named volumes go too. Whatever of this cluster and agent runs beyond `specs`, `stopped` and `refused` is removed.
+    """
+
+    cluster: ClusterId
+    agent: AgentId
+    specs: tuple[ReplicaSpec, ...] = ()
+    stopped: tuple[ReplicaSpec, ...] = ()
+    refused: tuple[Refused, ...] = ()
+    stacks: frozenset[str] = frozenset()
+    delete_volumes_of: frozenset[str] = frozenset()
+
+
+def desired(state: ClusterState, agent: AgentId, context: HostContext) -> Desired:
+    """What the state wants of this host, each in the order of keys. An agent that isn't a member has nothing to run."""
+    specs: list[ReplicaSpec] = []
+    stopped: list[ReplicaSpec] = []
+    refused: list[Refused] = []
+    stacks: set[str] = set()
+    for key in sorted(key for key, assignment in state.assignments.items() if assignment.host == agent):
+        stack_state = state.stacks.get(key.stack)
+        if agent not in state.members or stack_state is None or stack_state.removing:
+            continue
+        stacks.add(key.stack)
+        made = _resolve(state, agent, state.assignments[key], context)
+        if isinstance(made, Refused):
+            refused.append(made)
+        elif key.service in stack_state.stopped:
+            stopped.append(made)
+        else:
+            specs.append(made)
+    leaving = frozenset(name for name, stack in state.stacks.items() if stack.removing and stack.delete_volumes)
+    return Desired(
+        cluster=state.cluster,
+        agent=agent,
+        specs=tuple(specs),
+        stopped=tuple(stopped),
+        refused=tuple(refused),
+        stacks=frozenset(stacks),
+        delete_volumes_of=leaving,
+    )
+
+
+def _resolve(
+    state: ClusterState, agent: AgentId, assignment: Assignment, context: HostContext
+) -> ReplicaSpec | Refused:
+    """The one replica as a spec, or why not."""
+    key = ReplicaKey(stack=assignment.stack, service=assignment.service, slot=assignment.slot)
+    revision = assignment.instruction.revision
+    signed = state.signed.get(assignment.instruction.digest)
+    if signed is None or signed.ref != assignment.instruction or signed.stack.name != assignment.stack:
+        return Refused(key=key, revision=revision, reason="the assignment points to no instruction of this stack")
+    service = signed.stack.services.get(assignment.service)
+    if service is None:
+        return Refused(key=key, revision=revision, reason=f"revision {revision} has no service {assignment.service!r}")
+    spec = _spec(state, agent, assignment, signed.stack, context)
+    reason = (
+        _misplaced(state, agent, service, context)
+        or _port_mismatch(service, assignment)
+        or refusal(service, context.policy)
+        or _cannot_run(spec)
+    )
+    if reason:
+        return Refused(key=key, revision=revision, reason=reason, spec_hash=spec.hash)
+    return spec
+
+
+def _spec(
+    state: ClusterState, agent: AgentId, assignment: Assignment, stack: Stack, context: HostContext
+) -> ReplicaSpec:
+    service = stack.services[assignment.service]
+    return ReplicaSpec(
+        key=ReplicaKey(stack=assignment.stack, service=assignment.service, slot=assignment.slot),
+        cluster=state.cluster,
+        agent=agent,
+        revision=assignment.instruction.revision,
+        generation=assignment.generation,
+        container_name=container_name(service, assignment),
+        runtime=service.runtime,
+        image=service.image,
+        command=service.command,
+        environment=service.environment,
+        facts=facts_for(state, assignment, stack, address=context.address),
+        ports=assignment.ports,
+        volumes=service.volumes,
+        networks=service.networks,
+        restart_policy=service.restart_policy,
+        health_check=service.health_check,
+        health=service.health,
+        resources=service.resources,
+        stop_grace_ms=service.stop_grace_ms,
+    )
+
+
+def _misplaced(state: ClusterState, agent: AgentId, service: Service, context: HostContext) -> str:
+    member = state.members[agent]
+    if service.host is not None and service.host != member.name:
+        return f"pinned to {service.host}, and this is {member.name}"
+    labels = {**member.labels, **context.labels}
+    for name, value in sorted(service.labels.items()):
+        if labels.get(name) != value:
+            return f"wants label {name}={value}, this host has {labels.get(name) or 'none'}"
+    return ""
+
+
+def _port_mismatch(service: Service, assignment: Assignment) -> str:
+    """A coordinator may choose host ports, not which of the container's ports are opened."""
+    planned = sorted((port.container_port, port.protocol, port.host_port) for port in service.ports)
+    assigned = sorted((port.container_port, port.protocol, port.host_port) for port in assignment.ports)
+    if [port[:2] for port in planned] != [port[:2] for port in assigned]:
+        return f"signed for {len(planned)} ports, assigned to others: {assigned}"
+    for (_, _, preferred), (_, _, given) in zip(planned, assigned, strict=True):
+        if not preferred <= given < preferred + PORT_CHOICES:
+            return f"signed for host port {preferred} or the {PORT_CHOICES - 1} above it, assigned {given}"
+    return ""
+
+
+def _cannot_run(spec: ReplicaSpec) -> str:
+    if spec.runtime == "docker":
+        return "" if spec.image is not None else "has no image to run with Docker"
+    if not spec.command:
+        return "has no command to run as a process"
+    _, missing = substitute(spec.command, replica_environment(spec.environment, spec.facts))
+    # Facts about the main instance may come later than the assignment; everything else never will.
+    never = [name for name in missing if name not in {"MAIN_HOST", "MAIN_PORT"}]
+    return f"its command names variables that it doesn't have: {', '.join(never)}" if never else ""
