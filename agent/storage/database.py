@@ -19,6 +19,7 @@ import msgspec
 
 from agent.errors import InvariantBroken, StorageError
 from agent.raft import Configuration, Entry, EntryKind, HardState, Persist, Snapshot
+from agent.storage.files import sync_directory
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x6D757374  # "must": `file ledger.db` and we ourselves know it from any other database
@@ -174,7 +175,7 @@ class LedgerFile:
         self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         self._db.execute("COMMIT")
-        _sync_directory(self.path.parent)
+        sync_directory(self.path.parent)
 
     def _check_file(self) -> None:
         version = self._pragma("user_version")
@@ -342,12 +343,3 @@ def _genesis_digest(entry: Entry) -> str:
 def _create_private(path: Path) -> None:
     """Make the file with mode 0600 before SQLite would make it with the umask's; its WAL copies the mode."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-
-
-def _sync_directory(path: Path) -> None:
-    """A new file is on disk only once its directory is."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,0 +1,64 @@
+"""Private files that are on disk whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from agent.errors import StorageError
+
+
+def make_directory(path: Path) -> None:
+    """The directory, 0700, with its parents. Raises StorageError."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"the directory can't be made: {error.strerror}", where=str(path)) from error
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Replace the file's content, 0600, in one step that survives a power cut. Raises StorageError."""
+    beside = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    try:
+        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with open(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(handle)
+            os.replace(beside, path)
+        except BaseException:
+            os.unlink(beside)
+            raise
+        sync_directory(path.parent)
+    except OSError as error:
+        raise StorageError(
+            f"the file can't be written: {error.strerror}",
+            where=str(path),
+            fix="Check the disk (`df`, `dmesg`) and the directory's owner and mode.",
+        ) from error
+
+
+def read_private(path: Path) -> bytes:
+    """The file's content. Raises StorageError, also when others could read it."""
+    try:
+        mode = path.stat().st_mode & 0o777
+        if mode & 0o077:
+            raise StorageError(
+                f"other users may open it (mode {mode:04o})",
+                where=str(path),
+                fix=f"Run `chmod 600 {path}`; if somebody may have read it, give this host a fresh identity.",
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"the file can't be read: {error.strerror}", where=str(path)) from error
+
+
+def sync_directory(path: Path) -> None:
+    """A file that appeared is on disk only once its directory is."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
