@@ -109,9 +109,8 @@ class Swim:
         probe = self._probe
         return min(
             gossip_at,
-            self._probe_at if len(self._roster) else _NEVER,
+            min(self._probe_at, self._revive_at) if len(self._roster) else _NEVER,
             probe.ask_at if probe and not probe.acked and not probe.asked else _NEVER,
-            self._revive_at if any(not member.probed for member in self._roster) else _NEVER,
             min((relay.nack_at for relay in self._relays.values()), default=_NEVER),
             min((member.dead_at(window) for member in self._roster), default=_NEVER),
         )
@@ -133,6 +132,7 @@ class Swim:
         if was_alone and len(self._roster):
             # Time without members isn't lateness.
             self._probe_at = max(self._probe_at, now)
+            self._revive_at = max(self._revive_at, now)
             self._gossip_at = max(self._gossip_at, now)
 
     def receive(self, sender: str, message: SwimMessage, now: float) -> None:
@@ -197,23 +197,27 @@ class Swim:
         lateness = now - self.deadline()
         if lateness < 0:
             return
-        if lateness > self.config.probe_interval_ms / 1000 and not self._leaving:
-            self._forgive_stall(lateness, now)
+        if not self._leaving:
+            if lateness > self.config.probe_interval_ms / 1000:
+                self._forgive_stall(lateness, now)
+            self._run_timers(now)
+        if self._gossip_at <= now and len(self._queue):
+            self._gossip(now)
+
+    def _run_timers(self, now: float) -> None:
         for sequence, relay in [item for item in self._relays.items() if item[1].nack_at <= now]:
             del self._relays[sequence]
             self._answer_relay(relay)
         window = self.config.link_heard_window_ms / 1000
         for member in self._roster:
-            if member.dead_at(window) <= now and not self._leaving:
+            if member.dead_at(window) <= now:
                 self._expire(member, now)
         if self._probe and not self._probe.acked and not self._probe.asked and self._probe.ask_at <= now:
             self._ask_helpers(self._probe)
-        if self._probe_at <= now and not self._leaving:
+        if self._probe_at <= now:
             self._next_probe(now)
-        if self._revive_at <= now and not self._leaving:
+        if self._revive_at <= now:
             self._revive(now)
-        if self._gossip_at <= now and len(self._queue):
-            self._gossip(now)
 
     # --- claims ---
 
@@ -299,8 +303,6 @@ class Swim:
         self._outputs.append(MemberChanged(member.id, member.state, new, now))
         member.state = new
         member.since = now
-        if not member.probed and self._revive_at <= now:
-            self._revive_at = now + self.config.revive_interval_ms / 1000
 
     # --- probes ---
 

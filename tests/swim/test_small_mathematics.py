@@ -145,6 +145,13 @@ def test_a_later_claim_replaces_the_earlier_ones_about_that_member() -> None:
     assert set(queue.take(9, 1)) == {refuted, other}
 
 
+def test_a_suspicion_of_a_newer_incarnation_replaces_all_older() -> None:
+    queue = GossipQueue()
+    queue.add(Update("x", "a", Claim.SUSPECT, 1))
+    queue.add(Update("x", "b", Claim.SUSPECT, 2))
+    assert queue.take(9, 1) == [Update("x", "b", Claim.SUSPECT, 2)]
+
+
 def test_nobody_is_sent_news_about_itself_from_the_queue() -> None:
     queue = GossipQueue()
     queue.add(Update("x", "a", Claim.DEAD, 0))

@@ -8,7 +8,6 @@ import random
 from collections.abc import Callable
 
 import msgspec
-import pytest
 
 from agent.swim import MAX_MESSAGE_BYTES, MemberChanged, MemberState, Send, Swim, SwimConfig, SwimMessage
 
@@ -133,8 +132,3 @@ class Network:
 
     def _push(self, at: float, sender: str, to: str, message: SwimMessage | None) -> None:
         heapq.heappush(self._queue, (at, next(self._serial), sender, to, message))
-
-
-@pytest.fixture
-def network() -> type[Network]:
-    return Network
