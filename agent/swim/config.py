@@ -93,12 +93,12 @@ class SwimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     @classmethod
     def lan(cls) -> SwimConfig:
-        """Hosts on one network, round trips of a few milliseconds: a death is seen in 3 to 5 s."""
+        """Hosts on one network, round trips of a few milliseconds: a death is seen in 2.5 to 5.5 s."""
         return cls()
 
     @classmethod
     def wan(cls) -> SwimConfig:
-        """Hosts across sites, round trips up to 400 ms: a death is seen in 15 to 25 s."""
+        """Hosts across sites, round trips up to 400 ms: a death is seen in 12 to 20 s."""
         return cls(
             probe_interval_ms=2000,
             probe_timeout_ms=900,
