@@ -61,7 +61,7 @@ class KnownMember(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     peer_port: Port = 9998
 
 
-class ClusterFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class ClusterFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`cluster.json`."""
 
     version: Literal[1] = 1

@@ -12,6 +12,7 @@ from agent.home import (
     GENESIS_TOKEN_FILE,
     Home,
     KnownMember,
+    open_home,
     read_file,
     read_recovery,
     remember,
@@ -41,7 +42,7 @@ def make_genesis(
     """
     with locked(home):
         if (home.path / GENESIS_FILE).exists():
-            fix = "Hosts that aren't in it are enrolled: enrol_instruction."
+            fix = "`bootstrap install` enrols hosts that aren't in it."
             raise Conflict("this cluster has its genesis already", where=str(home.path / GENESIS_FILE), fix=fix)
         members = sorted((_member(home, request, labels) for request in requests), key=lambda m: (m.name, m.id))
         recovery = read_recovery(home)
@@ -74,7 +75,10 @@ def make_genesis(
 
 
 def load_genesis(home: Home) -> tuple[bytes, str]:
-    """The genesis's exact bytes and its token. Raises NotFound before `make_genesis`, InputError when it isn't sound."""
+    """The genesis's exact bytes and its token.
+
+    Raises NotFound before `make_genesis`, InputError or NotAuthenticated when the files aren't sound.
+    """
     path = home.path / GENESIS_FILE
     if not path.exists():
         raise NotFound("this cluster has no genesis yet", where=str(path))
@@ -129,8 +133,9 @@ def remember_members(home: Home, members: Iterable[Member]) -> Home:
     """Adds the members to the addresses that the CLI tries; those of the same id or name are replaced."""
     added = {member.id: _known(member) for member in members}
     names = {member.name for member in added.values()}
-    kept = {old.id: old for old in home.cluster.members if old.name not in names}
     with locked(home):
+        home = open_home(home.path)
+        kept = {old.id: old for old in home.cluster.members if old.name not in names}
         return remember(home, members=(kept | added).values())
 
 

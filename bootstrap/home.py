@@ -1,4 +1,4 @@
-"""Making a cluster home: the cluster's id, its anchor, the operator's key and the recovery key. Never overwrites one."""
+"""Making a cluster home: the cluster's id, its anchor, the operator's key and the recovery key."""
 
 from __future__ import annotations
 

@@ -84,18 +84,12 @@ def read_token(
             audience=audience,
             options={**_OPTIONS, "require": list(claims_type.__struct_encode_fields__)},
         )
-        if not (_same(verified["payload"], claims) and _same(verified["header"], header)):
+        if (verified["header"], verified["payload"]) != (msgspec.to_builtins(header), msgspec.to_builtins(claims)):
             raise NotAuthenticated("two readings of one token")
     except Exception as error:  # noqa: BLE001 - whatever a hostile token provokes below gets the same answer
         reason = error.what if isinstance(error, MusterError) else type(error).__name__
         raise NotAuthenticated(f"the {typ} token isn't valid ({reason})") from None
     return claims
-
-
-def _same(plain: dict[str, object], checked: Struct) -> bool:
-    """Whether PyJWT and our own reader saw the same names, types (`1.0` is no integer here) and values."""
-    ours = msgspec.to_builtins(checked)
-    return plain == ours and all(type(plain[name]) is type(value) for name, value in ours.items())
 
 
 def peek(token: str, *, typ: Typ, claims_type: type[_C]) -> tuple[Header, _C]:
@@ -104,11 +98,25 @@ def peek(token: str, *, typ: Typ, claims_type: type[_C]) -> tuple[Header, _C]:
     if len(token) > MAX_TOKEN_BYTES or _TOKEN.fullmatch(token) is None:
         raise InputError("not three parts of base64url, or too long")
     head, payload, signature = token.split(".")
-    header = decode_json(_canonical(head), Header, where="header", max_bytes=MAX_TOKEN_BYTES)
+    header = _read(head, Header, "header")
     if header.typ != typ:
         raise InputError(f"the token is a {header.typ}")
     _canonical(signature)
-    return header, decode_json(_canonical(payload), claims_type, where="claims", max_bytes=MAX_TOKEN_BYTES)
+    return header, _read(payload, claims_type, "claims")
+
+
+def _read(part: str, type_: type[_C], where: str) -> _C:
+    data = _canonical(part)
+    value = decode_json(data, type_, where=where, max_bytes=MAX_TOKEN_BYTES)
+    if not _same(msgspec.json.decode(data), value):
+        raise InputError("a number that isn't written as an integer", where=where)
+    return value
+
+
+def _same(plain: dict[str, object], checked: Struct) -> bool:
+    """Whether the JSON says it exactly as the type does: `1.0` is no integer here."""
+    ours = msgspec.to_builtins(checked)
+    return plain == ours and all(type(plain[name]) is type(value) for name, value in ours.items())
 
 
 def _canonical(part: str) -> bytes:
