@@ -80,7 +80,8 @@ class Leadership:
             raise ConfigurationRefused("the change before isn't committed yet")
         check_change(state.configuration, configuration)
         index = self._append(EntryKind.CONFIG, configuration.encode())
-        self.replication.reconfigure(now)
+        # Who comes was an observer, and observers have what is committed.
+        self.replication.reconfigure(now, first_guess=state.log.commit + 1)
         return index
 
     def _check_transfer(self) -> None:

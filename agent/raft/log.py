@@ -85,8 +85,11 @@ class RaftLog:
     def last_possible_match(self, index: int, term: int) -> tuple[int, int]:
         """The last (index, term) here with index <= `index`, term <= `term`, or the base: where logs may still agree.
 
-        Both sides skip whole terms with it when logs differ (Raft §5.3, end).
+        Both sides skip whole terms with it when logs differ (Raft §5.3, end). Of what is before the base nothing is
+        known: (`index`, `term`) themselves.
         """
+        if index < self.base_index:
+            return index, term
         index = min(index, self.last_index)
         while index > self.base_index:
             at = self._entries[index - self.base_index - 1].term

@@ -16,17 +16,20 @@ class Replication:
     def __init__(self, state: RaftState, now: float) -> None:
         self._state = state
         self.progress: dict[str, Progress] = {}
-        self.reconfigure(now)
+        self.reconfigure(now, first_guess=state.log.last_index + 1)
 
-    def reconfigure(self, now: float) -> None:
-        """Follow the configuration in force: start with members that came, forget those that left."""
+    def reconfigure(self, now: float, *, first_guess: int) -> None:
+        """Follow the configuration in force: begin with members that came, forget those that left.
+
+        `first_guess`: the first entry that newcomers are believed to lack.
+        """
         state = self._state
         known = self.progress
         self.progress = {}
         for member in state.configuration.members:
             if member != state.id:
                 self.progress[member] = known.get(member) or Progress(
-                    next=state.log.last_index + 1,
+                    next=first_guess,
                     now=now,
                     max_messages=state.limits.inflight_messages,
                     max_bytes=state.limits.inflight_bytes,
