@@ -1,0 +1,147 @@
+"""Finding the others: beacons and mDNS, either of which suffices. What comes out are addresses to try, nothing more.
+
+discovery = Discovery(settings, key, compose, on_hint, on_beacon, rng)
+await discovery.start()        # the first beacons leave at once
+discovery.announce()           # after a change of what is announced
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from agent.formats.beacon import Beacon
+from agent.model.types import AgentId, ClusterId, Label
+from agent.net.addresses import LocalAddress, all_addresses, is_loopback, usable_addresses
+from agent.net.beacons import Announcer, Beacons, broadcast_targets, peer_address
+from agent.net.mdns import Mdns, ServiceText
+
+# SEED "Broadcasting Mechanism".
+ROUND_INTERVAL_S: Final = 30.0
+
+# Changes come in bursts (a stack starts twenty replicas); they share one round.
+MIN_ROUND_INTERVAL_S: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiscoverySettings:
+    """`listen` is where the agent listens (an IP address; 0.0.0.0 for all). Both ways can be switched off."""
+
+    id: AgentId
+    cluster: ClusterId
+    name: Label
+    listen: str
+    api_port: int
+    peer_port: int
+    discovery_port: int = 9999
+    broadcast_address: str = "255.255.255.255"
+    beacons: bool = True
+    mdns: bool = True
+
+
+class Discovery:
+    """Runs both. `compose` gives the beacons of a round, without time and signature.
+
+    `on_hint(agent id, host, peer port)` and `on_beacon(beacon, source address)` are called from the event loop; nothing
+    they get is verified. `counts` is for metrics.
+    """
+
+    def __init__(
+        self,
+        settings: DiscoverySettings,
+        key: Ed25519PrivateKey,
+        compose: Callable[[], Sequence[Beacon]],
+        on_hint: Callable[[AgentId, str, int], None],
+        on_beacon: Callable[[Beacon, str], None],
+        *,
+        rng: random.Random,
+        addresses: Callable[[], tuple[LocalAddress, ...]] = all_addresses,
+    ) -> None:
+        self.counts: Counter[str] = Counter()
+        self._settings = settings
+        self._compose = compose
+        self._on_hint = on_hint
+        self._on_beacon = on_beacon
+        self._rng = rng
+        self._addresses = addresses
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        announcer = Announcer(id=settings.id, cluster=settings.cluster, key=key)
+        text = ServiceText(
+            cluster=settings.cluster,
+            id=settings.id,
+            name=settings.name,
+            peer=settings.peer_port,
+            api=settings.api_port,
+        )
+        self._beacons = Beacons(announcer, self._heard, self.counts) if settings.beacons else None
+        self._mdns = Mdns(text, on_hint, self.counts) if settings.mdns else None
+        self._mdns_on: tuple[str, ...] = ()
+
+    async def start(self) -> None:
+        """Begin. Raises InputError when the beacons' port can't be had."""
+        if self._beacons is not None:
+            self._beacons.start(self._settings.listen, self._settings.discovery_port)
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="discovery")
+
+    def announce(self) -> None:
+        """Something changed: a round now."""
+        self._wake.set()
+
+    async def stop(self) -> None:
+        """End both."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._beacons is not None:
+            self._beacons.stop()
+        if self._mdns is not None:
+            await self._mdns.stop()
+
+    async def _run(self) -> None:
+        while True:
+            self._wake.clear()
+            addresses = await asyncio.to_thread(self._addresses)  # interfaces come and go
+            if self._beacons is not None:
+                targets = broadcast_targets(self._settings.listen, self._settings.broadcast_address, addresses)
+                self._beacons.send_round(self._compose(), targets)
+            await self._follow_interfaces(addresses)
+            await asyncio.sleep(MIN_ROUND_INTERVAL_S)
+            try:
+                # A little random, so that hosts started by one hand don't send in step for ever.
+                async with asyncio.timeout(ROUND_INTERVAL_S - MIN_ROUND_INTERVAL_S - self._rng.random()):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def _follow_interfaces(self, addresses: tuple[LocalAddress, ...]) -> None:
+        """mDNS speaks on named interfaces only; when they change it starts anew."""
+        if self._mdns is None:
+            return
+        listen = self._settings.listen
+        if is_loopback(listen):
+            wanted: tuple[str, ...] = (listen,)
+        else:
+            wanted = tuple(a.ip for a in usable_addresses(addresses) if ":" not in a.ip and listen in ("0.0.0.0", a.ip))  # noqa: S104 compared, not bound
+        if wanted == self._mdns_on:
+            return
+        if self._mdns_on:
+            await self._mdns.stop()
+        self._mdns_on = wanted
+        if wanted:
+            await self._mdns.start(wanted)
+
+    def _heard(self, beacon: Beacon, source: str) -> None:
+        found = peer_address(beacon, self._settings.cluster, self._settings.id)
+        if found is not None:
+            peer, host, port = found
+            self._on_hint(peer, host, port)
+            if source != host:  # a host with many addresses may not know which one leads here
+                self._on_hint(peer, source, port)
+        self._on_beacon(beacon, source)
