@@ -1,0 +1,157 @@
+"""Stacks, services and replicas as a person sees them: the ledger's wishes beside what the hosts report. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from agent.control.facts import ClusterFacts
+from agent.control.scheduler import schedule
+from agent.formats.timestamps import rfc3339
+from agent.host.facts import container_name
+from agent.model.ledger import Assignment
+from agent.model.report import ObservedReplica, ReplicaState
+from agent.model.spec import ReplicaKey
+from agent.model.stack import Service
+from agent.model.status import ImageStatus, ReplicaStatus, ServiceStatus, StackStatus
+from agent.model.types import AgentId, Label
+from agent.state import ClusterState, StackState, deployed_stack, service_of, wanted_replicas, wants_stopped
+
+
+@dataclass(frozen=True, slots=True)
+class StackViews:
+    """The stacks of one state. `decides`: this agent coordinates, so it can say why a slot has no host."""
+
+    state: ClusterState
+    facts: ClusterFacts
+    decides: bool
+
+    def all(self) -> tuple[StackStatus, ...]:
+        """Every stack, by name."""
+        by_stack: dict[Label, list[Assignment]] = defaultdict(list)
+        for _, assignment in sorted(self.state.assignments.items()):
+            by_stack[assignment.stack].append(assignment)
+        seen = self._observed()
+        return tuple(self._stack(stack, by_stack[name], seen) for name, stack in sorted(self.state.stacks.items()))
+
+    def _observed(self) -> dict[tuple[AgentId, ReplicaKey], ObservedReplica]:
+        return {
+            (host, ReplicaKey(stack=item.stack, service=item.service, slot=item.slot)): item
+            for host, facts in self.facts.hosts.items()
+            if facts.report is not None
+            for item in facts.report.replicas
+        }
+
+    def _stack(
+        self,
+        stack: StackState,
+        assignments: list[Assignment],
+        seen: dict[tuple[AgentId, ReplicaKey], ObservedReplica],
+    ) -> StackStatus:
+        planned = deployed_stack(self.state, stack).services
+        by_service: dict[Label, list[Assignment]] = defaultdict(list)
+        for assignment in assignments:
+            by_service[assignment.service].append(assignment)
+        pending = self._pending(stack, planned, by_service)
+        services = []
+        # What a rollout is about to release is still there, and still shown.
+        for name in (*planned, *sorted(by_service.keys() - planned.keys())):
+            service = planned.get(name)
+            wanted = 0 if service is None else _wanted(stack, name, service, len(by_service[name]))
+            replicas = tuple(self._replica(stack, item, seen) for item in by_service[name])
+            healthy = sum(replica.state == "healthy" for replica in replicas)
+            services.append(
+                ServiceStatus(
+                    name=name,
+                    wanted=wanted,
+                    healthy=min(healthy, wanted),
+                    replicas=replicas,
+                    pending=pending.get(name, ""),
+                )
+            )
+        return StackStatus(
+            name=stack.name,
+            revision=stack.revision,
+            phase=stack.phase,
+            reason=stack.reason,
+            changed_by=stack.changed_by,
+            changed_at=rfc3339(stack.changed_at),
+            services=tuple(services),
+        )
+
+    def _pending(
+        self, stack: StackState, planned: dict[Label, Service], by_service: dict[Label, list[Assignment]]
+    ) -> dict[Label, str]:
+        """The first reason per service; planning again costs something, so only where a replica lacks a living host."""
+        if not self.decides or stack.removing or not any(self._unplaced(stack, planned, by_service)):
+            return {}
+        reasons: dict[Label, str] = {}
+        for key, reason in sorted(schedule(self.state, stack.name, self.facts).pending.items()):
+            if not wants_stopped(stack, key.service):
+                reasons.setdefault(key.service, reason)
+        return reasons
+
+    def _unplaced(
+        self, stack: StackState, planned: dict[Label, Service], by_service: dict[Label, list[Assignment]]
+    ) -> Iterator[bool]:
+        for name, service in planned.items():
+            placed = by_service[name]
+            yield len(placed) < _wanted(stack, name, service, len(placed))
+            yield any(self.facts.of(assignment.host).lost for assignment in placed)
+
+    def _replica(
+        self,
+        stack: StackState,
+        assignment: Assignment,
+        seen: dict[tuple[AgentId, ReplicaKey], ObservedReplica],
+    ) -> ReplicaStatus:
+        key = ReplicaKey(stack=assignment.stack, service=assignment.service, slot=assignment.slot)
+        member = self.state.members.get(assignment.host)
+        service = service_of(self.state, assignment)
+        found = self._judged(stack, assignment, seen.get((assignment.host, key)))
+        image = service.image.ref if service is not None and service.image is not None else ""
+        ref = found.image_ref or image
+        return ReplicaStatus(
+            slot=assignment.slot,
+            host=member.name if member is not None else assignment.host,
+            state=found.state,
+            reason=found.reason,
+            container_id=found.container_id,
+            container_name=found.container_name or (container_name(service, assignment) if service else ""),
+            image=ImageStatus(ref=ref, id=found.image_id) if ref else None,
+            revision=assignment.instruction.revision,
+            ports=found.ports or assignment.ports,
+            restarts=found.restarts,
+        )
+
+    def _judged(self, stack: StackState, assignment: Assignment, found: ObservedReplica | None) -> ObservedReplica:
+        """What is known of the replica: unknown is not unhealthy, and an old report says nothing of a change since."""
+        host = self.facts.of(assignment.host)
+        if host.lost or host.report is None:
+            liveness = "" if host.liveness in ("alive", "unknown") else f"its host is {host.liveness}"
+            return _unseen(assignment, "unknown", liveness or "its host hasn't reported to this agent")
+        settled = stack.phase == "healthy" or host.report.applied >= stack.moved_index
+        if found is None or (not settled and found.revision != assignment.instruction.revision):
+            return _unseen(assignment, "pending", "" if found is None else "its host hasn't begun")
+        return found
+
+
+def _unseen(assignment: Assignment, state: ReplicaState, reason: str) -> ObservedReplica:
+    return ObservedReplica(
+        stack=assignment.stack,
+        service=assignment.service,
+        slot=assignment.slot,
+        state=state,
+        reason=reason,
+        revision=assignment.instruction.revision,
+        spec_hash="",
+    )
+
+
+def _wanted(stack: StackState, name: Label, service: Service, placed: int) -> int:
+    """How many replicas should run. `global` wants what it has: which hosts fit is only known by placing."""
+    if wants_stopped(stack, name):
+        return 0
+    wanted = wanted_replicas(stack, name, service)
+    return max(placed, 1) if wanted == "global" else wanted

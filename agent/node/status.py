@@ -1,0 +1,278 @@
+"""The status of the cluster and its members, made from the replicated state and from what one agent knows now. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from msgspec import Struct
+
+from agent.control.facts import ClusterFacts, HostFacts
+from agent.control.fit import state_reason
+from agent.formats.timestamps import rfc3339
+from agent.model.cluster import Member
+from agent.model.report import RuntimeInfo
+from agent.model.status import (
+    AgentRef,
+    ClusterStatus,
+    HostRole,
+    HostState,
+    HostStatus,
+    InstanceStatus,
+    MemberView,
+    Problem,
+    QuorumStatus,
+    ReplicaStatus,
+    StackStatus,
+    Status,
+)
+from agent.model.types import AgentId, Millis
+from agent.node.stack_status import StackViews
+from agent.state import ClusterState
+
+MAX_PROBLEMS = 100  # errors first; nobody reads more, and a status crosses the peer link in one frame
+
+_BAD_STATES = ("unhealthy", "backoff", "failed")
+
+
+class View(Struct, frozen=True, kw_only=True):
+    """What one agent knows beside the ledger.
+
+    `linked`: members that it has a peer link with. `facts`: hosts as it sees them; only the coordinator has reports.
+    `heard_ms`: epoch ms of each host's newest report, `versions` the agents' versions, where known. `stale`: the
+    coordinator should have answered and couldn't.
+    """
+
+    me: AgentId
+    leader: AgentId | None
+    term: int
+    voters: tuple[AgentId, ...]
+    linked: frozenset[AgentId]
+    facts: ClusterFacts
+    now_ms: Millis
+    stale: bool
+    heard_ms: Mapping[AgentId, Millis] = {}
+    versions: Mapping[AgentId, str] = {}
+
+    def liveness(self, host: AgentId) -> HostState:
+        """Of this agent itself there is no doubt."""
+        return "alive" if host == self.me else self.facts.of(host).liveness
+
+    def role(self, host: AgentId) -> HostRole:
+        """What the host is for the ledger."""
+        if host == self.leader:
+            return "coordinator"
+        return "voter" if host in self.voters else "observer"
+
+    def last_seen(self, host: AgentId) -> str | None:
+        """RFC 3339; None when this agent can't say."""
+        if host == self.me:
+            return rfc3339(self.now_ms)
+        heard = self.heard_ms.get(host)
+        return rfc3339(heard) if heard is not None else None
+
+    def version(self, host: AgentId) -> str:
+        """The agent's version there, empty when it isn't known."""
+        report = self.facts.of(host).report
+        return report.agent_version if report is not None else self.versions.get(host, "")
+
+
+def build_status(state: ClusterState, view: View, *, network_services: int = 0, api_requests_total: int = 0) -> Status:
+    """The status as `view.me` sees it. The two counts are this agent's own (SEED "Deployment Status")."""
+    stacks = StackViews(state, view.facts, decides=view.me == view.leader and not view.stale).all()
+    hosts = tuple(_host(member, view) for member in sorted(state.members.values(), key=lambda member: member.name))
+    quorum = _quorum(view)
+    wanted = sum(service.wanted for stack in stacks for service in stack.services)
+    healthy = sum(service.healthy for stack in stacks for service in stack.services)
+    return Status(
+        cluster=ClusterStatus(id=state.cluster, epoch=state.epoch, name=state.name),
+        answered_by=_ref(state, view.me),
+        as_of=rfc3339(view.now_ms),
+        stale=view.stale,
+        coordinator=_ref(state, view.leader) if view.leader is not None else None,
+        term=view.term,
+        quorum=quorum,
+        hosts=hosts,
+        stacks=stacks,
+        problems=_bounded([*_quorum_problems(state, view, quorum), *_host_problems(hosts), *_stack_problems(stacks)]),
+        instances=_instances(state, view, stacks),
+        network_services=network_services,
+        api_requests_total=api_requests_total,
+        health_score=round(100 * healthy / wanted, 1) if wanted else 100.0,
+    )
+
+
+def build_members(state: ClusterState, view: View) -> tuple[MemberView, ...]:
+    """The members by name, as `view.me` itself sees them."""
+    return tuple(
+        MemberView(
+            id=member.id,
+            name=member.name,
+            address=member.address,
+            api_port=member.api_port,
+            peer_port=member.peer_port,
+            role=view.role(member.id),
+            state=view.liveness(member.id),
+            linked=member.id in view.linked,
+            agent_version=view.version(member.id),
+            last_seen=view.last_seen(member.id),
+        )
+        for member in sorted(state.members.values(), key=lambda member: member.name)
+    )
+
+
+def _name(state: ClusterState, agent: AgentId) -> str:
+    member = state.members.get(agent)
+    return member.name if member is not None else agent
+
+
+def _ref(state: ClusterState, agent: AgentId) -> AgentRef:
+    return AgentRef(id=agent, name=_name(state, agent))
+
+
+def _host(member: Member, view: View) -> HostStatus:
+    facts = view.facts.of(member.id)
+    runtimes = facts.report.runtimes if facts.report is not None else ()
+    reasons = tuple(_unfit(facts, runtimes))
+    return HostStatus(
+        id=member.id,
+        name=member.name,
+        address=member.address,
+        role=view.role(member.id),
+        state=view.liveness(member.id),
+        fit=not reasons,
+        reasons=reasons,
+        cordoned=facts.cordoned,
+        labels=member.labels,
+        agent_version=view.version(member.id),
+        runtime=runtimes,
+        last_seen=view.last_seen(member.id),
+    )
+
+
+def _unfit(facts: HostFacts, runtimes: tuple[RuntimeInfo, ...]) -> Iterator[str]:
+    """Why no replica at all can be placed there; one engine of two is enough to be fit."""
+    if reason := state_reason(facts):
+        yield reason
+    if facts.report is None or any(runtime.available for runtime in runtimes):
+        return
+    if not runtimes:
+        yield "a witness: it votes and runs nothing"
+    for runtime in runtimes:
+        yield _unanswering(runtime)
+
+
+def _unanswering(runtime: RuntimeInfo) -> str:
+    return f"{runtime.name} doesn't answer" + (f": {runtime.reason}" if runtime.reason else "")
+
+
+def _reachable(view: View) -> set[AgentId]:
+    """A voter keeps a link with every other; an observer follows one of them, and can only go by SWIM for the rest."""
+    here = {view.me} | view.linked
+    if view.me in view.voters:
+        return here & set(view.voters)
+    return {voter for voter in view.voters if voter in here or view.liveness(voter) == "alive"}
+
+
+def _quorum(view: View) -> QuorumStatus:
+    """Raft §5.2: more than half of the voters."""
+    reachable = len(_reachable(view))
+    majority = len(view.voters) // 2 + 1
+    return QuorumStatus(voters=len(view.voters), reachable=reachable, tolerates=max(0, reachable - majority))
+
+
+def _quorum_problems(state: ClusterState, view: View, quorum: QuorumStatus) -> Iterator[Problem]:
+    missing = ", ".join(sorted(_name(state, voter) for voter in set(view.voters) - _reachable(view)))
+    if quorum.reachable < quorum.voters // 2 + 1:
+        yield Problem(
+            severity="error",
+            where="cluster",
+            what=f"no majority: {quorum.reachable} of {quorum.voters} voters reachable, without {missing}",
+            fix="Start them again, or check the network to them on the peer port; what runs goes on running.",
+        )
+    elif view.leader is None:
+        yield Problem(
+            severity="error",
+            where="cluster",
+            what="no coordinator: an election is under way",
+            fix="Look again in a few seconds.",
+        )
+    elif missing and quorum.tolerates == 0:
+        yield Problem(
+            severity="warning",
+            where="cluster",
+            what=f"without {missing} no further voter may be lost",
+            fix="Start them again; the cluster promotes another host by itself where it has one.",
+        )
+
+
+def _host_problems(hosts: tuple[HostStatus, ...]) -> Iterator[Problem]:
+    for host in hosts:
+        where = f"host {host.name}"
+        if host.state == "dead":
+            fix = f"Start {host.name}, or look at `systemctl status muster-agent` there."
+            yield Problem(severity="error", where=where, what="is dead: no agent hears it", fix=fix)
+        elif host.state == "suspect":
+            fix = "It comes back by itself, or is declared dead in some seconds."
+            yield Problem(severity="warning", where=where, what="doesn't answer", fix=fix)
+        elif host.state == "left":
+            fix = f"`systemctl start muster-agent` on {host.name}."
+            yield Problem(severity="warning", where=where, what="its agent was stopped", fix=fix)
+        for runtime in host.runtime:
+            if not runtime.available:
+                fix = f"Look at `systemctl status {runtime.name}` on {host.name}."
+                yield Problem(severity="error", where=where, what=_unanswering(runtime), fix=fix)
+
+
+def _stack_problems(stacks: tuple[StackStatus, ...]) -> Iterator[Problem]:
+    for stack in stacks:
+        if stack.phase == "failed":
+            fix = f"Mend what the reason says and deploy again; `agent logs {stack.name}` may say more."
+            yield Problem(severity="error", where=f"stack {stack.name}", what=f"failed: {stack.reason}", fix=fix)
+        for service in stack.services:
+            if service.pending:
+                where = f"{stack.name}/{service.name}"
+                fix = "Free what is missing, or change the plan; it is placed as soon as a host fits."
+                yield Problem(severity="error", where=where, what=f"pending: {service.pending}", fix=fix)
+            for replica in service.replicas:
+                if replica.state in _BAD_STATES and service.wanted:
+                    yield _replica_problem(stack, service.name, replica)
+
+
+def _replica_problem(stack: StackStatus, service: str, replica: ReplicaStatus) -> Problem:
+    what = f"{replica.state} on {replica.host}" + (f": {replica.reason}" if replica.reason else "")
+    where = f"{stack.name}/{service}.{replica.slot}"
+    return Problem(severity="error", where=where, what=what, fix=f"`agent logs {stack.name} {service}`")
+
+
+def _bounded(problems: list[Problem]) -> tuple[Problem, ...]:
+    ordered = sorted(problems, key=lambda problem: problem.severity != "error")
+    if len(ordered) <= MAX_PROBLEMS:
+        return tuple(ordered)
+    kept = ordered[: MAX_PROBLEMS - 1]
+    more = Problem(
+        severity=ordered[len(kept)].severity,
+        where="cluster",
+        what=f"{len(ordered) - len(kept)} more problems",
+        fix="Mend the ones above first.",
+    )
+    return (*kept, more)
+
+
+def _instances(state: ClusterState, view: View, stacks: tuple[StackStatus, ...]) -> dict[str, InstanceStatus]:
+    """SEED "Deployment Status": by container name; `@host` behind it where several hosts have one of that name."""
+    hosts = {member.name: member for member in state.members.values()}
+    every = [replica for stack in stacks for service in stack.services for replica in service.replicas]
+    count = Counter(replica.container_name for replica in every)
+    instances: dict[str, InstanceStatus] = {}
+    for replica in every:
+        member = hosts.get(replica.host)
+        name = replica.container_name
+        instances[f"{name}@{replica.host}" if count[name] > 1 else name] = InstanceStatus(
+            host=member.address if member is not None else replica.host,
+            port=replica.ports[0].host_port if replica.ports else None,
+            status=replica.state,
+            container_id=replica.container_id,
+            last_seen=view.last_seen(member.id) if member is not None else None,
+        )
+    return instances
