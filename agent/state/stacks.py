@@ -14,6 +14,9 @@ from agent.state.queries import deployed_stack, member_named
 from agent.state.signed import Signed, in_force
 from agent.state.types import ClusterState, Evidence, SignedStack, StackState
 
+_Deployment = tuple[InstructionRef | None, dict[Label, int], frozenset[Label]]
+"""A deploy, with the scale and the stopped services that it had."""
+
 
 def _deploy(state: ClusterState, signed: Signed, body: Body) -> ClusterState:
     """Put a stack in force. What was healthy until now becomes `previous`; scale, stop and remove end."""
@@ -33,7 +36,7 @@ def _deploy(state: ClusterState, signed: Signed, body: Body) -> ClusterState:
         moved_at=state.at,
     )
     if old is not None and not old.removing:
-        back = (old.deployed, old.scale, old.stopped)
+        back: _Deployment = (old.deployed, old.scale, old.stopped)
         if not old.proven:
             back = (old.previous, old.previous_scale, old.previous_stopped)
         stack = replace(stack, previous=back[0], previous_scale=back[1], previous_stopped=back[2])

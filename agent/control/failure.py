@@ -1,0 +1,90 @@
+"""Which hosts are dead for scheduling: dead in SWIM *and* no voter has their stream (DESIGN "Membership").
+
+Gossip alone never moves a replica, so one taken host can't talk others away. Pure; coordinator only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from msgspec import Struct
+
+from agent.control.facts import ClusterFacts, HostFacts
+from agent.model.report import HostReport
+from agent.model.status import HostState
+from agent.model.types import AgentId, Millis
+
+NEW_COORDINATOR_GRACE_S = 5.0  # every host gets as long to be heard by a new coordinator as SWIM takes to suspect one
+AWAIT_REPORT_S = 10.0  # after it, a host that never reported is no longer waited for: its link may be blocked for long
+LEFT_GRACE_S = 60.0  # a clean stop is mostly a restart or an upgrade, and workloads go on meanwhile
+
+
+class Sighting(Struct, frozen=True, kw_only=True):
+    """SWIM's view of a member and since when, monotonic seconds."""
+
+    state: HostState
+    since: float
+
+
+class Watch(Struct, frozen=True, kw_only=True):
+    """What the coordinator has seen and heard.
+
+    `since` (monotonic seconds) and `since_ms` (ledger time): when it began to coordinate. `linked`: members that it
+    has a peer link with itself. `reports`: the newest of each host since then. `swim`: members without one are unknown.
+    """
+
+    coordinator: AgentId
+    since: float
+    since_ms: Millis
+    linked: frozenset[AgentId]
+    swim: Mapping[AgentId, Sighting]
+    reports: Mapping[AgentId, HostReport]
+
+
+def cluster_facts(
+    members: Iterable[AgentId],
+    voters: Collection[AgentId],
+    watch: Watch,
+    now: float,
+    *,
+    cordoned: Collection[AgentId] = (),
+) -> ClusterFacts:
+    """The hosts as scheduling and rollouts see them at `now` (monotonic seconds)."""
+    streams = _streams(voters, watch)
+    hosts = {member: _host(member, watch, now, streams, cordoned=member in cordoned) for member in members}
+    return ClusterFacts(hosts=hosts, since_ms=watch.since_ms)
+
+
+def next_look(members: Iterable[AgentId], watch: Watch, now: float) -> float:
+    """When time alone may change the facts next (monotonic seconds); infinity when it can't."""
+    moments = [watch.since + NEW_COORDINATOR_GRACE_S, watch.since + AWAIT_REPORT_S]
+    for member in members:
+        sighting = watch.swim.get(member)
+        if sighting is not None and sighting.state == "left":
+            moments.append(sighting.since + LEFT_GRACE_S)
+    return min((moment for moment in moments if moment > now), default=float("inf"))
+
+
+def _streams(voters: Collection[AgentId], watch: Watch) -> frozenset[AgentId]:
+    """Who a voter has a stream with. A voter counts only while we have its stream: its last word ages with it."""
+    heard = {watch.coordinator} | watch.linked
+    for voter in voters:
+        if voter in watch.linked and voter in watch.reports:
+            heard.update(watch.reports[voter].linked)
+    return frozenset(heard)
+
+
+def _host(member: AgentId, watch: Watch, now: float, streams: frozenset[AgentId], *, cordoned: bool) -> HostFacts:
+    report = watch.reports.get(member)
+    sighting = watch.swim.get(member)
+    state: HostState = sighting.state if sighting is not None else "unknown"
+    if member in streams:
+        liveness: HostState = "alive" if state in ("alive", "unknown") or member == watch.coordinator else "suspect"
+        lost = False
+    else:
+        grace_over = now - watch.since >= NEW_COORDINATOR_GRACE_S
+        left_for_good = sighting is not None and state == "left" and now - sighting.since >= LEFT_GRACE_S
+        lost = grace_over and (state == "dead" or left_for_good)
+        liveness = "suspect" if state == "dead" and not lost else state
+    awaited = report is None and not lost and now - watch.since < AWAIT_REPORT_S
+    return HostFacts(liveness=liveness, lost=lost, awaited=awaited, report=report, cordoned=cordoned)

@@ -1,0 +1,133 @@
+"""Whether a host can take a replica, and if not, why: a sentence for every refusal."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from agent.control.facts import ClusterFacts, HostFacts
+from agent.control.placements import Placements
+from agent.model.cluster import Member
+from agent.model.ledger import AssignedPort, Assignment
+from agent.model.report import HostReport
+from agent.model.spec import ReplicaKey
+from agent.model.stack import PortSpec, Service
+from agent.state import PORT_TRIES, may_have
+
+_LAST_PORT = 65535
+
+
+class Fit(Struct, frozen=True, kw_only=True):
+    """`ports`: what the replica gets on that host. `reason`: why it can't go there, else empty."""
+
+    ports: tuple[AssignedPort, ...] = ()
+    reason: str = ""
+
+
+def constraint_reason(member: Member, service: Service) -> str:
+    """Which of the operator's constraints the host breaks, or an empty string."""
+    if service.host is not None and service.host != member.name:
+        return f"pinned to {service.host}"
+    for key, value in sorted(service.labels.items()):
+        has = member.labels.get(key)
+        if has != value:
+            return f"label {key}={value} wanted, " + (f"{has} there" if has is not None else "none there")
+    return ""
+
+
+def state_reason(host: HostFacts) -> str:
+    """Why nothing goes to that host now whatever it is, or an empty string."""
+    if host.lost or host.liveness in ("dead", "left", "suspect"):
+        return host.liveness if host.liveness != "suspect" else "not answering"
+    if host.report is None:
+        return "hasn't reported yet"
+    return "cordoned" if host.cordoned else ""
+
+
+def fit(
+    key: ReplicaKey,
+    service: Service,
+    member: Member,
+    facts: ClusterFacts,
+    placements: Placements,
+    current: Assignment | None = None,
+) -> Fit:
+    """Whether the replica can run on the host by what it has: runtime, resources, ports. Its state isn't looked at.
+
+    `current` is the replica's assignment now: an assigned port sticks while it is on that host and allowed.
+    """
+    report = facts.of(member.id).report
+    if report is None:
+        return Fit(reason="hasn't reported yet")
+    reason = _runtime_reason(service, report) or _resource_reason(key, service, member, report, placements)
+    if reason:
+        return Fit(reason=reason)
+    sticking = current.ports if current is not None and current.host == member.id else ()
+    return _ports(key, service, member, report, placements, sticking)
+
+
+def conflicts(key: ReplicaKey, report: HostReport | None) -> frozenset[int]:
+    """Host ports that the host couldn't bind for this very replica."""
+    if report is None:
+        return frozenset()
+    return frozenset(
+        busy.host_port
+        for busy in report.busy_ports
+        if (busy.stack, busy.service, busy.slot) == (key.stack, key.service, key.slot)
+    )
+
+
+def _runtime_reason(service: Service, report: HostReport) -> str:
+    for runtime in report.runtimes:
+        if runtime.name == service.runtime:
+            if runtime.available:
+                return ""
+            return f"{runtime.name} doesn't answer" + (f" ({runtime.reason})" if runtime.reason else "")
+    return f"no {service.runtime} there"
+
+
+def _resource_reason(
+    key: ReplicaKey, service: Service, member: Member, report: HostReport, placements: Placements
+) -> str:
+    wanted = service.resources
+    memory = report.resources.memory_mib - placements.memory_mib(member.id, key)
+    if wanted.memory_mib > max(memory, 0):
+        return f"{wanted.memory_mib} MiB wanted, {max(memory, 0)} MiB free"
+    cpu = report.resources.cpu_millis - placements.cpu_millis(member.id, key)
+    if wanted.cpu_millis > max(cpu, 0):
+        return f"{wanted.cpu_millis} thousandths of a CPU wanted, {max(cpu, 0)} free"
+    return ""
+
+
+def _ports(
+    key: ReplicaKey,
+    service: Service,
+    member: Member,
+    report: HostReport,
+    placements: Placements,
+    sticking: tuple[AssignedPort, ...],
+) -> Fit:
+    busy = {conflict.host_port for conflict in report.busy_ports} | {member.api_port, member.peer_port}
+    refused = conflicts(key, report)  # a port that it holds itself is busy for others only
+    chosen: list[AssignedPort] = []
+    taken: set[tuple[str, int]] = set()
+    for spec in service.ports:
+        candidates = [port for port in sticking if may_have(spec, port) and port.host_port not in refused]
+        candidates += [_assigned(spec, number) for number in _numbers(spec) if number not in busy]
+        for port in candidates:
+            name = (port.protocol, port.host_port)
+            if name not in taken and placements.free_for(key, member.id, name):
+                chosen.append(port)
+                taken.add(name)
+                break
+        else:
+            last = _numbers(spec)[-1]
+            return Fit(reason=f"no free port in {spec.host_port}…{last}/{spec.protocol}")
+    return Fit(ports=tuple(chosen))
+
+
+def _numbers(spec: PortSpec) -> range:
+    return range(spec.host_port, min(spec.host_port + PORT_TRIES, _LAST_PORT + 1))
+
+
+def _assigned(spec: PortSpec, number: int) -> AssignedPort:
+    return AssignedPort(container_port=spec.container_port, host_port=number, protocol=spec.protocol)

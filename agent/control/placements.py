@@ -1,0 +1,87 @@
+"""What the hosts hold already, by the ledger: replicas, ports and reserved resources."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TypeAlias
+
+from agent.model.ledger import Assignment
+from agent.model.spec import ReplicaKey
+from agent.model.stack import Resources, Service
+from agent.model.types import AgentId, Label
+from agent.state import ClusterState, key_of, service_of
+
+PortKey: TypeAlias = tuple[str, int]
+"""(protocol, host port)"""
+
+_NOTHING = Resources()
+
+
+class Placements:
+    """An index over a state's assignments that takes planned ones on top.
+
+    A port stays held by what the ledger says *and* by what is planned, so that any part of a plan can be carried out
+    without two replicas on one port. Built in one pass; meant to live for one decision.
+    """
+
+    def __init__(self, state: ClusterState) -> None:
+        self._state = state
+        self.by_stack: dict[Label, dict[ReplicaKey, Assignment]] = defaultdict(dict)
+        self._at: dict[ReplicaKey, tuple[AgentId, Resources]] = {}
+        self._holders: dict[AgentId, dict[PortKey, set[ReplicaKey]]] = defaultdict(lambda: defaultdict(set))
+        self._memory_mib: dict[AgentId, int] = defaultdict(int)
+        self._cpu_millis: dict[AgentId, int] = defaultdict(int)
+        self._replicas: dict[AgentId, int] = defaultdict(int)
+        for key, assignment in state.assignments.items():
+            self.by_stack[key.stack][key] = assignment
+            service = service_of(state, assignment)
+            self.take(assignment, service.resources if service is not None else _NOTHING)
+
+    def take(self, assignment: Assignment, resources: Resources) -> None:
+        """Count an assignment where it is now, no longer where it was; ports that it had stay held."""
+        key = key_of(assignment)
+        self.release(key)
+        host = assignment.host
+        self._at[key] = (host, resources)
+        self._memory_mib[host] += resources.memory_mib
+        self._cpu_millis[host] += resources.cpu_millis
+        self._replicas[host] += 1
+        for port in assignment.ports:
+            self._holders[host][port.protocol, port.host_port].add(key)
+
+    def release(self, key: ReplicaKey) -> None:
+        """No longer count a replica; its ports stay held until the ledger says that it is gone."""
+        if (was := self._at.pop(key, None)) is not None:
+            host, resources = was
+            self._memory_mib[host] -= resources.memory_mib
+            self._cpu_millis[host] -= resources.cpu_millis
+            self._replicas[host] -= 1
+
+    def free_for(self, key: ReplicaKey, host: AgentId, port: PortKey) -> bool:
+        """Whether no other replica holds the port."""
+        holders = self._holders[host].get(port)
+        return not holders or holders == {key}
+
+    def memory_mib(self, host: AgentId, but: ReplicaKey | None = None) -> int:
+        """What is reserved there, without the replica `but`."""
+        return self._memory_mib[host] - self._own(host, but).memory_mib
+
+    def cpu_millis(self, host: AgentId, but: ReplicaKey | None = None) -> int:
+        """What is reserved there, without the replica `but`."""
+        return self._cpu_millis[host] - self._own(host, but).cpu_millis
+
+    def replicas(self, host: AgentId) -> int:
+        """How many replicas of all stacks are there."""
+        return self._replicas[host]
+
+    def _own(self, host: AgentId, key: ReplicaKey | None) -> Resources:
+        at = self._at.get(key) if key is not None else None
+        return at[1] if at is not None and at[0] == host else _NOTHING
+
+
+def bound_to_host(service: Service) -> bool:
+    """Whether a placed replica can't leave its host: a named volume stays where it is, so its replica does too.
+
+    Sources that begin with `.` or `/` are paths, not names.
+    """
+    return any(not volume.source.startswith((".", "/")) for volume in service.volumes)

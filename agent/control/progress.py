@@ -1,0 +1,83 @@
+"""How far a replica is on its way to what its assignment says, by what its host reported."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from agent.control.facts import ClusterFacts
+from agent.model.ledger import Assignment
+from agent.model.report import HostReport, ObservedReplica
+from agent.model.types import Millis
+from agent.state import StackState
+
+HEALTHY_DEADLINE_MS = 300_000  # after its last change; slow starters (a JVM, a migration) take a minute or two
+PULL_DEADLINE_MS = 1_800_000  # while the image is on its way: 10 GB at 6 MB/s
+
+Verdict = Literal["done", "working", "unheard", "failed"]
+"""done: as wanted. working: on its way, the deadline counts. unheard: its host says nothing yet. failed: won't come."""
+
+
+class Progress(Struct, frozen=True, kw_only=True):
+    """`reason` says what is wrong or waited for; empty when done."""
+
+    verdict: Verdict
+    reason: str = ""
+
+
+def judge(stack: StackState, assignment: Assignment, facts: ClusterFacts, now_ms: Millis, *, stopped: bool) -> Progress:
+    """The progress of one replica of a service that is told to run, or to be stopped.
+
+    A report counts only if its host had reconciled the stack's newest change (`moved_index`), and what it says of the
+    replica only if that is of this assignment's revision: the host moves an observed replica's revision on when it
+    reconciles the assignment, with or without another container.
+    """
+    host = facts.of(assignment.host)
+    if host.lost:
+        if stopped:
+            return Progress(verdict="done")
+        return Progress(verdict=_late(stack, facts, now_ms, HEALTHY_DEADLINE_MS), reason=f"its host is {host.liveness}")
+    if host.report is None:
+        return Progress(verdict="unheard", reason="its host hasn't reported yet")
+    if host.report.applied < stack.moved_index:
+        return Progress(verdict=_late(stack, facts, now_ms, HEALTHY_DEADLINE_MS), reason="its host is behind")
+    seen = observed(host.report, assignment)
+    if stopped:
+        ended = seen is None or seen.state in ("stopped", "failed")
+        return Progress(verdict="done") if ended else _judge_running(stack, facts, seen, now_ms, "still runs")
+    if seen is None or seen.revision != assignment.instruction.revision:
+        return Progress(verdict=_late(stack, facts, now_ms, HEALTHY_DEADLINE_MS), reason="its host hasn't begun")
+    if seen.state == "healthy":
+        return Progress(verdict="done")
+    if seen.state == "failed":
+        return Progress(verdict="failed", reason=seen.reason or "failed")
+    return _judge_running(stack, facts, seen, now_ms, seen.reason or seen.state)
+
+
+def observed(report: HostReport, assignment: Assignment) -> ObservedReplica | None:
+    """What the host says of the assignment's replica."""
+    wanted = (assignment.stack, assignment.service, assignment.slot)
+    return next((item for item in report.replicas if (item.stack, item.service, item.slot) == wanted), None)
+
+
+def deadline_passed(stack: StackState, facts: ClusterFacts, now_ms: Millis, allowed_ms: int, begun: Millis = 0) -> bool:
+    """Whether nothing may take longer: counted from the stack's last change, or this coordinator's begin."""
+    since = max(stack.phase_since, stack.moved_at, facts.since_ms, begun if begun <= now_ms else 0)
+    return now_ms - since >= allowed_ms
+
+
+def _late(stack: StackState, facts: ClusterFacts, now_ms: Millis, allowed_ms: int) -> Verdict:
+    return "failed" if deadline_passed(stack, facts, now_ms, allowed_ms) else "working"
+
+
+def _judge_running(
+    stack: StackState, facts: ClusterFacts, seen: ObservedReplica | None, now_ms: Millis, reason: str
+) -> Progress:
+    """Not there yet. A first start counts from when it started, so that a long pull doesn't eat its time."""
+    assert seen is not None
+    allowed = PULL_DEADLINE_MS if seen.state == "pulling" else HEALTHY_DEADLINE_MS
+    begun = seen.started_at if seen.restarts == 0 else 0
+    if deadline_passed(stack, facts, now_ms, allowed, begun):
+        return Progress(verdict="failed", reason=f"not as wanted within {allowed // 1000} s: {reason}")
+    return Progress(verdict="working", reason=reason)

@@ -1,0 +1,205 @@
+"""A stack's way from one revision to the next: what the coordinator proposes to the ledger. Pure.
+
+All that a rollout has to remember is in the ledger (phase, assignments), so the next coordinator goes on where this one
+stopped, and `step` proposes the same twice if asked twice. Ask again only when everything proposed before is applied.
+
+Order: services without a role, then main, then workers; a class begins when the one before it is healthy. A first
+deploy makes all replicas of a class at once; a replica that runs is replaced only if its service changed, one slot of a
+service at a time. What only gets another pointer keeps its container.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from agent.control.facts import ClusterFacts
+from agent.control.placements import Placements
+from agent.control.progress import HEALTHY_DEADLINE_MS, Progress, deadline_passed, judge, observed
+from agent.control.scheduler import ROLES, Schedule, same_container, schedule
+from agent.model.ledger import AssignEntry, Assignment, LedgerEntry, Phase, PhaseEntry, Slot
+from agent.model.spec import ReplicaKey
+from agent.model.stack import Role
+from agent.model.types import Label, Millis
+from agent.state import ClusterState, StackState, deployed_stack, key_of, service_of, wants_stopped
+
+MAX_CHANGES_PER_ENTRY = 1000  # assignments; a few ports each keep the entry far below what the log takes
+REMOVE_WAIT_MS = 60_000  # how long a removal waits for hosts to delete volumes before it lets go of them
+
+PHASE_OF: dict[Role, Phase] = {"service": "services", "main": "main", "worker": "workers"}
+_ORDER: tuple[Phase, ...] = ("preparing", "services", "main", "workers", "validating")
+
+
+def next_entries(state: ClusterState, facts: ClusterFacts, now_ms: Millis) -> tuple[LedgerEntry, ...]:
+    """What to propose now for all stacks; one index over the assignments serves them all.
+
+    Ask again only when everything proposed before is applied: until then the answer would be the same again.
+    """
+    placements = Placements(state)
+    return tuple(
+        entry for name in sorted(state.stacks) for entry in _Rollout(state, name, facts, now_ms, placements).entries()
+    )
+
+
+def step(state: ClusterState, stack: Label, facts: ClusterFacts, now_ms: Millis) -> tuple[LedgerEntry, ...]:
+    """What to propose now for this stack; nothing: wait, or all is as it should be. `now_ms` is ledger time."""
+    if stack not in state.stacks:
+        return ()
+    return tuple(_Rollout(state, stack, facts, now_ms, Placements(state)).entries())
+
+
+class _Rollout:
+    def __init__(
+        self, state: ClusterState, name: Label, facts: ClusterFacts, now_ms: Millis, placements: Placements
+    ) -> None:
+        self._state = state
+        self._stack: StackState = state.stacks[name]
+        self._facts = facts
+        self._now_ms = max(now_ms, state.at)
+        self._placements = placements
+        self._current = dict(placements.by_stack.get(name, {}))
+        self._services = deployed_stack(state, self._stack).services
+        self._plan = Schedule()
+        self._changes: dict[ReplicaKey, Assignment] = {}
+
+    def entries(self) -> Iterator[LedgerEntry]:
+        if self._stack.removing:
+            yield from self._assign((), self._let_go())
+            return
+        self._plan = schedule(self._state, self._stack.name, self._facts, self._placements)
+        self._changes = {key_of(assignment): assignment for assignment in self._plan.assign}
+        if self._stack.phase in _ORDER:
+            yield from self._roll()
+        elif self._stack.phase == "failed":
+            yield from self._mend()
+        else:
+            yield from self._assign(self._changes.values(), self._plan.release)
+
+    def _roll(self) -> Iterator[LedgerEntry]:
+        """Forward to healthy: the first class that isn't done is worked on, the ones behind it wait."""
+        early = {key for key in self._changes if self._undisturbed(key)}
+        for role in ROLES:
+            names = [name for name, service in sorted(self._services.items()) if service.role == role]
+            reason = self._failure(names)
+            if reason:
+                yield self._phase("failed", reason + self._returning())
+                return
+            if not self._done(names):
+                if self._before(PHASE_OF[role]):
+                    yield self._phase(PHASE_OF[role])
+                allowed = early.union(*(self._allowed(name) for name in names))
+                yield from self._assign((self._changes[key] for key in sorted(allowed)), self._plan.release)
+                return
+        if self._plan.release:
+            yield from self._assign((), self._plan.release)
+        elif self._before("validating"):
+            yield self._phase("validating")
+        else:
+            yield self._phase(self._end())
+
+    def _mend(self) -> Iterator[LedgerEntry]:
+        """After a failure: go back if there is something to go back to, else keep what runs and replace nothing."""
+        returned = self._stack.deployed == self._stack.previous
+        allowed = [
+            assignment
+            for key, assignment in self._changes.items()
+            if returned or self._undisturbed(key) or (self._stack.proven and key not in self._current)
+        ]
+        if allowed or self._plan.release:
+            yield from self._assign(allowed, self._plan.release)
+        elif not returned and self._done(list(self._services)):
+            yield self._phase(self._end())
+
+    def _let_go(self) -> list[ReplicaKey]:
+        """What a removal releases now. With volumes to delete, a host first does that, and reports the replica gone."""
+        if not self._stack.delete_volumes or self._now_ms - self._stack.phase_since >= REMOVE_WAIT_MS:
+            return list(self._current)
+        return [key for key, assignment in self._current.items() if self._gone(assignment)]
+
+    def _gone(self, assignment: Assignment) -> bool:
+        host = self._facts.of(assignment.host)
+        if host.lost:
+            return True
+        reported = host.report is not None and host.report.applied >= self._stack.moved_index
+        return reported and host.report is not None and observed(host.report, assignment) is None
+
+    def _undisturbed(self, key: ReplicaKey) -> bool:
+        """Whether a change ends no running container: another pointer, a port it couldn't have, a host that is lost."""
+        change, current = self._changes[key], self._current.get(key)
+        if current is None or current.generation != change.generation:
+            return False
+        before = service_of(self._state, current)
+        stays = change.host == current.host or self._facts.of(current.host).lost
+        return before is not None and stays and same_container(before, self._services[key.service])
+
+    def _allowed(self, name: Label) -> list[ReplicaKey]:
+        """Changes of a service that may be made now: fresh replicas all, running ones one by one while all is well."""
+        wanted = sorted(key for key in self._changes if key.service == name)
+        if wants_stopped(self._stack, name):
+            return wanted
+        running = [key for key in wanted if key in self._current and not self._facts.of(self._current[key].host).lost]
+        fresh = [key for key in wanted if key not in running]
+        settled = all(progress.verdict == "done" for _, progress in self._progress(name))
+        return fresh + (running[:1] if settled else [])
+
+    def _done(self, names: Iterable[Label]) -> bool:
+        wanted = set(names)
+        placeless = {key for key in self._plan.pending if not wants_stopped(self._stack, key.service)}
+        if any(key.service in wanted for key in (*self._changes, *placeless)):
+            return False
+        return all(progress.verdict == "done" for name in wanted for _, progress in self._progress(name))
+
+    def _failure(self, names: Iterable[Label]) -> str:
+        """Why the rollout can't succeed, or an empty string."""
+        for name in names:
+            for key, progress in self._progress(name):
+                if progress.verdict == "failed":
+                    host = self._state.members[self._current[key].host].name
+                    return f"{key.service}.{key.slot} on {host}: {progress.reason}"
+            for key, reason in self._plan.pending.items():
+                late = deadline_passed(self._stack, self._facts, self._now_ms, HEALTHY_DEADLINE_MS)
+                if key.service == name and late and not wants_stopped(self._stack, name):
+                    return f"{key.service}.{key.slot} has no host: {reason}"
+        return ""
+
+    def _progress(self, name: Label) -> list[tuple[ReplicaKey, Progress]]:
+        """Of the service's replicas that are assigned as they should be."""
+        stopped = wants_stopped(self._stack, name)
+        return [
+            (key, judge(self._stack, assignment, self._facts, self._now_ms, stopped=stopped))
+            for key, assignment in sorted(self._current.items())
+            if key.service == name and key not in self._changes and key not in self._plan.release
+        ]
+
+    def _before(self, phase: Phase) -> bool:
+        return _ORDER.index(self._stack.phase) < _ORDER.index(phase)
+
+    def _end(self) -> Phase:
+        return "stopped" if self._stack.stopped >= self._services.keys() else "healthy"
+
+    def _returning(self) -> str:
+        previous = self._stack.previous
+        if previous is None or self._stack.proven or previous == self._stack.deployed:
+            return ""
+        return f"; back to revision {previous.revision}"
+
+    def _phase(self, phase: Phase, reason: str = "") -> PhaseEntry:
+        return PhaseEntry(
+            at=self._now_ms, stack=self._stack.name, revision=self._stack.revision, phase=phase, reason=reason
+        )
+
+    def _assign(self, assign: Iterable[Assignment], release: Iterable[ReplicaKey]) -> Iterator[AssignEntry]:
+        made = iter(assign)
+        gone = (Slot(service=key.service, slot=key.slot) for key in release)
+        while True:
+            assigned = tuple(islice(made, MAX_CHANGES_PER_ENTRY))
+            released = tuple(islice(gone, MAX_CHANGES_PER_ENTRY - len(assigned)))
+            if not assigned and not released:
+                return
+            yield AssignEntry(
+                at=self._now_ms,
+                stack=self._stack.name,
+                revision=self._stack.revision,
+                assign=assigned,
+                release=released,
+            )

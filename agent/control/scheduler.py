@@ -1,0 +1,248 @@
+"""Which replica of a stack belongs on which host, with which ports. Pure and deterministic; coordinator only.
+
+Filters with a written reason each (pin, labels, liveness, cordon, runtime, resources, ports), then spread over region,
+zone and host, then the least reserved. What is placed stays placed: a replica moves only when its host is lost or no
+longer allowed. *Unknown is not unhealthy*: a host that hasn't reported to this coordinator yet is waited for.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from agent.control.facts import ClusterFacts
+from agent.control.fit import conflicts, constraint_reason, fit, state_reason
+from agent.control.placements import Placements, bound_to_host
+from agent.model.cluster import Member
+from agent.model.ledger import AssignedPort, Assignment
+from agent.model.spec import ReplicaKey
+from agent.model.stack import Role, Service
+from agent.model.types import AgentId, Label
+from agent.state import ClusterState, StackState, deployed_stack, satisfies, service_of, wanted_replicas
+
+MAX_REASONS_SHOWN = 10  # hosts that a reason names; the rest is counted
+
+ROLES: tuple[Role, ...] = ("service", "main", "worker")
+
+
+class Schedule(Struct, frozen=True, kw_only=True):
+    """How a stack's assignments must change to be what its instructions say.
+
+    `assign`: made or replaced; `release`: no longer wanted; any part of them can be carried out on its own. `pending`:
+    why a replica has no host, or can't leave one that is lost ("n3: 512 MiB wanted, 300 MiB free").
+    """
+
+    assign: tuple[Assignment, ...] = ()
+    release: tuple[ReplicaKey, ...] = ()
+    pending: dict[ReplicaKey, str] = {}
+
+
+def schedule(state: ClusterState, stack: Label, facts: ClusterFacts, placements: Placements | None = None) -> Schedule:
+    """What must change for the stack, which must exist. `placements` may be shared by all stacks of one decision."""
+    return _Planner(state, state.stacks[stack], facts, placements or Placements(state)).plan()
+
+
+def same_container(one: Service, other: Service) -> bool:
+    """Whether a replica of the one runs as one of the other does: they differ in nothing but where and how many."""
+    return _as_it_runs(one) == _as_it_runs(other)
+
+
+def _as_it_runs(service: Service) -> Service:
+    return replace(service, host=None, labels={}, replicas=1, role="service")
+
+
+class _Spread:
+    """How many replicas of one service are in each region, zone and host."""
+
+    def __init__(self, state: ClusterState) -> None:
+        self._members = state.members
+        self._count: Counter[tuple[str, str, str]] = Counter()
+
+    def add(self, host: AgentId, by: int = 1) -> None:
+        for place in self._places(self._members[host]):
+            self._count[place] += by
+
+    def rank(self, member: Member) -> tuple[int, ...]:
+        return tuple(self._count[place] for place in self._places(member))
+
+    @staticmethod
+    def _places(member: Member) -> tuple[tuple[str, str, str], ...]:
+        """Zones count within their region: two regions may both have a zone `a`."""
+        region, zone = member.labels.get("region", ""), member.labels.get("zone", "")
+        return (region, "", ""), (region, zone, "/"), (region, zone, member.id)
+
+
+class _Planner:
+    def __init__(self, state: ClusterState, stack: StackState, facts: ClusterFacts, placements: Placements) -> None:
+        self._state = state
+        self._stack = stack
+        self._facts = facts
+        self._placements = placements
+        self._current = placements.by_stack.get(stack.name, {})
+        self._hosts = sorted(state.members.values(), key=lambda member: member.name)
+        self._assign: list[Assignment] = []
+        self._pending: dict[ReplicaKey, str] = {}
+        self._kept: set[ReplicaKey] = set()
+
+    def plan(self) -> Schedule:
+        if not self._stack.removing:
+            services = deployed_stack(self._state, self._stack).services
+            for name in sorted(services, key=lambda name: (ROLES.index(services[name].role), name)):
+                self._service(name, services[name])
+        release = sorted(self._current.keys() - self._kept)
+        return Schedule(assign=tuple(self._assign), release=tuple(release), pending=self._pending)
+
+    def _service(self, name: Label, service: Service) -> None:
+        wanted = wanted_replicas(self._stack, name, service)
+        slots = {key.slot: item for key, item in sorted(self._current.items()) if key.service == name}
+        if wanted == "global":
+            self._everywhere(name, service, slots)
+            return
+        spread = _Spread(self._state)
+        moving: list[ReplicaKey] = []
+        for slot in range(1, wanted + 1):
+            key = self._key(name, slot)
+            self._kept.add(key)
+            current = slots.get(slot)
+            if current is not None and self._keep(key, service, current):
+                spread.add(current.host)
+            else:
+                moving.append(key)
+        for key in moving:
+            self._place(key, service, slots.get(key.slot), spread)
+
+    def _everywhere(self, name: Label, service: Service, slots: dict[int, Assignment]) -> None:
+        """`global`: one replica on every host that fits, each with a slot number that it keeps while it is there."""
+        by_host = {item.host: slot for slot, item in slots.items()}
+        free = (slot for slot in itertools.count(1) if slot not in slots)
+        reasons: dict[Label, str] = {}
+        for member in self._hosts:
+            host = self._facts.of(member.id)
+            if not satisfies(member, service):
+                continue
+            slot = by_host.get(member.id)
+            if slot is not None and not host.lost and self._keep(self._key(name, slot), service, slots[slot]):
+                self._kept.add(self._key(name, slot))
+                continue
+            found = fit(self._key(name, 0), service, member, self._facts, self._placements)
+            if reason := state_reason(host) or found.reason:
+                reasons[member.name] = reason
+                continue
+            key = self._key(name, next(free))
+            self._kept.add(key)
+            self._add(key, service, member.id, found.ports)
+        if not any(key.service == name for key in self._kept):
+            self._pending[self._key(name, 1)] = self._nowhere(service, reasons)
+
+    def _keep(self, key: ReplicaKey, service: Service, current: Assignment) -> bool:
+        """Leave the replica on its host if it may stay there, with pointer and ports brought up to date."""
+        member = self._state.members[current.host]
+        host = self._facts.of(member.id)
+        if not satisfies(member, service):
+            return False
+        if host.lost:
+            return self._stranded(key, service, member)
+        pointed = (current.instruction, current.generation) == (self._stack.deployed, self._generation(key))
+        conflicting = not conflicts(key, host.report).isdisjoint(port.host_port for port in current.ports)
+        if pointed and not conflicting:
+            return True
+        before = service_of(self._state, current)
+        if before is not None and same_container(before, service) and not conflicting:
+            self._add(key, service, current.host, current.ports)
+            return True
+        if host.report is None:
+            self._pending[key] = f"waiting for {member.name} to report"
+            return True
+        found = fit(key, service, member, self._facts, self._placements, current)
+        if not found.reason:
+            self._add(key, service, current.host, found.ports)
+            return True
+        if service.host is None and not bound_to_host(service):
+            return False
+        self._pending[key] = f"{member.name}: {found.reason}"
+        return True
+
+    def _stranded(self, key: ReplicaKey, service: Service, member: Member) -> bool:
+        """A replica on a lost host moves, unless something keeps it there."""
+        liveness = self._facts.of(member.id).liveness
+        if service.host is not None:
+            self._pending[key] = f"pinned to {member.name} ({liveness})"
+        elif bound_to_host(service):
+            self._pending[key] = f"its volume is on {member.name} ({liveness})"
+        return key in self._pending
+
+    def _place(self, key: ReplicaKey, service: Service, current: Assignment | None, spread: _Spread) -> None:
+        """On the best host that fits; or the reason why none does, and the replica stays what it is."""
+        allowed = [member for member in self._hosts if satisfies(member, service)]
+        awaited = [member.name for member in allowed if self._facts.of(member.id).awaited]
+        reasons: dict[Label, str] = {}
+        if not awaited:
+            for member in sorted(allowed, key=lambda member: self._rank(member, spread)):
+                reason = state_reason(self._facts.of(member.id))
+                found = fit(key, service, member, self._facts, self._placements, current)
+                if not (reason or found.reason):
+                    self._add(key, service, member.id, found.ports)
+                    spread.add(member.id)
+                    return
+                reasons[member.name] = reason or found.reason
+        self._pending[key] = f"waiting for {_listed(awaited)} to report" if awaited else self._nowhere(service, reasons)
+        if current is None or not self._violates(service, current):
+            return
+        self._kept.discard(key)
+
+    def _violates(self, service: Service, current: Assignment) -> bool:
+        """Whether the deploy in force itself forbids where its replica is: then it goes even if nowhere else fits."""
+        return current.instruction == self._stack.deployed and not satisfies(self._state.members[current.host], service)
+
+    def _rank(self, member: Member, spread: _Spread) -> tuple[tuple[int, ...], int, int, Label]:
+        """Lower is better: fewer of the service in its region, zone, host; then less reserved; then fewer replicas."""
+        replicas = self._placements.replicas(member.id)
+        return spread.rank(member), self._reserved(member), replicas, member.name
+
+    def _reserved(self, member: Member) -> int:
+        """Thousandths of what the host has, of memory or CPU, whichever is more."""
+        report = self._facts.of(member.id).report
+        if report is None:
+            return 0
+        memory = self._placements.memory_mib(member.id) * 1000 // max(report.resources.memory_mib, 1)
+        cpu = self._placements.cpu_millis(member.id) * 1000 // max(report.resources.cpu_millis, 1)
+        return max(memory, cpu)
+
+    def _nowhere(self, service: Service, reasons: dict[Label, str]) -> str:
+        """Why no host takes it, in one sentence: each host that could, then each that the operator's words exclude."""
+        if service.host is not None:
+            known = any(member.name == service.host for member in self._hosts)
+            return (
+                f"pinned to {service.host} ({reasons.get(service.host) or ('excluded' if known else 'not a member')})"
+            )
+        excluded = {m.name: constraint_reason(m, service) for m in self._hosts if m.name not in reasons}
+        told = [f"{name}: {reason}" for name, reason in (*sorted(reasons.items()), *excluded.items())]
+        more = len(told) - MAX_REASONS_SHOWN
+        return "; ".join(told[:MAX_REASONS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+
+    def _add(self, key: ReplicaKey, service: Service, host: AgentId, ports: tuple[AssignedPort, ...]) -> None:
+        assignment = Assignment(
+            stack=key.stack,
+            service=key.service,
+            slot=key.slot,
+            host=host,
+            instruction=self._stack.deployed,
+            ports=ports,
+            generation=self._generation(key),
+        )
+        self._placements.take(assignment, service.resources)
+        self._assign.append(assignment)
+
+    def _generation(self, key: ReplicaKey) -> int:
+        return self._stack.generations.get(key.service, 0)
+
+    def _key(self, service: Label, slot: int) -> ReplicaKey:
+        return ReplicaKey(stack=self._stack.name, service=service, slot=slot)
+
+
+def _listed(names: list[Label]) -> str:
+    more = len(names) - MAX_REASONS_SHOWN
+    return ", ".join(names[:MAX_REASONS_SHOWN]) + (f" and {more} more" if more > 0 else "")
