@@ -5,22 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from msgspec import Struct
-
 from agent.model.events import Event, LogLine
 from agent.model.instruction import InstructionResult
-from agent.model.status import AgentRef, MemberView, Status
+from agent.model.status import AgentRef, Health, MemberView, Status
 from agent.state import ClusterState
-
-
-class Health(Struct, frozen=True, kw_only=True):
-    """`GET /health`: open to everybody, so it says little. `ok`: the agent serves and knows a coordinator."""
-
-    ok: bool
-    name: str
-    coordinator: str | None
-    applied: int
-    agent_version: str
 
 
 class NodePort(Protocol):

@@ -72,14 +72,14 @@ class PortConflict(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class HostReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The whole of a host's soft state. `boot` is drawn at each agent start; (boot, sequence) orders reports.
+    """The whole of a host's soft state. `boot` counts the agent's starts; (boot, sequence) orders reports.
 
     `applied` is the ledger index that the host had reconciled against: a report older than an assignment says nothing
     about it. `linked` are the members the host has a peer link with.
     """
 
     host: AgentId
-    boot: str
+    boot: int
     sequence: int
     at: Millis
     applied: int

@@ -146,3 +146,13 @@ class MemberView(Struct, frozen=True, kw_only=True):
     linked: bool
     agent_version: str = ""
     last_seen: str | None = None
+
+
+class Health(Struct, frozen=True, kw_only=True):
+    """`GET /health`: open to everybody, so it says little. `ok`: the agent serves and knows a coordinator."""
+
+    ok: bool
+    name: str
+    coordinator: str | None
+    applied: int
+    agent_version: str

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 import msgspec
 
+from agent.formats.timestamps import rfc3339
 from agent.model.events import Event, EventKind
 from agent.model.types import AgentId
 from agent.node.context import Context
@@ -20,11 +20,6 @@ from agent.node.instant import Instant
 from agent.node.messages import CallFrame, CancelFrame, Events, FollowEvents, Reply
 
 KEPT_EVENTS = 1000  # what `agent events` can show of the past after it connects
-
-
-def rfc3339(wall_ms: int) -> str:
-    """Epoch milliseconds as `2026-01-31T12:00:00.123Z`."""
-    return datetime.fromtimestamp(wall_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 @dataclass(slots=True)

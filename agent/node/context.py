@@ -17,7 +17,7 @@ from agent.swim import Swim
 
 
 class Peer(Struct, frozen=True, kw_only=True):
-    """A linked peer. `known`: our ledger names it as a member; if not, it may take part in consensus and nothing more."""
+    """A linked peer. `known`: our ledger names it as a member; if not, it takes part in consensus and nothing more."""
 
     id: AgentId
     known: bool
@@ -29,7 +29,7 @@ class Context:
     """Mutable; owned by one `NodeCore`, reached by its parts."""
 
     id: AgentId
-    boot: str
+    boot: int
     raft: Raft
     swim: Swim
     state: ClusterState
@@ -55,7 +55,7 @@ class Context:
 
     @property
     def leads(self) -> bool:
-        """Whether this agent is the coordinator and has applied an entry of its own term (Raft §8): its state is whole."""
+        """Whether this agent coordinates and has applied an entry of its own term (Raft §8): its state is whole."""
         return self.raft.is_leader and self.raft.term_at(self.state.index) == self.raft.term
 
     def name_of(self, agent: AgentId) -> str:

@@ -5,9 +5,9 @@ brings their results back; the simulator does the same with a virtual clock. The
 
     core = NodeCore(settings, boot, rng, when)
     loop:
-        core.link_up / link_down / frame / datagram / submit / observed / …      # whatever came in
-        core.on_deadline(when)                                                   # at core.deadline(), sockets first
-        for effect in core.take_effects(): run it                                # `Store`: fsync, then core.stored(when)
+        core.link_up / link_down / frame / datagram / submit / observed / …   # whatever came in
+        core.on_deadline(when)                                                # at core.deadline(), sockets first
+        for effect in core.take_effects(): run it                             # `Store`: fsync, then core.stored(when)
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from dataclasses import dataclass
 import msgspec
 
 from agent import errors, raft
-from agent.host import HostPolicy
-from agent.model.status import Status
-from agent.model.types import AgentId, HostAddress
+from agent.host import HostContext, HostObservation
+from agent.model.status import MemberView, Status
+from agent.model.types import AgentId
 from agent.node.calls import OnReply
 from agent.node.chronicle import Chronicle
 from agent.node.context import Context, Peer
 from agent.node.coordination import Coordination
 from agent.node.effects import Answer, Cut, Datagram, Effect, Replied, Serve, Store, Unserve, Want
-from agent.node.local_host import LocalHost
 from agent.node.instant import Instant
+from agent.node.local_host import LocalHost
 from agent.node.machine import Machine
 from agent.node.messages import (
     Alive,
@@ -46,28 +46,30 @@ from agent.node.messages import (
     Submit,
     SwimFrame,
 )
+from agent.node.status import View, build_members, build_status
 from agent.node.submissions import Submissions
 from agent.node.subscriptions import Followers, Following
 from agent.state import Applied
 from agent.swim import MemberChanged, Swim, SwimConfig, SwimMessage
 from agent.swim import Send as SwimSend
 
-COMMIT_SETTLES_S = 0.5  # a commit index that no write carried is kept on its own after this long: a host that wakes alone
+COMMIT_SETTLES_S = (
+    0.5  # a commit index that no write carried is kept on its own after this long: a host that wakes alone
+)
 # must know its last assignments
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSettings:
-    """What an agent is told at its start. `genesis`: entry 1's data. `boot`: drawn at each start."""
+    """What an agent is told at its start. `genesis`: entry 1's data. `boot` counts this agent's starts."""
 
     id: AgentId
-    boot: str
+    boot: int
     genesis: bytes
-    address: HostAddress
+    host: HostContext
     agent_version: str
     timing: raft.RaftTiming
     swim: SwimConfig
-    policy: HostPolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,9 +118,9 @@ class NodeCore:
         self.chronicle = Chronicle(self._context)
         self._followers = Followers(self._context)
         self._following = Following(self._context)
-        self._host = LocalHost(self._context, settings)
         self.coordination = Coordination(self._context, self.chronicle)
-        self._wanted: frozenset[AgentId] = frozenset()
+        self._host = LocalHost(self._context, settings.host, settings.agent_version, self.coordination.report)
+        self._configuration = core.configuration
         self._leader: AgentId | None = None
         self.drops: dict[str, int] = {}
         self._members_changed(when)
@@ -166,7 +168,7 @@ class NodeCore:
         self._context.raft.peer_linked(peer.id, when.mono)
         if peer.known:
             self._context.swim.link_up(peer.id, when.mono)
-        self._host.peers_changed(when)
+        self._host.peers_changed()
         self._settle(when)
 
     def link_down(self, peer: AgentId, when: Instant) -> None:
@@ -178,7 +180,7 @@ class NodeCore:
         self.chronicle.peer_lost(peer)
         self.submissions.peer_lost(peer)
         self._context.calls.peer_lost(peer, when)
-        self._host.peers_changed(when)
+        self._host.peers_changed()
         self._settle(when)
 
     def frame(self, sender: AgentId, frame: Frame, when: Instant) -> None:
@@ -223,12 +225,32 @@ class NodeCore:
         self._context.send(leader, CallFrame(id=call, request=GetStatus()))
 
     def status(self, when: Instant) -> Status:
-        """This agent's own view."""
-        return self.coordination.status(when)
+        """This agent's own view; `stale` where a coordinator would know better."""
+        return build_status(self._context.state, self._view(when))
+
+    def members(self, when: Instant) -> tuple[MemberView, ...]:
+        """The members as this agent itself sees them."""
+        return build_members(self._context.state, self._view(when))
+
+    def _view(self, when: Instant) -> View:
+        context = self._context
+        versions = {peer.id: peer.agent_version for peer in context.peers.values()}
+        return View(
+            me=context.id,
+            leader=context.raft.leader,
+            term=context.raft.term,
+            voters=context.raft.configuration.voters,
+            linked=frozenset(context.peers) & context.state.members.keys(),
+            facts=self.coordination.facts(when),
+            now_ms=when.wall_ms,
+            stale=not context.raft.is_leader,
+            heard_ms=self.coordination.heard_ms,
+            versions=versions | {context.id: self._host.agent_version},
+        )
 
     def observed(self, observation: HostObservation, when: Instant) -> None:
         """What this host runs has changed, or was looked at again."""
-        self._host.observed(observation, when)
+        self._host.observed(observation)
         self._settle(when)
 
     def call(self, peer: AgentId, request: Request, when: Instant) -> int:
@@ -331,6 +353,9 @@ class NodeCore:
             moved = True
             for envelope in ready.send_now:
                 self._send_raft(envelope)
+            if ready.soft is not None and ready.soft.configuration != self._configuration:
+                self._configuration = ready.soft.configuration
+                self._members_changed(when)
             if ready.persist is None:
                 self._finish(ready, when)
             else:
@@ -367,7 +392,7 @@ class NodeCore:
             self.submissions.applied(applied.result)
         if applied.members:
             self._members_changed(when)
-        if applied.assignments or applied.stacks:
+        if applied.assigned or applied.released or applied.stacks or applied.members:
             self._host.reconcile()
         self.coordination.applied(applied, when)
 
@@ -375,16 +400,14 @@ class NodeCore:
         """Links and probes follow the ledger's members: voters link with all voters, observers likewise."""
         state, context = self._context.state, self._context
         context.swim.set_members({m.id: f"{m.address}:{m.peer_port}" for m in state.members.values()}, when.mono)
-        for peer in sorted(state.expelled & context.peers.keys()):
-            context.emit(Cut(peer=peer))
+        for expelled in sorted(state.expelled & context.peers.keys()):
+            context.emit(Cut(peer=expelled))
         for peer in list(context.peers.values()):
             if not peer.known and peer.id in state.members:
                 context.peers[peer.id] = msgspec.structs.replace(peer, known=True)
         configuration = context.raft.configuration
         wanted = frozenset((*configuration.voters, *configuration.learners)) - {context.id} - state.expelled
-        if wanted != self._wanted:
-            self._wanted = wanted
-            context.emit(Want(peers=wanted))
+        context.emit(Want(peers=wanted))
 
     def _notice_leader(self, when: Instant) -> None:
         leader = self._context.raft.leader
@@ -395,7 +418,6 @@ class NodeCore:
             name = self._context.name_of(leader)
             term = self._context.raft.term
             self.chronicle.tell(when, "coordinator", f"{name} coordinates (term {term})", host=name, revision=term)
-        self._host.leader_changed(when)
 
     def _drain_swim(self, when: Instant) -> None:
         for output in self._context.swim.take_outputs():
@@ -421,9 +443,7 @@ class NodeCore:
         elif when.mono >= disk.settle_at and disk.ready is None:
             disk.kept_commit, disk.settle_at = commit, float("inf")
             persist = raft.Persist(commit=commit)
-            self._context.emit(
-                Store(persist=persist, verified_through=self._machine.verified_through, settles=False)
-            )
+            self._context.emit(Store(persist=persist, verified_through=self._machine.verified_through, settles=False))
 
     def _drop(self, why: str) -> None:
         self.drops[why] = self.drops.get(why, 0) + 1

@@ -5,10 +5,10 @@ from __future__ import annotations
 from msgspec import Struct
 
 from agent import raft, swim
+from agent.host import Desired
 from agent.model.events import Event
 from agent.model.fault import Fault
 from agent.model.instruction import InstructionResult
-from agent.model.spec import ReplicaSpec
 from agent.model.status import Status
 from agent.model.types import AgentId
 from agent.node.messages import FollowLogs, Frame, Reply
@@ -41,7 +41,7 @@ class Datagram(Struct, frozen=True, kw_only=True):
 
 
 class Want(Struct, frozen=True, kw_only=True):
-    """The members to keep links with, replacing the set before."""
+    """The members to keep links with, replacing the set before. Comes whenever members or voters changed."""
 
     peers: frozenset[AgentId]
 
@@ -60,11 +60,10 @@ class Answer(Struct, frozen=True, kw_only=True):
 
 
 class Reconcile(Struct, frozen=True, kw_only=True):
-    """What this host has to run, from the ledger at `applied`; `failed` are replicas its own policy refuses, with why."""
+    """What this host has to run, from the ledger at index `applied`."""
 
-    specs: tuple[ReplicaSpec, ...]
+    desired: Desired
     applied: int
-    refused: tuple[tuple[ReplicaSpec, str], ...] = ()
 
 
 class Publish(Struct, frozen=True, kw_only=True):
@@ -96,6 +95,4 @@ class Replied(Struct, frozen=True, kw_only=True):
     end: bool
 
 
-Effect = (
-    Store | Send | Datagram | Want | Cut | Answer | Reconcile | Publish | Serve | Unserve | Replied
-)
+Effect = Store | Send | Datagram | Want | Cut | Answer | Reconcile | Publish | Serve | Unserve | Replied

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Instant(NamedTuple):
-    """`mono`: seconds on a monotonic clock, for every timer. `wall_ms`: epoch milliseconds, for stamps and `exp` only."""
+    """`mono`: seconds, monotonic, for every timer. `wall_ms`: epoch milliseconds, for stamps and `exp` only."""
 
     mono: float
     wall_ms: int

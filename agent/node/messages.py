@@ -1,7 +1,8 @@
 """What agents say to each other over the peer link: one tagged union, one frame each.
 
-Four kinds: consensus (`RaftFrame`), membership (`SwimFrame`), soft state (`ReportFrame`), and calls: a request with an id, answered by one or
-more replies, the last with `end`. `agent.net.frames` puts them on the wire with a length and a version.
+Four kinds: consensus (`RaftFrame`), membership (`SwimFrame`), soft state (`ReportFrame`), and calls: a request with an
+id, answered by one or more replies, the last with `end`. `agent.net.frames` puts them on the wire with a length and a
+version.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Instructions on their way into the ledger: taken from the API or a peer, brought to the coordinator, answered by `apply`.
+"""Instructions on their way into the ledger: from the API or a peer, to the coordinator, answered by `apply`.
 
 An instruction is resent as often as it takes until its answer or its deadline: the ledger answers the same instruction
 with the same result (DESIGN "Identity and trust"), so trying again is always safe.
@@ -99,7 +99,10 @@ class Submissions:
     def deadline(self) -> float:
         """When `pump` is next wanted."""
         moments = [
-            min(pending.expires, pending.retry_at if pending.state == "waiting" and pending.retry_at else pending.expires)
+            min(
+                pending.expires,
+                pending.retry_at if pending.state == "waiting" and pending.retry_at else pending.expires,
+            )
             for pending in self._pending.values()
         ]
         waiting = [pending.since for pending in self._pending.values() if pending.state == "waiting"]

@@ -54,7 +54,9 @@ class Following:
         if self.context.id in (*configuration.voters, *configuration.learners):
             return None
         linked = [voter for voter in configuration.voters if voter in self.context.peers]
-        return max(linked, key=lambda voter: hashlib.sha256(f"{voter} {self.context.id}".encode()).digest(), default=None)
+        return max(
+            linked, key=lambda voter: hashlib.sha256(f"{voter} {self.context.id}".encode()).digest(), default=None
+        )
 
     def _leave(self) -> None:
         if self._call and (peer := self.context.calls.close(self._call)) is not None:

@@ -1,0 +1,138 @@
+"""The coordinator's duties: gather soft state, decide what the ledger needs next, tell what happens.
+
+Every agent has one; it works only while this agent leads. What it decides is pure (agent.control); here is when.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+
+from agent.control import ClusterFacts, Sighting, Watch, cluster_facts, next_change, next_entries
+from agent.model.ledger import encode_entry
+from agent.model.report import HostReport
+from agent.model.types import AgentId
+from agent.node.chronicle import Chronicle
+from agent.node.context import Context
+from agent.node.instant import Instant
+from agent.node.telling import tell_applied, tell_host, tell_replicas
+from agent.node.vitals import Vitals
+from agent.raft import ConfigurationRefused, NotLeader, ProposalDropped
+from agent.state import Applied
+from agent.swim import MemberChanged
+
+LOOK_EVERY_S = 1.0  # deadlines of rollouts and graces are seconds long
+
+
+@dataclass(slots=True)
+class Coordination:
+    """Invariant: nothing is decided while a decision of ours isn't applied yet (`_decided_through`)."""
+
+    context: Context
+    chronicle: Chronicle
+    reports: dict[AgentId, HostReport] = field(default_factory=dict)
+    heard_ms: dict[AgentId, int] = field(default_factory=dict)
+    _since: Instant | None = None
+    _decided_through: int = 0
+    _dirty: bool = False
+    _look_at: float = float("inf")
+    _vitals: Vitals = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._vitals = Vitals(self.context)
+
+    def report(self, report: HostReport, when: Instant) -> None:
+        """A host's soft state. Late ones are older than what we know; ones for another coordinator aren't ours."""
+        if not self.context.raft.is_leader:
+            return
+        known = self.reports.get(report.host)
+        if known is not None and (known.boot, known.sequence) >= (report.boot, report.sequence):
+            return
+        self.reports[report.host] = report
+        self.heard_ms[report.host] = when.wall_ms
+        self._dirty = True
+        tell_replicas(self.chronicle, self.context, known, report, when)
+
+    def member_changed(self, change: MemberChanged, when: Instant) -> None:
+        """SWIM sees a host differently now: advice."""
+        self._dirty = True
+        if self.context.raft.is_leader:
+            tell_host(self.chronicle, self.context, change, when)
+
+    def applied(self, applied: Applied, when: Instant) -> None:
+        """The ledger moved on."""
+        self._dirty = True
+        if self.context.raft.is_leader:
+            tell_applied(self.chronicle, self.context, applied, when)
+
+    def pump(self, when: Instant) -> None:
+        """Decide, if we lead, something changed, and our last decision is in."""
+        if not self.context.raft.is_leader:
+            self._resign()
+            return
+        if self._since is None:
+            self._since, self._dirty = when, True
+        if not self.context.leads or self.context.state.index < self._decided_through:
+            return
+        if self._dirty or when.mono >= self._look_at:
+            self._dirty, self._look_at = False, when.mono + LOOK_EVERY_S
+            self._decide(when)
+
+    def deadline(self) -> float:
+        """When `pump` is next wanted without other cause."""
+        return self._look_at
+
+    def watch(self, when: Instant) -> Watch:
+        """What this agent has seen and heard of the hosts, whether or not it leads."""
+        since = self._since or when
+        sightings = {
+            member: Sighting(state=view.state.value, since=view.since)
+            for member, view in self.context.swim.members().items()
+        }
+        return Watch(
+            coordinator=self.context.id,
+            since=since.mono,
+            since_ms=since.wall_ms,
+            linked=frozenset(self.context.peers),
+            swim=sightings,
+            reports=self.reports,
+        )
+
+    def facts(self, when: Instant) -> ClusterFacts:
+        """The hosts as this agent knows them now."""
+        voters = self.context.raft.configuration.voters
+        return cluster_facts(self.context.state.members, voters, self.watch(when), when.mono)
+
+    def _resign(self) -> None:
+        """Soft state belongs to one coordinator's time: the next one is told anew."""
+        if self._since is not None:
+            self.reports.clear()
+            self._since, self._decided_through, self._look_at = None, 0, float("inf")
+            self._vitals = Vitals(self.context)
+
+    def _decide(self, when: Instant) -> None:
+        state, raft = self.context.state, self.context.raft
+        now_ms = max(state.at, when.wall_ms)
+        try:
+            for entry in next_entries(state, self.facts(when), now_ms):
+                self._decided_through = raft.propose(encode_entry(entry), when.mono)
+            self._heal_voters(when)
+        except (NotLeader, ProposalDropped):
+            self._dirty = True  # lost leadership ends in `_resign`; a full window empties: decide again then
+
+    def _heal_voters(self, when: Instant) -> None:
+        raft = self.context.raft
+        health = self._vitals.look(self.reports, when.mono)
+        if not raft.configuration_committed:
+            return
+        change = next_change(raft.configuration, self.context.state.members, health, self.context.id)
+        if change is not None:
+            with contextlib.suppress(ConfigurationRefused):  # an earlier one isn't through yet: look again
+                raft.propose_configuration(change.configuration, when.mono)
+                self.chronicle.tell(when, "member", self._named(change.why))
+
+    def _named(self, text: str) -> str:
+        """Host names for ids, in a sentence for people."""
+        for member in self.context.state.members.values():
+            text = text.replace(member.id, member.name)
+        return text

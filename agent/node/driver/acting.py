@@ -1,0 +1,170 @@
+"""Carries out a plan: each replica's actions in order, replicas in parallel within a bound. Shell.
+
+An action that fails ends the rest of its replica's plan; the next plan begins from what is there then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+from msgspec import Struct
+
+from agent import errors
+from agent.host.reconcile import Action, Prepare, Remove, Start, Stop
+from agent.host.states import Doing
+from agent.model.spec import ReplicaKey
+from agent.model.stack import RuntimeName
+from agent.runtime.protocol import Runtime
+
+MAX_PARALLEL_REPLICAS = 8  # more would only queue at the engine and the disk, and pulls would starve each other
+MAX_REASON_CHARACTERS = 500  # an engine's message; longer ones are stack traces
+
+
+class Started(Struct, frozen=True, kw_only=True):
+    """A start worked."""
+
+    key: ReplicaKey
+
+
+class StartFailed(Struct, frozen=True, kw_only=True):
+    """A start didn't work. `final`: trying soon won't help."""
+
+    key: ReplicaKey
+    reason: str
+    final: bool = False
+    busy_ports: tuple[int, ...] = ()
+
+
+class ActionFailed(Struct, frozen=True, kw_only=True):
+    """A stop or remove didn't work, or the engine is away."""
+
+    key: ReplicaKey
+    reason: str
+
+
+Result = Started | StartFailed | ActionFailed
+
+
+class Executor:
+    """`on_result` is told each start and each failure, `on_change` whenever progress was made. On the event loop."""
+
+    def __init__(
+        self,
+        runtimes: Mapping[RuntimeName, Runtime],
+        on_result: Callable[[Result], None],
+        on_change: Callable[[RuntimeName | None], None],
+    ) -> None:
+        self._runtimes = runtimes
+        self._on_result = on_result
+        self._on_change = on_change
+        self._slots = asyncio.Semaphore(MAX_PARALLEL_REPLICAS)
+        self._tasks: dict[ReplicaKey, tuple[tuple[Action, ...], asyncio.Task[None]]] = {}
+        self._unseen: set[ReplicaKey] = set()
+        self.doing: dict[ReplicaKey, Doing] = {}
+
+    @property
+    def busy(self) -> frozenset[ReplicaKey]:
+        """Replicas with actions under way, or that ended after the last look began: that look may be from before."""
+        return frozenset(self._tasks) | self._unseen
+
+    def look_begins(self) -> None:
+        """What ended up to here shows in the look that begins now."""
+        self._unseen.clear()
+
+    def execute(self, actions: Iterable[Action]) -> None:
+        """Begin; none of these replicas may be busy."""
+        plans: dict[ReplicaKey, list[Action]] = {}
+        for action in actions:
+            plans.setdefault(action.key, []).append(action)
+        for key, plan in plans.items():
+            if key in self._tasks:
+                raise errors.InvariantBroken(f"{key} has actions under way")
+            task = asyncio.create_task(self._run(key, tuple(plan)), name=f"actions for {key}")
+            self._tasks[key] = (tuple(plan), task)
+            task.add_done_callback(partial(self._done, key))
+
+    def abandon(self, wanted: Mapping[ReplicaKey, str]) -> None:
+        """Cut starts of what is no longer wanted (`wanted`: spec hashes); a pull may take long."""
+        for key, (plan, task) in self._tasks.items():
+            starts = [action.spec.hash for action in plan if isinstance(action, Start | Prepare)]
+            if starts and wanted.get(key) != starts[0]:
+                task.cancel()
+
+    async def close(self) -> None:
+        """Cut everything under way; nothing half-made stays that the next agent wouldn't see."""
+        tasks = [task for _, task in self._tasks.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _done(self, key: ReplicaKey, task: asyncio.Task[None]) -> None:
+        plan, _ = self._tasks.pop(key)
+        self.doing.pop(key, None)
+        self._unseen.add(key)
+        self._on_change(_runtime_of(plan[0]))
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Not one of ours: a bug. The loop's handler ends the process (a broken invariant is never gone over).
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": f"acting on {key} failed", "exception": error, "task": task}
+            )
+
+    async def _run(self, key: ReplicaKey, plan: tuple[Action, ...]) -> None:
+        async with self._slots:
+            for action in plan:
+                try:
+                    await self._act(action)
+                except errors.PortTaken as error:
+                    self._on_result(StartFailed(key=key, reason=_reason(error), busy_ports=error.ports))
+                    return
+                except errors.RuntimeUnavailable as error:
+                    self._on_result(ActionFailed(key=key, reason=_reason(error)))
+                    return
+                except errors.MusterError as error:
+                    self._on_result(_failure(action, error))
+                    return
+                except OSError as error:  # e.g. the disk is full
+                    self._on_result(_failure(action, errors.MusterError(error.strerror or "input/output error")))
+                    return
+
+    async def _act(self, action: Action) -> None:
+        runtime = self._runtimes.get(_runtime_of(action))
+        if runtime is None:
+            raise errors.NotFound(f"this host has no {_runtime_of(action)} runtime")
+        key = action.key
+
+        def progress(step: str, detail: str) -> None:
+            self._show(key, Doing(state="pulling" if step == "pulling" else "starting", detail=detail))
+
+        match action:
+            case Prepare(spec=spec):
+                await runtime.prepare(spec, progress)
+            case Start(spec=spec):
+                progress("starting", "")
+                await runtime.start(spec, progress)
+                self._on_result(Started(key=key))
+            case Stop(workload_id=workload_id):
+                self._show(key, Doing(state="stopping"))
+                await runtime.stop(workload_id)
+            case Remove(workload_id=workload_id):
+                await runtime.remove(workload_id)
+
+    def _show(self, key: ReplicaKey, doing: Doing) -> None:
+        if self.doing.get(key) != doing:
+            self.doing[key] = doing
+            self._on_change(None)
+
+
+def _runtime_of(action: Action) -> RuntimeName:
+    return action.spec.runtime if isinstance(action, Start | Prepare) else action.runtime
+
+
+def _failure(action: Action, error: errors.MusterError) -> Result:
+    if isinstance(action, Start | Prepare):
+        return StartFailed(key=action.key, reason=_reason(error), final=isinstance(error, errors.NotFound))
+    return ActionFailed(key=action.key, reason=_reason(error))
+
+
+def _reason(error: errors.MusterError) -> str:
+    return (f"{error.what} ({error.fix})" if error.fix else error.what)[:MAX_REASON_CHARACTERS]

@@ -1,0 +1,302 @@
+"""The hosting loop: observe → reconcile → act, at once on a change, and now and then in any case. Shell (asyncio).
+
+It knows nothing of consensus: it keeps running and healing the last set that was wanted, with or without a majority.
+Before there is one it touches nothing. A clean `close` leaves every workload running.
+
+    hosting = Hosting(runtimes, publish_address=…, data_dir=…, on_observed=…)
+    await hosting.open()
+    hosting.set_desired(desired(state, agent, context), state.index)     # on every change; the last one counts
+    …
+    await hosting.close()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from agent import errors
+from agent.host import life
+from agent.host.desired import Desired
+from agent.host.life import ReconcileMemory
+from agent.host.observation import HostObservation
+from agent.host.ports import conflicts
+from agent.host.reconcile import current_of, reconcile
+from agent.host.states import replica_states
+from agent.model.report import HostResources, ObservedReplica, RuntimeInfo
+from agent.model.spec import ReplicaKey
+from agent.model.stack import RuntimeName
+from agent.model.workload import Workload
+from agent.node.driver.acting import ActionFailed, Executor, Result, Started, StartFailed
+from agent.node.driver.checking import Checker
+from agent.runtime.protocol import RawLine, Runtime
+
+SWEEP_INTERVAL_S = 5.0  # a lost hint is made good within this; an observation costs a few milliseconds
+RESOURCES_INTERVAL_S = 10.0  # load and free disk are only shown
+ENGINE_TIMEOUT_S = 20.0  # an engine that takes longer to list its workloads hangs, and others must not wait for it
+LOG_RUN_INTERVAL_S = 0.2  # while somebody follows a replica between two of its runs; nobody reads faster
+LAST_WORDS_TIMEOUT_S = 2.0  # the reason is shown without them then
+
+
+class Hosting:
+    """All methods on the event loop. `on_observed` is called there whenever the observation changed."""
+
+    def __init__(
+        self,
+        runtimes: Iterable[Runtime],
+        *,
+        publish_address: str,
+        data_dir: Path,
+        on_observed: Callable[[HostObservation], None],
+    ) -> None:
+        self._runtimes: Mapping[RuntimeName, Runtime] = {runtime.name: runtime for runtime in runtimes}
+        self._on_observed = on_observed
+        self._wake = asyncio.Event()
+        self._checker = Checker(publish_address=publish_address, data_dir=data_dir, on_change=self._wake.set)
+        self._executor = Executor(self._runtimes, self._result, self._progress)
+        self._desired: Desired | None = None
+        self._applied = 0
+        self._memory = ReconcileMemory()
+        self._workloads: dict[RuntimeName, tuple[Workload, ...]] = {}
+        self._infos: dict[RuntimeName, RuntimeInfo] = {}
+        self._resources = HostResources()
+        self._dirty: set[RuntimeName] = set(self._runtimes)
+        self._sweep_at = 0.0
+        self._resources_at = 0.0
+        self._tidied: tuple[frozenset[str], frozenset[str]] | None = None
+        self._words: dict[ReplicaKey, asyncio.Task[None]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self.observation = HostObservation()
+
+    async def open(self) -> None:
+        """Open the runtimes and begin."""
+        for runtime in self._runtimes.values():
+            await runtime.open()
+        self._tasks = [asyncio.create_task(self._run(), name="hosting")]
+        for runtime in self._runtimes.values():
+            self._tasks.append(asyncio.create_task(self._follow(runtime), name=f"changes of {runtime.name}"))
+        for task in self._tasks:
+            task.add_done_callback(_must_go_on)
+
+    async def close(self) -> None:
+        """Stop looking and acting. Workloads keep running."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._executor.close()
+        await self._checker.close()
+        words = list(self._words.values())
+        for task in words:
+            task.cancel()
+        await asyncio.gather(*words, return_exceptions=True)
+        for runtime in self._runtimes.values():
+            await runtime.close()
+
+    def set_desired(self, desired: Desired, applied: int) -> None:
+        """What this host has to run from now on; `applied` is the ledger index that it was made from."""
+        self._applied = applied
+        if desired != self._desired:
+            self._desired = desired
+            self._executor.abandon({spec.key: spec.hash for spec in desired.specs})
+        self._wake.set()
+
+    async def logs(
+        self, key: ReplicaKey, *, tail: int | None = None, since: datetime | None = None, follow: bool = False
+    ) -> AsyncIterator[RawLine]:
+        """The replica's output here; `follow` goes on over its restarts until it is no longer wanted.
+
+        Raises NotFound when this host has nothing of it.
+        """
+        workload = self._workload_of(key)
+        if workload is None:
+            raise errors.NotFound(f"this host doesn't run {key}")
+        while workload is not None:
+            run = (workload.id, workload.started_at)
+            async for line in self._runtimes[workload.runtime].logs(workload.id, tail=tail, since=since, follow=follow):
+                yield line
+            if not follow:
+                return
+            # The next run: a container's log knows times, a process' files go on where they were.
+            since, tail = datetime.now(UTC), 0 if workload.runtime == "process" else None
+            while workload is not None and (workload.id, workload.started_at) == run:
+                await asyncio.sleep(LOG_RUN_INTERVAL_S)
+                workload = self._workload_of(key)
+
+    # The loop
+
+    async def _run(self) -> None:
+        while True:
+            self._wake.clear()
+            now = time.monotonic()
+            if now >= self._sweep_at:
+                self._dirty |= self._runtimes.keys()
+                self._sweep_at = now + SWEEP_INTERVAL_S
+            await self._observe()
+            self._plan()
+            self._publish()
+            await self._tidy()
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Until something happens, the next moment that matters, or the next sweep."""
+        now = time.monotonic()
+        moments = [self._sweep_at, life.wake_at(self._memory, now) or self._sweep_at]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(min(moments) - now, 0.001)):
+                await self._wake.wait()
+
+    async def _follow(self, runtime: Runtime) -> None:
+        async for _ in runtime.changes():
+            self._dirty.add(runtime.name)
+            self._wake.set()
+
+    async def _observe(self) -> None:
+        dirty, self._dirty = self._dirty, set()
+        self._executor.look_begins()
+        await asyncio.gather(*(self._look(self._runtimes[name]) for name in sorted(dirty)))
+        now = time.monotonic()
+        if now >= self._resources_at and self._runtimes:
+            self._resources_at = now + RESOURCES_INTERVAL_S
+            with contextlib.suppress(errors.RuntimeUnavailable):
+                self._resources = await next(iter(self._runtimes.values())).resources()
+
+    async def _look(self, runtime: Runtime) -> None:
+        """An engine that doesn't answer says nothing about its workloads: the last look stays."""
+        try:
+            async with asyncio.timeout(ENGINE_TIMEOUT_S):
+                self._workloads[runtime.name] = await runtime.observe()
+                self._infos[runtime.name] = await runtime.info()
+        except TimeoutError:
+            reason = f"no answer within {ENGINE_TIMEOUT_S:g} s"
+        except errors.MusterError as error:
+            reason = error.what
+        except OSError as error:
+            reason = error.strerror or "input/output error"
+        else:
+            return
+        self._infos[runtime.name] = RuntimeInfo(name=runtime.name, available=False, reason=reason)
+
+    def _everything(self) -> tuple[Workload, ...]:
+        workloads = (workload for found in self._workloads.values() for workload in found)
+        return tuple(map(self._checker.judged, workloads))
+
+    def _plan(self) -> None:
+        """Reconcile and begin to act; only engines that answer are acted on."""
+        desired = self._desired
+        if desired is None:
+            return
+        specs = {spec.key: spec for spec in desired.specs}
+        self._checker.watch(specs, tuple(workload for found in self._workloads.values() for workload in found))
+        workloads = self._everything()
+        away = {name for name in self._runtimes if not self._available(name)}
+        held = {workload.key for workload in workloads if workload.runtime in away}
+        for key, spec in specs.items():
+            if spec.runtime in away and key not in held:
+                held.add(key)
+                info = self._infos.get(spec.runtime)
+                reason = f"{spec.runtime} isn't available: {info.reason if info else 'not asked yet'}"
+                self._memory = life.waiting(self._memory, key, reason)
+        before = self._memory
+        busy = self._executor.busy | held
+        actions, self._memory = reconcile(desired, workloads, before, time.monotonic(), busy=busy)
+        self._ask_last_words(before)
+        self._executor.execute(actions)
+
+    def _available(self, name: RuntimeName) -> bool:
+        info = self._infos.get(name)
+        return name in self._workloads and info is not None and info.available
+
+    def _publish(self) -> None:
+        """Tell what changed since the last time."""
+        now = time.monotonic()
+        replicas: tuple[ObservedReplica, ...] = ()
+        desired = self._desired
+        if desired is not None:
+            replicas = replica_states(desired, self._everything(), self._memory, self._executor.doing, now)
+        observation = HostObservation(
+            applied=self._applied if desired is not None else 0,
+            replicas=replicas,
+            busy_ports=conflicts(self._memory.lives, desired.specs) if desired is not None else (),
+            runtimes=tuple(self._infos[name] for name in sorted(self._infos)),
+            resources=self._resources,
+        )
+        if observation != self.observation:
+            self.observation = observation
+            self._on_observed(observation)
+
+    async def _tidy(self) -> None:
+        """Once nothing is left to do: what stacks that are gone have left behind."""
+        desired = self._desired
+        if desired is None or self._executor.busy:
+            return
+        there = {workload.key.stack for workload in self._everything()}
+        wanted = (desired.stacks | there, desired.delete_volumes_of - there)
+        if wanted == self._tidied:
+            return
+        self._tidied = wanted
+        for runtime in self._runtimes.values():
+            if self._available(runtime.name):
+                try:
+                    await runtime.tidy(*wanted)
+                except errors.MusterError:
+                    self._tidied = None  # tried again at the next round; nothing depends on it
+
+    # Results
+
+    def _progress(self, runtime: RuntimeName | None) -> None:
+        if runtime is not None and runtime in self._runtimes:
+            self._dirty.add(runtime)
+        self._wake.set()
+
+    def _result(self, result: Result) -> None:
+        now = time.monotonic()
+        match result:
+            case Started(key=key):
+                self._memory = life.started(self._memory, key)
+            case StartFailed(key=key):
+                self._memory = life.start_failed(
+                    self._memory, key, result.reason, now, final=result.final, busy_ports=result.busy_ports
+                )
+            case ActionFailed(key=key):
+                self._memory = life.action_failed(self._memory, key, result.reason, now)
+        self._wake.set()
+
+    # Logs
+
+    def _workload_of(self, key: ReplicaKey) -> Workload | None:
+        found = [workload for workload in self._everything() if workload.key == key]
+        spec = next((spec for spec in self._desired.specs if spec.key == key), None) if self._desired else None
+        return (current_of(spec, found) if spec else None) or max(found, key=lambda w: w.started_at, default=None)
+
+    def _ask_last_words(self, before: ReconcileMemory) -> None:
+        """Fetch the last log lines of what has just ended by itself."""
+        for key, after in self._memory.lives.items():
+            if after.counted == before.life(key).counted or not after.counted:
+                continue
+            workload = self._workload_of(key)
+            if workload is not None and workload.state == "exited":
+                if (asked := self._words.pop(key, None)) is not None:
+                    asked.cancel()
+                task = asyncio.create_task(self._last_words(workload, after.counted), name=f"last words of {key}")
+                self._words[key] = task
+
+    async def _last_words(self, workload: Workload, counted: str) -> None:
+        lines: list[str] = []
+        with contextlib.suppress(TimeoutError, errors.MusterError):
+            async with asyncio.timeout(LAST_WORDS_TIMEOUT_S):
+                runtime = self._runtimes[workload.runtime]
+                async for line in runtime.logs(workload.id, tail=life.MAX_LOG_LINES, since=None, follow=False):
+                    lines.append(line.line)
+        if self._memory.life(workload.key).counted == counted and lines:
+            self._memory = life.with_log(self._memory, workload.key, tuple(lines))
+            self._wake.set()
+
+
+def _must_go_on(task: asyncio.Task[None]) -> None:
+    """The loop ends by `close` only; anything else is a bug, for the event loop's handler, which ends the process."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        task.get_loop().call_exception_handler({"message": f"{task.get_name()} failed", "exception": error})

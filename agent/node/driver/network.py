@@ -1,0 +1,138 @@
+"""The agent's network as the driver uses it: peer links, SWIM datagrams, and where peers may be found."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable
+from typing import Protocol
+
+from agent.config import Config
+from agent.model.types import AgentId, Digest
+from agent.net.addresses import AddressPolicy, all_addresses
+from agent.net.datagrams import Datagrams, Envelope
+from agent.net.handshake import LocalAgent, Standing
+from agent.net.link import DownReason, PeerInfo
+from agent.net.links import LinkTable, LinkTiming
+from agent.net.tls import peer_client_context, peer_server_context
+from agent.node.context import Peer
+from agent.node.messages import Frame
+from agent.state import ClusterState
+from agent.storage.identity import Identity
+from agent.swim import SwimMessage
+
+
+class Inputs(Protocol):
+    """What the network brings in: agent.node.driver.loop.Driver."""
+
+    @property
+    def state(self) -> ClusterState: ...
+
+    def link_up(self, peer: Peer) -> None: ...
+
+    def link_down(self, peer: AgentId, reason: str) -> None: ...
+
+    def frame(self, sender: AgentId, frame: Frame) -> None: ...
+
+    def datagram(self, sender: AgentId, message: SwimMessage) -> None: ...
+
+
+class Network:
+    """One agent's sockets on its peer port, TCP and UDP. `inputs` is set before `start`."""
+
+    inputs: Inputs
+
+    def __init__(self, config: Config, identity: Identity, me: LocalAgent, rng: random.Random) -> None:
+        self._config = config
+        self._me = me
+        self.drops: Counter[str] = Counter()
+        anchor = identity.genesis.trust_anchor
+        self.policy = AddressPolicy.of_host(config.listen, config.peer_port, all_addresses())
+        self.links = LinkTable(
+            me,
+            peer_server_context(identity.certificate_path, identity.tls_key_path, anchor),
+            peer_client_context(identity.certificate_path, identity.tls_key_path, anchor),
+            self,
+            rng=rng,
+            policy=self.policy,
+            timing=LinkTiming.wan() if config.timing == "wan" else LinkTiming.lan(),
+        )
+        self._envelope = Envelope(me.id, me.cluster, me.epoch, me.boot, me.signing_key, self.drops)
+        self._datagrams = Datagrams(self._envelope, self._message)
+
+    async def start(self) -> None:
+        """Listen on the peer port. Raises PortTaken or InputError."""
+        await self.links.start(self._config.listen, self._config.peer_port)
+        self._datagrams.start(self._config.listen, self._config.peer_port)
+        for seed in self._config.seeds:
+            host, _, port = seed.rpartition(":")
+            self.links.hint(None, host.strip("[]"), int(port), firm=True)
+
+    async def stop(self) -> None:
+        """Close links and sockets."""
+        self._datagrams.stop()
+        await self.links.stop()
+
+    def hint(self, peer: AgentId | None, host: str, port: int) -> None:
+        """From discovery: somebody may be there."""
+        self.links.hint(peer, host, port)
+
+    # What the driver asks
+
+    def want(self, peers: Iterable[AgentId]) -> None:
+        """Keep links with these; the members' records say where they were last known to be."""
+        state = self.inputs.state
+        self._me.epoch = self._envelope.epoch = state.epoch
+        for member in state.members.values():
+            self.links.hint(member.id, member.address, member.peer_port, firm=True)
+        self._envelope.set_members({member.id: bytes.fromhex(member.signing_key) for member in state.members.values()})
+        self.links.review()
+        self.links.want(peers)
+
+    def send(self, peer: AgentId, frame: Frame) -> bool:
+        """A frame over the link, if there is one with room."""
+        return self.links.send(peer, frame)
+
+    def expel(self, peer: AgentId) -> None:
+        """Cut the link with an expelled agent."""
+        self.links.expel(peer)
+
+    def send_datagram(self, to: AgentId, message: SwimMessage) -> None:
+        """To where the member's link is seen, else to where it was enrolled."""
+        info = self.links.peers().get(to)
+        if info is not None:
+            self._datagrams.send(to, info.host, info.peer_port, message)
+        elif (member := self.inputs.state.members.get(to)) is not None:
+            self._datagrams.send(to, member.address, member.peer_port, message)
+
+    def drain(self) -> None:
+        """Read the datagrams that wait, before a timer is believed."""
+        self._datagrams.drain()
+
+    # What the link table tells (agent.net.links.LinkHandlers)
+
+    def authority(self, peer: AgentId, certificate: Digest) -> Standing:
+        """The ledger is the authority: a known id with another certificate is nobody we know."""
+        state = self.inputs.state
+        if peer in state.expelled:
+            return "expelled"
+        member = state.members.get(peer)
+        if member is None:
+            return "unknown"
+        return "member" if member.certificate == certificate else "expelled"
+
+    def link_up(self, peer: PeerInfo) -> None:
+        """A link, whoever dialled it."""
+        self._envelope.set_boot(peer.id, peer.boot)
+        self.inputs.link_up(Peer(id=peer.id, known=peer.known, agent_version=peer.agent_version))
+
+    def link_down(self, peer: AgentId, reason: DownReason) -> None:
+        """The link is gone."""
+        self.inputs.link_down(peer, reason)
+
+    def frame(self, peer: AgentId, frame: Frame) -> None:
+        """A frame; `Alive` too, since hearing it is the news."""
+        self.inputs.frame(peer, frame)
+
+    def _message(self, sender: AgentId, message: SwimMessage) -> None:
+        self.inputs.datagram(sender, message)

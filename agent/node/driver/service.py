@@ -1,0 +1,136 @@
+"""The agent as its API sees it (agent.api.port.NodePort), on top of the driver."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Protocol
+
+import msgspec
+
+from agent import __version__, errors
+from agent.model.events import Event, LogLine
+from agent.model.instruction import InstructionResult
+from agent.model.status import AgentRef, Health, MemberView, Status
+from agent.model.types import AgentId
+from agent.node.driver.logs import LogService
+from agent.node.driver.loop import Driver, now
+from agent.node.messages import FollowLogs
+from agent.state import ClusterState
+
+QUEUED_EVENTS = 2_000  # a listener that is further behind has lost touch and is cut; it comes back with its last id
+
+
+class Counts(Protocol):
+    """What this agent counts beside the ledger, for SEED's status fields."""
+
+    def network_services(self) -> int: ...
+
+    def api_requests_total(self) -> int: ...
+
+
+class AgentService:
+    """Requests in, answers out; raises MusterErrors."""
+
+    def __init__(self, driver: Driver, logs: LogService, counts: Counts, metrics: Callable[[], bytes]) -> None:
+        self._driver = driver
+        self._logs = logs
+        self._counts = counts
+        self._metrics = metrics
+        self._listeners: set[asyncio.Queue[Event | None]] = set()
+        driver.on_events = self._spread
+
+    @property
+    def me(self) -> AgentRef:
+        """This agent."""
+        context = self._driver.core.context
+        return AgentRef(id=context.id, name=context.name_of(context.id))
+
+    @property
+    def state(self) -> ClusterState:
+        """As applied here."""
+        return self._driver.core.context.state
+
+    def health(self) -> Health:
+        """See NodePort."""
+        context = self._driver.core.context
+        leader = context.raft.leader
+        return Health(
+            ok=leader is not None,
+            name=context.name_of(context.id),
+            coordinator=context.name_of(leader) if leader is not None else None,
+            applied=context.state.index,
+            agent_version=__version__,
+        )
+
+    async def submit(self, token: str, body: bytes) -> InstructionResult:
+        """See NodePort."""
+        return await self._driver.submit(token, body)
+
+    async def status(self) -> Status:
+        """See NodePort. The two counts of SEED's are of what this agent itself hears and serves."""
+        return msgspec.structs.replace(
+            await self._driver.status(),
+            network_services=self._counts.network_services(),
+            api_requests_total=self._counts.api_requests_total(),
+        )
+
+    def members(self) -> tuple[MemberView, ...]:
+        """See NodePort."""
+        return self._driver.core.members(now())
+
+    def metrics(self) -> bytes:
+        """See NodePort."""
+        return self._metrics()
+
+    async def events(self, *, after: int | None) -> AsyncGenerator[Event]:
+        """See NodePort."""
+        queue: asyncio.Queue[Event | None] = asyncio.Queue(QUEUED_EVENTS)
+        if after is not None:
+            for kept in self._driver.core.chronicle.recent:
+                if kept.id > after:
+                    queue.put_nowait(kept)
+        self._listeners.add(queue)
+        self._driver.listen(bool(self._listeners))
+        try:
+            while (event := await queue.get()) is not None:
+                yield event
+        finally:
+            self._listeners.discard(queue)
+            self._driver.listen(bool(self._listeners))
+
+    async def logs(
+        self, stack: str, *, service: str | None, slot: int | None, tail: int | None, since: str | None, follow: bool
+    ) -> AsyncGenerator[LogLine]:
+        """See NodePort."""
+        wanted: dict[AgentId, list[FollowLogs]] = {}
+        for key, assignment in sorted(self.state.assignments.items()):
+            if key.stack != stack or service not in (None, key.service) or slot not in (None, key.slot):
+                continue
+            one = FollowLogs(stack=stack, service=key.service, slot=key.slot, tail=tail, since=since, follow=follow)
+            wanted.setdefault(assignment.host, []).append(one)
+        if not wanted:
+            raise self._nothing(stack, service, slot)
+        async with aclosing(self._logs.merge(wanted)) as lines:
+            async for line in lines:
+                yield line
+
+    def _nothing(self, stack: str, service: str | None, slot: int | None) -> errors.NotFound:
+        known = self.state.stacks.get(stack)
+        if known is None:
+            listed = ", ".join(sorted(self.state.stacks)) or "none"
+            return errors.NotFound(f"no stack {stack!r}", fix=f"stacks here: {listed}")
+        what = f"{stack}/{service or '*'}" + (f".{slot}" if slot is not None else "")
+        return errors.NotFound(f"no replica matches {what}", fix=f"see `agent ps`; {stack} is {known.phase}")
+
+    def _spread(self, events: tuple[Event, ...]) -> None:
+        for queue in list(self._listeners):
+            for event in events:
+                if queue.full():
+                    self._listeners.discard(queue)
+                    while not queue.empty():
+                        queue.get_nowait()
+                    queue.put_nowait(None)
+                    break
+                queue.put_nowait(event)

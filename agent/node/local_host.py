@@ -1,0 +1,84 @@
+"""This host's own part: what it has to run, and telling the coordinator what it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from agent.host import HostContext, HostObservation, desired
+from agent.model.report import HostReport
+from agent.model.types import AgentId
+from agent.node.context import Context
+from agent.node.effects import Reconcile
+from agent.node.instant import Instant
+from agent.node.messages import ReportFrame
+
+REPORT_EVERY_S = 5.0  # soft state told again, in case a frame was dropped; changes are told at once
+LEVEL = 1  # the highest state level that this version knows (`State.level`)
+
+
+@dataclass(slots=True)
+class LocalHost:
+    """`tell` takes the report where this agent itself coordinates."""
+
+    context: Context
+    host: HostContext
+    agent_version: str
+    tell: Callable[[HostReport, Instant], None]
+    observation: HostObservation = field(default_factory=HostObservation)
+    _sequence: int = 0
+    _dirty: bool = True
+    _told: AgentId | None = None
+    _tell_at: float = 0.0
+
+    def reconcile(self) -> None:
+        """What the ledger wants of this host may have changed."""
+        state = self.context.state
+        self.context.emit(Reconcile(desired=desired(state, self.context.id, self.host), applied=state.index))
+
+    def observed(self, observation: HostObservation) -> None:
+        """What runs here has changed, or was looked at again."""
+        self._dirty = self._dirty or observation != self.observation
+        self.observation = observation
+
+    def peers_changed(self) -> None:
+        """The coordinator judges hosts by who has a link with them."""
+        self._dirty = True
+
+    def pump(self, when: Instant) -> None:
+        """Tell the coordinator: at once after a change, else now and then."""
+        leader = self.context.raft.leader
+        if leader is None or (leader != self.context.id and leader not in self.context.peers):
+            self._told = None
+            return
+        if not self._dirty and leader == self._told and when.mono < self._tell_at:
+            return
+        report = self._report(when)
+        self._dirty, self._told, self._tell_at = False, leader, when.mono + REPORT_EVERY_S
+        if leader == self.context.id:
+            self.tell(report, when)
+        else:
+            self.context.send(leader, ReportFrame(report=report))
+
+    def deadline(self) -> float:
+        """When `pump` is next wanted without other cause."""
+        return self._tell_at if self._told is not None else float("inf")
+
+    def _report(self, when: Instant) -> HostReport:
+        self._sequence += 1
+        seen = self.observation
+        return HostReport(
+            host=self.context.id,
+            boot=self.context.boot,
+            sequence=self._sequence,
+            at=when.wall_ms,
+            applied=seen.applied,
+            agent_version=self.agent_version,
+            level=LEVEL,
+            labels=self.host.labels,
+            runtimes=seen.runtimes,
+            resources=seen.resources,
+            replicas=seen.replicas,
+            busy_ports=seen.busy_ports,
+            linked=tuple(sorted(self.context.peers)),
+        )

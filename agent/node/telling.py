@@ -1,0 +1,98 @@
+"""From changes to events: what a person reads of entries, hosts and replicas."""
+
+from __future__ import annotations
+
+from agent.model.events import EventKind
+from agent.model.report import HostReport, ObservedReplica
+from agent.model.spec import ReplicaKey
+from agent.node.chronicle import Chronicle
+from agent.node.context import Context
+from agent.node.instant import Instant
+from agent.state import Applied
+from agent.swim import MemberChanged
+
+_DEEDS = {
+    "deploy": "deployed",
+    "remove": "removed",
+    "scale": "scaled",
+    "restart": "restarted",
+    "stop": "stopped",
+    "start": "started",
+    "enrol": "enrolled",
+    "expel": "expelled",
+    "grant": "granted",
+    "revoke": "revoked",
+    "cancel": "cancelled an instruction on",
+}
+
+
+def tell_applied(chronicle: Chronicle, context: Context, applied: Applied, when: Instant) -> None:
+    """An entry of the ledger."""
+    state = context.state
+    result = applied.result
+    if result is not None and applied.act is not None and not result.repeated:
+        what = f"{result.by} {_DEEDS[applied.act]} {result.target}, revision {result.revision}"
+        if result.outcome != "applied":
+            what = f"{result.target} revision {result.revision}: {result.what}"
+        stack = result.target.removeprefix("stack:") if result.target.startswith("stack:") else ""
+        chronicle.tell(
+            when, "instruction", what, stack=stack, revision=result.revision, state=result.outcome, by=result.by
+        )
+    if applied.kind == "phase":
+        for name in sorted(applied.stacks):
+            if (stack_state := state.stacks.get(name)) is not None:
+                reason = f": {stack_state.reason}" if stack_state.reason else ""
+                chronicle.tell(
+                    when,
+                    "phase",
+                    f"{name} is {stack_state.phase}{reason}",
+                    stack=name,
+                    revision=stack_state.revision,
+                    state=stack_state.phase,
+                )
+    for key in sorted(applied.assigned):
+        if (assignment := state.assignments.get(key)) is not None:
+            host = context.name_of(assignment.host)
+            _tell_replica(chronicle, when, key, "assignment", f"{key} is assigned to {host}", host, "assigned")
+    for key in sorted(applied.released):
+        _tell_replica(chronicle, when, key, "assignment", f"{key} is released", "", "released")
+
+
+def tell_host(chronicle: Chronicle, context: Context, change: MemberChanged, when: Instant) -> None:
+    """A host as SWIM sees it."""
+    name = context.name_of(change.member)
+    chronicle.tell(
+        when, "host", f"{name} is {change.new.value} (was {change.old.value})", host=name, state=change.new.value
+    )
+
+
+def tell_replicas(
+    chronicle: Chronicle, context: Context, before: HostReport | None, report: HostReport, when: Instant
+) -> None:
+    """What changed between two reports of a host; the first one after a change of coordinator tells nothing new."""
+    if before is None:
+        return
+    known = {_key(replica): replica for replica in before.replicas}
+    host = context.name_of(report.host)
+    for replica in report.replicas:
+        old = known.get(_key(replica))
+        if old is None or (old.state, old.reason) != (replica.state, replica.reason):
+            reason = f": {replica.reason}" if replica.reason else ""
+            what = f"{_key(replica)} on {host} is {replica.state}{reason}"
+            _tell_replica(chronicle, when, _key(replica), "replica", what, host, replica.state)
+
+
+def _key(replica: ObservedReplica) -> ReplicaKey:
+    return ReplicaKey(stack=replica.stack, service=replica.service, slot=replica.slot)
+
+
+def _tell_replica(
+    chronicle: Chronicle,
+    when: Instant,
+    key: ReplicaKey,
+    kind: EventKind,
+    what: str,
+    host: str,
+    state: str,
+) -> None:
+    chronicle.tell(when, kind, what, host=host, stack=key.stack, service=key.service, slot=key.slot, state=state)
