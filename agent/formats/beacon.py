@@ -12,7 +12,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from msgspec import Meta, Struct
 
-from agent.errors import InputError, TooLarge
+from agent.errors import TooLarge
 from agent.formats.timestamps import parse_rfc3339_ms
 from agent.model.decode import convert, decode_json
 from agent.model.types import AgentId, ClusterId, HostAddress, Port
@@ -21,6 +21,8 @@ MAX_BEACON_BYTES = 1200  # one datagram in one frame on any link (IPv6's smalles
 MAX_CAPABILITIES = 32  # a beacon is a signpost, no inventory
 
 ServiceType = Literal["coordinator", "worker", "unknown"]
+Sequence = Annotated[int, Meta(ge=0, le=2**53)]
+Signature = Annotated[str, Meta(pattern=r"\A[0-9a-f]{128}\Z", description="an Ed25519 signature, hexadecimal")]
 Scalar = str | int | float | bool | None
 _SIGNED_KEYS = ("agent_id", "cluster", "seq", "sig")
 _CONTEXT = b"muster beacon\x00"  # a signature over a beacon can be none over anything else
@@ -43,8 +45,8 @@ class Beacon(Struct, frozen=True, kw_only=True):
     timestamp: Annotated[str, Meta(max_length=40)]
     agent_id: AgentId | None = None
     cluster: ClusterId | None = None
-    seq: Annotated[int, Meta(ge=0, le=2**53)] | None = None
-    sig: Annotated[str, Meta(pattern=r"\A[0-9a-f]{128}\Z")] | None = None
+    seq: Sequence | None = None
+    sig: Signature | None = None
 
     @property
     def signed(self) -> bool:
@@ -64,8 +66,26 @@ class _Wire(Struct, frozen=True, kw_only=True):
     timestamp: str
 
 
+class _Ours(Struct, frozen=True, kw_only=True):
+    """What makes a beacon ours: all four, none null."""
+
+    agent_id: AgentId
+    cluster: ClusterId
+    seq: Sequence
+    sig: Signature
+
+
 _encoder = msgspec.json.Encoder()
-_canonical_encoder = msgspec.json.Encoder(order="deterministic")
+_canonicalclass _Ours(Struct, frozen=True, kw_only=True):
+    """What makes a beacon ours: all four, none null."""
+
+    agent_id: AgentId
+    cluster: ClusterId
+    seq: Sequence
+    sig: Signature
+
+
+_encoder = msgspec.json.Encoder(order="deterministic")
 
 
 def encode_beacon(beacon: Beacon) -> bytes:
@@ -83,9 +103,10 @@ def decode_beacon(data: bytes) -> Beacon:
     """
     wire = decode_json(data, _Wire, max_bytes=MAX_BEACON_BYTES)
     parse_rfc3339_ms(wire.timestamp, where="$.timestamp")
-    if wire.capabilities.keys() & {"agent_id", "sig"} and not wire.capabilities.keys() >= set(_SIGNED_KEYS):
-        raise InputError(f"of {', '.join(_SIGNED_KEYS)} all are there or none", where="$.capabilities")
-    ours = {name: wire.capabilities[name] for name in _SIGNED_KEYS} if "sig" in wire.capabilities else {}
+    ours: dict[str, Any] = {}
+    if wire.capabilities.keys() & {"agent_id", "sig"}:
+        named = {name: wire.capabilities[name] for name in _SIGNED_KEYS if name in wire.capabilities}
+        ours = msgspec.structs.asdict(convert(named, _Ours, "$.capabilities"))
     others = {name: value for name, value in wire.capabilities.items() if name not in ours and _is_scalar(value)}
     known = wire.type in ("coordinator", "worker", "unknown")
     fields = msgspec.structs.asdict(wire) | {"type": wire.type if known else "unknown", "capabilities": others}
