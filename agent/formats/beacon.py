@@ -75,8 +75,7 @@ class _Ours(Struct, frozen=True, kw_only=True):
     sig: Signature
 
 
-_encoder = msgspec.json.Encoder()
-_canonicalclass _Ours(Struct, frozen=True, kw_only=True):
+class _Ours(Struct, frozen=True, kw_only=True):
     """What makes a beacon ours: all four, none null."""
 
     agent_id: AgentId
@@ -85,7 +84,8 @@ _canonicalclass _Ours(Struct, frozen=True, kw_only=True):
     sig: Signature
 
 
-_encoder = msgspec.json.Encoder(order="deterministic")
+_encoder = msgspec.json.Encoder()
+_canonical_encoder = msgspec.json.Encoder(order="deterministic")
 
 
 def encode_beacon(beacon: Beacon) -> bytes:
