@@ -19,6 +19,7 @@ import msgspec
 
 from agent import errors, raft
 from agent.host import HostContext, HostObservation
+from agent.model.report import ObservedReplica
 from agent.model.status import MemberView, Status
 from agent.model.types import AgentId
 from agent.node.calls import OnReply
@@ -227,6 +228,10 @@ class NodeCore:
     def status(self, when: Instant) -> Status:
         """This agent's own view; `stale` where a coordinator would know better."""
         return build_status(self._context.state, self._view(when))
+
+    def replicas(self) -> tuple[ObservedReplica, ...]:
+        """What this host runs, as last observed."""
+        return self._host.observation.replicas
 
     def members(self, when: Instant) -> tuple[MemberView, ...]:
         """The members as this agent itself sees them."""

@@ -21,7 +21,7 @@ class Vitals:
     _since: dict[AgentId, tuple[bool, float]] = field(default_factory=dict)
 
     def look(self, reports: Mapping[AgentId, HostReport], now: float) -> dict[AgentId, AgentHealth]:
-        """Everyone's health at `now` (monotonic seconds): voters as consensus hears them, observers by link and report."""
+        """Everyone's health at `now` (monotonic seconds): voters by consensus, observers by link and report."""
         raft = self.context.raft
         heard = frozenset(raft.active_members(now))
         matched = {follower.id: follower.match for follower in raft.followers(now)}

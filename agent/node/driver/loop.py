@@ -16,7 +16,7 @@ from typing import Protocol
 from loguru import logger
 
 from agent import errors
-from agent.host import Desired, HostObservation
+from agent.host import HostObservation
 from agent.model.events import Event
 from agent.model.fault import Fault, error_of
 from agent.model.instruction import InstructionResult
@@ -74,7 +74,7 @@ class Disk(Protocol):
 class Hands(Protocol):
     """agent.node.driver.hosting.Hosting, likewise."""
 
-    def set_desired(self, desired: Desired, applied: int) -> None: ...
+    def set_desired(self, wanted: Reconcile) -> None: ...
 
 
 def now() -> Instant:
@@ -282,8 +282,8 @@ class Driver:
             case Replied(call=call, reply=reply, end=end):
                 if call in self._replies:
                     self._replies[call].put_nowait((reply, end))
-            case Reconcile(desired=desired, applied=applied):
-                self._hands.set_desired(desired, applied)
+            case Reconcile():
+                self._hands.set_desired(effect)
             case Publish(events=events):
                 self.on_events(events)
             case Serve():

@@ -1,0 +1,250 @@
+"""A whole agent but for its API: identity, ledger, core, network, discovery and hosting, started in order."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from loguru import logger
+
+from agent import __version__, raft
+from agent.config import Config
+from agent.errors import InputError
+from agent.host import HostContext, HostObservation, HostPolicy
+from agent.model.decode import convert
+from agent.net.addresses import all_addresses, usable_addresses
+from agent.net.handshake import LocalAgent
+from agent.node.core import NodeBoot, NodeCore, NodeSettings
+from agent.node.driver.announcing import Announcing
+from agent.node.driver.hosting import Hosting
+from agent.node.driver.logs import LogService
+from agent.node.driver.loop import Driver, now
+from agent.node.driver.network import Network
+from agent.node.driver.service import AgentService
+from agent.node.local_host import LEVEL
+from agent.runtime.protocol import Runtime
+from agent.storage.birth import genesis_entry, open_ledger
+from agent.storage.identity import Identity, load
+from agent.storage.ledger import Boot, Ledger
+from agent.swim import SwimConfig
+from agent.telemetry.api_log import ApiStats
+from agent.telemetry.metrics import Metrics
+
+STOP_GRACE_S = 2.0  # for handing the coordination over; an election timeout and some
+
+
+@dataclass(slots=True)
+class Agent:
+    """The running parts. `service` is what the API serves."""
+
+    config: Config
+    identity: Identity
+    ledger: Ledger
+    driver: Driver
+    network: Network
+    announcing: Announcing
+    hosting: Hosting
+    logs: LogService
+    service: AgentService
+    stats: ApiStats
+    metrics: Metrics
+
+    @classmethod
+    async def start(cls, config: Config) -> Agent:
+        """Everything up, in order; what was started is stopped again when a later part fails.
+
+        Raises StorageError, InputError or PortTaken, each saying what to do.
+        """
+        data_dir = Path(config.data_dir)
+        identity, policy = await asyncio.gather(
+            asyncio.to_thread(load, data_dir), asyncio.to_thread(read_policy, Path(config.policy_file))
+        )
+        ledger, boot = await open_ledger(data_dir, identity)
+        try:
+            agent = cls._assemble(config, identity, ledger, boot, policy)
+        except BaseException:
+            await ledger.close()
+            raise
+        try:
+            await agent._open()
+        except BaseException:
+            await agent.stop(0.0)
+            raise
+        return agent
+
+    @classmethod
+    def _assemble(cls, config: Config, identity: Identity, ledger: Ledger, boot: Boot, policy: HostPolicy) -> Agent:
+        address = own_address(config)
+        name = config.name or own_name(identity)
+        me = LocalAgent(
+            id=identity.id,
+            name=name,
+            cluster=identity.genesis.cluster,
+            epoch=identity.genesis.epoch,
+            boot=boot.starts,
+            agent_version=__version__,
+            level=LEVEL,
+            api_port=config.api_port,
+            peer_port=config.peer_port,
+            signing_key=identity.signing_key,
+        )
+        rng = random.Random()  # noqa: S311 spreads timers, guards nothing
+        settings = NodeSettings(
+            id=identity.id,
+            boot=boot.starts,
+            genesis=genesis_entry(identity).data,
+            host=HostContext(address=address, policy=policy, labels=config.labels),
+            agent_version=__version__,
+            timing=getattr(raft.RaftTiming, config.timing)(),
+            swim=getattr(SwimConfig, config.timing)(),
+        )
+        core = NodeCore(settings, _node_boot(boot), rng, now())
+        network = Network(config, identity, me, rng)
+        parts: list[Announcing] = []
+
+        def observed(observation: HostObservation) -> None:
+            driver.observed(observation)
+            for announcing in parts:
+                announcing.changed()
+
+        hosting = Hosting(
+            make_runtimes(config, identity),
+            publish_address=config.publish_address,
+            data_dir=Path(config.data_dir),
+            on_observed=observed,
+        )
+        driver = Driver(core, disk=ledger, wire=network, hands=hosting)
+        network.inputs = driver
+        announcing = Announcing(config, identity, name, address, driver, network, rng)
+        parts.append(announcing)
+        logs = LogService(driver, hosting)
+        stats, metrics = ApiStats(), Metrics()
+        service = AgentService(driver, logs, _Counts(announcing, stats), metrics.exposition)
+        _show_metrics(metrics, driver, network)
+        return cls(
+            config=config,
+            identity=identity,
+            ledger=ledger,
+            driver=driver,
+            network=network,
+            announcing=announcing,
+            hosting=hosting,
+            logs=logs,
+            service=service,
+            stats=stats,
+            metrics=metrics,
+        )
+
+    async def _open(self) -> None:
+        await self.network.start()
+        self.driver.start()
+        await asyncio.gather(self.hosting.open(), self.announcing.start())
+        logger.info("agent {} ({}) of cluster {}", self.service.me.name, self.identity.id, self.identity.genesis.name)
+
+    async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
+        """A clean end: the coordination is handed over first; workloads keep running."""
+        await self.driver.stop(grace_s)
+        await self.announcing.stop()
+        await self.logs.close()
+        await self.hosting.close()
+        await self.network.stop()
+        await self.ledger.close()
+
+
+class _Counts:
+    def __init__(self, announcing: Announcing, stats: ApiStats) -> None:
+        self._announcing, self._stats = announcing, stats
+
+    def network_services(self) -> int:
+        return self._announcing.network_services()
+
+    def api_requests_total(self) -> int:
+        return self._stats.total_requests
+
+
+def _node_boot(boot: Boot) -> NodeBoot:
+    return NodeBoot(
+        hard_state=boot.hard_state,
+        log=boot.entries,
+        snapshot=boot.snapshot,
+        commit=boot.commit,
+        verified_through=boot.verified_through,
+    )
+
+
+def _show_metrics(metrics: Metrics, driver: Driver, network: Network) -> None:
+    """Every part's own counters, read when somebody asks."""
+    context = driver.core.context
+    metrics.gauge("raft_term", "The current term", lambda: context.raft.term)
+    metrics.gauge("raft_commit_index", "The newest committed entry", lambda: context.raft.commit)
+    metrics.gauge("raft_is_coordinator", "Whether this agent coordinates", lambda: int(context.raft.is_leader))
+    metrics.gauge("ledger_applied_index", "The newest applied entry", lambda: context.state.index)
+    metrics.gauge("peer_links", "Links with peers that are up", lambda: len(context.peers))
+    metrics.gauge("swim_health_score", "Local health (Lifeguard), 0 is well", lambda: context.swim.health_score)
+    metrics.counter("node_drops", "Frames that peers weren't allowed, by reason", lambda: driver.core.drops)
+    metrics.counter("raft_drops", "Consensus messages dropped, by reason", lambda: context.raft.dropped)
+    metrics.counter("link_drops", "Links and frames refused or dropped, by reason", lambda: network.links.counts)
+    metrics.counter("datagram_drops", "Datagrams dropped, by reason", lambda: network.drops)
+    metrics.counter(
+        "swim_drops", "SWIM messages ignored, by reason", lambda: {k.value: n for k, n in context.swim.drops.items()}
+    )
+
+
+def make_runtimes(config: Config, identity: Identity) -> Sequence[Runtime]:
+    """The runtimes that the configuration names; none makes a witness. Their modules are imported only then."""
+    runtimes: list[Runtime] = []
+    cluster, data_dir = identity.genesis.cluster, Path(config.data_dir)
+    publish = config.publish_address
+    if "docker" in config.runtimes:
+        from agent.runtime.docker import DockerRuntime
+
+        runtimes.append(DockerRuntime(cluster=cluster, agent=identity.id, data_dir=data_dir, publish_address=publish))
+    if "process" in config.runtimes:
+        from agent.runtime.process import ProcessRuntime
+
+        runtimes.append(ProcessRuntime(cluster=cluster, agent=identity.id, data_dir=data_dir, publish_address=publish))
+    return runtimes
+
+
+def own_address(config: Config) -> str:
+    """The address to tell others: `advertise`, else where we listen, else the first that others can reach.
+
+    Raises InputError when there is none.
+    """
+    if config.advertise is not None:
+        return config.advertise
+    if config.listen not in ("0.0.0.0", "::"):  # noqa: S104 compared, not bound
+        return config.listen
+    usable = usable_addresses(all_addresses())
+    if not usable:
+        raise InputError(
+            "this host has no address that others could reach", where="advertise", fix="set it in the configuration"
+        )
+    return usable[0].ip
+
+
+def own_name(identity: Identity) -> str:
+    """The name this host was enrolled with, as far as genesis tells; else its id, until the ledger tells."""
+    for member in identity.genesis.members:
+        if member.id == identity.id:
+            return member.name
+    return identity.id
+
+
+def read_policy(path: Path) -> HostPolicy:
+    """This host's own policy; none is the default one. Raises InputError naming file and key."""
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        return HostPolicy()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"can't be read: {error}", where=str(path)) from None
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"not valid TOML: {error}", where=str(path)) from None
+    return convert(values, HostPolicy, str(path))
