@@ -75,15 +75,6 @@ class _Ours(Struct, frozen=True, kw_only=True):
     sig: Signature
 
 
-class _Ours(Struct, frozen=True, kw_only=True):
-    """What makes a beacon ours: all four, none null."""
-
-    agent_id: AgentId
-    cluster: ClusterId
-    seq: Sequence
-    sig: Signature
-
-
 _encoder = msgspec.json.Encoder()
 _canonical_encoder = msgspec.json.Encoder(order="deterministic")
 

@@ -35,8 +35,18 @@ Retries = Annotated[int, Meta(ge=1, le=100)]
 class PlanVolume(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """`host_path`: `./certs` (in the stack's own directory), `/srv/certs` (policy permitting) or `name` (a volume)."""
 
-    host_path: Annotated[str, Meta(min_length=1, max_length=1024)]
-    container_path: Annotated[str, Meta(min_length=1, max_length=1024)]
+    host_path: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=1024,
+            pattern=r"\A[^\x00-\x1f:]*\Z",
+            description="a path without colons, or a volume's name",
+        ),
+    ]
+    container_path: Annotated[
+        str, Meta(max_length=1024, pattern=r"\A/[^\x00-\x1f:]*\Z", description="an absolute path without colons")
+    ]
     read_only: bool = False
 
 
@@ -85,7 +95,10 @@ class Instance(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, om
     """SEED's object for main and each worker, and DESIGN's optional keys. Without `host` the scheduler chooses."""
 
     host: HostAddress | None = None
-    user: Annotated[str, Meta(max_length=64, pattern=r"\A[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")] | None = None
+    user: (
+        Annotated[str, Meta(max_length=64, pattern=r"\A[A-Za-z0-9_][A-Za-z0-9_.-]*\Z", description="a user's name")]
+        | None
+    ) = None
     ssh_key_path: Annotated[str, Meta(min_length=1, max_length=1024, pattern=r"\A[^\x00-\x1f]*\Z")] | None = None
     docker_image: str | Image | None = None
     container_name: ContainerName | None = None
