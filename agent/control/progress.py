@@ -48,7 +48,7 @@ def judge(stack: StackState, assignment: Assignment, facts: ClusterFacts, now_ms
         return Progress(verdict="done") if ended else _judge_running(stack, facts, seen, now_ms, "still runs")
     if seen is None or seen.revision != assignment.instruction.revision:
         return Progress(verdict=_late(stack, facts, now_ms, HEALTHY_DEADLINE_MS), reason="its host hasn't begun")
-    if seen.state == "healthy":
+    if seen.state in ("healthy", "stopped"):  # stopped: it ended well, and its restart policy leaves it at that
         return Progress(verdict="done")
     if seen.state == "failed":
         return Progress(verdict="failed", reason=seen.reason or "failed")

@@ -1,0 +1,179 @@
+"""The coordinator's entries can only point at what operators signed; everything else changes nothing."""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import dataclass
+
+import pytest
+from msgspec.structs import replace
+
+from agent.model.ledger import AssignedPort, AssignEntry, Assignment, Phase, PhaseEntry, Slot
+from agent.model.spec import ReplicaKey
+from agent.model.stack import InstructionRef, PortSpec
+from agent.state import PORT_TRIES
+from agent.state.placing import MOVES
+from tests.support.ledger import Ledger, member, service, stack
+
+PHASES: tuple[Phase, ...] = typing.get_args(Phase)
+WEB = ReplicaKey(stack="shop", service="web", slot=1)
+
+
+def with_web(**fields: object) -> Ledger:
+    ledger = Ledger(members=(member("n1", (("disk", "ssd"),)), member("n2")))
+    ledger.deploy(stack(web=service(**fields)))
+    return ledger
+
+
+def test_an_assignment_is_made_replaced_and_released() -> None:
+    ledger = with_web()
+    made = ledger.assign(ledger.assignment("n1"))
+    assert made.assigned == {WEB}
+    assert ledger.state.assignments[WEB].host == ledger.id("n1")
+    ledger.assign(ledger.assignment("n2"))
+    assert ledger.state.assignments[WEB].host == ledger.id("n2")
+    entry = AssignEntry(at=ledger.now_ms, stack="shop", revision=1, release=(Slot(service="web", slot=1),))
+    assert ledger.propose(entry)[0].released == {WEB}
+    assert not ledger.state.assignments
+
+
+def test_the_stack_remembers_where_its_replicas_were_changed_last() -> None:
+    ledger = with_web()
+    applied = ledger.assign(ledger.assignment("n1"))
+    assert ledger.state.stacks["shop"].moved_index == applied.index
+    ledger.phase("main")
+    assert ledger.state.stacks["shop"].moved_index == applied.index
+
+
+@dataclass
+class Case:
+    change: dict[str, object]
+    why: str
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case({"service": "nope"}, "doesn't have"),
+        Case({"slot": 2}, "beyond"),
+        Case({"host": "a" * 26}, "isn't a member"),
+        Case({"generation": 1}, "restarts"),
+        Case({"instruction": InstructionRef(revision=1, digest="0" * 64)}, "isn't in force"),
+        Case({"instruction": InstructionRef(revision=7, digest="0" * 64)}, "isn't in force"),
+        Case({"ports": (AssignedPort(container_port=80, host_port=8443),)}, "ports"),
+    ],
+    ids=lambda case: case.why,
+)
+def test_a_pointer_to_nothing_signed_changes_nothing(case: Case) -> None:
+    ledger = with_web()
+    before = ledger.state
+    ignored = ledger.assign(replace(ledger.assignment("n1"), **case.change))
+    assert case.why in ignored.ignored
+    assert ledger.state == replace(before, index=ledger.state.index, chain=ledger.state.chain, at=ledger.state.at)
+
+
+def test_an_entry_with_one_bad_pointer_changes_nothing_at_all() -> None:
+    ledger = with_web()
+    good = ledger.assignment("n1")
+    assert ledger.assign(good, replace(good, slot=2)).ignored
+    assert not ledger.state.assignments
+
+
+def test_a_plan_from_another_revision_is_ignored() -> None:
+    ledger = with_web()
+    ledger.scale(web=2)
+    assert "which is at 2" in ledger.assign(ledger.assignment("n1"), revision=1).ignored
+    assert ledger.phase("main", revision=1).ignored
+
+
+def test_entries_for_a_stack_that_is_gone_are_ignored() -> None:
+    ledger = with_web()
+    ledger.remove()
+    entry = AssignEntry(at=ledger.now_ms, stack="shop", revision=2)
+    assert ledger.propose(entry, PhaseEntry(at=1, stack="shop", revision=2, phase="main"))[0].ignored
+
+
+def test_pins_and_labels_bind_the_coordinator() -> None:
+    pinned = with_web(host="n1")
+    assert "pin or labels" in pinned.assign(pinned.assignment("n2")).ignored
+    assert not pinned.assign(pinned.assignment("n1")).ignored
+    labelled = with_web(labels={"disk": "ssd"})
+    assert "pin or labels" in labelled.assign(labelled.assignment("n2")).ignored
+    assert not labelled.assign(labelled.assignment("n1")).ignored
+
+
+@pytest.mark.parametrize(("offset", "allowed"), [(-1, False), (0, True), (PORT_TRIES - 1, True), (PORT_TRIES, False)])
+def test_ports_stay_within_preferred_to_preferred_plus_99(offset: int, allowed: bool) -> None:
+    ledger = with_web(ports=(PortSpec(host_port=8443, container_port=80),))
+    port = AssignedPort(container_port=80, host_port=8443 + offset)
+    applied = ledger.assign(replace(ledger.assignment("n1"), ports=(port,)))
+    assert bool(applied.ignored) is not allowed
+
+
+def test_a_stack_being_removed_takes_releases_only() -> None:
+    ledger = with_web()
+    ledger.assign(ledger.assignment("n1"))
+    ledger.remove()
+    assert "being removed" in ledger.assign(ledger.assignment("n2")).ignored
+    entry = AssignEntry(at=ledger.now_ms, stack="shop", revision=2, release=(Slot(service="web", slot=1),))
+    applied = ledger.propose(entry)[0]
+    assert applied.stacks == {"shop"}
+    assert "shop" not in ledger.state.stacks
+    assert not ledger.state.signed
+    assert not [key for key in ledger.state.evidence if key.startswith("stack:shop/")]
+
+
+def test_a_signed_deploy_stays_while_an_assignment_points_at_it() -> None:
+    ledger = Ledger()
+    ledger.deploy(stack(web=service(replicas=2)))
+    ledger.assign(ledger.assignment("n1", slot=1), ledger.assignment("n2", slot=2))
+    first = ledger.state.stacks["shop"].deployed.digest
+    ledger.deploy(stack(web=service(replicas=2, command=("new",))))
+    assert first in ledger.state.signed
+    ledger.assign(ledger.assignment("n1", slot=1))
+    assert first in ledger.state.signed
+    ledger.assign(ledger.assignment("n2", slot=2))
+    assert first not in ledger.state.signed
+
+
+@pytest.mark.parametrize("to", PHASES)
+@pytest.mark.parametrize("start", [phase for phase in PHASES if phase not in ("removing", "stopped")])
+def test_every_phase_moves_as_the_table_says(start: Phase, to: Phase) -> None:
+    ledger = with_web()
+    if start != "preparing":
+        assert not ledger.phase(start).ignored
+    applied = ledger.phase(to)
+    assert bool(applied.ignored) is (to not in MOVES[start])
+    assert ledger.state.stacks["shop"].phase == (start if applied.ignored else to)
+
+
+def test_the_table_names_every_phase_and_only_forward_moves() -> None:
+    assert set(MOVES) == set(PHASES)
+    assert not MOVES["removing"]
+    assert not MOVES["healthy"]
+    assert "preparing" not in set().union(*MOVES.values())
+
+
+def test_after_a_return_only_an_instruction_moves_the_phase() -> None:
+    ledger = with_web()
+    ledger.phase("healthy")
+    ledger.deploy(stack(web=service(command=("bad",))))
+    ledger.phase("failed", reason="exit 1")
+    assert ledger.phase("healthy").ignored
+    assert ledger.state.stacks["shop"].reason == "exit 1"
+
+
+def test_a_phase_stamps_ledger_time() -> None:
+    ledger = with_web()
+    ledger.now_ms += 5000
+    ledger.phase("main")
+    assert ledger.state.stacks["shop"].phase_since == ledger.now_ms
+
+
+def test_unchanged_assignments_are_ignored() -> None:
+    ledger = with_web()
+    item: Assignment = ledger.assignment("n1")
+    ledger.assign(item)
+    before = ledger.state.stacks["shop"].moved_index
+    assert ledger.assign(item).ignored
+    assert ledger.state.stacks["shop"].moved_index == before
