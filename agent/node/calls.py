@@ -39,9 +39,11 @@ class CallBook:
         return found.peer if found else None
 
     def replied(self, peer: AgentId, call: int, reply: Reply, end: bool, when: Instant) -> bool:
-        """Hand a reply on. False: no such call is open with this peer (it was cancelled, or the peer errs)."""
+        """Hand a reply on; one to a cancelled call crossed the cancellation. False: there never was such a call."""
         found = self._open.get(call)
-        if found is None or found.peer != peer:
+        if found is None:
+            return call < self._next
+        if found.peer != peer:
             return False
         if end:
             del self._open[call]

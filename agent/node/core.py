@@ -12,6 +12,7 @@ brings their results back; the simulator does the same with a virtual clock. The
 
 from __future__ import annotations
 
+import contextlib
 import random
 from dataclasses import dataclass
 
@@ -290,12 +291,19 @@ class NodeCore:
         self._finish(ready, when)
         self._settle(when)
 
-    def leave(self, when: Instant) -> None:
-        """A clean stop: hand the coordination over, tell the others. Settles within an election timeout."""
-        if self._context.raft.is_leader and len(self._context.raft.configuration.voters) > 1:
-            self._context.raft.transfer_leadership(None, when.mono)
+    def leave(self, when: Instant) -> bool:
+        """A clean stop: hand the coordination over, tell the others.
+
+        Whether there is a hand-over to wait for: it ends, one way or the other, within an election timeout.
+        """
+        handing_over = False
+        if self._context.raft.is_leader:
+            with contextlib.suppress(raft.TransferRefused):  # nobody is there to take it
+                self._context.raft.transfer_leadership(None, when.mono)
+                handing_over = True
         self._context.swim.leave(when.mono)
         self._settle(when)
+        return handing_over
 
     # Inside
 

@@ -5,7 +5,7 @@ Before there is one it touches nothing. A clean `close` leaves every workload ru
 
     hosting = Hosting(runtimes, publish_address=…, data_dir=…, on_observed=…)
     await hosting.open()
-    hosting.set_desired(desired(state, agent, context), state.index)     # on every change; the last one counts
+    hosting.set_desired(effect)     # the node core's `Reconcile`, on every change; the last one counts
     …
     await hosting.close()
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from agent.model.stack import RuntimeName
 from agent.model.workload import Workload
 from agent.node.driver.acting import ActionFailed, Executor, Result, Started, StartFailed
 from agent.node.driver.checking import Checker
+from agent.node.effects import Reconcile
 from agent.runtime.protocol import RawLine, Runtime
 
 SWEEP_INTERVAL_S = 5.0  # a lost hint is made good within this; an observation costs a few milliseconds
@@ -96,9 +97,10 @@ class Hosting:
         for runtime in self._runtimes.values():
             await runtime.close()
 
-    def set_desired(self, desired: Desired, applied: int) -> None:
-        """What this host has to run from now on; `applied` is the ledger index that it was made from."""
-        self._applied = applied
+    def set_desired(self, wanted: Reconcile) -> None:
+        """What this host has to run from now on."""
+        desired = wanted.desired
+        self._applied = wanted.applied
         if desired != self._desired:
             self._desired = desired
             self._executor.abandon({spec.key: spec.hash for spec in desired.specs})
@@ -106,7 +108,7 @@ class Hosting:
 
     async def logs(
         self, key: ReplicaKey, *, tail: int | None = None, since: datetime | None = None, follow: bool = False
-    ) -> AsyncIterator[RawLine]:
+    ) -> AsyncGenerator[RawLine]:
         """The replica's output here; `follow` goes on over its restarts until it is no longer wanted.
 
         Raises NotFound when this host has nothing of it.

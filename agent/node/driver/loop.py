@@ -92,6 +92,7 @@ class Driver:
         self.failed: asyncio.Future[None] = self._loop.create_future()
         self._timer: asyncio.TimerHandle | None = None
         self._flushing = False
+        self._stopped = False
         self._writes: set[asyncio.Task[None]] = set()
         self._answers: dict[int, asyncio.Future[InstructionResult | Status]] = {}
         self._replies: dict[int, asyncio.Queue[tuple[Reply | None, bool]]] = {}
@@ -229,12 +230,13 @@ class Driver:
 
     async def stop(self, grace_s: float) -> None:
         """A clean end: leadership handed over, everything told, the last writes done."""
-        self.core.leave(now())
-        self.flush()
+        handing_over = self.core.leave(now())
+        self._flush()
         raft = self.core.context.raft
-        deadline = self._loop.time() + grace_s
-        while raft.is_leader and len(raft.configuration.voters) > 1 and self._loop.time() < deadline:  # noqa: ASYNC110 once
+        deadline = self._loop.time() + (grace_s if handing_over else 0.0)
+        while raft.is_leader and self._loop.time() < deadline:  # noqa: ASYNC110 once
             await asyncio.sleep(0.005)
+        self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
         if self._writes:
@@ -248,7 +250,7 @@ class Driver:
 
     def _flush(self) -> None:
         self._flushing = False
-        if self.failed.done():
+        if self._stopped or self.failed.done():
             return
         with self._fatal():
             while effects := self.core.take_effects():
@@ -323,7 +325,7 @@ class Driver:
             self._on_time()
 
     def _on_time(self) -> None:
-        if self.failed.done():
+        if self._stopped or self.failed.done():
             return
         with self._fatal():
             self._wire.drain()
