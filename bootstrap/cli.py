@@ -1,0 +1,68 @@
+"""The command `bootstrap`: clusters from hosts and a key. Each command's module is imported when it runs."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import NamedTuple
+
+import click
+
+from agent.errors import EXIT_ERROR, MusterError
+
+
+class Lazy(NamedTuple):
+    """A command: the module that has it under its own name, and its line in the list."""
+
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "local": Lazy("bootstrap.local_cli", "A cluster of agents on this machine, to try things out"),
+    "demo": Lazy("bootstrap.demo", "Show a cluster at work: deploy, lose the coordinator, go on"),
+}
+
+
+class LazyGroup(click.Group):
+    """Lists COMMANDS without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Their names, in the table's order."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, its module imported now."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(importlib.import_module(COMMANDS[cmd_name].module), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list in the help."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, lazy.summary) for name, lazy in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="muster")
+def bootstrap() -> None:
+    """Make clusters of the hosts you have; every one of them runs the same agent."""
+
+
+def main() -> None:
+    """Run the command line; an error that a person has to know ends it with its own exit code."""
+    try:
+        bootstrap.main(prog_name="bootstrap", standalone_mode=False)
+    except MusterError as error:
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as ended:
+        sys.exit(ended.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Aborted.", err=True)
+        sys.exit(EXIT_ERROR)

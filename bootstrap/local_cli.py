@@ -1,0 +1,118 @@
+"""`bootstrap local`: a cluster of agents on this machine's loopback addresses."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+from agent.errors import EXIT_DEGRADED, MusterError
+from bootstrap.local import LocalCluster
+
+
+def state_directory(environ: Mapping[str, str]) -> Path:
+    """Where the cluster is kept unless --dir says so (XDG Base Directory): `$XDG_STATE_HOME/muster/local`."""
+    configured = environ.get("XDG_STATE_HOME", "")
+    base = Path(configured) if configured.startswith("/") else Path(environ.get("HOME", "/")) / ".local" / "state"
+    return base / "muster" / "local"
+
+
+directory_option = click.option(
+    "--dir",
+    "directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=lambda: state_directory(os.environ),
+    show_default="~/.local/state/muster/local",
+    help="Where everything of the cluster is.",
+)
+
+
+@click.group()
+def local() -> None:
+    """A cluster of agents on this machine, each on a loopback address of its own."""
+
+
+@local.command()
+@directory_option
+@click.option("--agents", type=click.IntRange(1, 50), default=3, show_default=True, help="How many.")
+@click.option("--name", default="local", show_default=True, help="The cluster's name.")
+@click.option("--api-port", type=click.IntRange(0, 65535), default=9999, show_default=True, help="0: free ones.")
+@click.option("--peer-port", type=click.IntRange(1, 65535), default=9998, show_default=True)
+def up(directory: Path, agents: int, name: str, api_port: int, peer_port: int) -> None:
+    """Make the cluster if there is none, start what doesn't run, wait until all see all."""
+    cluster = LocalCluster.create(directory, agents, name, api_port=api_port, peer_port=peer_port)
+    cluster.up()
+    status = cluster.wait_ready()
+    coordinator = status.coordinator.name if status.coordinator else "nobody"
+    click.echo(f"{len(status.hosts)} agents run and see each other; {coordinator} coordinates.")
+    _show(cluster)
+    home = shlex.quote(str(cluster.home))
+    click.echo(f"\nTalk to it:\n  export MUSTER_HOME={home}\n  agent status\n  agent deploy examples/web/plan.json")
+
+
+@local.command()
+@directory_option
+def status(directory: Path) -> None:
+    """Which agents run, and who coordinates."""
+    cluster = LocalCluster.open(directory)
+    _show(cluster)
+    running = [name for name in cluster.names if cluster.pid(name) is not None]
+    for name in running:
+        try:
+            told = cluster.status(name)
+        except MusterError:
+            continue
+        coordinator = told.coordinator.name if told.coordinator else "nobody: no majority"
+        click.echo(f"\ncoordinator: {coordinator} (term {told.term})")
+        break
+    if len(running) < len(cluster.names):
+        click.get_current_context().exit(EXIT_DEGRADED)
+
+
+@local.command()
+@directory_option
+@click.option("--delete", is_flag=True, help="Remove the directory too: home, keys, ledgers, logs.")
+def down(directory: Path, delete: bool) -> None:
+    """Stop the agents and everything that they ran."""
+    cluster = LocalCluster.open(directory)
+    cluster.down(delete=delete)
+    rest = "and the directory is removed" if delete else f"`bootstrap local up` starts them again from {directory}"
+    click.echo(f"The agents and what they ran are stopped; {rest}.")
+
+
+@local.command()
+@directory_option
+@click.argument("agent")
+def start(directory: Path, agent: str) -> None:
+    """Start one agent."""
+    click.echo(f"{agent} runs as pid {LocalCluster.open(directory).start(agent)}.")
+
+
+@local.command()
+@directory_option
+@click.argument("agent")
+def stop(directory: Path, agent: str) -> None:
+    """Stop one agent cleanly; what it runs goes on."""
+    LocalCluster.open(directory).stop(agent)
+    click.echo(f"{agent} is stopped.")
+
+
+@local.command()
+@directory_option
+@click.argument("agent")
+def kill(directory: Path, agent: str) -> None:
+    """Kill one agent (SIGKILL), as a crash would; what it runs goes on."""
+    LocalCluster.open(directory).kill(agent)
+    click.echo(f"{agent} is killed.")
+
+
+def _show(cluster: LocalCluster) -> None:
+    """A line for each agent."""
+    for name in cluster.names:
+        pid = cluster.pid(name)
+        runs = f"pid {pid}" if pid is not None else "doesn't run"
+        address = f"https://{cluster.address(name)}:{cluster.layout.api_port}"
+        click.echo(f"  {name:<4} {address:<24} {runs:<12} {cluster.output_file(name)}")

@@ -1,0 +1,123 @@
+"""Processes that outlive the command that started them, each known by a mark in its environment.
+
+A pid alone names nobody for long; what `/proc/<pid>/environ` says does (proc(5)). So a process is found again after
+its pid file was lost, and nothing else is ever signalled. Linux only, like the agent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+PROC = Path("/proc")
+
+ROUND_S = 0.02  # between two looks at processes that were told to end
+KILL_WAIT_S = 5.0  # SIGKILL works at once unless the process hangs in the kernel
+KILL_ROUNDS = 5  # what forks while it is killed shows up in the next round; a fork bomb isn't won against here
+
+
+def spawn(argv: Sequence[str], *, environ: Mapping[str, str], output: Path) -> int:
+    """Start `argv` (its program by absolute path) in a session of its own, its output appended to a file; its pid.
+
+    Raises OSError when it can't be executed.
+    """
+    append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    return os.posix_spawn(
+        argv[0],
+        list(argv),
+        dict(environ),
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(output), append, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+    )
+
+
+def entries(pid: int) -> list[bytes]:
+    """The environment at its exec; empty when it ended, or isn't ours to read."""
+    try:
+        return (PROC / str(pid) / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def find(marked: Callable[[bytes], bool]) -> list[int]:
+    """The pids of processes with such an environment entry (NAME=value), this process excepted."""
+    pids = [int(entry) for entry in os.listdir(PROC) if entry.isdigit()]
+    return [pid for pid in pids if pid != os.getpid() and any(map(marked, entries(pid)))]
+
+
+def has(pid: int, mark: bytes) -> bool:
+    """Whether the process runs and carries the mark."""
+    return mark in entries(pid)
+
+
+def send(pid: int, mark: bytes, number: signal.Signals) -> None:
+    """Signal the process if it is the one with that mark; it can't become another one in between (pidfd_open(2))."""
+    with contextlib.suppress(ProcessLookupError):
+        descriptor = os.pidfd_open(pid)
+        try:
+            if has(pid, mark):
+                signal.pidfd_send_signal(descriptor, number)
+        finally:
+            os.close(descriptor)
+
+
+def wait_ended(pid: int, mark: bytes, timeout_s: float) -> bool:
+    """Wait until the process with that mark has ended; False when it runs on after the timeout."""
+    with contextlib.suppress(ProcessLookupError):
+        descriptor = os.pidfd_open(pid)
+        try:
+            if has(pid, mark):
+                poll = select.poll()
+                poll.register(descriptor, select.POLLIN)
+                if not poll.poll(timeout_s * 1000):
+                    return False
+        finally:
+            os.close(descriptor)
+    reap(pid)
+    return True
+
+
+def reap(pid: int) -> None:
+    """Take note of the end of a child of this process; of any other, its own parent does."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def end_all(marks: Iterable[bytes], *, grace_s: float) -> list[int]:
+    """End everything that carries one of these marks: SIGTERM, then SIGKILL. The pids that wouldn't end."""
+    wanted = frozenset(marks)
+    if not wanted:
+        return []
+    _remaining(wanted, _signal(wanted, signal.SIGTERM), grace_s)
+    for _ in range(KILL_ROUNDS):
+        # Looked for anew: what forked meanwhile carries the mark as well.
+        if not _remaining(wanted, _signal(wanted, signal.SIGKILL), KILL_WAIT_S / KILL_ROUNDS):
+            break
+    return find(wanted.__contains__)
+
+
+def _signal(marks: frozenset[bytes], number: signal.Signals) -> list[int]:
+    pids = find(marks.__contains__)
+    for pid in pids:
+        for mark in marks.intersection(entries(pid)):
+            send(pid, mark, number)
+    return pids
+
+
+def _remaining(marks: frozenset[bytes], pids: list[int], timeout_s: float) -> list[int]:
+    """Those of `pids` that still carry a mark once none does or the time is up."""
+    deadline = time.monotonic() + timeout_s
+    while pids := [pid for pid in pids if not marks.isdisjoint(entries(pid))]:
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(ROUND_S)
+    return pids
