@@ -1,0 +1,57 @@
+"""Who asks: an access token of a known operator, or somebody on this host who may open the local socket."""
+
+from __future__ import annotations
+
+import socket
+
+from aiohttp import web
+
+from agent.errors import InputError, NotAllowed, NotAuthenticated
+from agent.instruction import covers_stack, read_access
+from agent.model.cluster import Operator
+from agent.model.types import Label
+from agent.state import ClusterState, audience_of
+
+_FIX = "Make a token with `agent token`, and send it as `Authorization: Bearer <token>`."
+
+
+def is_local(request: web.BaseRequest) -> bool:
+    """Whether the request came over the local socket, whose file mode says who may."""
+    connection = request.transport.get_extra_info("socket") if request.transport is not None else None
+    return connection is not None and connection.family == socket.AF_UNIX
+
+
+def bearer(request: web.BaseRequest) -> str:
+    """The token of the request's one `Authorization: Bearer` (RFC 6750 §2.1). Raises NotAuthenticated."""
+    values = request.headers.getall("Authorization", [])
+    if not values:
+        raise NotAuthenticated("no token", where="Authorization", fix=_FIX)
+    scheme, _, token = values[0].partition(" ")
+    if len(values) > 1 or scheme.lower() != "bearer" or not token or not token.isascii():
+        raise NotAuthenticated("not one bearer token", where="Authorization", fix=_FIX)
+    return token.strip(" ")
+
+
+def reader(request: web.BaseRequest, state: ClusterState, now_s: float) -> Operator | None:
+    """The operator who reads; None on the local socket. Raises NotAuthenticated.
+
+    `now_s`: seconds since the epoch, this host's clock.
+    """
+    if is_local(request):
+        return None
+    token = bearer(request)
+    try:
+        claims = read_access(token, state.operators, audience_of(state), now_s)
+    except (NotAuthenticated, InputError) as error:
+        raise NotAuthenticated(error.what, where="Authorization", fix=error.fix or _FIX) from None
+    return state.operators[claims.iss]
+
+
+def check_stack(operator: Operator | None, stack: Label) -> None:
+    """What an operator limited to some stacks may not look into. Raises NotAllowed."""
+    if operator is not None and not covers_stack(operator, stack):
+        raise NotAllowed(
+            f"{operator.name} may see stacks {', '.join(operator.stacks)}, not {stack}",
+            where=f"stack:{stack}",
+            fix=f"An admin can give it: agent operator grant {operator.name} --stacks {stack}",
+        )

@@ -1,0 +1,172 @@
+"""What each route does. Handlers answer with a struct, which becomes JSON, or with a response of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from aiohttp import web
+
+from agent import errors
+from agent.api import auth
+from agent.api.limits import BODY_TIMEOUT_S
+from agent.api.parameters import EventsQuery, LogsQuery, read_path, read_query
+from agent.api.port import NodePort
+from agent.api.problems import ResultRefused
+from agent.api.streams import Streams
+from agent.api.views import result_of, services_view, stack_view, target_view
+from agent.formats.timestamps import rfc3339
+from agent.model.api import Members, Services, StackView, TargetView
+from agent.model.explain import shown
+from agent.model.fault import Fault, error_of
+from agent.model.instruction import MAX_BODY_BYTES, InstructionResult
+from agent.model.status import Health, Status
+from agent.telemetry.api_log import ApiStats, ApiStatsView
+from agent.telemetry.metrics import CONTENT_TYPE
+
+MAX_EVENT_ID_CHARACTERS = 64  # an agent id, a colon, a number
+
+
+class Handlers:
+    """The routes over one agent. `document` gives the OpenAPI document."""
+
+    def __init__(self, port: NodePort, stats: ApiStats, streams: Streams, document: Callable[[], bytes]) -> None:
+        self._port = port
+        self._stats = stats
+        self._streams = streams
+        self._document = document
+
+    async def health(self, _request: web.Request) -> Health:
+        """Open to everybody."""
+        return self._port.health()
+
+    async def status(self, _request: web.Request) -> Status:
+        """SEED "Deployment Status"."""
+        return await self._port.status()
+
+    async def members(self, _request: web.Request) -> Members:
+        """As this agent sees them."""
+        return Members(answered_by=self._port.me.name, members=self._port.members())
+
+    async def services(self, _request: web.Request) -> Services:
+        """Of all stacks."""
+        return services_view(await self._port.status())
+
+    async def api_stats(self, _request: web.Request) -> ApiStatsView:
+        """SEED "API Communication Stats"."""
+        return self._stats.view()
+
+    async def submit(self, request: web.Request) -> InstructionResult:
+        """The body's exact bytes and the token that binds them."""
+        token = auth.bearer(request)
+        body = await read_body(request, MAX_BODY_BYTES)
+        result = await self._port.submit(token, body)
+        if result.outcome != "applied":
+            raise ResultRefused(_refusal(result), result)
+        return result
+
+    async def instruction(self, request: web.Request) -> InstructionResult:
+        """What became of an instruction."""
+        jti = read_path(request, "jti")
+        result = result_of(self._port.state, jti)
+        if result is None:
+            raise errors.NotFound(
+                "no instruction with this jti is the newest on its target",
+                where=jti,
+                fix="It may still be under way, or another has followed it: look at GET /api/v1/targets/{target}.",
+            )
+        return result
+
+    async def target(self, request: web.Request) -> TargetView:
+        """The revision that the next instruction builds on."""
+        return target_view(self._port.state, read_path(request, "target"))
+
+    async def stack(self, request: web.Request) -> StackView:
+        """The deploy in force."""
+        name = self._stack_name(request)
+        view = stack_view(self._port.state, name)
+        if view is None:
+            raise self._no_stack(name)
+        return view
+
+    async def logs(self, request: web.Request) -> web.StreamResponse:
+        """Lines of the matching replicas."""
+        name = self._stack_name(request)
+        query = read_query(request, LogsQuery)
+        if name not in self._port.state.stacks:
+            raise self._no_stack(name)
+        source = self._port.logs(
+            name,
+            service=query.service,
+            slot=query.slot,
+            tail=query.tail,
+            since=query.since,
+            follow=query.follow,
+        )
+        return await self._streams.lines(request, source)
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        """What happens."""
+        query = read_query(request, EventsQuery)
+        after = self._after(request.headers.get("Last-Event-ID"))
+        if after is None and (query.recent or not query.follow):
+            after = 0
+        return await self._streams.events(
+            request, self._port.events(after=after), self._port.me.id, follow=query.follow
+        )
+
+    async def metrics(self, _request: web.Request) -> web.Response:
+        """Prometheus."""
+        return web.Response(body=self._port.metrics(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def openapi(self, _request: web.Request) -> web.Response:
+        """This API, described."""
+        return web.Response(body=self._document(), content_type="application/json")
+
+    def _stack_name(self, request: web.Request) -> str:
+        name = read_path(request, "stack")
+        auth.check_stack(auth.reader(request, self._port.state, time.time()), name)
+        return name
+
+    def _no_stack(self, name: str) -> errors.NotFound:
+        known = ", ".join(sorted(self._port.state.stacks)) or "none"
+        return errors.NotFound("there is no such stack", where=f"stack:{name}", fix=f"Stacks here: {known}.")
+
+    def _after(self, last: str | None) -> int | None:
+        """Another agent's numbers say nothing here: then only what happens from now on is told."""
+        if last is None or not last.strip():
+            return None
+        agent, _, number = last.strip().rpartition(":")
+        if len(last) > MAX_EVENT_ID_CHARACTERS or not (number.isascii() and number.isdecimal()):
+            raise errors.InputError(f"expected an event's id, got {shown(last)}", where="Last-Event-ID")
+        return int(number) if agent in ("", self._port.me.id) else None
+
+
+async def read_body(request: web.Request, max_bytes: int) -> bytes:
+    """The body's exact bytes. Raises TooLarge, or TimedOut for a client that is too slow."""
+    if request.content_length is not None and request.content_length > max_bytes:
+        raise errors.TooLarge(f"{request.content_length} bytes; at most {max_bytes} are taken", where="body")
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for part in request.content.iter_any():
+                size += len(part)
+                if size > max_bytes:
+                    raise errors.TooLarge(f"more than {max_bytes} bytes", where="body")
+                parts.append(part)
+    except TimeoutError:
+        raise errors.InputError(f"the body didn't come within {BODY_TIMEOUT_S:.0f} s", where="body") from None
+    return b"".join(parts)
+
+
+def _refusal(result: InstructionResult) -> Fault:
+    """The ledger's no as a fault: 409 names who was first and when, anything else has its own kind."""
+    if result.outcome == "conflict":
+        what = f"{result.what}; changed by {result.by or 'nobody'} at {rfc3339(result.at)}"
+        return Fault(kind="conflict", status=409, what=what, where=result.target, fix=result.fix)
+    kind = result.kind or errors.Unprocessable.kind
+    known = error_of(Fault(kind=kind, status=0, what=""))
+    status = known.status if known.kind == kind and 400 <= known.status < 500 else errors.Unprocessable.status
+    return Fault(kind=kind, status=status, what=result.what or "refused", where=result.target, fix=result.fix)

@@ -1,0 +1,146 @@
+"""The table of routes: what is served, who may ask, and what is answered. The OpenAPI document is made of it too."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from aiohttp import web
+from msgspec import Struct
+
+from agent.api.handlers import Handlers
+from agent.api.parameters import EventsQuery, LogsQuery, NoQuery
+from agent.model.api import Members, Services, StackView, TargetView
+from agent.model.events import Event, LogLine
+from agent.model.instruction import InstructionResult
+from agent.model.status import Health, Status
+from agent.telemetry.api_log import ApiStatsView
+
+Handler = Callable[[Handlers, web.Request], Awaitable[Struct | web.StreamResponse]]
+Access = Literal["open", "read", "instruction"]
+"""open: anybody. read: an access token, or the local socket. instruction: the body's own token."""
+
+JSON = "application/json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """`answer` is the type of the body, or of each line or event of a stream; None where `media` says it all.
+
+    `problems` are the statuses that this route adds to the ones that every route can give.
+    """
+
+    method: Literal["GET", "POST"]
+    path: str
+    handler: Handler
+    summary: str
+    access: Access = "read"
+    answer: Any = None
+    media: str = JSON
+    query: type[Struct] = NoQuery
+    problems: tuple[int, ...] = ()
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        method="GET",
+        path="/health",
+        handler=Handlers.health,
+        summary="Whether this agent serves and knows a coordinator; status 503 when it doesn't",
+        access="open",
+        answer=Health,
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/deployment/status",
+        handler=Handlers.status,
+        summary="The whole cluster: hosts, stacks, replicas, problems",
+        answer=Status,
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/deployment/api-stats",
+        handler=Handlers.api_stats,
+        summary="Requests to this agent's API since its start",
+        answer=ApiStatsView,
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/members",
+        handler=Handlers.members,
+        summary="The members, as the agent that answers sees them",
+        answer=Members,
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/services",
+        handler=Handlers.services,
+        summary="All services, and where their replicas are reached",
+        answer=Services,
+    ),
+    Route(
+        method="POST",
+        path="/api/v1/instructions",
+        handler=Handlers.submit,
+        summary="Bring a signed instruction into the ledger; the bearer token is the instruction's own",
+        access="instruction",
+        answer=InstructionResult,
+        problems=(403, 409, 413, 422, 503, 504),
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/instructions/{jti}",
+        handler=Handlers.instruction,
+        summary="What became of an instruction",
+        answer=InstructionResult,
+        problems=(404,),
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/targets/{target}",
+        handler=Handlers.target,
+        summary="A target's newest change; the next instruction takes its revision + 1",
+        answer=TargetView,
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/stacks/{stack}",
+        handler=Handlers.stack,
+        summary="The deploy in force, without environment values",
+        answer=StackView,
+        problems=(403, 404),
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/stacks/{stack}/logs",
+        handler=Handlers.logs,
+        summary="Lines of the replicas' output, one JSON object each; an empty line is a sign of life",
+        answer=LogLine,
+        media="application/x-ndjson",
+        query=LogsQuery,
+        problems=(403, 404),
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/events",
+        handler=Handlers.events,
+        summary="What happens, as server-sent events; `Last-Event-ID` goes on where a stream ended",
+        answer=Event,
+        media="text/event-stream",
+        query=EventsQuery,
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/openapi.json",
+        handler=Handlers.openapi,
+        summary="This document",
+    ),
+    Route(
+        method="GET",
+        path="/metrics",
+        handler=Handlers.metrics,
+        summary="Metrics in Prometheus' text format",
+        media="text/plain",
+    ),
+)

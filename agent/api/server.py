@@ -1,0 +1,249 @@
+"""Serving the application: HTTPS with bounds on connections, and the local socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import grp
+import os
+import socket
+import ssl
+from collections import Counter
+from collections.abc import Callable
+from http import HTTPStatus
+from pathlib import Path
+
+from aiohttp import web
+
+from agent.api.app import STREAMS
+from agent.api.limits import (
+    HANDSHAKE_TIMEOUT_S,
+    KEEPALIVE_TIMEOUT_S,
+    MAX_CONNECTIONS,
+    MAX_CONNECTIONS_PER_ADDRESS,
+    SHUTDOWN_TIMEOUT_S,
+)
+from agent.api.problems import plain_problem, problem_response
+from agent.errors import Conflict, InputError, MusterError, PortTaken
+
+BACKLOG_CONNECTIONS = 256  # what the kernel keeps while the loop is busy
+ACCEPT_PAUSE_S = 0.1  # out of file descriptors: accepting again at once would only spin
+SOCKET_GROUP = "muster"  # its members may read status on the host without being root
+SOCKET_MODE = 0o660
+
+_PASSING = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH}
+"""What accept(2) says of a connection that died in the queue; the next one is fine."""
+
+
+class _Connection(web.RequestHandler):
+    """aiohttp's protocol, but what isn't even HTTP gets a problem too, and no traceback in our log.
+
+    `closed` is called once the connection has ended.
+    """
+
+    closed: Callable[[], None] = staticmethod(lambda: None)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Called for a request that can't be parsed; the connection closes behind it."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer had begun")
+        self.force_close()
+        reason = "the request isn't valid HTTP" if status < 500 else "the agent failed at this request"
+        if status == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
+            reason = "the request's headers are too large"
+        return problem_response(plain_problem(status, reason, ""))
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Forget it."""
+        super().connection_lost(exc)
+        self.closed()
+
+
+class ApiServer:
+    """`await ApiServer.start(…)`, and `close` once. `drops` counts connections turned away: bound, address, tls."""
+
+    def __init__(self, runner: web.AppRunner, listener: socket.socket | None, tls: ssl.SSLContext | None) -> None:
+        self._runner = runner
+        self._listener = listener
+        self._tls = tls
+        self.drops: Counter[str] = Counter()
+        self._open: Counter[str] = Counter()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._accepting: asyncio.Task[None] | None = None
+        self._local: asyncio.AbstractServer | None = None
+        self._socket_path: Path | None = None
+
+    @classmethod
+    async def start(
+        cls,
+        app: web.Application,
+        *,
+        host: str | None,
+        port: int = 9999,
+        tls: ssl.SSLContext | None,
+        socket_path: Path | None = None,
+    ) -> ApiServer:
+        """Serve on `host`:`port` with `tls` (which must be TLS 1.3 only), unless `host` is None, and on the socket.
+
+        Raises PortTaken, InputError (not an address of this host), Conflict (another agent has the socket).
+        """
+        listener = _listen(host, port) if host is not None else None
+        runner = web.AppRunner(
+            app, handle_signals=False, access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_TIMEOUT_S
+        )
+        server = cls(runner, listener, tls)
+        try:
+            await runner.setup()
+            if socket_path is not None:
+                await server._serve_local(socket_path)
+            if listener is not None:
+                loop = asyncio.get_running_loop()
+                server._accepting = loop.create_task(server._accept(listener), name="api: accept")
+        except BaseException:
+            await server.close()
+            raise
+        return server
+
+    @property
+    def port(self) -> int:
+        """The TCP port in use, also when 0 was asked for; 0 without one."""
+        return int(self._listener.getsockname()[1]) if self._listener is not None else 0
+
+    @property
+    def connections(self) -> int:
+        """TCP connections now, including those in their handshake."""
+        return self._open.total()
+
+    async def close(self) -> None:
+        """Stop accepting, end streams, give requests under way SHUTDOWN_TIMEOUT_S."""
+        tasks = [task for task in (self._accepting, *self._opening) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._listener is not None:
+            self._listener.close()
+        if self._local is not None:
+            self._local.close()
+        self._runner.app[STREAMS].close()
+        await self._runner.cleanup()
+        if self._socket_path is not None:
+            await asyncio.to_thread(self._socket_path.unlink, missing_ok=True)
+
+    # Inside
+
+    def _protocol(self) -> _Connection:
+        assert self._runner.server is not None
+        return _Connection(
+            self._runner.server,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=KEEPALIVE_TIMEOUT_S,
+            auto_decompress=False,  # a signature binds the bytes on the wire
+            lingering_time=1.0,
+        )
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, address = await loop.sock_accept(listener)
+            except OSError as error:
+                if error.errno not in _PASSING:
+                    self.drops["accept"] += 1
+                    await asyncio.sleep(ACCEPT_PAUSE_S)
+                continue
+            host = str(address[0])
+            full = self._open.total() >= MAX_CONNECTIONS
+            if full or self._open[host] >= MAX_CONNECTIONS_PER_ADDRESS:
+                self.drops["bound" if full else "address"] += 1
+                connection.close()
+                continue
+            self._open[host] += 1
+            task = loop.create_task(self._take(connection, host))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+
+    async def _take(self, connection: socket.socket, host: str) -> None:
+        protocol = self._protocol()
+        protocol.closed = lambda: self._forget(host)
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: protocol,
+                connection,
+                ssl=self._tls,
+                ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if self._tls is not None else None,
+                ssl_shutdown_timeout=HANDSHAKE_TIMEOUT_S if self._tls is not None else None,
+            )
+        except BaseException as error:
+            self._forget(host)
+            connection.close()
+            if not isinstance(error, OSError):  # ssl.SSLError and TimeoutError are the client's fault
+                raise
+            self.drops["tls"] += 1
+
+    def _forget(self, host: str) -> None:
+        self._open[host] -= 1
+        if self._open[host] <= 0:
+            del self._open[host]
+
+    async def _serve_local(self, path: Path) -> None:
+        listener = await asyncio.to_thread(_listen_local, path)
+        self._socket_path = path
+        self._local = await asyncio.get_running_loop().create_unix_server(
+            self._protocol, sock=listener, backlog=BACKLOG_CONNECTIONS
+        )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG_CONNECTIONS)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PortTaken((port,), where=host) from None
+        raise InputError(f"can't listen on port {port}: {error.strerror}", where=host) from None
+    return listener
+
+
+def _listen_local(path: Path) -> socket.socket:
+    """A listening unix socket of mode 0660, in place of a dead one. Until chmod, only its owner can connect."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        _remove_dead(path)
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        listener.bind(str(path))
+        with contextlib.suppress(KeyError, PermissionError):  # without that group only root may read
+            os.chown(path, -1, grp.getgrnam(SOCKET_GROUP).gr_gid)
+        path.chmod(SOCKET_MODE)
+        listener.listen(BACKLOG_CONNECTIONS)
+    except OSError as error:
+        listener.close()
+        raise MusterError(f"the local socket can't be made: {error.strerror}", where=str(path)) from None
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _remove_dead(path: Path) -> None:
+    """Raises Conflict when somebody still answers on it."""
+    if not path.is_socket():
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+            return
+    raise Conflict("another agent serves this socket", where=str(path), fix="Stop it, or set another `run_dir`.")

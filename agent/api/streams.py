@@ -1,0 +1,127 @@
+"""Answers that go on: server-sent events (WHATWG HTML §9.2) and lines of JSON, cancelled when the client leaves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from typing import TypeVar
+
+import msgspec
+from aiohttp import web
+
+from agent.api.limits import KEPT_PAUSE_S, MAX_STREAMS, STREAM_KEEPALIVE_S, WRITE_TIMEOUT_S
+from agent.errors import MusterError, TooMany
+from agent.model.events import Event, LogLine
+from agent.model.types import AgentId
+
+T = TypeVar("T")
+
+FIRST_ITEM_S = 0.5  # an error before the first item is still a problem with its status; a silent stream starts then
+
+_encoder = msgspec.json.Encoder()
+
+
+class Streams:
+    """The open streams of one server. Invariant: at most MAX_STREAMS."""
+
+    def __init__(self, *, keepalive_s: float = STREAM_KEEPALIVE_S) -> None:
+        self._keepalive_s = keepalive_s
+        self._tasks: set[asyncio.Task[object]] = set()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def close(self) -> None:
+        """End them all: the agent stops, and clients go to another member."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def lines(self, request: web.Request, source: AsyncIterator[LogLine]) -> web.StreamResponse:
+        """NDJSON; an empty line now and then finds a client that is gone."""
+
+        def encode(line: LogLine | None) -> bytes:
+            return b"\n" if line is None else _encoder.encode(line) + b"\n"
+
+        return await self._send(request, source, "application/x-ndjson", encode, follow=True)
+
+    async def events(
+        self, request: web.Request, source: AsyncIterator[Event], agent: AgentId, *, follow: bool
+    ) -> web.StreamResponse:
+        """`id:` is `<agent id>:<number>`, since each agent numbers its own; a comment is the keepalive."""
+
+        def encode(event: Event | None) -> bytes:
+            if event is None:
+                return b": keepalive\n\n"
+            head = f"id: {agent}:{event.id}\nevent: {event.kind}\ndata: "
+            return head.encode() + _encoder.encode(event) + b"\n\n"
+
+        return await self._send(request, source, "text/event-stream", encode, follow=follow)
+
+    async def _send(
+        self,
+        request: web.Request,
+        source: AsyncIterator[T],
+        media: str,
+        encode: Callable[[T | None], bytes],
+        *,
+        follow: bool,
+    ) -> web.StreamResponse:
+        """The whole answer. Once it has begun, an error can only be shown by cutting the connection."""
+        task = asyncio.current_task()
+        assert task is not None
+        async with aclosing(paced(source, FIRST_ITEM_S, self._keepalive_s if follow else KEPT_PAUSE_S)) as items:
+            if len(self._tasks) >= MAX_STREAMS:
+                raise TooMany(f"{MAX_STREAMS} streams are open here already", fix="Close some, or ask another member.")
+            self._tasks.add(task)
+            response = web.StreamResponse()
+            response.content_type = media
+            response.charset = "utf-8"
+            try:
+                async for item in items:
+                    if not response.prepared:
+                        await response.prepare(request)
+                    elif item is None and not follow:
+                        break
+                    if item is not None or follow:
+                        async with asyncio.timeout(WRITE_TIMEOUT_S):
+                            await response.write(encode(item))
+                if not response.prepared:
+                    await response.prepare(request)
+                await response.write_eof()
+            except (MusterError, TimeoutError):
+                if not response.prepared:
+                    raise
+                if request.transport is not None:
+                    request.transport.abort()
+            finally:
+                self._tasks.discard(task)
+            return response
+
+
+async def paced(source: AsyncIterator[T], first_s: float, pause_s: float) -> AsyncGenerator[T | None, None]:
+    """The items of `source`, and None after `first_s` without the first one or `pause_s` without another.
+
+    Closing it closes the source.
+    """
+    pending = asyncio.ensure_future(anext(source))
+    wait_s = first_s
+    try:
+        while True:
+            done, _ = await asyncio.wait({pending}, timeout=wait_s)
+            wait_s = pause_s
+            if not done:
+                yield None
+                continue
+            try:
+                item = pending.result()
+            except StopAsyncIteration:
+                return
+            yield item
+            pending = asyncio.ensure_future(anext(source))
+    finally:
+        pending.cancel()
+        await asyncio.gather(pending, return_exceptions=True)
+        close = getattr(source, "aclose", None)
+        if close is not None:
+            await close()

@@ -1,0 +1,94 @@
+"""What some routes answer, made from the state and the status. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from agent.formats.timestamps import rfc3339
+from agent.model.api import REDACTED, ServiceEndpoint, Services, ServiceView, StackView, TargetView
+from agent.model.instruction import InstructionResult
+from agent.model.stack import Stack
+from agent.model.status import Status
+from agent.model.types import Jti, Label, Target
+from agent.state import ClusterState, deployed_stack
+
+
+def services_view(status: Status) -> Services:
+    """All services of all stacks, and where their replicas are reached."""
+    addresses = {host.name: host.address for host in status.hosts}
+    return Services(
+        as_of=status.as_of,
+        stale=status.stale,
+        services=tuple(
+            ServiceView(
+                stack=stack.name,
+                name=service.name,
+                wanted=service.wanted,
+                healthy=service.healthy,
+                endpoints=tuple(
+                    ServiceEndpoint(
+                        slot=replica.slot,
+                        host=replica.host,
+                        address=addresses.get(replica.host, replica.host),
+                        state=replica.state,
+                        ports=replica.ports,
+                    )
+                    for replica in service.replicas
+                ),
+            )
+            for stack in status.stacks
+            for service in stack.services
+        ),
+    )
+
+
+def target_view(state: ClusterState, target: Target) -> TargetView:
+    """The target's newest change; counters outlive what they count, so a removed stack still has one."""
+    record = state.targets.get(target)
+    if record is None:
+        return TargetView(target=target, revision=0)
+    return TargetView(
+        target=target,
+        revision=record.revision,
+        act=record.act,
+        digest=record.digest,
+        jti=record.jti,
+        by=record.by,
+        at=rfc3339(record.at),
+    )
+
+
+def stack_view(state: ClusterState, name: Label) -> StackView | None:
+    """The deploy in force, None for a stack that isn't there."""
+    stack = state.stacks.get(name)
+    if stack is None:
+        return None
+    return StackView(
+        name=name,
+        revision=stack.revision,
+        deployed=stack.deployed,
+        phase=stack.phase,
+        reason=stack.reason,
+        changed_by=stack.changed_by,
+        changed_at=rfc3339(stack.changed_at),
+        scale=stack.scale,
+        stopped=tuple(sorted(stack.stopped)),
+        stack=redacted(deployed_stack(state, stack)),
+    )
+
+
+def redacted(stack: Stack) -> Stack:
+    """The stack without environment values: they are plan data, and often secrets all the same."""
+    services = {
+        name: msgspec.structs.replace(service, environment=dict.fromkeys(service.environment, REDACTED))
+        for name, service in stack.services.items()
+    }
+    return msgspec.structs.replace(stack, services=services)
+
+
+def result_of(state: ClusterState, jti: Jti) -> InstructionResult | None:
+    """The ledger's answer to the instruction with that id, as long as it is its target's newest or was refused."""
+    for record in state.targets.values():
+        if record.jti == jti:
+            return record.result
+    return state.refusals.get(jti)

@@ -1,0 +1,106 @@
+"""What the HTTP API answers beside `agent.model.status`: one set of shapes for the server, the client and OpenAPI."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from agent.model.fault import Fault
+from agent.model.instruction import Act, InstructionResult
+from agent.model.ledger import AssignedPort, Phase
+from agent.model.report import ReplicaState
+from agent.model.stack import InstructionRef, Stack
+from agent.model.status import MemberView
+from agent.model.types import Digest, Jti, Label, OperatorName, Target
+
+PROBLEM_TYPE_PREFIX = "urn:muster:problem:"
+PROBLEM_MEDIA_TYPE = "application/problem+json"
+
+REDACTED = "(redacted)"
+"""Stands for an environment value (DESIGN "Environment values")."""
+
+
+class ProblemDetails(Struct, frozen=True, kw_only=True):
+    """RFC 9457, with `where` and `fix` of the error tree. `result` is the ledger's answer, where it said no."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    where: str = ""
+    fix: str = ""
+    result: InstructionResult | None = None
+
+    def fault(self) -> Fault:
+        """The problem as the error it was."""
+        kind = self.type.removeprefix(PROBLEM_TYPE_PREFIX)
+        return Fault(kind=kind, status=self.status, what=self.detail, where=self.where, fix=self.fix)
+
+
+class Members(Struct, frozen=True, kw_only=True):
+    """`GET /api/v1/members`, as the agent that answers sees them."""
+
+    answered_by: str
+    members: tuple[MemberView, ...]
+
+
+class ServiceEndpoint(Struct, frozen=True, kw_only=True):
+    """Where a replica is reached."""
+
+    slot: int
+    host: str
+    address: str
+    state: ReplicaState
+    ports: tuple[AssignedPort, ...]
+
+
+class ServiceView(Struct, frozen=True, kw_only=True):
+    """A service of any stack; `wanted` and `healthy` count replicas."""
+
+    stack: str
+    name: str
+    wanted: int
+    healthy: int
+    endpoints: tuple[ServiceEndpoint, ...]
+
+
+class Services(Struct, frozen=True, kw_only=True):
+    """`GET /api/v1/services`."""
+
+    as_of: str
+    stale: bool
+    services: tuple[ServiceView, ...]
+
+
+class TargetView(Struct, frozen=True, kw_only=True):
+    """`GET /api/v1/targets/{target}`: the next instruction on it takes `revision` + 1.
+
+    Revision 0: never changed, and the rest is empty. `at` is RFC 3339.
+    """
+
+    target: Target
+    revision: int
+    act: Act | None = None
+    digest: Digest | None = None
+    jti: Jti | None = None
+    by: OperatorName | None = None
+    at: str | None = None
+
+
+class StackView(Struct, frozen=True, kw_only=True):
+    """`GET /api/v1/stacks/{stack}`: the deploy in force. Every environment value in `stack` reads REDACTED.
+
+    `deployed` names the signed body by revision and sha256; `scale` are counts set since, `stopped` services told to
+    stop. Times are RFC 3339.
+    """
+
+    name: Label
+    revision: int
+    deployed: InstructionRef
+    phase: Phase
+    reason: str
+    changed_by: OperatorName
+    changed_at: str
+    scale: dict[Label, int]
+    stopped: tuple[Label, ...]
+    stack: Stack
