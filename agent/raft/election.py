@@ -47,7 +47,6 @@ class Election:
     def lost_leader(self, now: float) -> None:
         """The link to the leader closed: it has probably died. No patience with it any more."""
         self._state.leader = None
-        self._heard_leader_at = -math.inf
         self._short_delays_left = self._state.timing.link_loss_attempts
         self._wait_after_loss(now)
 

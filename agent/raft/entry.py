@@ -93,11 +93,11 @@ class Configuration(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
             raise ValueError(f"not a configuration: {error}") from None
 
 
-class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The state machine at `index`, instead of the entries up to it. `data` is the state machine's own affair."""
 
-    index: int
-    term: int
+    index: Index
+    term: Term
     configuration: Configuration
     data: bytes
 

@@ -78,6 +78,13 @@ class TestPreVote:
             bench.receive("b", PreVoteResponse(term=late, granted=True))
         assert bench.raft.role is Role.PRE_CANDIDATE
 
+    def test_who_gives_its_vote_stops_asking_for_others(self) -> None:
+        bench = Bench(term=3)
+        bench.time_out()
+        assert bench.vote_for(3).granted
+        bench.receive("c", PreVoteResponse(term=4, granted=True))
+        assert (bench.raft.role, bench.raft.term) == (Role.FOLLOWER, 3)
+
     def test_refused_by_a_majority_it_waits_a_full_timeout(self) -> None:
         bench = Bench(term=3)
         bench.time_out()

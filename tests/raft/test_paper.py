@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.raft import Entry, LogDiverged, Role
+from agent.raft import MAX_ENTRY_BYTES, Entry, LogDiverged, NotLeader, ProposalDropped, RaftLimits, Role
 from agent.raft.messages import (
     Append,
     AppendResponse,
@@ -349,6 +349,61 @@ class TestReplication:
         assert only(sent, Heartbeat, "c").commit == 2
 
 
+class TestBounds:
+    """What a leader keeps for a majority that doesn't answer, and what it sends to one slow follower."""
+
+    def test_only_so_many_entries_wait_for_a_majority(self) -> None:
+        bench = Bench(limits=RaftLimits(uncommitted_entries=3))
+        bench.lead(commit=True)
+        for _ in range(3):
+            bench.propose(b"x")
+        with pytest.raises(ProposalDropped):
+            bench.propose(b"x")
+        bench.accept("b")
+        bench.propose(b"x")
+
+    def test_only_so_many_bytes_wait_for_a_majority_but_one_entry_always_may(self) -> None:
+        bench = Bench(limits=RaftLimits(uncommitted_bytes=10))
+        bench.lead(commit=True)
+        for _ in range(3):
+            bench.propose(b"0123456789ab")
+            with pytest.raises(ProposalDropped):
+                bench.propose(b"x")
+            bench.accept("b")
+
+    def test_entries_of_earlier_terms_count_too(self) -> None:
+        bench = Bench(terms=(0, 1, 1), limits=RaftLimits(uncommitted_bytes=8))
+        bench.lead()
+        bench.propose(b"xx")
+        with pytest.raises(ProposalDropped):
+            bench.propose(b"xx")
+        bench.accept("b")
+        bench.propose(b"0123456789")
+
+    def test_an_entry_too_large_for_a_frame_is_dropped(self) -> None:
+        bench = Bench()
+        bench.lead(commit=True)
+        with pytest.raises(ProposalDropped):
+            bench.propose(b"x" * (MAX_ENTRY_BYTES + 1))
+
+    def test_a_slow_follower_is_sent_a_window_and_no_more(self) -> None:
+        bench = Bench(limits=RaftLimits(inflight_messages=2, append_entries=1))
+        bench.lead(commit=True)
+        before = len(of(bench.sent, Append, "b"))
+        for _ in range(5):
+            bench.propose(b"x")
+        assert len(of(bench.sent, Append, "b")) - before == 2
+        sent = bench.accept("b", 3)
+        assert [append.prev_index for append in of(sent, Append, "b")] == [4]
+
+    def test_a_follower_that_proposes_hears_who_leads(self) -> None:
+        bench = Bench()
+        bench.receive("b", Heartbeat(term=1, commit=0, round=1))
+        with pytest.raises(NotLeader) as caught:
+            bench.propose(b"x")
+        assert caught.value.leader == "b"
+
+
 class TestSafety:
     """Raft §5.4."""
 
@@ -445,6 +500,16 @@ class TestOrderOfDiskAndNetwork:
         ready = bench.take()
         assert bench.raft.role is Role.CANDIDATE
         bench.raft.advance(ready, bench.now)
+        assert bench.raft.role is Role.LEADER
+
+    def test_an_earlier_write_that_ends_does_not_bring_the_own_vote(self) -> None:
+        bench = Bench(voters=("a",))
+        bench.raft.receive("b", Vote(term=3, last_index=0, last_term=0), bench.now)
+        earlier = bench.take()
+        bench.raft.on_deadline(bench.now)
+        bench.raft.advance(earlier, bench.now)
+        assert (bench.raft.role, bench.raft.term) == (Role.CANDIDATE, 4)
+        bench.settle()
         assert bench.raft.role is Role.LEADER
 
     def test_only_what_is_on_disk_is_handed_out_for_applying(self) -> None:
