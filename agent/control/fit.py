@@ -111,8 +111,10 @@ def _ports(
     chosen: list[AssignedPort] = []
     taken: set[tuple[str, int]] = set()
     for spec in service.ports:
-        candidates = [port for port in sticking if may_have(spec, port) and port.host_port not in refused]
-        candidates += [_assigned(spec, number) for number in _numbers(spec) if number not in busy]
+        mine = [port for port in sticking if may_have(spec, port)]
+        behind = max((port.host_port for port in mine if port.host_port in refused), default=spec.host_port - 1)
+        candidates = [port for port in mine if port.host_port not in refused]
+        candidates += [_assigned(spec, number) for number in _numbers(spec, behind) if number not in busy]
         for port in candidates:
             name = (port.protocol, port.host_port)
             if name not in taken and placements.free_for(key, member.id, name):
@@ -120,13 +122,16 @@ def _ports(
                 taken.add(name)
                 break
         else:
-            last = _numbers(spec)[-1]
+            last = min(spec.host_port + PORT_TRIES - 1, _LAST_PORT)
             return Fit(reason=f"no free port in {spec.host_port}…{last}/{spec.protocol}")
     return Fit(ports=tuple(chosen))
 
 
-def _numbers(spec: PortSpec) -> range:
-    return range(spec.host_port, min(spec.host_port + PORT_TRIES, _LAST_PORT + 1))
+def _numbers(spec: PortSpec, behind: int) -> list[int]:
+    """The host ports to try: those behind `behind` first, because a report names only the newest port that was taken,
+    and one that was given up before it would be tried again for ever."""
+    numbers = range(spec.host_port, min(spec.host_port + PORT_TRIES, _LAST_PORT + 1))
+    return [number for number in numbers if number > behind] + [number for number in numbers if number <= behind]
 
 
 def _assigned(spec: PortSpec, number: int) -> AssignedPort:
