@@ -162,9 +162,9 @@ def started(memory: ReconcileMemory, key: ReplicaKey) -> ReconcileMemory:
     """A start worked. The first one of a spec isn't a restart."""
     life = memory.life(key)
     restarts = life.restarts + 1 if life.begun else life.restarts
-    return memory.with_life(
-        key, replace(life, begun=True, restarts=restarts, busy_ports=(), final=False, well_since=None)
-    )
+    reason = life.reason if life.failures else ""
+    life = replace(life, begun=True, restarts=restarts, busy_ports=(), final=False, well_since=None, reason=reason)
+    return memory.with_life(key, life)
 
 
 def start_failed(
@@ -183,15 +183,14 @@ def start_failed(
     return memory.with_life(key, replace(life, busy_ports=busy_ports))
 
 
-def engine_away(memory: ReconcileMemory, key: ReplicaKey, reason: str, now: float) -> ReconcileMemory:
-    """The engine didn't answer: says nothing about the replica, so nothing is counted."""
-    life = replace(memory.life(key), reason=reason, act_after=now + ACTION_RETRY_S)
-    return memory.with_life(key, life)
-
-
 def action_failed(memory: ReconcileMemory, key: ReplicaKey, reason: str, now: float) -> ReconcileMemory:
-    """A stop or remove was refused; nothing is done to this replica for a moment."""
-    return engine_away(memory, key, reason, now)
+    """A stop or remove was refused, or the engine didn't answer: nothing is counted, the next try waits a moment."""
+    return memory.with_life(key, replace(memory.life(key), reason=reason, act_after=now + ACTION_RETRY_S))
+
+
+def waiting(memory: ReconcileMemory, key: ReplicaKey, reason: str) -> ReconcileMemory:
+    """Nothing can be done about it now, and it isn't the replica's fault."""
+    return memory.with_life(key, replace(memory.life(key), reason=reason))
 
 
 def with_log(memory: ReconcileMemory, key: ReplicaKey, lines: tuple[str, ...]) -> ReconcileMemory:

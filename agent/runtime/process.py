@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -36,10 +38,11 @@ from agent.runtime.machine import host_resources
 from agent.runtime.protocol import Progress, RawLine
 from agent.runtime.records import Record
 from agent.runtime.supervisor import Supervisor
-from agent.runtime.watch import Watch
+from agent.runtime.watch import Watch, open_process
 
 THREADS = 4  # file and process calls are short; more would only queue at the disk
 ROTATE_INTERVAL_S = 5.0  # a program that writes 100 MB/s is cut back within 500 MB
+REPLACED_WITHIN_S = 3.0  # between removing a replica and starting its successor; who follows its log stays
 KILL_WAIT_S = 5.0  # SIGKILL works at once unless the process hangs in the kernel; then it is reported
 
 T = TypeVar("T")
@@ -66,7 +69,7 @@ class ProcessRuntime:
         self._executor = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="process-runtime")
         self._hints = Hints()
         self._watches: dict[str, Watch] = {}
-        self._live: set[ReplicaKey] = set()
+        self._known: set[ReplicaKey] = set()
         self._finishing: set[asyncio.Task[None]] = set()
         self._rotation: asyncio.Task[None] | None = None
         self._closed = False
@@ -104,8 +107,8 @@ class ProcessRuntime:
         """Read the records; ends that nobody noticed are noticed now."""
         records = await self._in_thread(self._supervisor.look)
         for record in records:
-            self._watch(record)
-        self._live = {record.key for record in records if not record.ended}
+            await self._watch(record)
+        self._known = {record.key for record in records}
         return tuple(map(_workload, records))
 
     async def prepare(self, spec: ReplicaSpec, progress: Progress) -> None:
@@ -114,27 +117,32 @@ class ProcessRuntime:
     async def start(self, spec: ReplicaSpec, progress: Progress) -> Workload:
         progress("starting", "")
         record = await self._in_thread(partial(self._supervisor.start, spec))
-        self._live.add(record.key)
-        self._watch(record)
+        self._known.add(record.key)
+        await self._watch(record)
         return _workload(record)
 
     async def stop(self, workload_id: str) -> None:
         record = await self._in_thread(partial(self._supervisor.find, workload_id))
         if record is None or record.ended:
             return
-        watch = self._watch(record)
+        watch = await self._watch(record)
         if watch is None:
             return
         await self._in_thread(partial(self._supervisor.signal, record, signal.SIGTERM))
         if not await _ended_within(watch, record.stop_grace_ms / 1000):
-            await self._in_thread(partial(self._supervisor.signal, record, signal.SIGKILL))
-            if not await _ended_within(watch, KILL_WAIT_S):
-                what = f"process {record.pid} doesn't end, not even by SIGKILL"
-                raise errors.MusterError(what, where=str(record.key))
+            await self._kill(record, watch)
         await self._finish(record)
 
     async def remove(self, workload_id: str) -> None:
-        await self._in_thread(partial(self._supervisor.remove, workload_id))
+        """Forget it; should it still run, it is killed."""
+        record = await self._in_thread(partial(self._supervisor.find, workload_id))
+        if record is None:
+            return
+        watch = await self._watch(record)
+        if watch is not None:
+            await self._kill(record, watch)
+            await self._finish(record)
+        await self._in_thread(partial(self._supervisor.forget, record))
 
     async def tidy(self, stacks_in_use: frozenset[str], delete_volumes_of: frozenset[str]) -> None:
         await self._in_thread(partial(self._supervisor.tidy, stacks_in_use, delete_volumes_of))
@@ -142,14 +150,19 @@ class ProcessRuntime:
     async def logs(
         self, workload_id: str, *, tail: int | None, since: datetime | None, follow: bool
     ) -> AsyncIterator[RawLine]:
-        """Ends with the run when following; the files have the runs before it too."""
+        """The files have earlier runs too; `follow` goes on over restarts and ends when the replica is removed."""
         record = await self._in_thread(partial(self._supervisor.find, workload_id))
         if record is None:
             return
         key = record.key
 
+        last_seen = time.monotonic()
+
         def alive() -> bool:
-            return key in self._live and not self._closed
+            nonlocal last_seen
+            if key in self._known:
+                last_seen = time.monotonic()
+            return time.monotonic() - last_seen < REPLACED_WITHIN_S and not self._closed
 
         paths = self._supervisor.log_paths(key)
         async for line in read_logs(paths, self._executor, tail=tail, since=since, follow=follow, alive=alive):
@@ -161,12 +174,23 @@ class ProcessRuntime:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
-    def _watch(self, record: Record) -> Watch | None:
+    async def _kill(self, record: Record, watch: Watch) -> None:
+        await self._in_thread(partial(self._supervisor.signal, record, signal.SIGKILL))
+        if not await _ended_within(watch, KILL_WAIT_S):
+            what = f"process {record.pid} doesn't end, not even by SIGKILL"
+            raise errors.MusterError(what, where=str(record.key))
+
+    async def _watch(self, record: Record) -> Watch | None:
         """Be told at once when it ends."""
         if record.ended or self._closed:
             return None
         if record.id not in self._watches:
-            self._watches[record.id] = Watch(record.pid, record.start, partial(self._ended, record))
+            descriptor = await self._in_thread(partial(open_process, record.pid, record.start))
+            if record.id in self._watches or self._closed:  # somebody else was faster
+                if descriptor >= 0:
+                    os.close(descriptor)
+                return self._watches.get(record.id)
+            self._watches[record.id] = Watch(descriptor, partial(self._ended, record))
         return self._watches[record.id]
 
     def _ended(self, record: Record) -> None:
@@ -185,7 +209,7 @@ class ProcessRuntime:
     async def _rotate_forever(self) -> None:
         while True:
             await asyncio.sleep(ROTATE_INTERVAL_S)
-            for key in sorted(self._live):
+            for key in sorted(self._known):
                 for path in self._supervisor.log_paths(key).values():
                     # A full disk must not end the rotation: it is what frees the disk.
                     with contextlib.suppress(OSError):

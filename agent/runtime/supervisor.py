@@ -41,6 +41,7 @@ class Supervisor:
         self._lock = threading.Lock()
         self._boot = ""
         self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._codes: dict[str, int | None] = {}  # by run, between its end and the record of it
         self.systemd = False
 
     def open(self, use_systemd: bool | None) -> None:
@@ -174,11 +175,18 @@ class Supervisor:
 
     def end(self, record: Record, reason: str) -> Record:
         """Note that it ended, with its exit code if that can be known, and kill what it left behind."""
-        code = self._reap(record)
+        with self._lock:
+            if record.run not in self._codes:
+                present = self._records.read(record.key)
+                if present is not None and present.run == record.run and present.ended:
+                    return present
+                self._codes[record.run] = self._reap(record)  # only the first who asks is told
+            code = self._codes[record.run]
         proc.kill_marked(record.mark)
         if record.unit:
             spawn.end_scope(record.unit)
         with self._lock:
+            self._codes.pop(record.run, None)
             present = self._records.read(record.key)
             ended = replace(record, ended=True, finished_at=_now_ms(), exit_code=code, reason=reason or _how(code))
             if present is None or present.run != record.run:
@@ -190,29 +198,22 @@ class Supervisor:
 
     def _reap(self, record: Record) -> int | None:
         """The exit code as a shell tells it (128 + signal); None when it wasn't our child, so nobody told us."""
-        child = self._children.get(record.pid)
+        if record.boot != self._boot:
+            return None
+        child = self._children.pop(record.pid, None)
         if child is not None:
-            if child.returncode is None:
-                proc.signal_group(record.pid, signal.SIGKILL)  # not waited for yet: the number is still its own
-            code = child.poll()
-            if code is not None:
-                self._children.pop(record.pid, None)
+            proc.signal_group(record.pid, signal.SIGKILL)  # not waited for yet: the number is still its own
+            code: int | None = child.wait()
         else:
             try:
-                pid, status = os.waitpid(record.pid, os.WNOHANG) if record.boot == self._boot else (0, 0)
+                pid, status = os.waitpid(record.pid, os.WNOHANG)
             except ChildProcessError:
                 return None
             code = os.waitstatus_to_exitcode(status) if pid else None
         return 128 - code if code is not None and code < 0 else code
 
-    def remove(self, workload_id: str) -> None:
-        """Forget it; whatever of it should still run is killed. The logs stay until the stack goes."""
-        record = self.find(workload_id)
-        if record is None:
-            return
-        self.signal(record, signal.SIGKILL)
-        if not record.ended:
-            self.end(record, "removed")
+    def forget(self, record: Record) -> None:
+        """Delete its record. It has ended; the logs stay until the stack goes."""
         with self._lock:
             present = self._records.read(record.key)
             if present is not None and present.run == record.run:

@@ -1,0 +1,56 @@
+"""Specs, states and wanted sets for tests of hosts and runtimes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agent.host import Desired
+from agent.model.ledger import AssignedPort
+from agent.model.spec import ReplicaKey, ReplicaSpec
+from agent.model.stack import Image, Resources
+
+CLUSTER = "abcdefghijklmnop"
+AGENT = "a" * 26
+OTHER_AGENT = "b" * 26
+
+
+def key(service: str = "web", slot: int = 1, stack: str = "shop") -> ReplicaKey:
+    """A replica's key."""
+    return ReplicaKey(stack=stack, service=service, slot=slot)
+
+
+def spec(service: str = "web", slot: int = 1, *, ports: tuple[int, ...] = (), **changes: Any) -> ReplicaSpec:
+    """A docker replica with that many tcp ports, each from 8000; `changes` are fields of ReplicaSpec."""
+    fields: dict[str, Any] = {
+        "key": key(service, slot),
+        "cluster": CLUSTER,
+        "agent": AGENT,
+        "revision": 1,
+        "generation": 0,
+        "container_name": f"shop-{service}-{slot}",
+        "runtime": "docker",
+        "image": Image(ref="web:1"),
+        "command": (),
+        "environment": {},
+        "facts": {},
+        "ports": tuple(AssignedPort(container_port=8000, host_port=port) for port in ports),
+        "volumes": (),
+        "networks": (),
+        "restart_policy": "unless-stopped",
+        "health_check": None,
+        "health": None,
+        "resources": Resources(),
+        "stop_grace_ms": 10_000,
+    }
+    return ReplicaSpec(**(fields | changes))
+
+
+def process_spec(service: str, *command: str, **changes: Any) -> ReplicaSpec:
+    """A replica of the process runtime."""
+    return spec(service, **{"runtime": "process", "image": None, "command": command, "stop_grace_ms": 2_000, **changes})
+
+
+def wanted(*specs: ReplicaSpec, **changes: Any) -> Desired:
+    """A host that has to run these."""
+    stacks = frozenset(each.key.stack for each in specs)
+    return Desired(**({"cluster": CLUSTER, "agent": AGENT, "specs": specs, "stacks": stacks} | changes))
