@@ -29,6 +29,7 @@ from msgspec import Meta, Struct
 from agent.config import ENVIRONMENT, TimingName
 from agent.errors import Conflict, InputError, MusterError, NotFound, TimedOut
 from agent.home import GENESIS_FILE, Home, as_json, open_home, read_file, write_file
+from agent.model.api import Members
 from agent.model.cluster import Genesis, IdentityRequest, Member
 from agent.model.decode import convert, decode_json
 from agent.model.stack import RuntimeName
@@ -237,7 +238,7 @@ class LocalCluster:
 
     def members(self, name: str) -> tuple[MemberView, ...]:
         """How this agent itself sees the others. Raises Unreachable."""
-        return get(self.socket_path(name), "/api/v1/members", tuple[MemberView, ...])
+        return get(self.socket_path(name), "/api/v1/members", Members).members
 
     def wait_ready(self, names: Iterable[str] | None = None, *, timeout_s: float = READY_TIMEOUT_S) -> Status:
         """Wait until these agents (None: all) name one coordinator and see each other alive; the status of then.

@@ -1,0 +1,182 @@
+"""`bootstrap demo`: a cluster at work, with the commands that a user would type.
+
+Three agents on loopback addresses; a web service deployed through one that doesn't coordinate; the coordinator killed;
+the next one, the same replicas, and an answer again; then everything is cleaned up. No root needed.
+"""
+
+from __future__ import annotations
+
+import http.client
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+
+from agent.errors import EXIT_ERROR, MusterError, NotFound, TimedOut
+from agent.model.status import Status
+from bootstrap.local import LocalCluster, clean_environment
+from bootstrap.story import Step, Story
+
+EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "web"
+STACK = "web"
+
+COMMAND_TIMEOUT_S = 60.0
+ANSWER_TIMEOUT_S = 2.0
+SUCCESSION_TIMEOUT_S = 10.0  # an election takes well below a second; a machine that is busy gets its time
+LOOK_INTERVAL_S = 0.02
+
+
+class Demo:
+    """The steps, over one cluster in a directory of its own."""
+
+    def __init__(self, story: Story, cluster: LocalCluster, plan: Path) -> None:
+        self._story = story
+        self._cluster = cluster
+        self._plan = plan
+
+    def run(self) -> None:
+        """All of it but the cleaning up. Raises MusterError."""
+        with self._story.step("Three agents find each other and elect a coordinator") as step:
+            self._cluster.up()
+            status = self._cluster.wait_ready()
+            for host in status.hosts:
+                step.note(f"{host.name}  {host.address}  {host.role}")
+        with self._story.step("Deploy a web service through an agent that doesn't coordinate") as step:
+            through = _other_than(status, _coordinator(status))
+            self._agent(step, "deploy", str(self._plan), "--agent", through)
+        with self._story.step("See what runs, ask it something") as step:
+            self._agent(step, "status")
+            self._ask_replicas(step, self._cluster.status(through))
+        lost = _coordinator(self._cluster.status(through))
+        with self._story.step(f"Kill the coordinator, {lost}, in the middle of its work") as step:
+            pid = self._cluster.pid(lost)
+            self._cluster.kill(lost)
+            killed_at = time.monotonic()
+            step.command(["kill", "-9", str(pid)])
+            following = self._successor(lost, through)
+            step.note(f"{_coordinator(following)} coordinates {time.monotonic() - killed_at:.1f} s later")
+        with self._story.step("Nothing was lost, and the next change is taken") as step:
+            self._ask_replicas(step, following)
+            self._agent(step, "scale", STACK, f"{STACK}=4")
+            self._agent(step, "status", accepted=(0, 3))  # 3: degraded, a host is down
+
+    def _agent(self, step: Step, *arguments: str, accepted: Sequence[int] = (0,)) -> None:
+        """One of the user's own commands; what it wrote is shown. Raises MusterError with it when it fails."""
+        step.command(["agent", *arguments])
+        environ = clean_environment() | {"MUSTER_HOME": str(self._cluster.home), "COLUMNS": str(self._story.columns)}
+        done = subprocess.run(
+            self._cluster.agent_command(*arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=COMMAND_TIMEOUT_S,
+            env=environ,
+            check=False,
+        )
+        step.output(done.stdout)
+        if done.returncode not in accepted:
+            raise MusterError(f"`agent {' '.join(arguments)}` ended with {done.returncode}")
+
+    def _ask_replicas(self, step: Step, status: Status) -> None:
+        """A GET to every replica, on whatever host it is; the agents aren't on the way."""
+        addresses = {host.name: host.address for host in status.hosts}
+        for replica in (replica for stack in status.stacks for s in stack.services for replica in s.replicas):
+            for port in replica.ports:
+                address, number = addresses[replica.host], port.host_port
+                step.command(["curl", f"http://{address}:{number}/"])
+                step.output(_fetch(address, number))
+
+    def _successor(self, lost: str, through: str) -> Status:
+        """The status once another coordinator is known. Raises TimedOut."""
+
+        def succeeded() -> Status | None:
+            try:
+                status = self._cluster.status(through)
+            except MusterError:
+                return None
+            known = status.coordinator is not None and status.coordinator.name != lost and not status.stale
+            return status if known else None
+
+        return _wait_for(succeeded, f"no other coordinator than {lost}")
+
+
+def _coordinator(status: Status) -> str:
+    if status.coordinator is None:
+        raise MusterError("there is no coordinator")
+    return status.coordinator.name
+
+
+def _other_than(status: Status, name: str) -> str:
+    return next(host.name for host in status.hosts if host.name != name)
+
+
+def _fetch(address: str, port: int) -> str:
+    connection = http.client.HTTPConnection(address, port, timeout=ANSWER_TIMEOUT_S)
+    try:
+        connection.request("GET", "/")
+        return connection.getresponse().read().decode(errors="replace")
+    except (OSError, http.client.HTTPException) as error:
+        raise MusterError(f"no answer: {error}", where=f"http://{address}:{port}/") from None
+    finally:
+        connection.close()
+
+
+def _wait_for(condition: Callable[[], Status | None], otherwise: str) -> Status:
+    deadline = time.monotonic() + SUCCESSION_TIMEOUT_S
+    while (found := condition()) is None:
+        if time.monotonic() > deadline:
+            raise TimedOut(f"{otherwise} after {SUCCESSION_TIMEOUT_S:g} s")
+        time.sleep(LOOK_INTERVAL_S)
+    return found
+
+
+def choose_plan(runtimes: Sequence[str], step: Step) -> Path:
+    """The example for Docker where there is an engine and its image can be made, else the one with processes."""
+    if not EXAMPLE.is_dir():
+        raise NotFound("the example isn't installed", where=str(EXAMPLE), fix="Run the demo from the source tree.")
+    if "docker" not in runtimes:
+        return EXAMPLE / "plan.json"
+    made = subprocess.run(
+        [str(EXAMPLE / "image.sh")], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+    )
+    if made.returncode != 0:
+        step.note(f"Docker is here, but not the image: {made.stderr.strip()}; plain processes will do.")
+        return EXAMPLE / "plan.json"
+    return EXAMPLE / "plan.docker.json"
+
+
+@click.command()
+@click.option("--mode", type=click.Choice(["loopback"]), default="loopback", help="Where the hosts are.")
+@click.option("--keep-logs", is_flag=True, help="Leave the agents' directory in place.")
+def demo(mode: str, keep_logs: bool) -> None:
+    """Show a cluster at work on this machine: deploy, lose the coordinator, go on. Takes half a minute at most."""
+    story = Story.on(sys.stdout)
+    directory = Path(tempfile.mkdtemp(prefix="muster-demo-"))
+    story.say(f"A cluster on {mode} addresses, in {directory}")
+    failed = ""
+    cluster: LocalCluster | None = None
+    try:
+        with story.step("Make keys for three hosts, certify them, sign the cluster's genesis") as step:
+            cluster = LocalCluster.create(directory, name="demo", api_port=0)
+            plan = choose_plan(cluster.layout.runtimes, step)
+        Demo(story, cluster, plan).run()
+    except (MusterError, subprocess.TimeoutExpired) as error:
+        failed = str(error)
+    finally:  # after Ctrl-C as well
+        with story.step("Stop the agents and all they ran") as step:
+            if cluster is not None:
+                cluster.down()
+            if failed or keep_logs:
+                step.note(f"The agents' logs are {directory}/*/agent.out")
+            else:
+                shutil.rmtree(directory)
+    if failed:
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {failed}", err=True)
+        raise click.exceptions.Exit(EXIT_ERROR)
+    story.say(f"\nThat was all of it, in {story.elapsed_s:.0f} s. `bootstrap local up` makes a cluster that stays.")
