@@ -1,0 +1,288 @@
+"""Agents as their API sees them, without agents: a home, real certificates, a real state, real HTTPS on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+from cryptography.hazmat.primitives import serialization
+
+from agent.api.app import build_app
+from agent.api.limits import RateLimit
+from agent.api.server import ApiServer
+from agent.api.streams import Streams
+from agent.control.facts import ClusterFacts, HostFacts
+from agent.formats.timestamps import rfc3339
+from agent.home import Home, KnownMember, remember
+from agent.instruction import read_instruction, sign_access
+from agent.model.cluster import Operator
+from agent.model.events import Event, LogLine
+from agent.model.instruction import InstructionResult
+from agent.model.ledger import GenesisEntry, InstructionEntry, LedgerEntry, encode_entry
+from agent.model.report import HostReport, HostResources, RuntimeInfo
+from agent.model.status import AgentRef, Health, MemberView, Status
+from agent.net.tls import api_server_context
+from agent.node.status import View, build_members, build_status
+from agent.state import ClusterState, apply, audience_of, genesis_state
+from agent.telemetry.api_log import ApiRecord, ApiStats
+from bootstrap.certificates import certify
+from bootstrap.genesis import make_genesis
+from bootstrap.home import create_home
+from tests.bootstrap.identities import Host, host
+
+
+@dataclass
+class FakeLedger:
+    """The state that all fake agents of a cluster share, and their facts."""
+
+    state: ClusterState
+    reports: dict[str, HostReport] = field(default_factory=dict)
+    dead: set[str] = field(default_factory=set)
+
+    def propose(self, *entries: LedgerEntry) -> InstructionResult | None:
+        """Apply; the last one's answer."""
+        result = None
+        for entry in entries:
+            self.state, applied = apply(self.state, self.state.index + 1, encode_entry(entry))
+            result = applied.result
+        return result
+
+    def now_ms(self) -> int:
+        return max(self.state.at, time.time_ns() // 1_000_000)
+
+    def facts(self) -> ClusterFacts:
+        return ClusterFacts(
+            hosts={
+                member.id: HostFacts(
+                    liveness="dead" if member.name in self.dead else "alive",
+                    lost=member.name in self.dead,
+                    report=self.reports.get(member.name),
+                )
+                for member in self.state.members.values()
+            }
+        )
+
+    def report(self, name: str, *replicas: object) -> None:
+        """The host says that it runs these (ObservedReplica)."""
+        self.reports[name] = HostReport(
+            host=next(member.id for member in self.state.members.values() if member.name == name),
+            boot=1,
+            sequence=self.state.index,
+            at=self.now_ms(),
+            applied=self.state.index,
+            agent_version="0.1.0",
+            runtimes=(RuntimeInfo(name="docker", available=True), RuntimeInfo(name="process", available=True)),
+            resources=HostResources(memory_mib=4096, cpu_millis=4000),
+            replicas=replicas,  # type: ignore[arg-type]  # ObservedReplica by the docstring
+        )
+
+
+@dataclass
+class FakeNode:
+    """A NodePort. `fail` is raised by every method that may; `fail_submits` counts down; `kept` are past events."""
+
+    me: AgentRef
+    ledger: FakeLedger
+    leader: str | None
+    lines: list[LogLine] = field(default_factory=list)
+    kept: list[Event] = field(default_factory=list)
+    fail: Exception | None = None
+    log_error: Exception | None = None
+    submit_errors: list[Exception] = field(default_factory=list)
+    submitted: list[tuple[str, bytes]] = field(default_factory=list)
+    listeners: set[asyncio.Queue[Event]] = field(default_factory=set)
+    following: int = 0
+
+    @property
+    def state(self) -> ClusterState:
+        return self.ledger.state
+
+    def health(self) -> Health:
+        return Health(
+            ok=self.leader is not None,
+            name=self.me.name,
+            coordinator=self.leader,
+            applied=self.state.index,
+            agent_version="0.1.0",
+        )
+
+    def view(self) -> View:
+        ids = {member.name: member.id for member in self.state.members.values()}
+        return View(
+            me=self.me.id,
+            leader=ids[self.leader] if self.leader is not None else None,
+            term=3,
+            voters=tuple(sorted(ids.values())),
+            linked=frozenset(id_ for name, id_ in ids.items() if name not in self.ledger.dead) - {self.me.id},
+            facts=self.ledger.facts(),
+            now_ms=self.ledger.now_ms(),
+            stale=False,
+        )
+
+    async def submit(self, token: str, body: bytes) -> InstructionResult:
+        """Applies it at once, as a coordinator with a majority would."""
+        self.submitted.append((token, body))
+        if self.submit_errors:
+            raise self.submit_errors.pop(0)
+        read_instruction(token, body, self.state.operators, audience_of(self.state))
+        entry = InstructionEntry(at=self.ledger.now_ms(), token=token, body=body, via=self.me.id)
+        result = self.ledger.propose(entry)
+        assert result is not None
+        return result
+
+    async def status(self) -> Status:
+        if self.fail is not None:
+            raise self.fail
+        leader = next(m.id for m in self.state.members.values() if m.name == (self.leader or self.me.name))
+        view = self.view()
+        view = View(**{name: getattr(view, name) for name in View.__struct_fields__} | {"me": leader})
+        return build_status(self.state, view, network_services=2, api_requests_total=7)
+
+    def members(self) -> tuple[MemberView, ...]:
+        return build_members(self.state, self.view())
+
+    async def events(self, *, after: int | None) -> AsyncIterator[Event]:
+        queue: asyncio.Queue[Event] = asyncio.Queue()
+        for event in self.kept:
+            if after is not None and event.id > after:
+                queue.put_nowait(event)
+        self.listeners.add(queue)
+        try:
+            while True:
+                yield await queue.get()
+        finally:
+            self.listeners.discard(queue)
+
+    def tell(self, event: Event) -> None:
+        """An event, live and kept."""
+        self.kept.append(event)
+        for queue in self.listeners:
+            queue.put_nowait(event)
+
+    async def logs(
+        self, stack: str, *, service: str | None, slot: int | None, tail: int | None, since: str | None, follow: bool
+    ) -> AsyncIterator[LogLine]:
+        self.following += 1
+        try:
+            if self.fail is not None:
+                raise self.fail
+            chosen = [
+                line
+                for line in self.lines
+                if line.stack == stack and service in (None, line.service) and slot in (None, line.slot)
+            ]
+            for line in chosen[len(chosen) - tail if tail is not None and tail < len(chosen) else 0 :]:
+                if since is None or line.at >= since:
+                    yield line
+            if self.log_error is not None:
+                raise self.log_error
+            if follow:
+                await asyncio.Event().wait()
+        finally:
+            self.following -= 1
+
+    def metrics(self) -> bytes:
+        return b"# HELP muster_up 1\nmuster_up 1.0\n"
+
+
+def event(number: int, what: str = "n1 coordinates (term 3)", **fields: object) -> Event:
+    return Event(**{"id": number, "at": rfc3339(number * 1000), "kind": "coordinator", "what": what, **fields})  # type: ignore[arg-type]  # Event's
+
+
+def line(text: str, *, service: str = "web", slot: int = 1, stack: str = "shop") -> LogLine:
+    return LogLine(
+        stack=stack, service=service, slot=slot, host="n1", at="2024-01-15T10:30:00Z", stream="stdout", line=text
+    )
+
+
+@dataclass
+class RunningNode:
+    """A fake agent and its API."""
+
+    node: FakeNode
+    server: ApiServer
+    stats: ApiStats
+    records: list[ApiRecord]
+    streams: Streams
+
+
+class FakeCluster:
+    """A cluster home at `home`, and members `names` with certificates; `running` serves their APIs.
+
+    Made outside the event loop: it writes files.
+    """
+
+    def __init__(self, directory: Path, *names: str) -> None:
+        self.directory = directory
+        home = create_home(directory / "home", name="lab", operator="ann", recovery_file=directory / "recovery.key")
+        self.hosts: dict[str, Host] = {name: host(name) for name in names or ("n1", "n2", "n3")}
+        requests = [each.request(address="127.0.0.1") for each in self.hosts.values()]
+        genesis = make_genesis(home, requests, now_ms=int(time.time() * 1000))
+        for request in requests:
+            (directory / f"{request.name}.crt").write_text(certify(home, request))
+            key = self.hosts[request.name].tls.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+            (directory / f"{request.name}.key").write_bytes(key)
+        self.home: Home = home
+        self.key = home.operator_key()
+        self.ledger = FakeLedger(genesis_state(encode_entry(GenesisEntry(at=genesis.created_at, genesis=genesis))))
+        self.nodes: dict[str, RunningNode] = {}
+        self.contexts: dict[str, ssl.SSLContext] = {name: self.context(name) for name in self.hosts}
+
+    def context(self, name: str) -> ssl.SSLContext:
+        return api_server_context(self.directory / f"{name}.crt", self.directory / f"{name}.key")
+
+    def access_token(self, **changes: object) -> str:
+        fields: dict[str, object] = {
+            "operator_name": "ann",
+            "cluster": self.home.cluster.id,
+            "epoch": 1,
+            "now_s": time.time(),
+        }
+        return sign_access(self.key, **(fields | changes))  # type: ignore[arg-type]  # sign_access'
+
+    def add_operator(self, operator: Operator) -> None:
+        """Without an instruction: what matters is that it is there."""
+        operators = {**self.ledger.state.operators, operator.name: operator}
+        self.ledger.state = msgspec.structs.replace(self.ledger.state, operators=operators)
+
+    def remember(self) -> None:
+        """The running members' real ports go into the home."""
+        known = [
+            KnownMember(id=self.hosts[name].id, name=name, address="127.0.0.1", api_port=running.server.port)
+            for name, running in self.nodes.items()
+        ]
+        self.home = remember(self.home, members=known)
+
+    async def start(
+        self, name: str, *, leader: str | None = "n1", socket: Path | None = None, rate_limit: RateLimit | None = None
+    ) -> RunningNode:
+        node = FakeNode(AgentRef(id=self.hosts[name].id, name=name), self.ledger, leader)
+        stats, records, streams = ApiStats(), list[ApiRecord](), Streams(keepalive_s=0.05)
+        app = build_app(node, stats=stats, log=records.append, rate_limit=rate_limit, streams=streams)
+        server = await ApiServer.start(app, host="127.0.0.1", port=0, tls=self.contexts[name], socket_path=socket)
+        self.nodes[name] = RunningNode(node, server, stats, records, streams)
+        return self.nodes[name]
+
+    @asynccontextmanager
+    async def running(self, *names: str) -> AsyncIterator[FakeCluster]:
+        """Serve the members' APIs, and write their addresses into the home."""
+        try:
+            for name in names or tuple(self.hosts):
+                await self.start(name)
+            await asyncio.to_thread(self.remember)
+            yield self
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        for running in self.nodes.values():
+            await running.server.close()
+        self.nodes.clear()
