@@ -20,6 +20,9 @@ CONTAINER_INTERFACES: Final = ("docker*", "veth*", "br-*")
 # A host has a few interfaces; more hints than this for one peer are somebody's flood.
 MAX_ADDRESSES_PER_PEER: Final = 8
 
+# Of these, the ones that hints can't push out. Half: a host that moves often must not fill its book with where it was.
+MAX_FIRM_ADDRESSES_PER_PEER: Final = 4
+
 # Seeds and beacons of agents not known yet: two per host of the largest cluster would do; this is for a LAN of them.
 MAX_ANONYMOUS_ADDRESSES: Final = 256
 
@@ -128,7 +131,7 @@ class AddressPolicy:
 
 @dataclass(slots=True)
 class _Known:
-    """`firm`: from the ledger, a seed, or a link that was up; never pushed out by mere hints."""
+    """Addresses, the newest last, and whether each is firm: from the ledger, a seed, or a link that was up."""
 
     addresses: OrderedDict[Address, bool] = field(default_factory=OrderedDict)
 
@@ -136,7 +139,7 @@ class _Known:
 class AddressBook:
     """Where each peer may be reached: the newest hint first, firm ones never pushed out by others. Bounded.
 
-    Invariant: no peer has more than MAX_ADDRESSES_PER_PEER addresses, and the newest firm one stays.
+    Invariant: no peer has more than MAX_ADDRESSES_PER_PEER addresses, and the newest firm ones stay.
     """
 
     def __init__(self) -> None:
@@ -149,9 +152,11 @@ class AddressBook:
         new = address not in known.addresses
         known.addresses[address] = firm or known.addresses.get(address, False)
         known.addresses.move_to_end(address)
+        firm_ones = [a for a, is_firm in known.addresses.items() if is_firm]
+        for outdated in firm_ones[:-MAX_FIRM_ADDRESSES_PER_PEER]:
+            known.addresses[outdated] = False
         while len(known.addresses) > MAX_ADDRESSES_PER_PEER:
-            oldest_hint = next((a for a, is_firm in known.addresses.items() if not is_firm), None)
-            del known.addresses[oldest_hint if oldest_hint is not None else next(iter(known.addresses))]
+            del known.addresses[next(a for a, is_firm in known.addresses.items() if not is_firm)]
         while len(self._peers) > MAX_PEERS:
             self._peers.popitem(last=False)
         return new

@@ -115,12 +115,12 @@ class FrameReader:
         at = 0
         kept = self._kept
         try:
-            while len(kept) - at > HEADER_BYTES:
+            while len(kept) - at >= HEADER_BYTES:
                 (size,) = _LENGTH.unpack_from(kept, at)
                 start = at + HEADER_BYTES
                 if size > self.max_frame_bytes:
                     raise TooLarge(f"a frame of {size} bytes; at most {self.max_frame_bytes} are taken")
-                if size < 1 or kept[start] != FRAME_VERSION:
+                if size < 1 or kept[start : start + 1] not in (b"", _VERSION_BYTE):
                     raise InputError("not a frame: its length or version is none of ours")
                 if len(kept) < start + size:
                     break

@@ -60,8 +60,8 @@ class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
 class Link(asyncio.Protocol):
     """A TLS connection that carries frames.
 
-    Life: `first()` waits for the opening frame, reading is paused behind it; `begin()` lets the rest come; `on_lost` is
-    called once at the end, with `reason`. Only the event loop's thread may touch it.
+    Life: `first()` waits for the opening frame, reading is paused behind it; `begin()` says where the rest goes and
+    `read_on()` lets it come; `on_lost` is called once at the end, with `reason`. For the event loop's thread only.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, user_timeout_s: float) -> None:
@@ -76,6 +76,7 @@ class Link(asyncio.Protocol):
         self._pending_bytes = 0
         self._flush_due = False
         self._paused = False
+        self._reading = False
         self._lost = False
         self.reason: DownReason | None = None
         self.last_received = loop.time()
@@ -114,15 +115,19 @@ class Link(asyncio.Protocol):
         return await self._first
 
     def begin(self, on_content: Callable[[bytes], None], on_lost: Callable[[DownReason], None]) -> None:
-        """Let frames come: `on_content` for each one's content, then once `on_lost`."""
+        """Say where frames go from `read_on` on: `on_content` for each one's content, then once `on_lost`."""
         self._on_content = on_content
         self._on_lost = on_lost
         self._reader.max_frame_bytes = MAX_FRAME_BYTES
         self.opened_at = self._loop.time()
         if self._lost:
             self._loop.call_soon(on_lost, self.reason or "lost")
+
+    def read_on(self) -> None:
+        """Let frames come, beginning with what came together with the first."""
+        if self.closed or self._transport is None:
             return
-        assert self._transport is not None
+        self._reading = True
         self._transport.resume_reading()
         self._deliver()
 
@@ -178,7 +183,7 @@ class Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.last_received = self._loop.time()
         self._reader.feed(data)
-        if self._on_content is not None or not self._first.done():
+        if self._reading or not self._first.done():
             self._deliver()
 
     def pause_writing(self) -> None:

@@ -95,6 +95,7 @@ class LinkHandlers(Protocol):
 
 
 Verdict = Literal["keep", "switch", "restarted", "replaced"]
+"""What becomes of a second link; the last two are the reason that `link_down` gives for the first."""
 
 
 def judge_second(own: AgentId, old: PeerInfo, new: PeerInfo, old_age_s: float, handshake_timeout_s: float) -> Verdict:
@@ -381,21 +382,25 @@ class LinkTable:
         if link.closed:
             return
         old = self._up.get(info.id)
-        if old is not None:
-            age = self._loop.time() - old.since
-            verdict = judge_second(self.me.id, old.info, info, age, self.timing.handshake_timeout_s)
-            self.counts[f"second-{verdict}"] += 1
-            if verdict == "keep":
-                self._drain(link)
-                return
-            if verdict == "switch":
-                self._up[info.id] = _Up(link, info, old.since)
-                self._drain(old.link)
-                return
-            self._drop(info.id, verdict, at_once=True)
-        self._up[info.id] = _Up(link, info, self._loop.time())
-        self.refusals.pop(info.id, None)
-        self._handlers.link_up(info)
+        verdict = self._judge(old, info) if old is not None else None
+        if verdict == "keep":
+            self._drain(link)
+        elif old is not None and verdict == "switch":
+            self._up[info.id] = _Up(link, info, old.since)
+            self._drain(old.link)
+        else:
+            if verdict == "restarted" or verdict == "replaced":
+                self._drop(info.id, verdict, at_once=True)
+            self._up[info.id] = _Up(link, info, self._loop.time())
+            self.refusals.pop(info.id, None)
+            self._handlers.link_up(info)
+        link.read_on()
+
+    def _judge(self, old: _Up, info: PeerInfo) -> Verdict:
+        age_s = self._loop.time() - old.since
+        verdict = judge_second(self.me.id, old.info, info, age_s, self.timing.handshake_timeout_s)
+        self.counts[f"second-{verdict}"] += 1
+        return verdict
 
     def _drain(self, link: Link) -> None:
         self._loop.call_later(DRAIN_S, link.close, "asked")

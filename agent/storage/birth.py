@@ -6,6 +6,7 @@ would speak for somebody else. Both are refused: the host comes back as a new me
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from agent.model.ledger import GenesisEntry, encode_entry
@@ -35,5 +36,6 @@ async def open_ledger(data_dir: Path, identity: Identity) -> tuple[Ledger, Boot]
         ledger_id=identity.ledger,
     )
     if identity.ledger is None:
-        bind_ledger(data_dir, ledger.ledger_id)  # before anything else is written to it
+        # Before anything else is written to it.
+        await asyncio.to_thread(bind_ledger, data_dir, ledger.ledger_id)
     return ledger, boot

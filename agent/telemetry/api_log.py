@@ -36,7 +36,7 @@ OTHER_ENDPOINTS: Final = "other"
 MAX_TEXT_CHARACTERS: Final = 512
 
 _encoder = msgspec.json.Encoder()
-_ROTATED: Final = r"\.\d{8}T\d{6}Z(-\d{4})?"
+_ROTATED: Final = r"\.\d{8}T\d{6}\.\d{6}Z"
 
 
 class ApiRecord(Struct, frozen=True, kw_only=True):
@@ -152,7 +152,7 @@ class ApiStats:
 class ApiLog:
     """The file and its thread. `write` never blocks; `drops` counts the lines lost to a full `queue` or `disk`.
 
-    A rotated file is `<name>.<UTC time>`, e.g. `workers_api_communication.log.20240115T103015Z`.
+    A rotated file is `<name>.<UTC time>`, e.g. `workers_api_communication.log.20240115T103015.123456Z`.
     """
 
     def __init__(
@@ -235,13 +235,8 @@ class ApiLog:
 
     def _rotate(self) -> None:
         self._close_file()
-        stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-        target = self.path.with_name(f"{self.path.name}.{stamp}")
-        number = 1
-        while target.exists():  # more than one in a second
-            number += 1
-            target = self.path.with_name(f"{self.path.name}.{stamp}-{number:04d}")
-        self.path.rename(target)
+        stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"  # microseconds, so that names sort and never meet
+        self.path.rename(self.path.with_name(f"{self.path.name}.{stamp}"))
         for surplus in self._rotated()[: -self._kept_files or None]:
             surplus.unlink(missing_ok=True)
         self._open_file()

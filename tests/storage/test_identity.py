@@ -1,0 +1,222 @@
+"""The agent's identity: made on its host, checked when it comes back, born together with its ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import stat
+from pathlib import Path
+
+import msgspec
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from agent.errors import InputError, NotAuthenticated, StorageError
+from agent.instruction import encode_genesis
+from agent.model.cluster import IdentityGrant, IdentityRequest
+from agent.model.identity import agent_id_of, server_name
+from agent.raft import HardState, Persist
+from agent.storage import identity
+from agent.storage.birth import genesis_entry, open_ledger
+from agent.storage.ledger import Ledger
+from tests.support.trust import Trust, found, member_of, pem
+
+
+def request_of(directory: Path) -> IdentityRequest:
+    return identity.create(directory, "n1", "192.168.1.7")
+
+
+def granted(directory: Path, trust: Trust) -> IdentityGrant:
+    request = request_of(directory)
+    certificate = trust.certify_request(request)
+    return trust.grant(certificate, trust.genesis([(request, certificate)]))
+
+
+def test_a_request_names_the_id_of_its_signing_key_and_proves_the_tls_key(tmp_path: Path) -> None:
+    request = request_of(tmp_path)
+    csr = x509.load_pem_x509_csr(request.csr.encode())
+    assert request.id == agent_id_of(bytes.fromhex(request.signing_key))
+    assert csr.is_signature_valid
+    names = csr.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert [name.value for name in names] == [server_name(request.id)]
+
+
+def test_asking_again_gives_the_same_keys_with_what_changed_around_them(tmp_path: Path) -> None:
+    first = request_of(tmp_path)
+    again = identity.create(tmp_path, "n1", "192.168.1.8", peer_port=1234)
+    assert (again.id, again.signing_key, again.sealing_key) == (first.id, first.signing_key, first.sealing_key)
+    public_keys = [x509.load_pem_x509_csr(r.csr.encode()).public_key() for r in (first, again)]
+    assert public_keys[0] == public_keys[1]
+    assert (again.address, again.peer_port) == ("192.168.1.8", 1234)
+
+
+def test_only_the_owner_can_read_the_keys(tmp_path: Path) -> None:
+    request_of(tmp_path)
+    home = tmp_path / "identity"
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in home.iterdir()} == {
+        "tls.pem": 0o600,
+        "signing.pem": 0o600,
+        "sealing.pem": 0o600,
+    }
+    assert [path.name for path in tmp_path.iterdir()] == ["identity"]
+
+
+def test_keys_that_others_can_read_are_not_used(tmp_path: Path) -> None:
+    request_of(tmp_path)
+    (tmp_path / "identity" / "signing.pem").chmod(0o644)
+    with pytest.raises(StorageError, match="other users"):
+        request_of(tmp_path)
+
+
+def test_a_key_file_that_isnt_one_is_refused_without_its_contents(tmp_path: Path) -> None:
+    request_of(tmp_path)
+    (tmp_path / "identity" / "signing.pem").write_bytes(b"hunter2")
+    with pytest.raises(StorageError) as refusal:
+        request_of(tmp_path)
+    assert "hunter2" not in str(refusal.value)
+
+
+def test_a_granted_identity_is_loaded_whole(tmp_path: Path) -> None:
+    trust = Trust()
+    grant = granted(tmp_path, trust)
+    identity.accept(tmp_path, grant)
+    loaded = identity.load(tmp_path)
+    assert loaded.id == loaded.genesis.members[0].id
+    assert loaded.certificate_digest == loaded.genesis.members[0].certificate
+    assert loaded.certificate_path.read_text() == grant.certificate
+    assert loaded.ledger is None
+    for secret in (loaded.signing_key.private_bytes_raw().hex(), "PRIVATE"):
+        assert secret not in repr(loaded)
+
+
+def test_a_host_that_joins_later_need_not_be_in_the_genesis(tmp_path: Path) -> None:
+    trust = Trust()
+    first = request_of(tmp_path / "first")
+    genesis = trust.genesis([(first, trust.certify_request(first))])
+    later = request_of(tmp_path / "later")
+    identity.accept(tmp_path / "later", trust.grant(trust.certify_request(later), genesis))
+    assert identity.load(tmp_path / "later").id not in {member.id for member in genesis.members}
+
+
+def test_keys_without_a_certificate_are_no_identity(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="no identity"):
+        identity.load(tmp_path)
+    request_of(tmp_path)
+    with pytest.raises(StorageError, match="no certificate yet"):
+        identity.load(tmp_path)
+
+
+def test_an_accept_that_was_cut_is_finished_by_the_next_load(tmp_path: Path) -> None:
+    identity.accept(tmp_path, granted(tmp_path, Trust()))
+    (tmp_path / "identity" / "certificate.pem").unlink()
+    assert identity.load(tmp_path).certificate_path.exists()
+
+
+@pytest.mark.parametrize("case", ["key", "name", "two names", "no name", "ca", "anchor", "garbage"])
+def test_a_certificate_that_says_anything_else_is_refused(tmp_path: Path, case: str) -> None:
+    trust = Trust()
+    request = request_of(tmp_path)
+    own = x509.load_pem_x509_csr(request.csr.encode()).public_key()
+    assert isinstance(own, ec.EllipticCurvePublicKey)
+    name = server_name(request.id)
+    other_name = server_name("b" * 26)
+    certificate = {
+        "key": pem(trust.certify(ec.generate_private_key(ec.SECP256R1()).public_key(), request.id)),
+        "name": pem(trust.certify(own, request.id, names=[other_name])),
+        "two names": pem(trust.certify(own, request.id, names=[name, other_name])),
+        "no name": pem(trust.certify(own, request.id, names=[])),
+        "ca": pem(trust.certify(own, request.id, ca=True)),
+        "anchor": pem(Trust(trust.cluster).certify(own, request.id)),
+        "garbage": "-----BEGIN CERTIFICATE-----\nnone\n-----END CERTIFICATE-----\n",
+    }[case]
+    proper = trust.certify_request(request)
+    grant = trust.grant(certificate, trust.genesis([(request, proper)]))
+    with pytest.raises(InputError):
+        identity.accept(tmp_path, grant)
+    with pytest.raises(StorageError):
+        identity.load(tmp_path)
+
+
+def test_a_genesis_that_nobody_signed_is_refused(tmp_path: Path) -> None:
+    trust = Trust()
+    grant = granted(tmp_path, trust)
+    changed = grant.genesis.replace('"name":"test"', '"name":"best"')
+    assert changed != grant.genesis
+    with pytest.raises(NotAuthenticated):
+        identity.accept(tmp_path, msgspec.structs.replace(grant, genesis=changed))
+
+
+def test_a_genesis_that_names_another_certificate_for_this_host_is_refused(tmp_path: Path) -> None:
+    trust = Trust()
+    request = request_of(tmp_path)
+    named, shown = trust.certify_request(request), trust.certify_request(request)
+    with pytest.raises(InputError, match="another certificate"):
+        identity.accept(tmp_path, trust.grant(shown, trust.genesis([(request, named)])))
+
+
+@pytest.fixture
+def me(tmp_path: Path) -> identity.Identity:
+    """A host's identity in `tmp_path/n1`."""
+    return found(tmp_path, 1)[0]
+
+
+async def test_identity_and_ledger_are_born_together(tmp_path: Path, me: identity.Identity) -> None:
+    home = tmp_path / "n1"
+    ledger, boot = await open_ledger(home, me)
+    assert boot.entries == (genesis_entry(me),)
+    await ledger.write(Persist(hard_state=HardState(term=1)))
+    await ledger.close()
+    again = await asyncio.to_thread(identity.load, home)
+    assert again.ledger == ledger.ledger_id
+    ledger, boot = await open_ledger(home, again)
+    await ledger.close()
+    assert boot.hard_state.term == 1
+
+
+async def test_a_start_that_was_cut_before_the_identity_named_its_ledger_goes_on(
+    tmp_path: Path, me: identity.Identity
+) -> None:
+    ledger, _ = await Ledger.open(tmp_path / "n1" / "ledger.db", agent_id=me.id, genesis_entry=genesis_entry(me))
+    await ledger.close()
+    ledger, _ = await open_ledger(tmp_path / "n1", me)
+    await ledger.close()
+    assert (await asyncio.to_thread(identity.load, tmp_path / "n1")).ledger == ledger.ledger_id
+
+
+async def test_a_wiped_ledger_under_a_kept_identity_is_refused(tmp_path: Path, me: identity.Identity) -> None:
+    home = tmp_path / "n1"
+    ledger, _ = await open_ledger(home, me)
+    await ledger.close()
+    for file in home.glob("ledger.db*"):
+        file.unlink()
+    with pytest.raises(StorageError, match="new member"):
+        await open_ledger(home, await asyncio.to_thread(identity.load, home))
+
+
+async def test_a_kept_ledger_under_a_fresh_identity_is_refused(tmp_path: Path, me: identity.Identity) -> None:
+    home = tmp_path / "n1"
+    ledger, _ = await open_ledger(home, me)
+    await ledger.close()
+    shutil.rmtree(home / "identity")
+    (fresh,) = await asyncio.to_thread(found, tmp_path, 1)
+    with pytest.raises(StorageError, match="belongs to agent"):
+        await open_ledger(home, fresh)
+
+
+def test_a_host_with_a_ledger_isnt_taken_into_another_cluster(tmp_path: Path) -> None:
+    found(tmp_path, 1)
+    identity.bind_ledger(tmp_path / "n1", "0" * 32)
+    with pytest.raises(InputError, match="another cluster"):
+        identity.accept(tmp_path / "n1", granted(tmp_path / "n1", Trust()))
+
+
+def test_the_members_record_is_the_certificates(tmp_path: Path) -> None:
+    trust = Trust()
+    request = request_of(tmp_path)
+    certificate = trust.certify_request(request)
+    digest = x509.load_pem_x509_certificate(certificate.encode()).fingerprint(hashes.SHA256()).hex()
+    assert member_of(request, certificate).certificate == digest
+    assert encode_genesis(trust.genesis([(request, certificate)]))

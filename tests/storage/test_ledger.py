@@ -1,0 +1,226 @@
+"""The ledger in SQLite: the contract, and what only a real disk can do wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import sqlite3
+import stat
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from agent.errors import InvariantBroken, StorageError
+from agent.raft import Entry, EntryKind, HardState, Persist
+from agent.storage.database import SCHEMA_VERSION, Boot
+from agent.storage.ledger import Ledger
+from tests.storage.contract import GENESIS, LogStorageContract, entries, snapshot_at
+
+AGENT = "a" * 26
+
+
+class SqliteDisk:
+    """A directory. A crash leaves the writer's connection behind unclosed: the WAL is what the next start finds."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "ledger.db"
+        self.opened: list[Ledger] = []
+        self.lives = 0
+
+    async def open(self) -> tuple[Ledger, Boot]:
+        ledger, boot = await Ledger.open(self.path, agent_id=AGENT, genesis_entry=GENESIS)
+        self.opened.append(ledger)
+        return ledger, boot
+
+    async def crash(self) -> None:
+        """Copy the files as they are, and go on with the copy: the old process would still hold its lock."""
+        self.lives += 1
+        directory = self.path.parent / f"life{self.lives}"
+        await asyncio.to_thread(self._copy, directory)
+        for ledger in self.opened:
+            await ledger.close()
+        self.path = directory / self.path.name
+
+    def _copy(self, directory: Path) -> None:
+        directory.mkdir()
+        for file in self.path.parent.glob(f"{self.path.name}*"):
+            (directory / file.name).write_bytes(file.read_bytes())
+
+    async def close(self) -> None:
+        for ledger in self.opened:
+            await ledger.close()
+
+
+@pytest.fixture
+async def disk(tmp_path: Path) -> AsyncIterator[SqliteDisk]:
+    made = SqliteDisk(tmp_path)
+    yield made
+    await made.close()
+
+
+class TestContract(LogStorageContract):
+    """agent.storage.ledger keeps the contract."""
+
+
+async def written(disk: SqliteDisk) -> None:
+    """A ledger with a history, closed."""
+    ledger, _ = await disk.open()
+    await ledger.write(Persist(hard_state=HardState(term=2, vote="b"), entries=entries(2, 9), commit=9))
+    await ledger.write(Persist(snapshot=snapshot_at(5), compact_to=3))
+    await ledger.close()
+
+
+def edit(path: Path, *statements: str) -> None:
+    database = sqlite3.connect(path)
+    for statement in statements:
+        database.execute(statement)
+    database.commit()
+    database.close()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE entries SET data = x'00' WHERE idx = 7",
+        "UPDATE entries SET term = 2 WHERE idx = 9",
+        "DELETE FROM entries WHERE idx = 7",
+        "DELETE FROM entries WHERE idx = 9",
+        "DELETE FROM entries",
+        "UPDATE state SET term = 1",
+        "UPDATE state SET vote = 'c'",
+        "UPDATE state SET commit_index = 1",
+        "DELETE FROM state",
+        "UPDATE snapshot SET data = x'00'",
+        "DELETE FROM snapshot",
+        "PRAGMA application_id = 1",
+        "DROP TABLE entries",
+    ],
+)
+async def test_a_ledger_that_was_changed_from_outside_is_refused_with_what_to_do(disk: SqliteDisk, damage: str) -> None:
+    await written(disk)
+    await asyncio.to_thread(edit, disk.path, damage)
+    with pytest.raises(StorageError) as refusal:
+        await disk.open()
+    assert str(disk.path) in str(refusal.value)
+    assert refusal.value.fix
+    assert "\n" not in refusal.value.what
+
+
+async def test_an_entry_missing_behind_the_snapshot_is_no_loss(disk: SqliteDisk) -> None:
+    await written(disk)
+    await asyncio.to_thread(edit, disk.path, "DELETE FROM entries WHERE idx = 4")
+    assert (await disk.open())[1].entries == (*entries(5, 9),)
+
+
+@pytest.mark.parametrize("offset", [0, 100, 4096, 8192 + 17])
+async def test_a_damaged_file_is_refused(disk: SqliteDisk, offset: int) -> None:
+    await written(disk)
+    data = bytearray(await asyncio.to_thread(disk.path.read_bytes))
+    data[offset : offset + 64] = os.urandom(64)
+    await asyncio.to_thread(disk.path.write_bytes, data)
+    with pytest.raises(StorageError):
+        await disk.open()
+
+
+async def test_a_file_that_was_cut_is_refused(disk: SqliteDisk) -> None:
+    await written(disk)
+    await asyncio.to_thread(os.truncate, disk.path, 4096)
+    with pytest.raises(StorageError):
+        await disk.open()
+
+
+async def test_a_later_schema_names_the_remedy(disk: SqliteDisk) -> None:
+    await written(disk)
+    await asyncio.to_thread(edit, disk.path, f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    with pytest.raises(StorageError, match="later"):
+        await disk.open()
+
+
+async def test_another_agents_ledger_is_refused(disk: SqliteDisk) -> None:
+    await written(disk)
+    with pytest.raises(StorageError, match="belongs to agent"):
+        await Ledger.open(disk.path, agent_id="b" * 26, genesis_entry=GENESIS)
+
+
+async def test_another_genesis_is_refused(disk: SqliteDisk) -> None:
+    await written(disk)
+    other = Entry(1, 0, EntryKind.NORMAL, b"another")
+    with pytest.raises(StorageError, match="genesis"):
+        await Ledger.open(disk.path, agent_id=AGENT, genesis_entry=other)
+
+
+async def test_a_ledger_that_the_identity_names_is_never_made_again(disk: SqliteDisk) -> None:
+    """A voter whose ledger is gone has forgotten its votes (hashicorp/raft #122)."""
+    with pytest.raises(StorageError, match="missing"):
+        await Ledger.open(disk.path, agent_id=AGENT, genesis_entry=GENESIS, ledger_id="0" * 32)
+    assert not disk.path.exists()
+
+
+async def test_another_ledger_than_the_named_one_is_refused(disk: SqliteDisk) -> None:
+    await written(disk)
+    with pytest.raises(StorageError, match="another ledger"):
+        await Ledger.open(disk.path, agent_id=AGENT, genesis_entry=GENESIS, ledger_id="0" * 32)
+
+
+async def test_two_agents_cant_have_one_ledger(disk: SqliteDisk) -> None:
+    await disk.open()
+    with pytest.raises(StorageError, match="another agent has this ledger open"):
+        await disk.open()
+
+
+async def test_only_the_owner_can_read_the_files(disk: SqliteDisk) -> None:
+    ledger, _ = await disk.open()
+    await ledger.write(Persist(hard_state=HardState(term=1)))
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in disk.path.parent.glob("ledger.db*")}
+    assert modes == {"ledger.db": 0o600, "ledger.db-wal": 0o600}
+
+
+async def test_writes_that_wait_share_commits(disk: SqliteDisk) -> None:
+    ledger, _ = await disk.open()
+    await asyncio.gather(*(ledger.write(Persist(entries=entries(i, i))) for i in range(2, 102)), return_exceptions=True)
+    assert ledger.commits < 20
+
+
+@contextmanager
+def largest_file(size_bytes: int) -> Iterator[None]:
+    """A disk that takes no more: writes beyond `size_bytes` of any file fail, as on a full or broken one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def test_a_failing_disk_is_fatal_and_what_was_acknowledged_stays(disk: SqliteDisk) -> None:
+    ledger, _ = await disk.open()
+    await ledger.write(Persist(hard_state=HardState(term=1), entries=entries(2, 4)))
+    big = Entry(5, 1, EntryKind.NORMAL, bytes(1_000_000))
+    with largest_file(256 * 1024), pytest.raises(StorageError, match="can't be written"):
+        await ledger.write(Persist(entries=(big,)))
+    with pytest.raises(StorageError):  # also when the disk works again: what is on it is unknown
+        await ledger.write(Persist(hard_state=HardState(term=2)))
+    await disk.crash()
+    _, boot = await disk.open()
+    assert boot.entries == (GENESIS, *entries(2, 4))
+    assert boot.hard_state == HardState(term=1)
+
+
+async def test_a_cancelled_caller_doesnt_undo_a_write(disk: SqliteDisk) -> None:
+    ledger, _ = await disk.open()
+    writing = asyncio.create_task(ledger.write(Persist(hard_state=HardState(term=7))))
+    await asyncio.sleep(0)
+    writing.cancel()
+    await asyncio.gather(writing, return_exceptions=True)
+    await ledger.close()
+    assert (await disk.open())[1].hard_state.term == 7
+
+
+async def test_a_closed_ledger_takes_nothing(disk: SqliteDisk) -> None:
+    ledger, _ = await disk.open()
+    await ledger.close()
+    with pytest.raises(InvariantBroken):
+        await ledger.write(Persist(hard_state=HardState(term=7)))
