@@ -97,9 +97,7 @@ def _unwrap(kind: inspect.Type) -> tuple[inspect.Type, str]:
 
 
 def _number(value: Any, kind: Any, note: str, place: _Place) -> Problem | None:
-    numeric = type(value) is int or (
-        type(value) is float and (isinstance(kind, inspect.FloatType) or value.is_integer())
-    )
+    numeric = type(value) is int or (type(value) is float and isinstance(kind, inspect.FloatType))
     if numeric and _within(value, kind):
         return None
     return place.wrong(_expected(kind, note), value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 from pathlib import Path
@@ -26,7 +27,7 @@ from agent.home import (
     write_file,
 )
 from agent.instruction import new_key, private_pem, public_hex
-from bootstrap.home import create_home
+from bootstrap.home import create_home, locked
 
 MEMBER = KnownMember(id="a" * 26, name="n1", address="10.0.0.1")
 
@@ -170,6 +171,22 @@ def test_a_file_is_replaced_whole_and_leaves_nothing_beside_it(tmp_path: Path) -
     write_file(path, b"two", mode=0o640, replace=True)
     assert (path.read_bytes(), mode(path)) == (b"two", 0o640)
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_the_umask_takes_nothing_away(tmp_path: Path) -> None:
+    before = os.umask(0o277)
+    try:
+        write_file(tmp_path / "x", b"", mode=0o640)
+    finally:
+        os.umask(before)
+    assert mode(tmp_path / "x") == 0o640
+
+
+def test_one_writes_in_a_home_at_a_time(home: Home) -> None:
+    with locked(home), (home.path / ".lock").open() as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with (home.path / ".lock").open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_a_home_is_found_by_flag_variable_name_or_being_the_only_one(tmp_path: Path) -> None:

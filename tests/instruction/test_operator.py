@@ -258,6 +258,13 @@ def test_leaving_out_the_signature_leaves_out_nothing_else(name: str) -> None:
     assert parts(hostile) == (HEADER, CLAIMS)
 
 
+@pytest.mark.parametrize("name", ["stray bits", "padding", "padding in the middle", "standard alphabet"])
+def test_a_token_has_one_spelling(name: str) -> None:
+    """Also for readers that leave the signature to others."""
+    with pytest.raises(InputError):
+        unverified_claims(HOSTILE[name]())
+
+
 @given(st.text(max_size=120) | st.binary(max_size=90).map(lambda data: f"{b64(data)}.{b64(data)}.{'A' * 86}"))
 def test_no_token_raises_anything_but_not_authenticated(token: str) -> None:
     with pytest.raises(NotAuthenticated):

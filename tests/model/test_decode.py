@@ -65,6 +65,7 @@ def test_a_good_body_is_decoded() -> None:
         (web(image=5), "$.services.web.image: expected an object, got 5"),
         (web(replicas="all"), '$.services.web.replicas: expected 0..10000 or "global", got "all"'),
         (web(replicas=10_001), "$.services.web.replicas: expected 0..10000, got 10001"),
+        (web(resources={"memory_mib": 1.0}), "$.services.web.resources.memory_mib: expected 0..16777216, got 1.0"),
         (web(replicas=True), '$.services.web.replicas: expected 0..10000 or "global", got true'),
         (web(host=None, command="ls"), '$.services.web.command: expected an array, got "ls"'),
         ({"name": "shop"}, "$: missing field `services`"),
