@@ -1,0 +1,308 @@
+"""The cluster as a program sees it: one object, whichever member answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn, TypeVar
+from urllib.parse import quote
+
+import aiohttp
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from agent.client import streams
+from agent.client.clock import ClusterClock
+from agent.client.endpoints import Endpoint, candidates
+from agent.client.instructions import Submission
+from agent.client.race import Race, unreachable
+from agent.client.transport import HttpsTransport, Request, SocketTransport, Transport, reason_of
+from agent.errors import InputError, MusterError
+from agent.home import Home, KnownMember, read_file, remember, write_file
+from agent.instruction import MAX_ACCESS_TTL_S, sign_access
+from agent.model.api import PROBLEM_MEDIA_TYPE, Members, ProblemDetails, Services, StackView, TargetView
+from agent.model.decode import convert
+from agent.model.events import Event, LogLine
+from agent.model.fault import error_of
+from agent.model.instruction import Act, Body, InstructionResult
+from agent.model.status import Health, Status
+from agent.model.types import Jti, Label, Target
+
+T = TypeVar("T")
+
+PROBE_TIMEOUT_S = 6.0  # connection and one small answer
+READ_TIMEOUT_S = 15.0  # a status waits for the coordinator
+MAX_ANSWER_BYTES = 67_108_864  # the status of 10,000 replicas is some 6 MB
+TOKEN_MARGIN_S = 60.0  # a token this close to its end is made anew
+LAST_FILE = "last"  # in the home: the name of the member that answered last
+
+Notice = Callable[[str], None]
+
+
+class Client:
+    """Use as an async context manager, in one event loop. Reads need a key (see `sign`) or the local socket.
+
+    `notice` gets sentences for a person: a wrong clock, what an instruction waits for.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        endpoints: Sequence[Endpoint],
+        *,
+        home: Home | None = None,
+        key: Ed25519PrivateKey | None = None,
+        notice: Notice = lambda text: None,
+    ) -> None:
+        self.home = home
+        self.notice = notice
+        self.clock = ClusterClock()
+        self._transport = transport
+        self._endpoints = tuple(endpoints)
+        self._key = key
+        self._current: Endpoint | None = None
+        self._finding = asyncio.Lock()
+        self._token: tuple[str, float] | None = None
+        self._warned = False
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._transport.close()
+        if self.home is not None and self._current is not None and self._current.id is not None:
+            with contextlib.suppress(MusterError):  # a home that can't be written works all the same
+                await asyncio.to_thread(
+                    write_file, self.home.path / LAST_FILE, self._current.label.encode(), mode=0o600, replace=True
+                )
+
+    # Reads
+
+    async def health(self) -> Health:
+        """Of the member that answers."""
+        return await self._read("/health", Health)
+
+    async def status(self) -> Status:
+        """The whole cluster."""
+        return await self._read("/api/v1/deployment/status", Status)
+
+    async def members(self) -> Members:
+        """The members; their addresses are written into the home for next time."""
+        members = await self._read("/api/v1/members", Members)
+        if self.home is not None and members.members:
+            known = [_known(member) for member in members.members]
+            with contextlib.suppress(MusterError):
+                self.home = await asyncio.to_thread(remember, self.home, members=known)
+        return members
+
+    async def services(self) -> Services:
+        """All services and where they are reached."""
+        return await self._read("/api/v1/services", Services)
+
+    async def stack(self, name: Label) -> StackView:
+        """The deploy in force. Raises NotFound."""
+        return await self._read(f"/api/v1/stacks/{quote(name, safe='')}", StackView)
+
+    async def target(self, target: Target) -> TargetView:
+        """Its revision: 0 when it was never changed."""
+        return await self._read(f"/api/v1/targets/{quote(target, safe=':')}", TargetView)
+
+    async def instruction(self, jti: Jti) -> InstructionResult:
+        """What became of an instruction. Raises NotFound."""
+        return await self._read(f"/api/v1/instructions/{quote(jti, safe='')}", InstructionResult)
+
+    def events(self, *, follow: bool = True, recent: bool = False) -> AsyncGenerator[Event, None]:
+        """What happens; goes on with another member when one is lost. Raises Unreachable."""
+        return streams.events(self, follow=follow, recent=recent)
+
+    def logs(
+        self,
+        stack: Label,
+        *,
+        service: Label | None = None,
+        slot: int | None = None,
+        tail: int | None = None,
+        since: str | None = None,
+        follow: bool = False,
+    ) -> AsyncGenerator[LogLine, None]:
+        """Lines of the replicas, merged; goes on with another member when one is lost. `since` is RFC 3339."""
+        params = {"service": service, "slot": slot, "tail": tail, "since": since, "follow": "true" if follow else None}
+        given = {name: str(value) for name, value in params.items() if value is not None}
+        return streams.logs(self, f"/api/v1/stacks/{quote(stack, safe='')}/logs", given)
+
+    # Changes
+
+    async def submit(self, act: Act, target: Target, body: Body) -> InstructionResult:
+        """Signs the change on top of the target's present revision, and brings it in.
+
+        Raises Conflict (who was first, and when), NotAllowed, Unprocessable, NoMajority, Unreachable, or TimedOut when
+        its outcome isn't known.
+        """
+        revision = (await self.target(target)).revision + 1
+        return await Submission.sign(self, act, target, revision, body).bring_in()
+
+    # For the other modules of this package
+
+    def signer(self) -> tuple[Home, Ed25519PrivateKey]:
+        """Raises InputError where there is no home: only operators sign."""
+        if self.home is None or self._key is None:
+            fix = "Run this on the operator's machine, or name the home with --home."
+            raise InputError("there is no cluster home, so nothing can be signed", where="--home", fix=fix)
+        return self.home, self._key
+
+    def now(self) -> float:
+        """Seconds since the epoch by the cluster's clock, once a member has answered."""
+        return self.clock.now(time.time())
+
+    def access_token(self, ttl_s: int = MAX_ACCESS_TTL_S) -> str:
+        """An access token by the cluster's clock."""
+        home, key = self.signer()
+        return sign_access(
+            key,
+            operator_name=home.operator.name,
+            cluster=home.cluster.id,
+            epoch=home.cluster.epoch,
+            now_s=self.now(),
+            ttl_s=ttl_s,
+        )
+
+    def headers(self) -> dict[str, str]:
+        """What a read carries."""
+        if self._key is None:
+            return {}
+        if self._token is None or self.now() > self._token[1] - TOKEN_MARGIN_S:
+            self._token = (self.access_token(), self.now() + MAX_ACCESS_TTL_S)
+        return {"Authorization": f"Bearer {self._token[0]}"}
+
+    async def connect(self, failed: Mapping[Endpoint, str] | None = None) -> Endpoint:
+        """A member that answers, not one of `failed`. Raises Unreachable, naming each address and why."""
+        failed = failed or {}
+        async with self._finding:
+            if self._current is not None and self._current not in failed:
+                return self._current
+            race = Race(self._probe, lambda health: health.ok)
+            self._current, _ = await race.run(self._endpoints, failed)
+            return self._current
+
+    def prefer(self, name: Label) -> None:
+        """Ask that member first from now on; events, for one, are kept by the coordinator."""
+        self._endpoints = tuple(sorted(self._endpoints, key=lambda endpoint: endpoint.label != name))
+        if self._current is not None and self._endpoints[0] != self._current:
+            self._current = None
+
+    def lost(self, endpoint: Endpoint) -> None:
+        """It didn't answer: the next request looks for another."""
+        if self._current == endpoint:
+            self._current = None
+
+    async def call(self, endpoint: Endpoint, request: Request, type_: type[T]) -> T:
+        """One request to one member. Raises the problem it answers with, or what the transport raises."""
+        async with self._transport.request(endpoint, request) as response:
+            return _decode(await self.body_of(endpoint, response), type_, endpoint)
+
+    def open(
+        self, endpoint: Endpoint, request: Request
+    ) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """The same for a stream: the caller reads it."""
+        return self._transport.request(endpoint, request)
+
+    async def body_of(self, endpoint: Endpoint, response: aiohttp.ClientResponse) -> bytes:
+        """The body of a good answer. Raises the problem in any other."""
+        self._heard(endpoint, response)
+        if response.status != 200:
+            await self.refuse(endpoint, response)
+        return await _bounded(response)
+
+    async def refuse(self, endpoint: Endpoint, response: aiohttp.ClientResponse) -> NoReturn:
+        """Raises what the answer, which isn't a good one, says."""
+        body = await _bounded(response)
+        if response.content_type == PROBLEM_MEDIA_TYPE:
+            raise error_of(_decode(body, ProblemDetails, endpoint).fault())
+        raise MusterError(f"answered with status {response.status}", where=str(endpoint))
+
+    # Inside
+
+    async def _read(self, path: str, type_: type[T]) -> T:
+        failed: dict[Endpoint, str] = {}
+        while True:
+            endpoint = await self.connect(failed)
+            request = Request(method="GET", path=path, headers=self.headers(), timeout_s=READ_TIMEOUT_S)
+            try:
+                return await self.call(endpoint, request, type_)
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                failed[endpoint] = reason_of(error)
+                self.lost(endpoint)
+                if len(failed) == len(self._endpoints):
+                    raise unreachable(failed) from None
+
+    async def _probe(self, endpoint: Endpoint) -> Health:
+        request = Request(method="GET", path="/health", timeout_s=PROBE_TIMEOUT_S)
+        async with self._transport.request(endpoint, request) as response:
+            self._heard(endpoint, response)
+            if response.status not in (200, 503):
+                await self.refuse(endpoint, response)
+            return _decode(await _bounded(response), Health, endpoint)
+
+    def _heard(self, endpoint: Endpoint, response: aiohttp.ClientResponse) -> None:
+        self.clock.heard(response.headers.get("Date"), time.time())
+        if self.clock.wrong and not self._warned:
+            self._warned = True
+            ahead = self.clock.offset_s
+            direction = "behind" if ahead > 0 else "ahead of"
+            self.notice(
+                f"this machine's clock is {abs(ahead):.0f} s {direction} {endpoint}'s; instructions go by the cluster's"
+            )
+
+
+def home_client(home: Home, *, via: str | None = None, notice: Notice = lambda text: None) -> Client:
+    """Any member of the home's cluster. Reads files: call it outside the event loop. Raises as `Home.operator_key`."""
+    last = ""
+    with contextlib.suppress(MusterError):
+        last = read_file(home.path / LAST_FILE).decode("utf-8", "replace")
+    members = frozenset(member.id for member in home.cluster.members)
+    return Client(
+        HttpsTransport(home.trust_anchor, members),
+        candidates(home.cluster, via=via, last=last),
+        home=home,
+        key=home.operator_key(),
+        notice=notice,
+    )
+
+
+def socket_client(path: Path, *, home: Home | None = None, notice: Notice = lambda text: None) -> Client:
+    """The agent on this host; with a home also for changes. Reads files: call it outside the event loop."""
+    endpoint = Endpoint(address=str(path), label=str(path))
+    key = home.operator_key() if home is not None else None
+    return Client(SocketTransport(path), [endpoint], home=home, key=key, notice=notice)
+
+
+async def _bounded(response: aiohttp.ClientResponse) -> bytes:
+    """Raises MusterError over MAX_ANSWER_BYTES."""
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.content.iter_any():
+        size += len(part)
+        if size > MAX_ANSWER_BYTES:
+            raise MusterError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _decode(body: bytes, type_: type[T], endpoint: Endpoint) -> T:
+    """Of a member of our own cluster: by shape alone, and a later version's further fields are let be."""
+    try:
+        return msgspec.json.decode(body, type=type_)
+    except msgspec.MsgspecError as error:
+        fix = "Its version may not fit this command's: compare `agent members` and `agent --version`."
+        raise MusterError(f"its answer isn't understood: {error}", where=str(endpoint), fix=fix) from None
+
+
+def _known(member: Any) -> KnownMember:
+    fields = {name: getattr(member, name) for name in KnownMember.__struct_fields__}
+    return convert(fields, KnownMember, "members")

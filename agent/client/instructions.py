@@ -1,0 +1,120 @@
+"""Bringing one signed instruction in: the same token again until it is answered or has expired, then asking by jti."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+from agent.client.transport import NotAMember, Request, reason_of
+from agent.errors import Conflict, MusterError, NoMajority, NotFound, TimedOut, TooMany, Unreachable
+from agent.instruction import MAX_TTL_S, encode_body, new_jti, sign_instruction
+from agent.model.instruction import Act, Body, InstructionResult
+from agent.model.types import Jti, Target
+
+if TYPE_CHECKING:
+    from agent.client.client import Client
+
+SUBMIT_TIMEOUT_S = 15.0  # an agent answers within 10
+RETRY_S = 0.5  # between two tries
+PATIENCE_S = 15.0  # for a coordinator, as long as it is certain that nothing was changed
+
+
+@dataclass(slots=True, kw_only=True)
+class Submission:
+    """One instruction under way. `uncertain`: it was sent, and what became of it isn't known."""
+
+    client: Client
+    act: Act
+    target: Target
+    revision: int
+    jti: Jti
+    token: str
+    body: bytes
+    expires_s: float
+    began_s: float
+    uncertain: bool = False
+
+    @classmethod
+    def sign(cls, client: Client, act: Act, target: Target, revision: int, body: Body) -> Submission:
+        """By the cluster's clock. Raises InputError without a home."""
+        home, key = client.signer()
+        data, jti, now_s = encode_body(body), new_jti(), client.now()
+        token = sign_instruction(
+            key,
+            operator_name=home.operator.name,
+            cluster=home.cluster.id,
+            epoch=home.cluster.epoch,
+            act=act,
+            target=target,
+            revision=revision,
+            body_bytes=data,
+            now_s=now_s,
+            jti=jti,
+        )
+        return cls(
+            client=client,
+            act=act,
+            target=target,
+            revision=revision,
+            jti=jti,
+            token=token,
+            body=data,
+            expires_s=int(now_s) + MAX_TTL_S,
+            began_s=now_s,
+        )
+
+    async def bring_in(self) -> InstructionResult:
+        """The ledger's answer. Raises as `Client.submit`."""
+        while self.client.now() < self.expires_s:
+            try:
+                return await self._send()
+            except (NoMajority, TimedOut, TooMany, Unreachable) as error:
+                self.uncertain = self.uncertain or isinstance(error, TimedOut)
+                if not self.uncertain and self.client.now() - self.began_s >= PATIENCE_S:
+                    raise
+                self.client.notice(f"{error.what}; trying again")
+            except Conflict:
+                if not self.uncertain:
+                    raise
+                return await self._ask()
+            await asyncio.sleep(RETRY_S)
+        return await self._ask()
+
+    async def _send(self) -> InstructionResult:
+        endpoint = await self.client.connect()
+        request = Request(
+            method="POST",
+            path="/api/v1/instructions",
+            headers={"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"},
+            body=self.body,
+            timeout_s=SUBMIT_TIMEOUT_S,
+        )
+        try:
+            return await self.client.call(endpoint, request, InstructionResult)
+        except NoMajority:
+            self.client.lost(endpoint)  # another one may be on the majority's side
+            raise
+        except (aiohttp.ClientConnectorError, NotAMember) as error:  # before anything was sent
+            self.client.lost(endpoint)
+            raise Unreachable(f"{endpoint}: {reason_of(error)}") from None
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            self.client.lost(endpoint)
+            raise TimedOut(f"{endpoint}: {reason_of(error)}") from None
+
+    async def _ask(self) -> InstructionResult:
+        """What became of it. Raises TimedOut when nobody knows."""
+        try:
+            result = await self.client.instruction(self.jti)
+        except NotFound:
+            raise TimedOut(
+                f"{self.act} {self.target}: what became of it isn't known",
+                where=f"jti {self.jti}",
+                fix="Look at `agent status`: it was taken if its revision "
+                f"is {self.revision}. If it wasn't, give the command again.",
+            ) from None
+        if result.outcome != "applied":
+            raise MusterError(result.what or result.outcome, where=self.target, fix=result.fix)
+        return result

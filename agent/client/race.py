@@ -1,0 +1,84 @@
+"""Finding a member that answers: one after another, without waiting long for any (after RFC 8305, Happy Eyeballs)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Generic, TypeVar
+
+import aiohttp
+
+from agent.client.endpoints import Endpoint
+from agent.client.transport import reason_of
+from agent.errors import MusterError, Unreachable
+
+T = TypeVar("T")
+
+NEXT_AFTER_S = 0.25  # RFC 8305 §5
+BETTER_WITHIN_S = 1.0  # how long an answer that is only second best waits for a good one
+MAX_TOLD = 10  # addresses that the error lists
+
+
+class Race(Generic[T]):
+    """`probe` asks one endpoint; `good` says whether its answer is what we want, or only better than nothing."""
+
+    def __init__(self, probe: Callable[[Endpoint], Awaitable[T]], good: Callable[[T], bool]) -> None:
+        self._probe = probe
+        self._good = good
+        self._running: dict[asyncio.Task[T], Endpoint] = {}
+        self._second: tuple[Endpoint, T] | None = None
+        self.failures: dict[Endpoint, str] = {}
+
+    async def run(self, endpoints: Sequence[Endpoint], failed: Mapping[Endpoint, str]) -> tuple[Endpoint, T]:
+        """The first good answer, else the first one. `failed` were tried by the caller. Raises Unreachable."""
+        self.failures.update(failed)
+        waiting = [endpoint for endpoint in endpoints if endpoint not in failed]
+        try:
+            while waiting or self._running:
+                if waiting:
+                    endpoint = waiting.pop(0)
+                    self._running[asyncio.ensure_future(self._probe(endpoint))] = endpoint
+                timeout = NEXT_AFTER_S if waiting else (BETTER_WITHIN_S if self._second is not None else None)
+                done, _ = await asyncio.wait(self._running, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    winner = self._judge(task)
+                    if winner is not None:
+                        return winner
+                if not done and not waiting and self._second is not None:
+                    break
+        finally:
+            for task in self._running:
+                task.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)
+        if self._second is not None:
+            return self._second
+        raise unreachable(self.failures)
+
+    def _judge(self, task: asyncio.Task[T]) -> tuple[Endpoint, T] | None:
+        endpoint = self._running.pop(task)
+        error = task.exception()
+        if error is not None:
+            if not isinstance(error, aiohttp.ClientError | OSError | TimeoutError | MusterError):
+                raise error
+            self.failures[endpoint] = reason_of(error)
+            return None
+        answer = task.result()
+        if self._good(answer):
+            return endpoint, answer
+        self._second = self._second or (endpoint, answer)
+        return None
+
+
+def unreachable(failures: Mapping[Endpoint, str]) -> Unreachable:
+    """Names each address and why."""
+    if not failures:
+        fix = "Name one with --via HOST, or run `bootstrap install`, which writes the members' addresses down."
+        return Unreachable("no member's address is known", fix=fix)
+    told = [f"{endpoint}: {reason}" for endpoint, reason in list(failures.items())[:MAX_TOLD]]
+    if len(failures) > MAX_TOLD:
+        told.append(f"and {len(failures) - MAX_TOLD} more")
+    foreign = all("certificate" in reason or "home doesn't know" in reason for reason in failures.values())
+    fix = "Look whether the agents run (`systemctl status muster-agent`) and 9999/tcp is open; --via HOST asks another."
+    if foreign:
+        fix = "These are other clusters' hosts: look at --home, and at the addresses."
+    return Unreachable("no agent answered: " + "; ".join(told), fix=fix)

@@ -1,0 +1,154 @@
+"""Events and logs as they come, across members: when one is lost, the next one goes on where it stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import TYPE_CHECKING, TypeVar
+
+import aiohttp
+import msgspec
+
+from agent.client.transport import Request, reason_of
+from agent.errors import MusterError, Unreachable
+from agent.model.events import Event, LogLine
+
+if TYPE_CHECKING:
+    from agent.client.client import Client
+
+T = TypeVar("T")
+
+SILENCE_S = 45.0  # three of the agent's keepalives
+RECONNECT_S = 30.0  # an election and a restart take less
+RETRY_S = 0.5  # between two tries
+MAX_LINE_BYTES = 262_144  # a log line of 16,384 characters, each escaped as JSON's \uXXXX
+
+_Replica = tuple[str, int, str]
+
+
+class _Reconnects:
+    """Bounds how long a stream is tried again in vain. A stream that never began fails at once."""
+
+    def __init__(self) -> None:
+        self._began = False
+        self._since: float | None = None
+
+    def came(self) -> None:
+        """Something came."""
+        self._began, self._since = True, None
+
+    async def wait(self, error: Exception) -> None:
+        """Before the next try. Raises Unreachable when there won't be one."""
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        over = now - self._since >= RECONNECT_S
+        if isinstance(error, Unreachable) and (over or not self._began):
+            raise error
+        if over:
+            raise Unreachable(f"the stream broke off: {reason_of(error)}") from None
+        await asyncio.sleep(RETRY_S)
+
+
+async def events(client: Client, *, follow: bool, recent: bool) -> AsyncGenerator[Event, None]:
+    """See Client.events."""
+    params = {"follow": _boolean(follow), "recent": _boolean(recent)}
+    reconnects = _Reconnects()
+    last_id = ""
+    while True:
+        headers = {"Last-Event-ID": last_id} if last_id else {}
+        try:
+            async with aclosing(_server_sent(client, params, headers, reconnects)) as items:
+                async for number, event in items:
+                    last_id = number
+                    yield event
+            if not follow:
+                return
+        except (aiohttp.ClientError, OSError, TimeoutError, Unreachable) as error:
+            await reconnects.wait(error)
+        else:
+            await reconnects.wait(aiohttp.ServerDisconnectedError())
+
+
+async def logs(client: Client, path: str, params: Mapping[str, str]) -> AsyncGenerator[LogLine, None]:
+    """See Client.logs. After a loss, lines are asked for since the last ones; those that come twice are left out."""
+    reconnects = _Reconnects()
+    last: dict[_Replica, str] = {}
+    while True:
+        before = dict(last)
+        try:
+            async with aclosing(_lines(client, path, _resumed(params, before), {}, reconnects)) as lines:
+                async for text in lines:
+                    if not text:
+                        continue
+                    line = _decoded(text, LogLine)
+                    replica = (line.service, line.slot, line.host)
+                    if line.at and line.at <= before.get(replica, ""):
+                        continue
+                    last[replica] = max(line.at, last.get(replica, ""))
+                    yield line
+            return
+        except (aiohttp.ClientError, OSError, TimeoutError, Unreachable) as error:
+            await reconnects.wait(error)
+
+
+def _resumed(params: Mapping[str, str], last: Mapping[_Replica, str]) -> dict[str, str]:
+    times = [at for at in last.values() if at]
+    if not times:
+        return dict(params)
+    return {name: value for name, value in params.items() if name != "tail"} | {"since": min(times)}
+
+
+async def _server_sent(
+    client: Client, params: Mapping[str, str], headers: Mapping[str, str], reconnects: _Reconnects
+) -> AsyncGenerator[tuple[str, Event], None]:
+    """(id, event), as WHATWG HTML §9.2.6 reads them; ours have one line of data each."""
+    number, data = "", ""
+    async with aclosing(_lines(client, "/api/v1/events", params, headers, reconnects)) as lines:
+        async for text in lines:
+            name, _, value = text.decode("utf-8", "replace").partition(":")
+            if name == "id":
+                number = value.removeprefix(" ")
+            elif name == "data":
+                data = value.removeprefix(" ")
+            elif not text and data:
+                event = _decoded(data.encode(), Event)
+                data = ""
+                yield number, event
+
+
+async def _lines(
+    client: Client, path: str, params: Mapping[str, str], headers: Mapping[str, str], reconnects: _Reconnects
+) -> AsyncGenerator[bytes, None]:
+    """The lines of one member's answer, without their ends."""
+    endpoint = await client.connect()
+    request = Request(
+        method="GET", path=path, params=params, headers={**client.headers(), **headers}, silence_s=SILENCE_S
+    )
+    rest = b""
+    try:
+        async with client.open(endpoint, request) as response:
+            if response.status != 200:
+                await client.refuse(endpoint, response)
+            async for part in response.content.iter_any():
+                reconnects.came()
+                *whole, rest = (rest + part).split(b"\n")
+                if len(rest) > MAX_LINE_BYTES:
+                    raise MusterError(f"a line of more than {MAX_LINE_BYTES} bytes", where=str(endpoint))
+                for line in whole:
+                    yield line
+    except (aiohttp.ClientError, OSError, TimeoutError):
+        client.lost(endpoint)
+        raise
+
+
+def _decoded(data: bytes, type_: type[T]) -> T:
+    try:
+        return msgspec.json.decode(data, type=type_)
+    except msgspec.MsgspecError as error:
+        raise MusterError(f"a line isn't understood: {error}") from None
+
+
+def _boolean(value: bool) -> str:
+    return "true" if value else "false"
