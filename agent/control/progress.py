@@ -8,9 +8,10 @@ from msgspec import Struct
 
 from agent.control.facts import ClusterFacts
 from agent.model.ledger import Assignment
-from agent.model.report import HostReport, ObservedReplica
-from agent.model.types import Millis
-from agent.state import StackState
+from agent.model.report import ObservedReplica
+from agent.model.spec import ReplicaKey
+from agent.model.types import AgentId, Millis
+from agent.state import StackState, key_of
 
 HEALTHY_DEADLINE_MS = 300_000  # after its last change; slow starters (a JVM, a migration) take a minute or two
 PULL_DEADLINE_MS = 1_800_000  # while the image is on its way: 10 GB at 6 MB/s
@@ -26,13 +27,33 @@ class Progress(Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
-def judge(stack: StackState, assignment: Assignment, facts: ClusterFacts, now_ms: Millis, *, stopped: bool) -> Progress:
+class Reports:
+    """The hosts' reports, searchable by replica; each is indexed once, when it is first asked about."""
+
+    def __init__(self, facts: ClusterFacts) -> None:
+        self.facts = facts
+        self._by_host: dict[AgentId, dict[ReplicaKey, ObservedReplica]] = {}
+
+    def observed(self, assignment: Assignment) -> ObservedReplica | None:
+        """What its host says of the assignment's replica."""
+        host = assignment.host
+        if host not in self._by_host:
+            report = self.facts.of(host).report
+            replicas = report.replicas if report is not None else ()
+            self._by_host[host] = {
+                ReplicaKey(stack=item.stack, service=item.service, slot=item.slot): item for item in replicas
+            }
+        return self._by_host[host].get(key_of(assignment))
+
+
+def judge(stack: StackState, assignment: Assignment, reports: Reports, now_ms: Millis, *, stopped: bool) -> Progress:
     """The progress of one replica of a service that is told to run, or to be stopped.
 
     A report counts only if its host had reconciled the stack's newest change (`moved_index`), and what it says of the
     replica only if that is of this assignment's revision: the host moves an observed replica's revision on when it
     reconciles the assignment, with or without another container.
     """
+    facts = reports.facts
     host = facts.of(assignment.host)
     if host.lost:
         if stopped:
@@ -42,7 +63,7 @@ def judge(stack: StackState, assignment: Assignment, facts: ClusterFacts, now_ms
         return Progress(verdict="unheard", reason="its host hasn't reported yet")
     if host.report.applied < stack.moved_index:
         return Progress(verdict=_late(stack, facts, now_ms, HEALTHY_DEADLINE_MS), reason="its host is behind")
-    seen = observed(host.report, assignment)
+    seen = reports.observed(assignment)
     if stopped:
         ended = seen is None or seen.state in ("stopped", "failed")
         return Progress(verdict="done") if ended else _judge_running(stack, facts, seen, now_ms, "still runs")
@@ -53,12 +74,6 @@ def judge(stack: StackState, assignment: Assignment, facts: ClusterFacts, now_ms
     if seen.state == "failed":
         return Progress(verdict="failed", reason=seen.reason or "failed")
     return _judge_running(stack, facts, seen, now_ms, seen.reason or seen.state)
-
-
-def observed(report: HostReport, assignment: Assignment) -> ObservedReplica | None:
-    """What the host says of the assignment's replica."""
-    wanted = (assignment.stack, assignment.service, assignment.slot)
-    return next((item for item in report.replicas if (item.stack, item.service, item.slot) == wanted), None)
 
 
 def deadline_passed(stack: StackState, facts: ClusterFacts, now_ms: Millis, allowed_ms: int, begun: Millis = 0) -> bool:

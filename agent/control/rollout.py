@@ -15,7 +15,7 @@ from itertools import islice
 
 from agent.control.facts import ClusterFacts
 from agent.control.placements import Placements
-from agent.control.progress import HEALTHY_DEADLINE_MS, Progress, deadline_passed, judge, observed
+from agent.control.progress import HEALTHY_DEADLINE_MS, Progress, Reports, deadline_passed, judge
 from agent.control.scheduler import ROLES, Schedule, same_container, schedule
 from agent.model.ledger import AssignEntry, Assignment, LedgerEntry, Phase, PhaseEntry, Slot
 from agent.model.spec import ReplicaKey
@@ -35,9 +35,9 @@ def next_entries(state: ClusterState, facts: ClusterFacts, now_ms: Millis) -> tu
 
     Ask again only when everything proposed before is applied: until then the answer would be the same again.
     """
-    placements = Placements(state)
+    placements, reports = Placements(state), Reports(facts)
     return tuple(
-        entry for name in sorted(state.stacks) for entry in _Rollout(state, name, facts, now_ms, placements).entries()
+        entry for name in sorted(state.stacks) for entry in _Rollout(state, name, reports, now_ms, placements).entries()
     )
 
 
@@ -45,22 +45,24 @@ def step(state: ClusterState, stack: Label, facts: ClusterFacts, now_ms: Millis)
     """What to propose now for this stack; nothing: wait, or all is as it should be. `now_ms` is ledger time."""
     if stack not in state.stacks:
         return ()
-    return tuple(_Rollout(state, stack, facts, now_ms, Placements(state)).entries())
+    return tuple(_Rollout(state, stack, Reports(facts), now_ms, Placements(state)).entries())
 
 
 class _Rollout:
     def __init__(
-        self, state: ClusterState, name: Label, facts: ClusterFacts, now_ms: Millis, placements: Placements
+        self, state: ClusterState, name: Label, reports: Reports, now_ms: Millis, placements: Placements
     ) -> None:
         self._state = state
         self._stack: StackState = state.stacks[name]
-        self._facts = facts
+        self._reports = reports
+        self._facts = reports.facts
         self._now_ms = max(now_ms, state.at)
         self._placements = placements
         self._current = dict(placements.by_stack.get(name, {}))
         self._services = deployed_stack(state, self._stack).services
         self._plan = Schedule()
         self._changes: dict[ReplicaKey, Assignment] = {}
+        self._judged: dict[Label, list[tuple[ReplicaKey, Progress]]] = {}
 
     def entries(self) -> Iterator[LedgerEntry]:
         if self._stack.removing:
@@ -121,7 +123,7 @@ class _Rollout:
         if host.lost:
             return True
         reported = host.report is not None and host.report.applied >= self._stack.moved_index
-        return reported and host.report is not None and observed(host.report, assignment) is None
+        return reported and self._reports.observed(assignment) is None
 
     def _undisturbed(self, key: ReplicaKey) -> bool:
         """Whether a change ends no running container: another pointer, a port it couldn't have, a host that is lost."""
@@ -164,12 +166,15 @@ class _Rollout:
 
     def _progress(self, name: Label) -> list[tuple[ReplicaKey, Progress]]:
         """Of the service's replicas that are assigned as they should be."""
-        stopped = wants_stopped(self._stack, name)
-        return [
-            (key, judge(self._stack, assignment, self._facts, self._now_ms, stopped=stopped))
-            for key, assignment in sorted(self._current.items())
-            if key.service == name and key not in self._changes and key not in self._plan.release
-        ]
+        if not self._judged:
+            released = set(self._plan.release)
+            self._judged = {service: [] for service in self._services}
+            for key, assignment in sorted(self._current.items()):
+                if key not in self._changes and key not in released:
+                    stopped = wants_stopped(self._stack, key.service)
+                    progress = judge(self._stack, assignment, self._reports, self._now_ms, stopped=stopped)
+                    self._judged[key.service].append((key, progress))
+        return self._judged[name]
 
     def _before(self, phase: Phase) -> bool:
         return _ORDER.index(self._stack.phase) < _ORDER.index(phase)

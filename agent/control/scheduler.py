@@ -8,7 +8,7 @@ longer allowed. *Unknown is not unhealthy*: a host that hasn't reported to this 
 from __future__ import annotations
 
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from agent.control.facts import ClusterFacts
 from agent.control.fit import conflicts, constraint_reason, fit, state_reason
 from agent.control.placements import Placements, bound_to_host
+from agent.control.pool import Pool
 from agent.model.cluster import Member
 from agent.model.ledger import AssignedPort, Assignment
 from agent.model.spec import ReplicaKey
@@ -54,27 +55,6 @@ def _as_it_runs(service: Service) -> Service:
     return replace(service, host=None, labels={}, replicas=1, role="service")
 
 
-class _Spread:
-    """How many replicas of one service are in each region, zone and host."""
-
-    def __init__(self, state: ClusterState) -> None:
-        self._members = state.members
-        self._count: Counter[tuple[str, str, str]] = Counter()
-
-    def add(self, host: AgentId, by: int = 1) -> None:
-        for place in self._places(self._members[host]):
-            self._count[place] += by
-
-    def rank(self, member: Member) -> tuple[int, ...]:
-        return tuple(self._count[place] for place in self._places(member))
-
-    @staticmethod
-    def _places(member: Member) -> tuple[tuple[str, str, str], ...]:
-        """Zones count within their region: two regions may both have a zone `a`."""
-        region, zone = member.labels.get("region", ""), member.labels.get("zone", "")
-        return (region, "", ""), (region, zone, "/"), (region, zone, member.id)
-
-
 class _Planner:
     def __init__(self, state: ClusterState, stack: StackState, facts: ClusterFacts, placements: Placements) -> None:
         self._state = state
@@ -82,6 +62,9 @@ class _Planner:
         self._facts = facts
         self._placements = placements
         self._current = placements.by_stack.get(stack.name, {})
+        self._slots: dict[Label, dict[int, Assignment]] = defaultdict(dict)
+        for key, assignment in self._current.items():
+            self._slots[key.service][key.slot] = assignment
         self._hosts = sorted(state.members.values(), key=lambda member: member.name)
         self._assign: list[Assignment] = []
         self._pending: dict[ReplicaKey, str] = {}
@@ -97,22 +80,22 @@ class _Planner:
 
     def _service(self, name: Label, service: Service) -> None:
         wanted = wanted_replicas(self._stack, name, service)
-        slots = {key.slot: item for key, item in sorted(self._current.items()) if key.service == name}
+        slots = self._slots.get(name, {})
         if wanted == "global":
             self._everywhere(name, service, slots)
             return
-        spread = _Spread(self._state)
+        spread = Counter[AgentId]()
         moving: list[ReplicaKey] = []
         for slot in range(1, wanted + 1):
             key = self._key(name, slot)
             self._kept.add(key)
             current = slots.get(slot)
             if current is not None and self._keep(key, service, current):
-                spread.add(current.host)
+                spread[current.host] += 1
             else:
                 moving.append(key)
-        for key in moving:
-            self._place(key, service, slots.get(key.slot), spread)
+        if moving:
+            self._place(service, moving, spread)
 
     def _everywhere(self, name: Label, service: Service, slots: dict[int, Assignment]) -> None:
         """`global`: one replica on every host that fits, each with a slot number that it keeps while it is there."""
@@ -174,42 +157,25 @@ class _Planner:
             self._pending[key] = f"its volume is on {member.name} ({liveness})"
         return key in self._pending
 
-    def _place(self, key: ReplicaKey, service: Service, current: Assignment | None, spread: _Spread) -> None:
-        """On the best host that fits; or the reason why none does, and the replica stays what it is."""
+    def _place(self, service: Service, keys: list[ReplicaKey], spread: Counter[AgentId]) -> None:
+        """Each on the best host that fits; or the reason why none does, and the replica stays what it is."""
         allowed = [member for member in self._hosts if satisfies(member, service)]
         awaited = [member.name for member in allowed if self._facts.of(member.id).awaited]
-        reasons: dict[Label, str] = {}
-        if not awaited:
-            for member in sorted(allowed, key=lambda member: self._rank(member, spread)):
-                reason = state_reason(self._facts.of(member.id))
-                found = fit(key, service, member, self._facts, self._placements, current)
-                if not (reason or found.reason):
-                    self._add(key, service, member.id, found.ports)
-                    spread.add(member.id)
-                    return
-                reasons[member.name] = reason or found.reason
-        self._pending[key] = f"waiting for {_listed(awaited)} to report" if awaited else self._nowhere(service, reasons)
-        if current is None or not self._violates(service, current):
-            return
-        self._kept.discard(key)
+        pool = Pool(service, allowed, self._state.members, spread, self._facts, self._placements)
+        for key in keys:
+            found = pool.draw(key) if not awaited else None
+            if found is not None:
+                self._add(key, service, *found)
+                continue
+            waiting = f"waiting for {_listed(awaited)} to report"
+            self._pending[key] = waiting if awaited else self._nowhere(service, pool.reasons)
+            current = self._current.get(key)
+            if current is not None and self._violates(service, current):
+                self._kept.discard(key)
 
     def _violates(self, service: Service, current: Assignment) -> bool:
         """Whether the deploy in force itself forbids where its replica is: then it goes even if nowhere else fits."""
         return current.instruction == self._stack.deployed and not satisfies(self._state.members[current.host], service)
-
-    def _rank(self, member: Member, spread: _Spread) -> tuple[tuple[int, ...], int, int, Label]:
-        """Lower is better: fewer of the service in its region, zone, host; then less reserved; then fewer replicas."""
-        replicas = self._placements.replicas(member.id)
-        return spread.rank(member), self._reserved(member), replicas, member.name
-
-    def _reserved(self, member: Member) -> int:
-        """Thousandths of what the host has, of memory or CPU, whichever is more."""
-        report = self._facts.of(member.id).report
-        if report is None:
-            return 0
-        memory = self._placements.memory_mib(member.id) * 1000 // max(report.resources.memory_mib, 1)
-        cpu = self._placements.cpu_millis(member.id) * 1000 // max(report.resources.cpu_millis, 1)
-        return max(memory, cpu)
 
     def _nowhere(self, service: Service, reasons: dict[Label, str]) -> str:
         """Why no host takes it, in one sentence: each host that could, then each that the operator's words exclude."""

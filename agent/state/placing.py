@@ -12,7 +12,7 @@ from agent.model.ledger import AssignedPort, AssignEntry, Assignment, Phase, Pha
 from agent.model.spec import ReplicaKey
 from agent.model.stack import MAX_REPLICAS, PortSpec, Service
 from agent.state.queries import deployed_stack, key_of, satisfies, wanted_replicas
-from agent.state.stacks import drop_unreferenced, forget_removed, keep_evidence
+from agent.state.stacks import drop_unreferenced, forget_amendments, forget_removed, keep_evidence
 from agent.state.types import ClusterState, StackState
 
 PORT_TRIES = 100  # SEED "Automatic Port Binding": preferred … preferred + 99
@@ -76,6 +76,7 @@ def set_phase(state: ClusterState, entry: PhaseEntry) -> ClusterState:
         )
     state = replace(state, stacks={**state.stacks, moved.name: moved})
     if moved.deployed != stack.deployed:
+        state = forget_amendments(state, moved.name, stack.deployed.revision)
         state = drop_unreferenced(keep_evidence(state, moved), moved.name, (stack.deployed.digest,))
     return state
 

@@ -44,6 +44,8 @@ def _deploy(state: ClusterState, signed: Signed, body: Body) -> ClusterState:
     state = replace(state, signed={**state.signed, ref.digest: kept}, stacks={**state.stacks, body.name: stack})
     if old is None:
         return state
+    if not old.proven:
+        state = forget_amendments(state, body.name, old.deployed.revision)
     # A restart that was asked for stays done: another generation would be another container.
     named = _all_services(state, stack)
     generations = {name: revision for name, revision in old.generations.items() if name in named}
@@ -167,6 +169,12 @@ def keep_evidence(state: ClusterState, stack: StackState) -> ClusterState:
     gone = mine.keys() - kept
     if not gone:
         return state
+    return replace(state, evidence={key: item for key, item in state.evidence.items() if key not in gone})
+
+
+def forget_amendments(state: ClusterState, name: Label, since: int) -> ClusterState:
+    """Scales, stops and starts since a deploy that is given up end with it; restarts that were done stay done."""
+    gone = {key for key, item in _evidence_of(state, name).items() if item.revision > since and item.act != "restart"}
     return replace(state, evidence={key: item for key, item in state.evidence.items() if key not in gone})
 
 
