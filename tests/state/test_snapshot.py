@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -205,6 +205,8 @@ ACTS = st.lists(
 
 
 @settings(max_examples=60, deadline=None)
+@example(["deploy", "scale", "healthy", "deploy", "scale", "deploy"], 1)
+@example(["deploy", "scale", "healthy", "deploy", "scale", "failed", "restart"], 1)
 @given(ACTS, st.integers(1, 4))
 def test_every_reachable_state_proves_itself(acts: list[str], cut: int) -> None:
     """Whatever happened, the evidence that `apply` keeps is enough, and it doesn't grow with history."""
