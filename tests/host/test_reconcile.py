@@ -330,7 +330,7 @@ def wanted_sets(draw: st.DrawFn) -> Desired:
 
 
 def without_foreign(found: list[Workload]) -> list[Workload]:
-    """The test's world has one port space, in which a foreign workload may stand in the way; that is PortTaken's part."""
+    """The world here has one port space; a foreign workload that stands in the way is PortTaken's part."""
     return [each if each.agent != OTHER_AGENT else replace(each, ports=()) for each in found]
 
 

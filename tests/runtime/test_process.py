@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -168,9 +168,8 @@ class TestEnd:
         await runtime.remove(workload.id)
 
     async def test_stop_is_sigterm_first(self, runtime: ProcessRuntime) -> None:
-        spec = process_spec(
-            "web", "/bin/sh", "-c", "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.05; done"
-        )
+        script = "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.05; done"
+        spec = process_spec("web", "/bin/sh", "-c", script)
         workload = await runtime.start(spec, quiet)
         await wait_for(lambda: lines_of(runtime, workload))
         await runtime.stop(workload.id)
@@ -183,9 +182,8 @@ class TestEnd:
         )  # its shell may add that
 
     async def test_after_the_grace_it_is_sigkill(self, runtime: ProcessRuntime) -> None:
-        spec = process_spec(
-            "web", "/bin/sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.05; done", stop_grace_ms=100
-        )
+        script = "trap '' TERM; echo up; while :; do sleep 0.05; done"
+        spec = process_spec("web", "/bin/sh", "-c", script, stop_grace_ms=100)
         workload = await runtime.start(spec, quiet)
         await wait_for(lambda: lines_of(runtime, workload))
         await runtime.stop(workload.id)
@@ -265,7 +263,7 @@ asyncio.run(main())
                 records = Records(tmp_path / "processes")
                 record = await asyncio.to_thread(records.read, key())
                 assert record is not None
-                reused = replace(record, pid=bystander.pid, ended=False, exit_code=None)
+                reused = replace(record, pid=bystander.pid, start=record.start + 10**6, ended=False, exit_code=None)
                 await asyncio.to_thread(records.write, reused)
                 (found,) = await runtime.observe()
                 assert found.state == "exited"
@@ -289,6 +287,8 @@ asyncio.run(main())
             assert found.state == "exited"
             os.kill(pid_of(workload), signal.SIGKILL)
             await runtime.remove(found.id)
+        with suppress(ChildProcessError):
+            await asyncio.to_thread(os.waitpid, pid_of(workload), 0)
 
     async def test_a_start_that_was_cut_before_its_pid_was_written_is_found(self, tmp_path: Path) -> None:
         async with opened(tmp_path) as runtime:

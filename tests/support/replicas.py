@@ -19,8 +19,10 @@ def key(service: str = "web", slot: int = 1, stack: str = "shop") -> ReplicaKey:
     return ReplicaKey(stack=stack, service=service, slot=slot)
 
 
-def spec(service: str = "web", slot: int = 1, *, ports: tuple[int, ...] = (), **changes: Any) -> ReplicaSpec:
-    """A docker replica with that many tcp ports, each from 8000; `changes` are fields of ReplicaSpec."""
+def spec(
+    service: str = "web", slot: int = 1, *, ports: tuple[int | AssignedPort, ...] = (), **changes: Any
+) -> ReplicaSpec:
+    """A docker replica; a number among `ports` is the host port of container port 8000. `changes`: other fields."""
     fields: dict[str, Any] = {
         "key": key(service, slot),
         "cluster": CLUSTER,
@@ -33,7 +35,9 @@ def spec(service: str = "web", slot: int = 1, *, ports: tuple[int, ...] = (), **
         "command": (),
         "environment": {},
         "facts": {},
-        "ports": tuple(AssignedPort(container_port=8000, host_port=port) for port in ports),
+        "ports": tuple(
+            AssignedPort(container_port=8000, host_port=port) if isinstance(port, int) else port for port in ports
+        ),
         "volumes": (),
         "networks": (),
         "restart_policy": "unless-stopped",

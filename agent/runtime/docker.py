@@ -1,0 +1,289 @@
+"""The Docker runtime: containers through the SDK, in threads. Docker itself is the record of what runs (its labels).
+
+Several agents may share one dockerd (a demonstration on one machine): each only sees what carries its own labels.
+Ports are published on the agent's publish address alone. An ended container of the same spec is started again, so its
+log goes on; anything else is made anew. A revision is no part of a spec's hash, so the revision label may lag.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from agent import errors
+from agent.host.policy import volume_kind
+from agent.model.report import HostResources, RuntimeInfo
+from agent.model.spec import ReplicaKey, ReplicaSpec
+from agent.model.stack import RuntimeName, Volume
+from agent.model.types import AgentId, ClusterId, is_label
+from agent.model.workload import Workload
+from agent.runtime import containers
+from agent.runtime.engine import Engine, EngineRefused
+from agent.runtime.hints import Hints
+from agent.runtime.images import ensure_image
+from agent.runtime.machine import host_resources
+from agent.runtime.protocol import Progress, RawLine
+from agent.runtime.sockets import taken_ports
+from agent.runtime.streams import iterate
+
+THREADS = 4  # quick calls; the engine serialises most of them anyway
+SLOW_THREADS = 8  # starts and stops, which wait for a grace; as many replicas are acted on at once
+RECONNECT_FIRST_S = 0.2  # a restart of dockerd takes about a second
+RECONNECT_MAX_S = 5.0  # while it is away
+
+T = TypeVar("T")
+
+
+class DockerRuntime:
+    """Implements `agent.runtime.protocol.Runtime`. `base_url` None: what DOCKER_HOST says, else the usual socket."""
+
+    def __init__(
+        self,
+        *,
+        cluster: ClusterId,
+        agent: AgentId,
+        data_dir: Path,
+        publish_address: str,
+        base_url: str | None = None,
+    ) -> None:
+        self._owner = containers.owner_labels(cluster, agent)
+        self._data_dir = data_dir
+        self._publish_address = publish_address
+        self._engine = Engine(base_url or os.environ.get("DOCKER_HOST") or None)
+        self._executor = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="docker")
+        self._slow = ThreadPoolExecutor(max_workers=SLOW_THREADS, thread_name_prefix="docker-slow")
+        self._hints = Hints()
+        self._making_networks = asyncio.Lock()
+        self._listening: asyncio.Task[None] | None = None
+
+    @property
+    def name(self) -> RuntimeName:
+        return "docker"
+
+    async def open(self) -> None:
+        self._listening = asyncio.create_task(self._listen(), name="docker events")
+
+    async def close(self) -> None:
+        self._hints.close()
+        if self._listening is not None:
+            self._listening.cancel()
+            await asyncio.gather(self._listening, return_exceptions=True)
+        loop = asyncio.get_running_loop()
+        for executor in (self._executor, self._slow):
+            await loop.run_in_executor(None, executor.shutdown)
+        await loop.run_in_executor(None, self._engine.close)
+
+    async def info(self) -> RuntimeInfo:
+        try:
+            version = await self._in_thread(self._engine.ping)
+        except errors.MusterError as error:
+            return RuntimeInfo(name="docker", available=False, reason=error.what)
+        return RuntimeInfo(name="docker", available=True, version=version)
+
+    async def resources(self) -> HostResources:
+        return await self._in_thread(partial(host_resources, self._data_dir))
+
+    async def observe(self) -> tuple[Workload, ...]:
+        return await self._in_thread(self._observe)
+
+    async def prepare(self, spec: ReplicaSpec, progress: Progress) -> None:
+        await self._image(spec, progress)
+
+    async def start(self, spec: ReplicaSpec, progress: Progress) -> Workload:
+        image = await self._image(spec, progress)
+        progress("starting", "")
+        async with self._making_networks:  # two replicas that begin together make one network
+            await self._in_thread(partial(self._ensure_networks, spec))
+        return await self._in_slow_thread(partial(self._start, spec, image))
+
+    async def stop(self, workload_id: str) -> None:
+        await self._in_slow_thread(partial(self._stop, workload_id))
+
+    async def remove(self, workload_id: str) -> None:
+        await self._in_slow_thread(partial(self._engine.remove, workload_id))
+
+    async def tidy(self, stacks_in_use: frozenset[str], delete_volumes_of: frozenset[str]) -> None:
+        await self._in_slow_thread(partial(self._tidy, stacks_in_use, delete_volumes_of))
+
+    async def logs(
+        self, workload_id: str, *, tail: int | None, since: datetime | None, follow: bool
+    ) -> AsyncIterator[RawLine]:
+        """`follow` ends when the container does."""
+        open_logs = partial(self._engine.open_logs, workload_id, tail=tail, since=since, follow=follow)
+        with contextlib.suppress(errors.NotFound):
+            async with contextlib.aclosing(iterate(open_logs, "docker log")) as lines:
+                async for line in lines:
+                    yield line
+
+    def changes(self) -> AsyncIterator[ReplicaKey | None]:
+        return self._hints.take()
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+    async def _in_slow_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._slow, work)
+
+    async def _listen(self) -> None:
+        """The engine's events as hints; connects again for ever, and after each gap anything may have changed."""
+        pause = RECONNECT_FIRST_S
+        while True:
+            try:
+                events = iterate(partial(self._engine.open_events, self._owner), "docker events")
+                async with contextlib.aclosing(events) as messages:
+                    self._hints.give(None)
+                    async for message in messages:
+                        pause = RECONNECT_FIRST_S
+                        self._hints.give(_key_of_event(message))
+            except (errors.MusterError, OSError, ValueError):
+                pass  # away, or its answer broke off: `info` tells, and the next try follows
+            self._hints.give(None)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, RECONNECT_MAX_S)
+
+    async def _image(self, spec: ReplicaSpec, progress: Progress) -> str:
+        if spec.image is None:
+            raise errors.Unprocessable("has no image to run with Docker", where=str(spec.key))
+
+        async def find(image: Any) -> str | None:
+            return await self._in_thread(partial(self._engine.image_id, image))
+
+        return await ensure_image(self._engine, find, spec.image, partial(progress, "pulling"))
+
+    # In a thread
+
+    def _observe(self) -> tuple[Workload, ...]:
+        found = []
+        for container in self._engine.list_ids(self._owner):
+            inspected = self._engine.inspect(container)
+            workload = containers.workload_of(inspected) if inspected is not None else None
+            if workload is not None:
+                found.append(workload)
+        return tuple(found)
+
+    def _stack_dir(self, stack: str) -> Path:
+        return self._data_dir / "stacks" / stack
+
+    def _ensure_networks(self, spec: ReplicaSpec) -> None:
+        labels = {**self._owner, "muster.stack": spec.key.stack, "com.docker.compose.project": spec.key.stack}
+        for network in containers.network_names(spec):
+            self._engine.ensure_network(network, labels)
+
+    def _start(self, spec: ReplicaSpec, image: str) -> Workload:
+        """Start the ended container of this spec again, else make one. What can't be started is removed."""
+        present = [each for each in self._observe() if each.key == spec.key and each.spec_hash == spec.hash]
+        for workload in present:
+            if workload.state in ("running", "restarting"):
+                return workload
+        if taken := taken_ports(self._publish_address, spec.ports):
+            raise errors.PortTaken(taken, where=str(spec.key))
+        container = self._reusable(spec, present, image)
+        for workload in present:
+            if workload.id != container:
+                self._engine.remove(workload.id)
+        if container is None:
+            container = self._create(spec, image)
+        try:
+            self._engine.start(container)
+            workload_now = self._workload(container)
+        except errors.MusterError as error:
+            with contextlib.suppress(errors.MusterError):
+                self._engine.remove(container)
+            raise self._start_error(spec, error) from error
+        return workload_now
+
+    def _reusable(self, spec: ReplicaSpec, present: list[Workload], image: str) -> str | None:
+        for workload in present:
+            if workload.state == "exited" and workload.image_id == image:
+                inspected = self._engine.inspect(workload.id)
+                labels = (inspected or {}).get("Config", {}).get("Labels") or {}
+                if labels.get("muster.facts") == containers.facts_hash(spec):
+                    return workload.id
+        return None
+
+    def _create(self, spec: ReplicaSpec, image: str) -> str:
+        stack_dir = self._stack_dir(spec.key.stack)
+        for name in containers.named_volumes(spec):
+            labels = {**self._owner, "muster.stack": spec.key.stack, "com.docker.compose.project": spec.key.stack}
+            self._engine.ensure_volume(name, labels)
+        body = containers.configuration(
+            spec,
+            image=image,
+            binds=[self._bind(spec, volume) for volume in spec.volumes],
+            publish_address=self._publish_address,
+            stack_dir=PurePosixPath(stack_dir),
+        )
+        try:
+            container = self._engine.create(spec.container_name, body)
+        except EngineRefused as error:
+            if error.code == 409:
+                what = f"a container named {spec.container_name} is there already and isn't this replica's"
+                raise errors.Conflict(
+                    what, fix=f"docker rm {spec.container_name}, or another container_name"
+                ) from error
+            raise
+        try:
+            for network in containers.network_names(spec)[1:]:
+                self._engine.connect(container, network, spec.key.service)
+        except errors.MusterError:
+            with contextlib.suppress(errors.MusterError):
+                self._engine.remove(container)
+            raise
+        return container
+
+    def _bind(self, spec: ReplicaSpec, volume: Volume) -> str:
+        kind, source = volume_kind(volume), volume.source
+        if kind == "named":
+            source = containers.scoped_name(spec.key.stack, source)
+        elif kind == "relative":
+            root = self._stack_dir(spec.key.stack)
+            root.mkdir(mode=0o750, parents=True, exist_ok=True)
+            path = Path(os.path.realpath(root / source))
+            # A replica with a writable mount could have put a link there.
+            if not path.is_relative_to(os.path.realpath(root)):
+                raise errors.NotAllowed(f"volume {volume.source!r} leads out of the stack's directory")
+            if not path.exists():
+                path.mkdir(parents=True)
+            source = str(path)
+        return containers.bind(spec, source, volume.container_path, read_only=volume.read_only)
+
+    def _workload(self, container: str) -> Workload:
+        inspected = self._engine.inspect(container)
+        workload = containers.workload_of(inspected) if inspected is not None else None
+        if workload is None:
+            raise errors.MusterError("the container went away while it was started")
+        return workload
+
+    def _start_error(self, spec: ReplicaSpec, error: errors.MusterError) -> errors.MusterError:
+        """Somebody may have taken the port between our test and Docker's own bind."""
+        said = error.what.lower()
+        if "port is already allocated" in said or "address already in use" in said:
+            taken = taken_ports(self._publish_address, spec.ports)
+            return errors.PortTaken(taken or tuple(port.host_port for port in spec.ports), where=str(spec.key))
+        return error
+
+    def _stop(self, workload_id: str) -> None:
+        inspected = self._engine.inspect(workload_id)
+        if inspected is not None:
+            timeout = inspected["Config"].get("StopTimeout") or containers.DEFAULT_STOP_TIMEOUT_S
+            self._engine.stop(workload_id, int(timeout))
+
+    def _tidy(self, stacks_in_use: frozenset[str], delete_volumes_of: frozenset[str]) -> None:
+        self._engine.remove_networks(self._owner, stacks_in_use)
+        for stack in sorted(delete_volumes_of):
+            if is_label(stack):
+                self._engine.remove_volumes({**self._owner, "muster.stack": stack})
+                shutil.rmtree(self._stack_dir(stack), ignore_errors=True)
+
+
+def _key_of_event(message: Any) -> ReplicaKey | None:
+    attributes = message.get("Actor", {}).get("Attributes", {}) if isinstance(message, dict) else {}
+    return containers.key_of(attributes)

@@ -1,0 +1,385 @@
+"""The Docker runtime against a real, private dockerd."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+from agent import errors
+from agent.model.ledger import AssignedPort
+from agent.model.spec import ReplicaSpec
+from agent.model.stack import HealthCommand, Image, Resources, Volume
+from agent.model.workload import Workload
+from agent.runtime.docker import DockerRuntime
+from agent.runtime.probes import probe_http
+from tests.runtime.conftest import IMAGE, Dockerd, running_dockerd
+from tests.support.replicas import AGENT, CLUSTER, OTHER_AGENT, key, spec
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.docker
+
+ENGINE_TIMEOUT_S = 20.0
+
+
+def quiet(step: str, detail: str) -> None:
+    """Nobody watches the progress."""
+
+
+def replica(service: str = "web", *command: str, **changes: Any) -> ReplicaSpec:
+    fields: dict[str, Any] = {
+        "image": Image(ref=IMAGE),
+        "command": command or ("/bin/sleep", "300"),
+        "stop_grace_ms": 1000,
+    }
+    return spec(service, **(fields | changes))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@asynccontextmanager
+async def opened(dockerd: Dockerd, directory: Path, agent: str = AGENT) -> AsyncIterator[DockerRuntime]:
+    made = DockerRuntime(
+        cluster=CLUSTER, agent=agent, data_dir=directory, publish_address="127.0.0.1", base_url=dockerd.url
+    )
+    await made.open()
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+@pytest.fixture
+async def runtime(dockerd: Dockerd, tmp_path: Path) -> AsyncIterator[DockerRuntime]:
+    async with opened(dockerd, tmp_path) as made:
+        yield made
+        for workload in await made.observe():
+            await made.remove(workload.id)
+        await made.tidy(frozenset(), frozenset({"shop"}))
+
+
+@pytest.fixture
+def engine(dockerd: Dockerd) -> Iterator[docker.APIClient]:
+    client = dockerd.client()
+    yield client
+    client.close()
+
+
+async def names(engine: docker.APIClient) -> list[str]:
+    found = await asyncio.to_thread(engine.containers, all=True)
+    return sorted(each["Names"][0].removeprefix("/") for each in found)
+
+
+async def inspected(engine: docker.APIClient, workload: Workload) -> Any:
+    return await asyncio.to_thread(engine.inspect_container, workload.id)
+
+
+async def the_one(runtime: DockerRuntime) -> Workload:
+    (found,) = await runtime.observe()
+    return found
+
+
+async def lines_of(runtime: DockerRuntime, workload: Workload, **how: Any) -> list[str]:
+    how = {"tail": None, "since": None, "follow": False} | how
+    return [line.line async for line in runtime.logs(workload.id, **how)]
+
+
+async def test_a_container_is_what_its_spec_says(
+    runtime: DockerRuntime, engine: docker.APIClient, tmp_path: Path
+) -> None:
+    (tmp_path / "stacks/shop/certs").mkdir(parents=True)
+    made = replica(
+        environment={"GREETING": "hello"},
+        facts={"MUSTER_SLOT": "1"},
+        ports=(AssignedPort(container_port=80, host_port=free_port()),),
+        networks=("inner", "outer"),
+        volumes=(
+            Volume(source="./certs", container_path="/certs", read_only=True),
+            Volume(source="data", container_path="/data"),
+        ),
+        resources=Resources(memory_mib=64, cpu_millis=500),
+        revision=7,
+        generation=2,
+    )
+    workload = await runtime.start(made, quiet)
+    raw = await inspected(engine, workload)
+    config, host = raw["Config"], raw["HostConfig"]
+    assert {"GREETING=hello", "MUSTER_SLOT=1"} <= set(config["Env"])
+    labels = config["Labels"]
+    assert {name: labels[name] for name in sorted(labels) if name.startswith("muster.")} == {
+        "muster.agent": AGENT,
+        "muster.cluster": CLUSTER,
+        "muster.facts": labels["muster.facts"],
+        "muster.generation": "2",
+        "muster.image": IMAGE,
+        "muster.revision": "7",
+        "muster.service": "web",
+        "muster.slot": "1",
+        "muster.spec": made.hash,
+        "muster.stack": "shop",
+    }
+    assert labels["com.docker.compose.project"] == "shop"
+    assert labels["com.docker.compose.oneoff"] == "False"
+    assert host["Binds"] == [f"{tmp_path}/stacks/shop/certs:/certs:ro", "shop_data:/data:rw"]
+    assert host["RestartPolicy"]["Name"] == "unless-stopped"
+    assert (host["Memory"], host["NanoCpus"]) == (64 * 2**20, 500_000_000)
+    assert host["LogConfig"] == {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}}
+    assert config["StopTimeout"] == 1
+    assert set(raw["NetworkSettings"]["Networks"]) == {"shop_inner", "shop_outer"}
+    assert (workload.state, workload.revision, workload.generation) == ("running", 7, 2)
+    assert (workload.image_ref, workload.ports) == (IMAGE, made.ports)
+
+
+async def test_a_published_port_answers_on_the_publish_address(runtime: DockerRuntime) -> None:
+    port = free_port()
+    made = replica(
+        "web",
+        "/bin/httpd",
+        "-f",
+        "-p",
+        "80",
+        ports=(AssignedPort(container_port=80, host_port=port),),
+        networks=("inner",),
+    )
+    await runtime.start(made, quiet)
+
+    async def speaks() -> bool:
+        answer = await probe_http("127.0.0.1", port, scheme="http", path="/", timeout_s=2)
+        return answer.reason.endswith("answered 404")
+
+    await wait_for(speaks)
+
+
+async def test_what_runs_already_is_not_started_twice(runtime: DockerRuntime) -> None:
+    first = await runtime.start(replica(), quiet)
+    assert (await runtime.start(replica(), quiet)).id == first.id
+    assert len(await runtime.observe()) == 1
+
+
+async def test_an_ended_container_is_started_again_and_its_log_goes_on(runtime: DockerRuntime) -> None:
+    made = replica("web", "/bin/sh", "-c", "echo run; exit 4", restart_policy="no")
+    first = await runtime.start(made, quiet)
+    ended = await wait_for(lambda: _exited(runtime))
+    assert ended is not None
+    assert (ended.exit_code, ended.reason) == (4, "ended with code 4")
+    second = await runtime.start(made, quiet)
+    assert second.id == first.id
+    await wait_for(lambda: _exited(runtime))
+    assert await lines_of(runtime, second) == ["run", "run"]
+
+
+async def _exited(runtime: DockerRuntime) -> Workload | None:
+    found = await the_one(runtime)
+    return found if found.state == "exited" else None
+
+
+async def test_an_ended_container_with_other_facts_is_made_anew(runtime: DockerRuntime) -> None:
+    first = await runtime.start(replica(facts={"MAIN_HOST": "10.0.0.1"}), quiet)
+    await runtime.stop(first.id)
+    second = await runtime.start(replica(facts={"MAIN_HOST": "10.0.0.2"}), quiet)
+    assert second.id != first.id
+    assert [each.id for each in await runtime.observe()] == [second.id]
+
+
+class TestFailedStarts:
+    async def test_a_missing_image_is_not_found_with_the_engines_words(
+        self, runtime: DockerRuntime, engine: docker.APIClient
+    ) -> None:
+        seen: list[str] = []
+        missing = replica(image=Image(ref="127.0.0.1:1/nothing:here"))
+        with pytest.raises(errors.NotFound, match=r"isn't on this host and can't be pulled: .*refused"):
+            await runtime.start(missing, lambda step, detail: seen.append(f"{step} {detail}"))
+        assert seen[0] == "pulling image 127.0.0.1:1/nothing:here"
+        assert await runtime.observe() == ()
+
+    async def test_another_image_than_the_pinned_one_is_not_run(self, runtime: DockerRuntime) -> None:
+        with pytest.raises(errors.NotFound):
+            await runtime.prepare(replica(image=Image(ref=IMAGE, digest="sha256:" + "0" * 64)), quiet)
+
+    async def test_a_taken_port_is_named_and_nothing_is_left(
+        self, runtime: DockerRuntime, engine: docker.APIClient
+    ) -> None:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+            port = listener.getsockname()[1]
+            made = replica(ports=(AssignedPort(container_port=80, host_port=port),), networks=("inner",))
+            with pytest.raises(errors.PortTaken) as taken:
+                await runtime.start(made, quiet)
+        assert taken.value.ports == (port,)
+        assert await names(engine) == []
+
+    async def test_a_program_that_is_not_in_the_image_leaves_no_container(
+        self, runtime: DockerRuntime, engine: docker.APIClient
+    ) -> None:
+        with pytest.raises(errors.MusterError, match="no-such-program"):
+            await runtime.start(replica("web", "/no-such-program"), quiet)
+        assert await names(engine) == []
+
+    async def test_a_foreign_container_of_that_name_is_said_and_left_alone(
+        self, runtime: DockerRuntime, engine: docker.APIClient
+    ) -> None:
+        foreign = await asyncio.to_thread(engine.create_container, IMAGE, ["/bin/sleep", "300"], name="shop-web-1")
+        try:
+            with pytest.raises(errors.Conflict, match="isn't this replica's"):
+                await runtime.start(replica(), quiet)
+            assert await names(engine) == ["shop-web-1"]
+        finally:
+            await asyncio.to_thread(engine.remove_container, foreign["Id"], force=True)
+
+    async def test_a_link_out_of_the_stacks_directory_is_not_mounted(
+        self, runtime: DockerRuntime, tmp_path: Path
+    ) -> None:
+        (tmp_path / "stacks/shop").mkdir(parents=True)
+        (tmp_path / "stacks/shop/data").symlink_to("/etc")
+        with pytest.raises(errors.NotAllowed, match="leads out"):
+            await runtime.start(replica(volumes=(Volume(source="./data", container_path="/data"),)), quiet)
+
+
+async def test_agents_on_one_engine_see_their_own_only(
+    dockerd: Dockerd, runtime: DockerRuntime, tmp_path: Path
+) -> None:
+    await runtime.start(replica(), quiet)
+    async with opened(dockerd, tmp_path / "other", OTHER_AGENT) as other:
+        assert await other.observe() == ()
+        theirs = await other.start(replica("api", agent=OTHER_AGENT), quiet)
+        assert [each.key for each in await runtime.observe()] == [key("web")]
+        await other.remove(theirs.id)
+
+
+async def test_stop_ends_it_and_what_is_gone_is_fine(runtime: DockerRuntime) -> None:
+    workload = await runtime.start(replica(), quiet)
+    for _ in range(2):
+        await runtime.stop(workload.id)
+    assert (await the_one(runtime)).state == "exited"
+    for _ in range(2):
+        await runtime.remove(workload.id)
+    await runtime.stop(workload.id)
+    assert await runtime.observe() == ()
+
+
+async def test_dockers_own_health_check_shows(runtime: DockerRuntime) -> None:
+    check = HealthCommand(
+        test=("CMD", "/bin/sh", "-c", "echo broken; false"), interval_ms=100, timeout_ms=1000, retries=2
+    )
+    await runtime.start(replica(health_check=check), quiet)
+
+    async def unhealthy() -> Workload | None:
+        found = await the_one(runtime)
+        return found if found.health == "unhealthy" else None
+
+    sick = await wait_for(unhealthy, ENGINE_TIMEOUT_S)
+    assert sick is not None
+    assert sick.reason == "its health check fails: broken"
+
+
+async def test_changes_tell_which_replica(runtime: DockerRuntime, engine: docker.APIClient) -> None:
+    changes = aiter(runtime.changes())
+    assert await asyncio.wait_for(anext(changes), 5) is None  # connected: anything may have changed
+    workload = await runtime.start(replica(restart_policy="no"), quiet)
+    assert await asyncio.wait_for(anext(changes), 5) == key("web")
+    begun = time.monotonic()
+    await asyncio.to_thread(engine.kill, workload.id, signal.SIGKILL)
+
+    async def ended() -> bool:
+        await anext(changes)
+        return (await the_one(runtime)).state == "exited"
+
+    await wait_for(ended)
+    assert time.monotonic() - begun < 2
+
+
+async def test_logs_have_streams_times_and_can_be_followed(runtime: DockerRuntime) -> None:
+    script = "echo one; echo oops >&2; sleep 0.3; echo two; sleep 300"
+    workload = await runtime.start(replica("web", "/bin/sh", "-c", script), quiet)
+    seen = []
+    async for line in runtime.logs(workload.id, tail=None, since=None, follow=True):
+        seen.append((line.stream, line.line))
+        assert line.at.endswith("Z")
+        if line.line == "two":
+            break
+    assert sorted(seen) == [("stderr", "oops"), ("stdout", "one"), ("stdout", "two")]
+    assert await lines_of(runtime, workload, tail=1) == ["two"]
+
+
+async def test_tidy_removes_networks_of_stacks_that_are_gone_and_volumes_only_when_told(
+    runtime: DockerRuntime, engine: docker.APIClient
+) -> None:
+    made = replica(networks=("inner",), volumes=(Volume(source="data", container_path="/data"),))
+    workload = await runtime.start(made, quiet)
+
+    async def there() -> tuple[bool, bool]:
+        networks = await asyncio.to_thread(engine.networks)
+        volumes = await asyncio.to_thread(engine.volumes)
+        has_network = "shop_inner" in {each["Name"] for each in networks}
+        return has_network, "shop_data" in {each["Name"] for each in volumes["Volumes"] or []}
+
+    await runtime.tidy(frozenset(), frozenset({"shop"}))
+    assert await there() == (True, True)  # still used
+    await runtime.remove(workload.id)
+    await runtime.tidy(frozenset({"shop"}), frozenset())
+    assert await there() == (True, True)
+    await runtime.tidy(frozenset(), frozenset())
+    assert await there() == (False, True)
+    await runtime.tidy(frozenset(), frozenset({"shop"}))
+    assert await there() == (False, False)
+
+
+@pytest.fixture
+def own_dockerd(dockerd: Dockerd) -> Iterator[Dockerd]:
+    """One that a test may stop and start; where the shared one runs, this one does."""
+    directory = Path(tempfile.mkdtemp(prefix="muster-dockerd-"))
+    yield from running_dockerd(directory)
+
+
+async def test_a_restart_of_dockerd_is_survived(own_dockerd: Dockerd, tmp_path: Path) -> None:
+    async with opened(own_dockerd, tmp_path) as runtime:
+        await restarted(own_dockerd, runtime)
+        await runtime.remove((await the_one(runtime)).id)
+
+
+async def restarted(dockerd: Dockerd, runtime: DockerRuntime) -> None:
+    changes = aiter(runtime.changes())
+    await anext(changes)
+    await runtime.start(replica(), quiet)
+    await asyncio.to_thread(dockerd.stop)
+    with pytest.raises(errors.RuntimeUnavailable):
+        await runtime.observe()
+    info = await runtime.info()
+    assert (info.available, bool(info.reason)) == (False, True)
+    await asyncio.to_thread(dockerd.start)
+
+    async def running() -> bool:
+        try:
+            return (await the_one(runtime)).state == "running"
+        except errors.RuntimeUnavailable:
+            return False
+
+    await wait_for(running, ENGINE_TIMEOUT_S)
+    assert (await runtime.info()).available
+
+    async def told() -> bool:
+        return await asyncio.wait_for(anext(changes), 10) is None
+
+    await wait_for(told, ENGINE_TIMEOUT_S)
+
+
+async def test_without_an_engine_it_says_so(tmp_path: Path) -> None:
+    async with opened(Dockerd(tmp_path), tmp_path) as nowhere:
+        info = await nowhere.info()
+        assert (info.available, info.reason) == (False, "Docker doesn't answer while connecting")
+        with pytest.raises(errors.RuntimeUnavailable):
+            await nowhere.start(replica(), quiet)
