@@ -1,0 +1,95 @@
+"""`agent scale`, `start`, `stop`, `restart` and `remove`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from agent.cli.options import current_options, global_options
+from agent.cli.output import print_json
+from agent.cli.progress import follow
+from agent.cli.session import with_client
+from agent.client import Client
+from agent.errors import InputError
+from agent.model.decode import convert
+from agent.model.instruction import Act, Body, Remove, Scale, Services
+from agent.model.stack import MAX_REPLICAS
+from agent.model.types import is_label
+
+_detach = click.option("--detach", is_flag=True, help="Return once the cluster has taken it.")
+
+
+@click.command()
+@click.argument("stack")
+@click.argument("counts", nargs=-1, required=True, metavar="SERVICE=N...")
+@_detach
+@global_options
+def scale(stack: str, counts: tuple[str, ...], detach: bool) -> None:
+    """Give services of STACK other numbers of replicas: `agent scale shop web=3 api=2`."""
+    wanted: dict[str, int] = {}
+    for text in counts:
+        service, equals, number = text.partition("=")
+        if not equals or not is_label(service) or not (number.isascii() and number.isdecimal() and len(number) <= 6):
+            raise InputError(f"expected SERVICE=N, got {text!r}", where="scale", fix="Such as web=3.")
+        if int(number) > MAX_REPLICAS:
+            raise InputError(f"expected 0..{MAX_REPLICAS}, got {number}", where=service)
+        if service in wanted:
+            raise InputError("stands twice", where=service)
+        wanted[service] = int(number)
+    _change("scale", stack, Scale(services=wanted), detach=detach)
+
+
+def _command(act: Act, text: str) -> Callable[..., Any]:
+    @click.command(name=act, help=text)
+    @click.argument("stack")
+    @click.argument("services", nargs=-1)
+    @_detach
+    @global_options
+    def command(stack: str, services: tuple[str, ...], detach: bool) -> None:
+        body = convert({"services": list(services)}, Services, act)
+        _change(act, stack, body, detach=detach)
+
+    return command
+
+
+start = _command("start", "Start what was stopped of STACK: all of it, or the SERVICES named.")
+stop = _command("stop", "Stop STACK, or the SERVICES named; they keep their places and volumes.")
+restart = _command("restart", "Restart STACK, or the SERVICES named, one replica after another.")
+
+
+@click.command()
+@click.argument("stack")
+@click.option("--volumes", is_flag=True, help="Delete its named volumes too. What is in them is lost.")
+@click.option("--yes", is_flag=True, help="Don't ask.")
+@_detach
+@global_options
+def remove(stack: str, volumes: bool, yes: bool, detach: bool) -> None:
+    """Remove STACK: its replicas stop and go. Named volumes stay, unless --volumes is given."""
+    _check_stack(stack)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise InputError("removes a stack, and nobody is there to be asked", where="remove", fix="Add --yes.")
+        what = f"Remove {stack}" + (" and delete its volumes" if volumes else "")
+        click.confirm(f"{what}?", abort=True, err=True)
+    _change("remove", stack, Remove(delete_volumes=volumes), detach=detach)
+
+
+def _change(act: Act, stack: str, body: Body, *, detach: bool) -> None:
+    _check_stack(stack)
+    options = current_options()
+
+    async def use(client: Client) -> None:
+        result = await client.submit(act, f"stack:{stack}", body)
+        end = await follow(client, options, result, detach=detach, removing=act == "remove")
+        if options.json:
+            print_json({"result": result, "stack": end})
+
+    with_client(options, use)
+
+
+def _check_stack(stack: str) -> None:
+    if not is_label(stack):
+        raise InputError(f"{stack!r} is no stack name: 1 to 63 of a-z 0-9 -", where="STACK")

@@ -1,0 +1,92 @@
+"""`agent deploy`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from agent.cli.diff import diff_lines, stack_diff
+from agent.cli.options import Options, current_options, global_options
+from agent.cli.output import print_json, say
+from agent.cli.progress import follow
+from agent.cli.session import with_client
+from agent.client import Client
+from agent.errors import InputError, NotFound, TooLarge
+from agent.formats.plan import MAX_PLAN_BYTES, Plan, decode_plan
+from agent.formats.resolve import pin_among, resolve, stack_name_of
+from agent.model.stack import Stack
+from agent.model.types import is_label
+
+
+@click.command()
+@click.argument("plan", type=click.Path(allow_dash=True))
+@click.option("--stack", "name", metavar="NAME", help="The stack's name.  [default: the plan's, else the file's]")
+@click.option("--detach", is_flag=True, help="Return once the cluster has taken it.")
+@click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
+@global_options
+def deploy(plan: str, name: str | None, detach: bool, dry_run: bool) -> None:
+    """Bring the deployment plan in the file PLAN into the cluster, and watch until it is healthy.
+
+    Exits 3 when it fails; the cluster then goes back to what ran before. Ctrl-C leaves the deployment running.
+    """
+    options = current_options()
+    data, where = _read(plan)
+    decoded = decode_plan(data, where=where)
+    wanted_name = _name(decoded, name, plan)
+
+    async def use(client: Client) -> None:
+        members = (await client.members()).members
+        pin = pin_among({member.name: member.address for member in members})
+        stack = resolve(decoded, stack_name=wanted_name, pin=pin, where=where).stack
+        if dry_run:
+            await _show_diff(client, options, stack)
+            return
+        result = await client.submit("deploy", f"stack:{stack.name}", stack)
+        end = await follow(client, options, result, detach=detach)
+        if options.json:
+            print_json({"result": result, "stack": end})
+
+    with_client(options, use)
+
+
+async def _show_diff(client: Client, options: Options, stack: Stack) -> None:
+    try:
+        running = await client.stack(stack.name)
+    except NotFound:
+        running = None
+    diff = stack_diff(running, stack)
+    if options.json:
+        print_json(diff)
+        return
+    for line in diff_lines(diff):
+        say(line)
+
+
+def _read(plan: str) -> tuple[bytes, str]:
+    """The plan's bytes, and what messages call its root."""
+    if plan == "-":
+        data, where = sys.stdin.buffer.read(MAX_PLAN_BYTES + 1), "standard input"
+    else:
+        where = plan
+        try:
+            with Path(plan).open("rb") as file:
+                data = file.read(MAX_PLAN_BYTES + 1)
+        except FileNotFoundError:
+            raise InputError("there is no such file", where=plan) from None
+        except OSError as error:
+            raise InputError(f"can't be read: {(error.strerror or 'error').lower()}", where=plan) from None
+    if len(data) > MAX_PLAN_BYTES:
+        raise TooLarge(f"more than {MAX_PLAN_BYTES} bytes", where=where)
+    return data, f"{where}: $"
+
+
+def _name(plan: Plan, name: str | None, file: str) -> str:
+    if name is not None and not is_label(name):
+        raise InputError(f"{name!r} is no stack name: 1 to 63 of a-z 0-9 -", where="--stack")
+    if name is not None and plan.stack is not None and plan.stack != name:
+        raise InputError(
+            f"the plan names its stack itself: {plan.stack}", where="--stack", fix="Leave one of them out."
+        )
+    return name or stack_name_of(file if file != "-" else "")

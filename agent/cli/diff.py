@@ -1,0 +1,89 @@
+"""What a deploy would change, service by service. Pure. Environment values are hidden, so only their names compare."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from agent.instruction import body_digest, encode_body
+from agent.model.api import StackView
+from agent.model.stack import Service, Stack
+
+
+class FieldChange(Struct, frozen=True, kw_only=True):
+    """`before` and `after` as JSON text; of an environment the names only."""
+
+    field: str
+    before: str
+    after: str
+
+
+class ServiceChange(Struct, frozen=True, kw_only=True):
+    """What becomes of one service. `changed` without fields: environment values may differ."""
+
+    service: str
+    change: Literal["added", "removed", "changed", "same"]
+    fields: tuple[FieldChange, ...] = ()
+
+
+class StackDiff(Struct, frozen=True, kw_only=True):
+    """`identical`: the very body that is deployed. `scale` set since ends with a deploy."""
+
+    stack: str
+    revision: int
+    identical: bool
+    services: tuple[ServiceChange, ...]
+    scale_ends: dict[str, int] = {}
+
+
+def stack_diff(running: StackView | None, wanted: Stack) -> StackDiff:
+    """`running` None: there is no such stack yet."""
+    before = running.stack.services if running is not None else {}
+    identical = running is not None and running.deployed.digest == body_digest(encode_body(wanted))
+    changes = [
+        _service_change(name, before.get(name), wanted.services.get(name)) for name in {**before, **wanted.services}
+    ]
+    return StackDiff(
+        stack=wanted.name,
+        revision=running.revision if running is not None else 0,
+        identical=identical,
+        services=tuple(changes),
+        scale_ends=running.scale if running is not None else {},
+    )
+
+
+def diff_lines(diff: StackDiff) -> list[str]:
+    """The same for people."""
+    if diff.identical:
+        return [f"{diff.stack}: exactly what is deployed"]
+    marks = {"added": "+", "removed": "-", "changed": "~", "same": " "}
+    lines = [f"{diff.stack}: revision {diff.revision + 1}"]
+    for change in diff.services:
+        lines.append(f"{marks[change.change]} {change.service}")
+        lines += [f"    {field.field}: {field.before} → {field.after}" for field in change.fields]
+    if all(change.change == "same" for change in diff.services):
+        lines.append("    only environment values may differ; they aren't shown")
+    lines += [f"  {name}: the scale of {count} set since ends" for name, count in sorted(diff.scale_ends.items())]
+    return lines
+
+
+def _service_change(name: str, before: Service | None, after: Service | None) -> ServiceChange:
+    if before is None:
+        return ServiceChange(service=name, change="added")
+    if after is None:
+        return ServiceChange(service=name, change="removed")
+    fields = tuple(
+        FieldChange(field=field, before=one, after=other)
+        for field in Service.__struct_fields__
+        if (one := _shown(field, before)) != (other := _shown(field, after))
+    )
+    return ServiceChange(service=name, change="changed" if fields else "same", fields=fields)
+
+
+def _shown(field: str, service: Service) -> str:
+    value: Any = getattr(service, field)
+    if field == "environment":
+        value = sorted(value)
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,78 @@
+"""`agent identity request` and `accept`: the host's side of joining, which bootstrap calls over ssh."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+import click
+
+from agent.cli.options import global_options
+from agent.cli.output import print_json
+from agent.config import Config, read_config
+from agent.errors import InputError, TooLarge
+from agent.model.cluster import IdentityGrant
+from agent.model.decode import convert, decode_json
+from agent.model.types import HostAddress, Label, is_label
+from agent.net.addresses import all_addresses, usable_addresses
+from agent.storage.identity import MAX_GRANT_BYTES, accept, create
+
+
+@click.group()
+@global_options
+def identity() -> None:
+    """Make and complete this host's identity."""
+
+
+@identity.command()
+@click.option("--config", "config_file", metavar="FILE", help="The agent's configuration.")
+@click.option("--name", help="The host's name in the cluster.  [default: `name` of the configuration, else its own]")
+@click.option("--address", help="Where others reach it.  [default: `advertise` of the configuration, else the first]")
+@global_options
+def request(config_file: str | None, name: str | None, address: str | None) -> None:
+    """Make this host's keys, unless it has some, and print an IdentityRequest as JSON."""
+    config = read_config(config_file, os.environ)
+    made = create(
+        Path(config.data_dir),
+        _name(name or config.name),
+        _address(address, config),
+        config.api_port,
+        config.peer_port,
+    )
+    print_json(made)
+
+
+@identity.command(name="accept")
+@click.option("--config", "config_file", metavar="FILE", help="The agent's configuration.")
+@global_options
+def accept_grant(config_file: str | None) -> None:
+    """Read an IdentityGrant as JSON from standard input, check it, and keep it."""
+    config = read_config(config_file, os.environ)
+    data = sys.stdin.buffer.read(MAX_GRANT_BYTES + 1)
+    if len(data) > MAX_GRANT_BYTES:
+        raise TooLarge(f"more than {MAX_GRANT_BYTES} bytes", where="standard input")
+    grant = decode_json(data, IdentityGrant, where="standard input: $", max_bytes=MAX_GRANT_BYTES)
+    accept(Path(config.data_dir), grant)
+    print_json({"accepted": True})
+
+
+def _name(name: str | None) -> Label:
+    found = name or socket.gethostname().partition(".")[0].lower()
+    if not is_label(found):
+        fix = "Give it one with --name, or `name` in the configuration."
+        raise InputError(f"{found!r} is no host name: 1 to 63 of a-z 0-9 -", where="--name", fix=fix)
+    return found
+
+
+def _address(address: str | None, config: Config) -> HostAddress:
+    chosen = address or config.advertise
+    if chosen is None:
+        usable = usable_addresses(all_addresses())
+        if not usable:
+            fix = "Give it one with --address, or `advertise` in the configuration."
+            raise InputError("this host has no address that others could reach", where="--address", fix=fix)
+        chosen = usable[0].ip
+    converted: HostAddress = convert(chosen, HostAddress, "--address")
+    return converted

@@ -1,0 +1,119 @@
+"""The table of commands, and what errors look like: `error: where: what`, then what to do, and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from agent import __version__
+from agent.cli.options import global_options, json_wanted
+from agent.errors import EXIT_ERROR, EXIT_OK, EXIT_USAGE, MusterError
+
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "status": ("agent.cli.status:status", "Show the whole cluster: hosts, stacks, problems."),
+    "members": ("agent.cli.status:members", "List the hosts, as one of them sees them."),
+    "ps": ("agent.cli.ps:ps", "List every replica: where it runs, and how it is."),
+    "deploy": ("agent.cli.deploy:deploy", "Bring a deployment plan into the cluster."),
+    "scale": ("agent.cli.change:scale", "Change how many replicas services have."),
+    "start": ("agent.cli.change:start", "Start services that were stopped."),
+    "stop": ("agent.cli.change:stop", "Stop services; they keep their places and volumes."),
+    "restart": ("agent.cli.change:restart", "Restart services, one replica after another."),
+    "remove": ("agent.cli.change:remove", "Remove a stack; named volumes stay unless told."),
+    "logs": ("agent.cli.logs:logs", "Show the output of a stack's replicas."),
+    "events": ("agent.cli.events:events", "Show what happened, and what happens."),
+    "token": ("agent.cli.token:token", "Make an access token for curl and dashboards."),
+    "run": ("agent.cli.run:run", "Run the agent of this host (the daemon itself)."),
+    "identity": ("agent.cli.identity:identity", "Make and complete this host's identity (for bootstrap)."),
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module when the command is used; the list of commands needs none."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """From the table alone."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="agent")
+@global_options
+def cli() -> None:
+    """Muster: self-organising deployments for the hosts you already have.
+
+    Any host of the cluster answers. Exit codes: 0 ok, 1 error, 2 bad input, 3 degraded or failed deployment,
+    4 unreachable, 5 not allowed.
+    """
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The entry point."""
+    sys.exit(run(sys.argv[1:] if args is None else args))
+
+
+def run(args: Sequence[str]) -> int:
+    """Carry the command out; returns the exit code."""
+    as_json = json_wanted(args)
+    try:
+        code = cli.main(list(args), prog_name="agent", standalone_mode=False)
+        sys.stdout.flush()
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx is not None else "agent"
+        _tell(error.format_message().rstrip("."), where=path, fix=f"See `{path} --help`.", as_json=as_json)
+        return EXIT_USAGE
+    except click.ClickException as error:
+        _tell(error.format_message(), as_json=as_json)
+        return EXIT_ERROR
+    except MusterError as error:
+        _tell(error.what, where=error.where, fix=error.fix, as_json=as_json, kind=error.kind, status=error.status)
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        print("stopped", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # `agent logs … | head` has all that it wants
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    return code if isinstance(code, int) else EXIT_OK
+
+
+def _tell(
+    what: str, *, where: str = "", fix: str = "", as_json: bool = False, kind: str = "bad-input", status: int = 400
+) -> None:
+    if as_json:
+        problem: dict[str, Any] = {
+            "type": f"urn:muster:problem:{kind}",
+            "title": kind.replace("-", " ").capitalize(),
+            "status": status,
+            "detail": what,
+            "instance": "",
+            "where": where,
+            "fix": fix,
+        }
+        print(json.dumps(problem), file=sys.stderr)
+        return
+    print(f"error: {where}: {what}" if where else f"error: {what}", file=sys.stderr)
+    if fix:
+        print(f"  {fix}", file=sys.stderr)

@@ -1,0 +1,90 @@
+"""What commands print: JSON documents, or narrow tables for people. Text from containers can't steer the terminal."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from agent.cli.options import Options
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+
+PLAIN_WIDTH = 200  # columns where nobody looks: lines stay whole for grep
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
+
+STYLES = {
+    "healthy": "green",
+    "alive": "green",
+    "stopped": "dim",
+    "left": "dim",
+    "unknown": "dim",
+    "unhealthy": "red",
+    "failed": "red",
+    "dead": "red",
+    "error": "red",
+    "backoff": "yellow",
+    "suspect": "yellow",
+    "warning": "yellow",
+}
+"""By state; what isn't here is on its way and stays plain."""
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on one line, so that streams are NDJSON."""
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    sys.stdout.flush()
+
+
+def clean(text: str) -> str:
+    """One line without control characters: colours go, anything else shows as U+FFFD."""
+    return _CONTROL.sub("\ufffd", _COLOURS.sub("", text))
+
+
+def console(options: Options) -> Console:
+    """Where tables go."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else PLAIN_WIDTH
+    return Console(no_color=not options.color, highlight=False, markup=False, emoji=False, width=width)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, states: str = "state") -> Table:
+    """A table without lines; the column called `states` is coloured by what it says."""
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=None, pad_edge=False, header_style="dim", show_edge=False)
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    for row in rows:
+        cells: list[RenderableType] = []
+        for column, value in zip(columns, row, strict=True):
+            text = clean(value)
+            cells.append(Text(text, style=STYLES.get(text, "") if column == states else ""))
+        made.add_row(*cells)
+    return made
+
+
+def print_table(
+    options: Options, columns: Sequence[str], rows: Sequence[Sequence[str]], *, states: str = "state"
+) -> None:
+    """The table on standard output."""
+    console(options).print(table(columns, rows, states=states))
+
+
+def say(text: str) -> None:
+    """A line on standard output, at once."""
+    print(clean(text), flush=True)
+
+
+def ports_text(ports: Sequence[Any]) -> str:
+    """ "8443→8443/tcp": host port → container port."""
+    return " ".join(f"{port.host_port}→{port.container_port}/{port.protocol}" for port in ports)

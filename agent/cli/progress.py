@@ -1,0 +1,168 @@
+"""Watching a change until it is done: the newest status, looked at whenever something happens."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AbstractContextManager, aclosing, nullcontext, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from agent.cli.options import Options
+from agent.cli.output import console, say, table
+from agent.cli.session import notice
+from agent.client import Client
+from agent.errors import DeploymentFailed, MusterError, NoMajority, TimedOut, Unreachable
+from agent.model.instruction import InstructionResult
+from agent.model.status import ServiceStatus, StackStatus, Status
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.live import Live
+
+LOOK_EVERY_S = 1.0  # when no event comes
+PATIENCE_S = 60.0  # without a member that answers; a coordinator's death takes seconds
+
+
+@dataclass(slots=True)
+class Watch:
+    """One stack on its way to `revision`. `removing`: done when it is gone."""
+
+    client: Client
+    options: Options
+    stack: str
+    revision: int
+    removing: bool = False
+    newest: StackStatus | None = None
+    _seen: bool = False
+    _began: float = field(default_factory=time.monotonic)
+    _told: dict[str, str] = field(default_factory=dict)
+    _happened: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def until_done(self) -> StackStatus | None:
+        """The stack as it is at the end. Raises DeploymentFailed with the last reason."""
+        listening = asyncio.create_task(self._listen())
+        try:
+            return await self._look()
+        except asyncio.CancelledError:
+            notice(f"{self.stack} goes on without this command; `agent status` shows how far it is")
+            raise
+        finally:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
+
+    async def _look(self) -> StackStatus | None:
+        with self._screen() as screen:
+            heard = time.monotonic()
+            while True:
+                try:
+                    status = await self.client.status()
+                except (Unreachable, NoMajority, TimedOut) as error:
+                    if time.monotonic() - heard >= PATIENCE_S:
+                        raise
+                    self._once("", error.what)
+                else:
+                    heard = time.monotonic()
+                    if self._judge(status):
+                        return self.newest
+                    if screen is not None:
+                        screen.update(self._picture())
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_EVERY_S):
+                        await self._happened.wait()
+                self._happened.clear()
+
+    def _judge(self, status: Status) -> bool:
+        """Whether it is over. Raises DeploymentFailed."""
+        found = next((stack for stack in status.stacks if stack.name == self.stack), None)
+        if found is None:
+            # A member that answers for itself may be behind, so a stack that wasn't seen yet is waited for.
+            if not self.removing and (self._seen or time.monotonic() - self._began >= PATIENCE_S):
+                raise DeploymentFailed("was removed meanwhile", where=self.stack)
+            return self.removing
+        self._seen = True
+        if found.revision < self.revision:
+            return False
+        self.newest = found
+        if found.revision > self.revision:
+            what = f"{found.changed_by} changed it meanwhile: it is at revision {found.revision}"
+            raise DeploymentFailed(what, where=self.stack, fix="`agent status` shows where it stands.")
+        self._tell(found)
+        if found.phase == "failed":
+            fix = f"`agent logs {self.stack}` may say more; what ran before runs again where there was anything."
+            raise DeploymentFailed(f"failed: {found.reason or 'without a reason'}", where=self.stack, fix=fix)
+        return not self.removing and found.phase in ("healthy", "stopped")
+
+    async def _listen(self) -> None:
+        """Events only make us look sooner; without them the clock does."""
+        with suppress(MusterError):
+            async with aclosing(self.client.events(follow=True)) as events:
+                async for event in events:
+                    if event.stack in ("", self.stack):
+                        self._happened.set()
+
+    # What a person sees
+
+    def _screen(self) -> AbstractContextManager[Live | None]:
+        if not self.options.live:
+            return nullcontext()
+        from rich.live import Live
+
+        return Live(console=console(self.options), transient=True, auto_refresh=False, get_renderable=self._picture)
+
+    def _picture(self) -> RenderableType:
+        stack = self.newest
+        rows = (
+            []
+            if stack is None
+            else [
+                (service.name, f"{service.healthy}/{service.wanted}", _hosts(service), _waiting(service))
+                for service in stack.services
+            ]
+        )
+        return table(("service", "healthy", "hosts", "waiting for"), rows)
+
+    def _tell(self, stack: StackStatus) -> None:
+        """Plain lines for what changed since the last look; on a screen only the phases, above the table."""
+        if self.options.json:
+            return
+        self._once("phase", f"{self.stack}: {stack.phase}")
+        if not self.options.live:
+            for service in stack.services:
+                waiting = _waiting(service)
+                text = f"  {service.name} {service.healthy}/{service.wanted}"
+                self._once(service.name, f"{text}: {waiting}" if waiting else text)
+
+    def _once(self, about: str, text: str) -> None:
+        if self._told.get(about) != text and not self.options.json:
+            self._told[about] = text
+            say(text)
+
+
+def _hosts(service: ServiceStatus) -> str:
+    count: dict[str, int] = {}
+    for replica in service.replicas:
+        count[replica.host] = count.get(replica.host, 0) + 1
+    return ", ".join(f"{host} {number}" if number > 1 else host for host, number in sorted(count.items()))
+
+
+def _waiting(service: ServiceStatus) -> str:
+    """The replicas that aren't there yet, and why."""
+    parts = [
+        f"{replica.slot} on {replica.host} {replica.state}" + (f" ({replica.reason})" if replica.reason else "")
+        for replica in service.replicas
+        if replica.state != "healthy" and service.wanted
+    ]
+    return "; ".join([*parts, *([service.pending] if service.pending else [])])
+
+
+async def follow(
+    client: Client, options: Options, result: InstructionResult, *, detach: bool, removing: bool = False
+) -> StackStatus | None:
+    """Say what was accepted, and watch it to its end unless `detach`."""
+    stack = result.target.partition(":")[2]
+    if not options.json:
+        say(f"{stack}: accepted as revision {result.revision}")
+    if detach:
+        return None
+    return await Watch(client, options, stack, result.revision, removing=removing).until_done()

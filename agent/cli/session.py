@@ -1,0 +1,60 @@
+"""From options to a client: the cluster home where there is one, else the local socket of this host's agent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+from agent.cli.options import DEFAULT_SOCKET, Options
+from agent.client import Client, home_client, socket_client
+from agent.errors import InputError, NotFound
+from agent.home import Home, find_home, open_home
+
+T = TypeVar("T")
+
+
+def with_client(options: Options, use: Callable[[Client], Awaitable[T]]) -> T:
+    """Run `use` with a client, in an event loop of its own."""
+    client = open_client(options)
+
+    async def run() -> T:
+        async with client:
+            return await use(client)
+
+    return asyncio.run(run())
+
+
+def open_client(options: Options) -> Client:
+    """Raises InputError, or NotFound when there is neither a home nor an agent on this host."""
+    if options.socket is not None:
+        if options.via is not None:
+            raise InputError("asks one agent, --via another", where="--socket", fix="Give one of them.")
+        return socket_client(Path(options.socket), home=_home_if_any(options), notice=notice)
+    try:
+        home = open_home(find_home(options.home, os.environ))
+    except NotFound as error:
+        named = options.home is not None or options.via is not None or os.environ.get("MUSTER_HOME")
+        if named or not os.access(DEFAULT_SOCKET, os.W_OK):
+            fix = f"{error.fix} On a host of the cluster, root may ask its agent: `sudo agent status`."
+            raise NotFound(error.what, where=error.where, fix=fix) from None
+        return socket_client(Path(DEFAULT_SOCKET), notice=notice)
+    return home_client(home, via=options.via, notice=notice)
+
+
+def notice(text: str) -> None:
+    """A sentence for the person, beside the output."""
+    print(f"note: {text}", file=sys.stderr)
+
+
+def _home_if_any(options: Options) -> Home | None:
+    """Reads over the socket need none."""
+    try:
+        return open_home(find_home(options.home, os.environ))
+    except NotFound:
+        if options.home is not None:
+            raise
+        return None
