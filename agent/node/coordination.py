@@ -17,7 +17,7 @@ from agent.node.context import Context
 from agent.node.instant import Instant
 from agent.node.telling import tell_applied, tell_host, tell_replicas
 from agent.node.vitals import Vitals
-from agent.raft import ConfigurationRefused, NotLeader, ProposalDropped
+from agent.raft import ConfigurationRefused, NotLeader, ProposalDropped, TransferRefused
 from agent.state import Applied
 from agent.swim import MemberChanged
 
@@ -122,6 +122,10 @@ class Coordination:
 
     def _heal_voters(self, when: Instant) -> None:
         raft = self.context.raft
+        if self.context.id in self.context.state.expelled:
+            with contextlib.suppress(TransferRefused):  # nobody can take it just now: look again
+                raft.transfer_leadership(None, when.mono)
+            return
         health = self._vitals.look(self.reports, when.mono)
         if not raft.configuration_committed:
             return

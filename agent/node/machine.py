@@ -25,6 +25,7 @@ class Machine:
         self.configuration = configuration
         self.verified_through = verified_through
         self._snapshot_index = state.index
+        self._disbelieved: int | None = None
 
     @classmethod
     def boot(cls, genesis: bytes, boot: NodeBoot) -> Machine:
@@ -53,13 +54,16 @@ class Machine:
             return None
         verify = entry.index > self.verified_through
         self.state, applied = apply(self.state, entry.index, entry.data, verify=verify)
-        self.verified_through = max(self.verified_through, entry.index)
+        if applied.kind == "instruction" and applied.act is None:
+            self._disbelieved = entry.index  # to be refused again at every start, until it is compacted away
+        if self._disbelieved is None:
+            self.verified_through = max(self.verified_through, entry.index)
         return applied
 
     def vouches_for(self, snapshot: raft.Snapshot) -> bool:
         """Whether every signature in a snapshot that a peer offers holds, and it takes nothing back."""
         try:
-            offered = decode_snapshot(snapshot.data, verify=True)
+            offered = decode_snapshot(snapshot.data, verify=True, founded_as=self.state)
         except SnapshotRefused:
             return False
         if (offered.cluster, offered.epoch) != (self.state.cluster, self.state.epoch):
@@ -74,9 +78,12 @@ class Machine:
         """A snapshot that we vouched for takes the state's place."""
         self.state = decode_snapshot(snapshot.data, verify=False)
         self.verified_through = self._snapshot_index = snapshot.index
+        self._disbelieved = None
 
     def compact(self, core: raft.Raft) -> None:
         """Take a snapshot now and then, so that log and start stay short."""
         if self.state.index - self._snapshot_index >= SNAPSHOT_EVERY_ENTRIES:
             core.compact(self.state.index, encode_snapshot(self.state), KEPT_ENTRIES)
             self._snapshot_index = self.state.index
+            if self._disbelieved is not None and core.first_index > self._disbelieved:
+                self._disbelieved = None
