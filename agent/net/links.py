@@ -26,7 +26,7 @@ import msgspec
 from agent.errors import InputError
 from agent.model.types import AgentId, Digest
 from agent.net import handshake
-from agent.net.addresses import Address, AddressPolicy
+from agent.net.addresses import Address, AddressPolicy, is_ip
 from agent.net.dialler import BackOff, Dialler
 from agent.net.frames import RefusalReason, decode_frame, encode_frame
 from agent.net.handshake import Certified, HandshakeFailed, LocalAgent, Standing
@@ -264,8 +264,7 @@ class LinkTable:
 
     def _is_refused(self, address: Address) -> bool:
         """Names are judged when they are resolved."""
-        looks_like_ip = ":" in address.host or address.host.replace(".", "").isdigit()
-        return looks_like_ip and not self.policy.dialable(*address)
+        return is_ip(address.host) and not self.policy.dialable(*address)
 
     async def _dial(self, address: Address, expected: AgentId | None) -> bool:
         for ip in await self._resolve(address):
@@ -282,8 +281,8 @@ class LinkTable:
         return False
 
     async def _resolve(self, address: Address) -> list[str]:
-        if self._is_refused(address):
-            return []
+        if is_ip(address.host):
+            return [address.host] if self.policy.dialable(*address) else []
         try:
             async with asyncio.timeout(self.timing.connect_timeout_s):
                 found = await self._loop.getaddrinfo(*address, type=1)
@@ -315,7 +314,7 @@ class LinkTable:
                 self._at[asked] = self._at[target] = peer.id
                 raise HandshakeFailed("busy", "a link with that agent is there already")
             await self._greet(link, peer, asked)
-        except (HandshakeFailed, OSError):
+        except BaseException:  # cancelled as well, when the peer is no longer wanted
             self._forget_link(link)
             raise
 

@@ -21,9 +21,10 @@ from agent.net.addresses import LocalAddress
 from agent.net.beacons import LOOPBACK_BROADCAST, agent_beacon, broadcast_targets, peer_address
 from agent.net.discovery import Discovery, DiscoverySettings
 from agent.net.mdns import read_text
+from tests.support.trust import random_cluster_id
 from tests.support.waiting import wait_for
 
-CLUSTER = "c" * 16
+CLUSTER = random_cluster_id()  # mDNS is one for the whole machine, other test runs included
 
 
 @dataclass
@@ -165,9 +166,10 @@ async def test_mdns_alone_suffices(port: int) -> None:
     first, second = (Finder(f"127.0.0.{n}", beacons=False, mdns=True) for n in (2, 3))
     stranger = Finder("127.0.0.4", cluster="d" * 16, beacons=False, mdns=True)
     async with looking(port, first, second, stranger):
-        await wait_for(lambda: first.hints and second.hints, 10.0)
-        assert (second.id, "127.0.0.3", 9998) in first.hints
-        assert (first.id, "127.0.0.2", 9998) in second.hints
+        await wait_for(
+            lambda: (second.id, "127.0.0.3", 9998) in first.hints and (first.id, "127.0.0.2", 9998) in second.hints,
+            10.0,
+        )
         assert stranger.id not in {hint[0] for hint in (*first.hints, *second.hints)}
 
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.net import links
 from agent.net.dialler import BackOff
 from agent.net.link import MAX_QUEUE_BYTES, PeerInfo
 from agent.net.links import judge_second
@@ -270,6 +271,27 @@ async def test_an_unknown_peer_with_a_good_certificate_is_up_but_not_known(pair:
         assert a.table.review() == (b.id,)
         assert a.table.peers()[b.id].known
         assert (len(a.ups), a.downs) == (1, [])
+
+
+async def test_unknown_peers_are_bounded(trio: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "MAX_UNKNOWN_LINKS", 1)
+    a, b, c = trio
+    a.standing = {b.id: "unknown", c.id: "unknown"}
+    async with running(a, b, c):
+        b.knows(a)
+        await wait_for(lambda: a.linked(b))
+        c.knows(a)
+        await wait_for(lambda: c.table.refusals.get(a.id) == "busy")
+        assert not a.linked(c)
+
+
+async def test_a_peer_no_longer_wanted_while_it_is_dialled_leaves_nothing_open(pair: list[Node]) -> None:
+    a, b = pair
+    async with running(a, b):
+        a.knows(b)
+        await wait_for(lambda: a.table._all)
+        a.table.want([])
+        await wait_for(lambda: len(a.table._all) == len(a.table.peers()))
 
 
 async def test_another_epoch_is_refused_and_said(pair: list[Node]) -> None:

@@ -115,9 +115,21 @@ def test_an_accept_that_was_cut_is_finished_by_the_next_load(tmp_path: Path) -> 
     assert identity.load(tmp_path).certificate_path.exists()
 
 
-@pytest.mark.parametrize("case", ["key", "name", "two names", "no name", "ca", "anchor", "garbage"])
-def test_a_certificate_that_says_anything_else_is_refused(tmp_path: Path, case: str) -> None:
+@pytest.mark.parametrize(
+    ("case", "why"),
+    [
+        ("key", "another key"),
+        ("name", "doesn't name"),
+        ("two names", "doesn't name"),
+        ("no name", "not a certificate of an agent"),
+        ("ca", "could sign others"),
+        ("anchor", "didn't sign"),
+        ("garbage", "not a certificate of an agent"),
+    ],
+)
+def test_a_certificate_that_says_anything_else_is_refused(tmp_path: Path, case: str, why: str) -> None:
     trust = Trust()
+    first = request_of(tmp_path / "first")
     request = request_of(tmp_path)
     own = x509.load_pem_x509_csr(request.csr.encode()).public_key()
     assert isinstance(own, ec.EllipticCurvePublicKey)
@@ -132,9 +144,8 @@ def test_a_certificate_that_says_anything_else_is_refused(tmp_path: Path, case: 
         "anchor": pem(Trust(trust.cluster).certify(own, request.id)),
         "garbage": "-----BEGIN CERTIFICATE-----\nnone\n-----END CERTIFICATE-----\n",
     }[case]
-    proper = trust.certify_request(request)
-    grant = trust.grant(certificate, trust.genesis([(request, proper)]))
-    with pytest.raises(InputError):
+    grant = trust.grant(certificate, trust.genesis([(first, trust.certify_request(first))]))
+    with pytest.raises(InputError, match=why):
         identity.accept(tmp_path, grant)
     with pytest.raises(StorageError):
         identity.load(tmp_path)
