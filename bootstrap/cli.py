@@ -56,7 +56,7 @@ def main() -> None:
     try:
         bootstrap.main(prog_name="bootstrap", standalone_mode=False)
     except MusterError as error:
-        click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
+        click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
     except click.exceptions.Exit as ended:
         sys.exit(ended.exit_code)

@@ -48,7 +48,7 @@ class Demo:
                 step.note(f"{host.name}  {host.address}  {host.role}")
         with self._story.step("Deploy a web service through an agent that doesn't coordinate") as step:
             through = _other_than(status, _coordinator(status))
-            self._agent(step, "deploy", str(self._plan), "--agent", through)
+            self._agent(step, "deploy", str(self._plan), "--via", through)
         with self._story.step("See what runs, ask it something") as step:
             self._agent(step, "status")
             self._ask_replicas(step, self._cluster.status(through))
@@ -177,6 +177,6 @@ def demo(mode: str, keep_logs: bool) -> None:
             else:
                 shutil.rmtree(directory)
     if failed:
-        click.echo(f"{click.style('error:', fg='red', bold=True)} {failed}", err=True)
+        click.echo(f"error: {failed}", err=True)
         raise click.exceptions.Exit(EXIT_ERROR)
     story.say(f"\nThat was all of it, in {story.elapsed_s:.0f} s. `bootstrap local up` makes a cluster that stays.")

@@ -396,8 +396,7 @@ class LocalCluster:
         pid = self.pid(name)
         if pid is None:
             return
-        processes.send(pid, self._mark(name), number)
-        if not processes.wait_ended(pid, self._mark(name), STOP_TIMEOUT_S):
+        if not processes.end(pid, self._mark(name), number, STOP_TIMEOUT_S):
             fix = f"Its log is {self.output_file(name)}; `kill -9 {pid}` ends it."
             raise TimedOut(f"pid {pid} runs on {STOP_TIMEOUT_S:g} s after {number.name}", where=name, fix=fix)
 
@@ -405,7 +404,7 @@ class LocalCluster:
         left = processes.end_all([self._mark(name) for name in self.names], grace_s=STOP_TIMEOUT_S)
         for name in self.names:
             if pid := self._noted_pid(name):
-                processes.reap(pid)
+                processes.reap(pid)  # one that had ended by itself
             (self.agent_directory(name) / "agent.pid").unlink(missing_ok=True)
         if left:
             raise MusterError(f"agents that can't be ended: {', '.join(map(str, left))}", where=str(self.directory))

@@ -16,7 +16,6 @@ from pathlib import Path
 
 PROC = Path("/proc")
 
-ROUND_S = 0.02  # between two looks at processes that were told to end
 KILL_WAIT_S = 5.0  # SIGKILL works at once unless the process hangs in the kernel
 KILL_ROUNDS = 5  # what forks while it is killed shows up in the next round; a fork bomb isn't won against here
 
@@ -59,31 +58,9 @@ def has(pid: int, mark: bytes) -> bool:
     return mark in entries(pid)
 
 
-def send(pid: int, mark: bytes, number: signal.Signals) -> None:
-    """Signal the process if it is the one with that mark; it can't become another one in between (pidfd_open(2))."""
-    with contextlib.suppress(ProcessLookupError):
-        descriptor = os.pidfd_open(pid)
-        try:
-            if has(pid, mark):
-                signal.pidfd_send_signal(descriptor, number)
-        finally:
-            os.close(descriptor)
-
-
-def wait_ended(pid: int, mark: bytes, timeout_s: float) -> bool:
-    """Wait until the process with that mark has ended; False when it runs on after the timeout."""
-    with contextlib.suppress(ProcessLookupError):
-        descriptor = os.pidfd_open(pid)
-        try:
-            if has(pid, mark):
-                poll = select.poll()
-                poll.register(descriptor, select.POLLIN)
-                if not poll.poll(timeout_s * 1000):
-                    return False
-        finally:
-            os.close(descriptor)
-    reap(pid)
-    return True
+def end(pid: int, mark: bytes, number: signal.Signals, timeout_s: float) -> bool:
+    """Signal the process if it is the one with that mark, and wait for its end; False when it runs on."""
+    return not _wait(_send(pid, frozenset({mark}), number), timeout_s)
 
 
 def reap(pid: int) -> None:
@@ -97,27 +74,58 @@ def end_all(marks: Iterable[bytes], *, grace_s: float) -> list[int]:
     wanted = frozenset(marks)
     if not wanted:
         return []
-    _remaining(wanted, _signal(wanted, signal.SIGTERM), grace_s)
+    _signal(wanted, signal.SIGTERM, grace_s)
     for _ in range(KILL_ROUNDS):
         # Looked for anew: what forked meanwhile carries the mark as well.
-        if not _remaining(wanted, _signal(wanted, signal.SIGKILL), KILL_WAIT_S / KILL_ROUNDS):
+        if not _signal(wanted, signal.SIGKILL, KILL_WAIT_S / KILL_ROUNDS):
             break
     return find(wanted.__contains__)
 
 
-def _signal(marks: frozenset[bytes], number: signal.Signals) -> list[int]:
-    pids = find(marks.__contains__)
-    for pid in pids:
-        for mark in marks.intersection(entries(pid)):
-            send(pid, mark, number)
-    return pids
+def _signal(marks: frozenset[bytes], number: signal.Signals, timeout_s: float) -> bool:
+    """Signal all with a mark at once, wait for them; whether there were any."""
+    held: dict[int, int] = {}
+    for pid in find(marks.__contains__):
+        held |= _send(pid, marks, number)
+    _wait(held, timeout_s)
+    return bool(held)
 
 
-def _remaining(marks: frozenset[bytes], pids: list[int], timeout_s: float) -> list[int]:
-    """Those of `pids` that still carry a mark once none does or the time is up."""
+def _send(pid: int, marks: frozenset[bytes], number: signal.Signals) -> dict[int, int]:
+    """{descriptor: pid} of the process that was signalled, {} when it is gone or another one.
+
+    With the descriptor open, the number can't become another process's between look and signal (pidfd_open(2)).
+    """
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return {}
+    try:
+        if not marks.isdisjoint(entries(pid)):
+            signal.pidfd_send_signal(descriptor, number)
+            return {descriptor: pid}
+    except ProcessLookupError:  # it has just ended by itself; its end is waited for all the same
+        return {descriptor: pid}
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return {}
+
+
+def _wait(held: dict[int, int], timeout_s: float) -> list[int]:
+    """Wait for the ends of these, which is after their files and ports are closed; the pids that run on."""
     deadline = time.monotonic() + timeout_s
-    while pids := [pid for pid in pids if not marks.isdisjoint(entries(pid))]:
-        if time.monotonic() >= deadline:
-            break
-        time.sleep(ROUND_S)
-    return pids
+    left = dict(held)
+    poll = select.poll()
+    for descriptor in left:
+        poll.register(descriptor, select.POLLIN)
+    try:
+        while left and (ended := poll.poll(max(deadline - time.monotonic(), 0) * 1000)):
+            for descriptor, _ in ended:
+                poll.unregister(descriptor)
+                reap(left.pop(descriptor))
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+    return list(left.values())

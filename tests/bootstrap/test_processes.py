@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap import processes
+from bootstrap.ports import Wanted, choose, is_free
 from tests.support.waiting import wait_for_sync
 
 SLEEPER = "import time; print('up', flush=True); time.sleep(60)"
@@ -54,15 +55,33 @@ def test_a_process_is_found_by_its_mark_alone(mark: bytes, tmp_path: Path) -> No
 
 def test_a_process_without_the_mark_is_never_signalled(mark: bytes, tmp_path: Path) -> None:
     pid = started(SLEEPER, mark, tmp_path)
-    processes.send(pid, b"TEST_PROCESSES=another", signal.SIGKILL)
-    assert not processes.wait_ended(pid, mark, 0.1)
-    processes.send(pid, mark, signal.SIGKILL)
-    assert processes.wait_ended(pid, mark, 5)
+    assert processes.end(pid, b"TEST_PROCESSES=another", signal.SIGKILL, 5)
+    assert processes.has(pid, mark)
+    assert processes.end(pid, mark, signal.SIGKILL, 5)
+    assert not processes.has(pid, mark)
 
 
 def test_a_process_that_is_gone_has_ended(mark: bytes) -> None:
-    assert processes.wait_ended(2**22 - 1, mark, 5)
-    processes.send(2**22 - 1, mark, signal.SIGKILL)
+    assert processes.end(2**22 - 1, mark, signal.SIGKILL, 5)
+
+
+def test_a_process_that_runs_on_is_told(mark: bytes, tmp_path: Path) -> None:
+    pid = started(STUBBORN, mark, tmp_path)
+    assert not processes.end(pid, mark, signal.SIGTERM, 0.1)
+    assert processes.has(pid, mark)
+
+
+def test_the_end_of_a_process_is_after_its_ports_are_free(mark: bytes, tmp_path: Path) -> None:
+    listener = (
+        "import socket, time; s = socket.create_server(('127.0.0.1', {})); print('up', flush=True); time.sleep(60)"
+    )
+    for _ in range(5):
+        wanted = Wanted("127.0.0.1", choose(["127.0.0.1"]), "tcp")
+        pid = started(listener.format(wanted.port), mark, tmp_path)
+        assert not is_free(wanted)
+        assert processes.end(pid, mark, signal.SIGKILL, 5)
+        assert is_free(wanted)
+        (tmp_path / "output").unlink()
 
 
 @pytest.mark.parametrize("code", [SLEEPER, STUBBORN], ids=["ends at SIGTERM", "ignores SIGTERM"])

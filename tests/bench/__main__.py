@@ -1,0 +1,36 @@
+"""`python -m tests.bench [name …] [--runs N] [--json]`: measure what docs/performance.md tells, on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+
+from tests.bench.figures import Figure, as_json, as_text
+from tests.bench.measures import MEASURES
+
+
+def main() -> int:
+    """Print the figures; 1 when one of them misses its target."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench")
+    parser.add_argument("names", nargs="*", metavar="name", help=f"which: {' '.join(MEASURES)} (all)")
+    parser.add_argument("--runs", type=int, default=5, help="at least this many of each (5)")
+    parser.add_argument("--json", action="store_true", help="for a program")
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(MEASURES):
+        parser.error(f"no such measure: {', '.join(sorted(unknown))}; there are {' '.join(MEASURES)}")
+    figures: list[Figure] = []
+    for name in options.names or MEASURES:
+        print(f"{name}: {(MEASURES[name].__doc__ or '').splitlines()[0]}", file=sys.stderr, flush=True)
+        figures += MEASURES[name](options.runs)
+    if options.json:
+        print(json.dumps([as_json(figure) for figure in figures], indent=2))
+    else:
+        load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+        print(f"\n{os.cpu_count()} cores; load {load}\n\n{as_text(figures)}")
+    return 0 if all(figure.reached for figure in figures) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""A stack's life as its operator sees it, with the operator's own commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bootstrap.local import LocalCluster
+from tests.loopback.world import (
+    EXAMPLE,
+    coordinator_of,
+    others,
+    pids_below,
+    replicas,
+    request,
+    running_below,
+    wait_healthy,
+    wait_status,
+)
+from tests.support.agents import Desk
+from tests.support.waiting import wait_for_sync
+
+STACK = "shop"
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    """The example under another name and with two replicas."""
+    content = json.loads(EXAMPLE.read_text())
+    content["stack"] = STACK
+    content["services"]["web"]["replicas"] = 2
+    content["services"]["web"]["ports"][0]["host_port"] = 8180
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.fixture
+def shop(desk: Desk, plan: Path) -> Iterator[Desk]:
+    """Deployed through an agent that doesn't coordinate; removed afterwards."""
+    through = others(desk.cluster, coordinator_of(desk.cluster))[0]
+    desk.run("--via", through, "deploy", str(plan))
+    yield desk
+    desk.run("remove", STACK, "--yes")
+    gone(desk.cluster, "n1")
+
+
+def gone(cluster: LocalCluster, through: str) -> None:
+    """No status names the stack, and none of its processes is left."""
+    wait_status(cluster, through, lambda status: STACK not in [s.name for s in status.stacks], "the stack is gone")
+    wait_for_sync(lambda: not [line for line in running_below(cluster.directory) if f"stacks/{STACK}" in line])
+
+
+def test_a_deploy_through_any_agent_ends_with_every_replica_healthy(shop: Desk) -> None:
+    # `deploy` waits for it, so there is nothing left to wait for.
+    placed = replicas(shop.cluster.status("n1"), STACK)
+    assert {slot: replica.state for slot, replica in placed.items()} == {1: "healthy", 2: "healthy"}
+    for slot, replica in placed.items():
+        assert request(shop.cluster, replica) == f"hello from {replica.host} slot {slot}"
+
+
+def test_the_same_deploy_again_touches_nothing(shop: Desk, plan: Path) -> None:
+    before = pids_below(shop.cluster.directory)
+    shop.run("deploy", str(plan))
+    wait_healthy(shop.cluster, STACK, 2)
+    assert pids_below(shop.cluster.directory) == before
+
+
+def test_a_killed_replica_comes_back(shop: Desk) -> None:
+    victim = wait_healthy(shop.cluster, STACK, 2)[1]
+    os.killpg(int(victim.container_id.partition(":")[0]), signal.SIGKILL)
+    wait_for_sync(lambda: request(shop.cluster, victim) == "", what="the replica is down")
+    back = wait_status(
+        shop.cluster,
+        "n1",
+        lambda status: (
+            replicas(status, STACK)[1].container_id != victim.container_id
+            and replicas(status, STACK)[1].state == "healthy"
+        ),
+        "the replica runs again",
+    )
+    assert replicas(back, STACK)[1].ports == victim.ports, "an assigned port sticks"
+    assert request(shop.cluster, victim) != ""
+
+
+def test_scaling_adds_and_ends_replicas_and_keeps_the_others(shop: Desk) -> None:
+    kept = wait_healthy(shop.cluster, STACK, 2)
+    shop.run("scale", STACK, "web=4")
+    more = wait_healthy(shop.cluster, STACK, 4)
+    assert {slot: more[slot].container_id for slot in kept} == {slot: kept[slot].container_id for slot in kept}
+    shop.run("scale", STACK, "web=1")
+    assert set(wait_healthy(shop.cluster, STACK, 1)) == {1}
+
+
+def test_stop_ends_the_replicas_and_start_brings_them_back(shop: Desk) -> None:
+    placed = wait_healthy(shop.cluster, STACK, 2)
+    shop.run("stop", STACK)
+    wait_for_sync(lambda: all(request(shop.cluster, replica) == "" for replica in placed.values()))
+    shop.run("start", STACK)
+    wait_healthy(shop.cluster, STACK, 2)
+
+
+def test_restart_makes_every_replica_anew(shop: Desk) -> None:
+    before = {replica.container_id for replica in wait_healthy(shop.cluster, STACK, 2).values()}
+    shop.run("restart", STACK)
+    wait_status(
+        shop.cluster,
+        "n1",
+        lambda status: before.isdisjoint({replica.container_id for replica in replicas(status, STACK).values()}),
+        "other processes",
+    )
+    wait_healthy(shop.cluster, STACK, 2)
+
+
+def test_a_removed_stack_leaves_nothing_and_its_revision_counts_on(desk: Desk, plan: Path) -> None:
+    desk.run("deploy", str(plan))
+    first = next(stack for stack in desk.cluster.status("n1").stacks if stack.name == STACK).revision
+    desk.run("remove", STACK, "--yes")
+    gone(desk.cluster, "n2")
+    desk.run("deploy", str(plan))
+    second = next(stack for stack in desk.cluster.status("n1").stacks if stack.name == STACK).revision
+    assert second == first + 2
+    desk.run("remove", STACK, "--yes")
+    gone(desk.cluster, "n1")
