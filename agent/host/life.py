@@ -188,9 +188,9 @@ def action_failed(memory: ReconcileMemory, key: ReplicaKey, reason: str, now: fl
     return memory.with_life(key, replace(memory.life(key), reason=reason, act_after=now + ACTION_RETRY_S))
 
 
-def waiting(memory: ReconcileMemory, key: ReplicaKey, reason: str) -> ReconcileMemory:
+def waiting(memory: ReconcileMemory, spec: ReplicaSpec, reason: str) -> ReconcileMemory:
     """Nothing can be done about it now, and it isn't the replica's fault."""
-    return memory.with_life(key, replace(memory.life(key), reason=reason))
+    return memory.with_life(spec.key, replace(renewed(memory.life(spec.key), spec), reason=reason))
 
 
 def with_log(memory: ReconcileMemory, key: ReplicaKey, lines: tuple[str, ...]) -> ReconcileMemory:

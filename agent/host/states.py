@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from msgspec import Struct
 
 from agent.host.desired import Desired
-from agent.host.life import Life, ReconcileMemory
+from agent.host.life import Life, ReconcileMemory, renewed
 from agent.host.ports import LIVE_STATES
 from agent.host.reconcile import current_of, restarts
 from agent.model.report import ObservedReplica, ReplicaState
@@ -50,7 +50,9 @@ def replica_states(
             ours.setdefault(workload.key, []).append(workload)
     found: dict[ReplicaKey, ObservedReplica] = {}
     for spec in wanted.specs:
-        found[spec.key] = _wanted(spec, ours.get(spec.key, []), memory.life(spec.key), doing.get(spec.key), now)
+        # A busy replica's memory may still be its predecessor's, whose failures say nothing about this revision.
+        life = renewed(memory.life(spec.key), spec)
+        found[spec.key] = _wanted(spec, ours.get(spec.key, []), life, doing.get(spec.key), now)
     for spec in wanted.stopped:
         found[spec.key] = _halted(spec, ours.get(spec.key, []))
     for refused in wanted.refused:

@@ -256,6 +256,11 @@ class TestPorts:
         one, two = spec("one", ports=(8443,)), spec("two", ports=(8443,))
         assert plan(wanted(one, two), workload(one)) == ["Start"]
 
+    def test_it_does_not_wait_for_what_a_refused_replica_left_running(self) -> None:
+        refused = Refused(key=key("old"), revision=2, reason="no", spec_hash="another")
+        left = workload(spec("old", ports=(8443,)))
+        assert plan(wanted(spec("web", ports=(8443,)), refused=(refused,)), left) == ["Start"]
+
     def test_two_replicas_can_swap_their_ports(self) -> None:
         one, two = spec("one", ports=(1,)), spec("two", ports=(2,))
         world = World([workload(one, id="1" * 64), workload(two, id="2" * 64)])

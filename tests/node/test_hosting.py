@@ -198,6 +198,23 @@ class TestWithAnEngineInMemory:
         host.want(wanted())
         await wait_for(lambda: engine.running_at_once == 0)
         await wait_for(lambda: not host.now.replicas)
+        assert engine.workloads == {}
+
+    async def test_a_look_from_before_an_action_ended_starts_nothing_twice(
+        self, engine: FakeRuntime, host: Host
+    ) -> None:
+        engine.hold.clear()
+        host.want(wanted(spec()))
+        await wait_for(lambda: engine.running_at_once == 1)
+        engine.slow_look.clear()  # it has seen nothing yet, and says so only after the start has ended
+        engine.hint()
+        await wait_for(lambda: engine.looking == 1)
+        engine.hold.set()
+        await wait_for(lambda: engine.running() == ["shop-web-1"])
+        engine.slow_look.set()
+        await host.until("healthy")
+        assert engine.calls == [("start", "shop/web.1")]
+        assert host.replica().restarts == 0
 
     async def test_replicas_are_started_in_parallel_within_the_bound(self, engine: FakeRuntime, host: Host) -> None:
         engine.hold.clear()

@@ -21,7 +21,7 @@ class FakeRuntime:
     """Implements `agent.runtime.protocol.Runtime`.
 
     `calls` lists what was asked of it; `fail_start` errors are raised by the next starts, in order; `away` makes it
-    unreachable; `hold` keeps starts waiting until it is set.
+    unreachable; `hold` keeps starts waiting until it is set, `slow_look` keeps what a look has seen.
     """
 
     def __init__(self, name: RuntimeName = "docker") -> None:
@@ -33,6 +33,9 @@ class FakeRuntime:
         self.away = False
         self.hold = asyncio.Event()
         self.hold.set()
+        self.slow_look = asyncio.Event()
+        self.slow_look.set()
+        self.looking = 0
         self.output: list[RawLine] = []
         self.tidied: list[tuple[frozenset[str], frozenset[str]]] = []
         self.running_at_once = 0
@@ -58,7 +61,11 @@ class FakeRuntime:
 
     async def observe(self) -> tuple[Workload, ...]:
         self._reachable()
-        return tuple(self.workloads.values())
+        seen = tuple(self.workloads.values())
+        self.looking += 1
+        await self.slow_look.wait()
+        self.looking -= 1
+        return seen
 
     async def prepare(self, spec: ReplicaSpec, progress: Progress) -> None:
         self.calls.append(("prepare", str(spec.key)))

@@ -201,7 +201,7 @@ class Hosting:
                 held.add(key)
                 info = self._infos.get(spec.runtime)
                 reason = f"{spec.runtime} isn't available: {info.reason if info else 'not asked yet'}"
-                self._memory = life.waiting(self._memory, key, reason)
+                self._memory = life.waiting(self._memory, spec, reason)
         before = self._memory
         busy = self._executor.busy | held
         actions, self._memory = reconcile(desired, workloads, before, time.monotonic(), busy=busy)
