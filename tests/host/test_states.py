@@ -102,6 +102,18 @@ def test_failed_stays_failed_through_slow_tries_until_it_is_healthy() -> None:
     assert replica_states(wanted(spec()), [workload(spec())], memory, {}, LONG)[0].state == "healthy"
 
 
+def test_after_failures_it_has_to_run_longer_before_it_counts_as_healthy() -> None:
+    memory = ReconcileMemory(looked=True)
+    for run in (1, 2):
+        _, memory = reconcile(
+            wanted(spec()), [workload(spec(), state="exited", exit_code=1, started_at=run)], memory, 0.0
+        )
+    running = workload(spec(), started_at=3)
+    _, memory = reconcile(wanted(spec()), [running], memory, 0.0)
+    states = [replica_states(wanted(spec()), [running], memory, {}, now)[0].state for now in (1.0, 3.9, 4.0)]
+    assert states == ["starting", "starting", "healthy"]
+
+
 def test_failures_of_the_predecessor_are_not_reported_of_a_new_revision() -> None:
     memory = given_up(spec())
     for new in (spec(revision=2), spec(command=("new",), revision=2)):

@@ -185,6 +185,7 @@ class TestWithAnEngineInMemory:
         host.want(wanted(spec(), spec("api")))
         waiting = await host.until("pending", "api")
         assert waiting.reason.startswith("docker isn't available")
+        assert ("start", "shop/api.1") not in engine.calls
         engine.away = False
         engine.hint()
         await host.until("healthy", "api")
