@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -24,15 +25,23 @@ class Peer(Struct, frozen=True, kw_only=True):
     agent_version: str = ""
 
 
+class Lead(NamedTuple):
+    """Who coordinates, and in which term."""
+
+    agent: AgentId
+    term: int
+
+
 @dataclass(slots=True)
 class Context:
-    """Mutable; owned by one `NodeCore`, reached by its parts."""
+    """Mutable; owned by one `NodeCore`, reached by its parts. `told`: what the voter that we follow says of the lead."""
 
     id: AgentId
     boot: int
     raft: Raft
     swim: Swim
     state: ClusterState
+    told: Lead | None = None
     peers: dict[AgentId, Peer] = field(default_factory=dict)
     calls: CallBook = field(default_factory=CallBook)
     effects: list[Effect] = field(default_factory=list)
@@ -57,6 +66,19 @@ class Context:
     def leads(self) -> bool:
         """Whether this agent coordinates and has applied an entry of its own term (Raft §8): its state is whole."""
         return self.raft.is_leader and self.raft.term_at(self.state.index) == self.raft.term
+
+    @property
+    def lead(self) -> Lead | None:
+        """Who coordinates, as far as this agent knows: heartbeats reach who votes, the others are told."""
+        raft = self.raft
+        if raft.leader is not None and self.id in raft.configuration.members:
+            return Lead(raft.leader, raft.term)
+        return self.told
+
+    @property
+    def leader(self) -> AgentId | None:
+        """Who coordinates."""
+        return self.lead.agent if self.lead is not None else None
 
     def name_of(self, agent: AgentId) -> str:
         """The host's name, or the id of somebody our ledger doesn't know."""

@@ -36,6 +36,7 @@ class Coordination:
     _decided_through: int = 0
     _dirty: bool = False
     _look_at: float = float("inf")
+    _pumped_at: float = float("-inf")
     _vitals: Vitals = field(init=False)
 
     def __post_init__(self) -> None:
@@ -67,6 +68,7 @@ class Coordination:
 
     def pump(self, when: Instant) -> None:
         """Decide, if we lead, something changed, and our last decision is in."""
+        self._pumped_at = when.mono
         if not self.context.raft.is_leader:
             self._resign()
             return
@@ -79,8 +81,8 @@ class Coordination:
             self._decide(when)
 
     def deadline(self) -> float:
-        """When `pump` is next wanted without other cause."""
-        return self._look_at
+        """When `pump` is next wanted without other cause; a decision that is on its way is one when it is in."""
+        return self._look_at if self._look_at > self._pumped_at else float("inf")
 
     def watch(self, when: Instant) -> Watch:
         """What this agent has seen and heard of the hosts, whether or not it leads."""

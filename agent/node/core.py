@@ -138,15 +138,19 @@ class NodeCore:
 
     def deadline(self) -> float:
         """When `on_deadline` is next wanted, in monotonic seconds."""
-        return min(
-            self._context.raft.deadline(),
-            self._context.swim.deadline(),
-            self.submissions.deadline(),
-            self._following.deadline(),
-            self._host.deadline(),
-            self.coordination.deadline(),
-            self._disk.settle_at,
-        )
+        return min(self.deadlines().values())
+
+    def deadlines(self) -> dict[str, float]:
+        """The deadline of each part."""
+        return {
+            "raft": self._context.raft.deadline(),
+            "swim": self._context.swim.deadline(),
+            "submissions": self.submissions.deadline(),
+            "following": self._following.deadline(),
+            "host": self._host.deadline(),
+            "coordination": self.coordination.deadline(),
+            "disk": self._disk.settle_at,
+        }
 
     def take_effects(self) -> list[Effect]:
         """The effects since the last call, in order."""

@@ -16,7 +16,7 @@ from agent.model.fault import Fault
 from agent.model.instruction import MAX_BODY_BYTES, MAX_TOKEN_BYTES, InstructionResult
 from agent.model.report import HostReport
 from agent.model.status import Status
-from agent.model.types import Label
+from agent.model.types import AgentId, Label
 from agent.raft import Entry, Message, Snapshot
 from agent.swim import SwimMessage
 
@@ -93,11 +93,16 @@ class Events(Struct, frozen=True, kw_only=True, tag="event_list", omit_defaults=
 
 
 class Ledger(Struct, frozen=True, kw_only=True, tag="entries", omit_defaults=True):
-    """Committed entries in order; `snapshot` comes first when the voter no longer has the entry asked for."""
+    """Committed entries in order; `snapshot` comes first when the voter no longer has the entry asked for.
+
+    `leader`: who coordinates in `term`, as the voter knows; a part may come for this news alone.
+    """
 
     entries: tuple[Entry, ...] = ()
     commit: int = 0
     snapshot: Snapshot | None = None
+    leader: AgentId | None = None
+    term: int = 0
 
 
 class Failed(Struct, frozen=True, kw_only=True, tag="failed", omit_defaults=True):

@@ -56,6 +56,7 @@ class Submissions:
     _pending: dict[int, _Pending] = field(default_factory=dict)
     _next: int = 1
     _last_quorum: float = float("-inf")
+    _pumped_at: float = float("-inf")
 
     def submit(self, request: int, token: str, body: bytes, when: Instant) -> None:
         """An instruction from this agent's own API; answered by an `Answer` effect."""
@@ -91,24 +92,19 @@ class Submissions:
 
     def pump(self, when: Instant) -> None:
         """Move everything on that can move: after any change of coordinator, links or time."""
+        self._pumped_at = when.mono
         if self._majority_linked():
             self._last_quorum = when.mono
         for number, pending in list(self._pending.items()):
             self._advance(number, pending, when)
 
     def deadline(self) -> float:
-        """When `pump` is next wanted."""
-        moments = [
-            min(
-                pending.expires,
-                pending.retry_at if pending.state == "waiting" and pending.retry_at else pending.expires,
-            )
-            for pending in self._pending.values()
-        ]
-        waiting = [pending.since for pending in self._pending.values() if pending.state == "waiting"]
-        if waiting:
-            moments.append(max(min(waiting), self._last_quorum) + NO_MAJORITY_AFTER_S)
-        return min(moments, default=float("inf"))
+        """When `pump` is next wanted without other cause: always later than the last one."""
+        waiting = [pending for pending in self._pending.values() if pending.state == "waiting"]
+        moments = [pending.expires for pending in self._pending.values()]
+        moments += [pending.retry_at for pending in waiting]
+        moments += [max(pending.since, self._last_quorum) + NO_MAJORITY_AFTER_S for pending in waiting]
+        return min((moment for moment in moments if moment > self._pumped_at), default=float("inf"))
 
     def _take(self, origin: int | tuple[AgentId, int], token: str, body: bytes, when: Instant) -> None:
         state = self.context.state

@@ -30,7 +30,9 @@ class Following:
 
     def pump(self, when: Instant) -> None:
         """Follow the right voter, or nobody where we vote ourselves."""
-        wanted = self._choice() if when.mono >= self._retry_at else self._voter
+        if when.mono >= self._retry_at:
+            self._retry_at = 0.0
+        wanted = self._choice() if not self._retry_at else self._voter
         if wanted == self._voter:
             return
         self._leave()

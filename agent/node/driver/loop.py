@@ -332,13 +332,17 @@ class Driver:
             self.core.on_deadline(now())
         self._flush()
 
+    def fail(self, error: BaseException) -> None:
+        """A broken invariant anywhere in this agent ends it."""
+        if not self.failed.done():
+            self.failed.set_exception(error)
+
     @contextmanager
     def _fatal(self) -> Iterator[None]:
         """What goes wrong inside, this agent can't go on with."""
         try:
             yield
         except BaseException as error:
-            if not self.failed.done() and not isinstance(error, asyncio.CancelledError):
-                self.failed.set_exception(error)
-                return
-            raise
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            self.fail(error)

@@ -1,0 +1,162 @@
+"""`agent run`: the daemon. Configuration, log, signals, systemd's watchdog; the agent and its API in between."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agent.config import Config, read_config
+from agent.errors import EXIT_OK
+
+if TYPE_CHECKING:
+    from agent.api.server import ApiServer
+    from agent.node.driver.agent import Agent
+    from agent.telemetry.api_log import ApiLog
+
+WATCHDOG_SHARE = 0.4  # of systemd's interval: a loop that stands still for two of our turns is restarted
+
+
+@click.command()
+@click.option("--config", "file", metavar="FILE", help="The configuration; /etc/muster/agent.toml by default.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Over the configuration.")
+def run(file: str | None, log_level: str | None) -> int:
+    """Run the agent of this host.
+
+    Needs an identity first: bootstrap makes it, over `agent identity`. Ends cleanly on SIGTERM and SIGINT: workloads
+    go on running, and the coordination is handed over.
+    """
+    config = read_config(file, os.environ, {"log_level": log_level})
+    _log_to_stderr(config)
+    return asyncio.run(_serve(config))
+
+
+async def _serve(config: Config) -> int:
+    from loguru import logger
+
+    from agent.node.driver.agent import Agent
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    agent = await Agent.start(config)
+    loop.set_exception_handler(lambda _, context: _give_up(agent, context))
+    try:
+        api = await _Api.start(config, agent)
+        try:
+            _notify("READY=1")
+            _freeze()
+            watchdog = asyncio.create_task(_watchdog(), name="watchdog")
+            stopping = asyncio.create_task(stop.wait(), name="stop")
+            ends: tuple[asyncio.Future[Any], ...] = (stopping, agent.driver.failed)
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            _notify("STOPPING=1")
+            for task in (watchdog, stopping):
+                task.cancel()
+            await asyncio.gather(watchdog, stopping, return_exceptions=True)
+        finally:
+            await api.close()
+    finally:
+        await agent.stop()
+    if agent.driver.failed.done():
+        agent.driver.failed.result()
+    logger.info("stopped")
+    return EXIT_OK
+
+
+class _Api:
+    """The API of a running agent, on HTTPS and on the local socket, with its log."""
+
+    def __init__(self, server: ApiServer, log: ApiLog) -> None:
+        self._server, self._log = server, log
+
+    @classmethod
+    async def start(cls, config: Config, agent: Agent) -> _Api:
+        from agent.api.app import build_app
+        from agent.api.server import ApiServer
+        from agent.net.tls import api_server_context
+        from agent.telemetry.api_log import ApiLog
+
+        def make() -> ApiLog:
+            for directory in (config.api_log_path.parent, Path(config.run_dir)):
+                directory.mkdir(parents=True, exist_ok=True)
+            return ApiLog(config.api_log_path)
+
+        log = await asyncio.to_thread(make)
+        seconds = agent.metrics.request_seconds
+        app = build_app(
+            agent.service,
+            stats=agent.stats,
+            log=log.write,
+            observe=lambda endpoint, taken: seconds.labels(endpoint).observe(taken),
+            fatal=agent.driver.fail,
+        )
+        try:
+            server = await ApiServer.start(
+                app,
+                host=config.listen,
+                port=config.api_port,
+                tls=api_server_context(agent.identity.certificate_path, agent.identity.tls_key_path),
+                socket_path=Path(config.run_dir) / "agent.sock",
+            )
+        except BaseException:
+            await asyncio.to_thread(log.close)
+            raise
+        agent.metrics.counter("api_refused", "Connections that the API turned away, by reason", lambda: server.drops)
+        return cls(server, log)
+
+    async def close(self) -> None:
+        await self._server.close()
+        await asyncio.to_thread(self._log.close)
+
+
+def _log_to_stderr(config: Config) -> None:
+    """One line per message; the journal adds the time where systemd runs us."""
+    from loguru import logger
+
+    logger.remove()
+    stamp = "" if "JOURNAL_STREAM" in os.environ else "{time:YYYY-MM-DDTHH:mm:ss.SSS!UTC}Z "
+    text = stamp + "{level:<7} {message}"
+    # Neither variables nor tracebacks with values: they may hold what is secret.
+    logger.add(sys.stderr, level=config.log_level.upper(), format=text, diagnose=False, backtrace=False)
+
+
+def _freeze() -> None:
+    """What lives since the start lives for ever: full collections needn't walk it (they took up to 129 ms)."""
+    gc.collect()
+    gc.freeze()
+
+
+def _give_up(agent: Agent, context: dict[str, object]) -> None:
+    """An error that nobody awaited is a broken invariant too."""
+    error = context.get("exception")
+    if isinstance(error, Exception):
+        agent.driver.fail(error)
+
+
+def _notify(state: str) -> None:
+    """sd_notify(3); silent where systemd doesn't run us."""
+    path = os.environ.get("NOTIFY_SOCKET")
+    if not path:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
+        notify.connect("\0" + path[1:] if path.startswith("@") else path)
+        notify.send(state.encode())
+
+
+async def _watchdog() -> None:
+    """Tell systemd that the loop turns (sd_watchdog_enabled(3))."""
+    microseconds = os.environ.get("WATCHDOG_USEC", "")
+    if not microseconds.isdecimal() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return
+    while True:
+        _notify("WATCHDOG=1")
+        await asyncio.sleep(int(microseconds) / 1e6 * WATCHDOG_SHARE)
