@@ -24,10 +24,9 @@ class Checks:
     acknowledged: dict[tuple[str, int], InstructionResult] = field(default_factory=dict)
     _checked: dict[str, tuple[int, int]] = field(default_factory=dict)
 
-    def restarted(self, name: str) -> None:
-        """Term, vote and what is applied may be read again from the disk, but the term never goes back."""
-        term, _ = self._checked.get(name, (0, 0))
-        self._checked[name] = (term, 0)
+    def restarted(self, name: str, term_on_disk: int) -> None:
+        """What wasn't on the disk was never said, so it may be forgotten."""
+        self._checked[name] = (term_on_disk, 0)
 
     def after_event(self, name: str, core: NodeCore) -> None:
         """The properties that the one agent that moved can have broken."""
@@ -56,7 +55,9 @@ class Checks:
         raft = core.context.raft
         last = max(self.committed, default=0)
         if raft.last_index < last:
-            raise Violated(f"leader completeness (Raft §5.4.3): {name} leads with {raft.last_index} of {last} committed")
+            raise Violated(
+                f"leader completeness (Raft §5.4.3): {name} leads with {raft.last_index} of {last} committed"
+            )
 
     def _log_matching(self, name: str, core: NodeCore, first: int) -> None:
         raft = core.context.raft
@@ -74,7 +75,9 @@ class Checks:
                 continue
             record = state.targets.get(target)
             if record is None or record.revision < revision:
-                raise Violated(f"{name} at {state.index} lost {target} revision {revision}, acknowledged at {result.index}")
+                raise Violated(
+                    f"{name} at {state.index} lost {target} revision {revision}, acknowledged at {result.index}"
+                )
             if record.revision == revision and record.digest != result.digest:
                 raise Violated(f"{name} has another body for {target} revision {revision} than was acknowledged")
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 STACKS = ("shop", "blog")
 EVERY_S = 0.4
+QUIET_S = 4.0  # at the end nothing is asked for, so that all can agree
 PATIENCE_S = 3.0  # then the same instruction goes to somebody else
 
 
@@ -64,6 +65,8 @@ class Operators:
         assert self.applied_after_calm > 0, f"seed {self.world.seed}: nothing applied after the faults stopped"
 
     def _work(self, stack: str) -> None:
+        if self.world.now > self.world.until_s - QUIET_S:
+            return
         sent = self._open[stack]
         if sent is None:
             sent = self._open[stack] = self._sign(stack)

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from agent.host import HostContext, HostObservation
-from agent.model.instruction import InstructionResult
 from agent.model.ledger import GenesisEntry, encode_entry
 from agent.model.report import HostResources, ObservedReplica, RuntimeInfo
 from agent.model.types import AgentId
@@ -25,12 +24,14 @@ from agent.node.instant import Instant
 from agent.node.messages import CallFrame, CancelFrame, Frame, ReplyFrame
 from agent.raft import Entry, EntryKind, RaftTiming
 from agent.swim import SwimConfig
-from tests.sim.checks import Checks
+from tests.sim.checks import Checks, Violated
 from tests.sim.cluster import Cast
 from tests.sim.disk import SimDisk
 from tests.sim.operators import Operators
 
 START_WALL_MS = 1_800_000_000_000
+MAX_SPINS = 20  # timers at one moment: more is an agent that would burn a core
+CALM_S = 14.0  # without faults at the end: agreement has to come within it
 LINK_BACK_S = 0.3  # two agents that can hear each other are linked again within this
 
 
@@ -43,6 +44,7 @@ class Weather:
     delay_s: float
     write_s: float
     crash_every_s: float
+    crash_voting: float
     cut_every_s: float
     calm_after_s: float
 
@@ -55,6 +57,7 @@ class Weather:
             delay_s=rng.choice([0.0005, 0.005, 0.05]),
             write_s=rng.choice([0.0003, 0.003, 0.05]),
             crash_every_s=rng.choice([2.0, 5.0, 20.0]),
+            crash_voting=rng.choice([0.0, 0.1, 0.5]),
             cut_every_s=rng.choice([1.0, 4.0, 15.0]),
             calm_after_s=calm_after_s,
         )
@@ -95,11 +98,13 @@ class World:
     _links: set[frozenset[AgentId]] = field(default_factory=set)
     _ordered_at: dict[tuple[AgentId, AgentId], float] = field(default_factory=dict)
     _timer: dict[AgentId, float] = field(default_factory=dict)
+    _fired: dict[AgentId, float] = field(default_factory=dict)
+    _spins: dict[AgentId, int] = field(default_factory=dict)
 
     def run(self) -> World:
         """The whole history."""
         self.rng = random.Random(self.seed)
-        self.weather = Weather.draw(self.rng, self.until_s * 0.7)
+        self.weather = Weather.draw(self.rng, max(self.until_s * 0.5, self.until_s - CALM_S))
         self.cast = Cast.draw(self.rng, self.size, START_WALL_MS)
         genesis = encode_entry(GenesisEntry(at=self.cast.genesis.created_at, genesis=self.cast.genesis))
         entry = Entry(index=1, term=0, kind=EntryKind.NORMAL, data=genesis)
@@ -149,7 +154,7 @@ class World:
     def start(self, agent: SimAgent) -> None:
         """From the disk, with nothing remembered."""
         agent.life += 1
-        self.checks.restarted(self.cast.name(agent.id))
+        self.checks.restarted(self.cast.name(agent.id), agent.disk.hard_state.term)
         settings = NodeSettings(
             id=agent.id,
             boot=agent.life,
@@ -165,7 +170,8 @@ class World:
         self.settle(agent)
         for other in self.agents.values():
             if other is not agent:
-                self.after(self.rng.random() * LINK_BACK_S, lambda other=other: self.link(agent, other), "")
+                delay = self.rng.random() * self.rng.choice([0.01, LINK_BACK_S])
+                self.after(delay, lambda other=other: self.link(agent, other), "")
 
     def crash(self, agent: SimAgent) -> None:
         """No warning: links break, timers and unsynced writes are gone."""
@@ -197,6 +203,10 @@ class World:
         def fire() -> None:
             if agent.life == life and agent.core is not None and self._timer.get(agent.id) == at:
                 del self._timer[agent.id]
+                self._spins[agent.id] = self._spins.get(agent.id, 0) + 1 if self._fired.get(agent.id) == at else 0
+                self._fired[agent.id] = at
+                if self._spins[agent.id] > MAX_SPINS:
+                    raise Violated(f"{self.cast.name(agent.id)}: its timer spins at {at}: {agent.core.deadlines()}")
                 agent.core.on_deadline(self.instant(agent))
                 self.settle(agent)
 
@@ -233,6 +243,12 @@ class World:
             if store.settles:
                 agent.core.stored(self.instant(agent))
                 self.settle(agent)
+            if (
+                store.persist.hard_state is not None
+                and not self.calm()
+                and self.rng.random() < self.weather.crash_voting
+            ):
+                self._crash_and_restart(agent)  # the vote is out; now it must not be given again
 
         agent.disk_busy_until = max(self.now, agent.disk_busy_until) + self.rng.expovariate(1 / self.weather.write_s)
         self.after(agent.disk_busy_until - self.now, written, "")
@@ -277,7 +293,9 @@ class World:
             self._in_order(sender, receiver, frame)
             return
         what = getattr(frame, "message", frame)
-        self._deliver(sender, receiver, lambda core, at: core.frame(sender.id, frame, at), what if kind != "ReportFrame" else kind)
+        self._deliver(
+            sender, receiver, lambda core, at: core.frame(sender.id, frame, at), what if kind != "ReportFrame" else kind
+        )
 
     def _in_order(self, sender: SimAgent, receiver: SimAgent, frame: Frame) -> None:
         """Calls go over TCP: in order, and lost only with the link."""
@@ -347,11 +365,15 @@ class World:
             return
         agent = self.rng.choice(list(self.agents.values()))
         if agent.core is not None:
-            self.faults += 1
-            self.say(f"{self.cast.name(agent.id)} crashes")
-            self.crash(agent)
-            self.after(self.rng.random() * 3.0, lambda: self.start(agent), "")
+            self._crash_and_restart(agent)
         self.after(self._next_fault(self.weather.crash_every_s), self._crash_somebody, "")
+
+    def _crash_and_restart(self, agent: SimAgent) -> None:
+        self.faults += 1
+        self.say(f"{self.cast.name(agent.id)} crashes")
+        self.crash(agent)
+        # Mostly systemd's quick restart: a vote that wasn't kept is asked for again in the same term.
+        self.after(self.rng.random() * self.rng.choice([0.02, 0.2, 3.0]), lambda: self.start(agent), "")
 
     def _cut_something(self) -> None:
         ids = list(self.agents)
