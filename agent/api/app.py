@@ -22,7 +22,7 @@ from agent.api.parameters import read_query
 from agent.api.port import NodePort
 from agent.api.problems import http_problem, plain_problem, problem_of, problem_response
 from agent.api.routes import JSON, ROUTES, Route
-from agent.api.streams import Streams
+from agent.api.streams import SENT_BYTES, Streams
 from agent.model.status import Health
 from agent.telemetry.api_log import ApiRecord, ApiStats, api_record
 
@@ -57,7 +57,7 @@ def build_app(
     `stats` counts and `log` takes each request; `observe(endpoint, seconds)` is for metrics. `fatal` gets a broken
     invariant, which the agent can't go on with.
     """
-    streams = streams or Streams()
+    streams = streams if streams is not None else Streams()
     openapi = _encoder.encode(document(ROUTES))
     handlers = Handlers(port, stats, streams, lambda: openapi)
     app = web.Application(
@@ -69,6 +69,7 @@ def build_app(
     )
     for route in ROUTES:
         app.router.add_route(route.method, route.path, _endpoint(route, handlers, port))
+    app.on_response_prepare.append(_add_headers)
     app[STREAMS] = streams
     return app
 
@@ -102,11 +103,10 @@ def _logging(stats: ApiStats, log: Callable[[ApiRecord], None], observe: Callabl
         try:
             response = await handler(request)
             if not response.prepared:
-                response.headers.update(_HEADERS)
                 async with asyncio.timeout(WRITE_TIMEOUT_S):
                     await response.prepare(request)
                     await response.write_eof()
-            status, size, error = response.status, response.body_length, ""
+            status, size, error = response.status, _size(response), ""
             return response
         except TimeoutError:
             error = "the client didn't read the answer"
@@ -134,6 +134,15 @@ def _logging(stats: ApiStats, log: Callable[[ApiRecord], None], observe: Callabl
             log(record)
 
     return middleware
+
+
+def _size(response: web.StreamResponse) -> int:
+    """The body's bytes; aiohttp's own count has the headers in it."""
+    return response.get(SENT_BYTES, 0) if response.chunked else response.content_length or 0
+
+
+async def _add_headers(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(_HEADERS)
 
 
 def _endpoint_name(request: web.Request) -> str:

@@ -54,11 +54,12 @@ class _Connection(web.RequestHandler):
         """Called for a request that can't be parsed; the connection closes behind it."""
         if request.writer.output_size > 0:
             raise ConnectionError("the answer had begun")
-        self.force_close()
         reason = "the request isn't valid HTTP" if status < 500 else "the agent failed at this request"
         if status == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
             reason = "the request's headers are too large"
-        return problem_response(plain_problem(status, reason, ""))
+        response = problem_response(plain_problem(status, reason, ""))
+        response.force_close()
+        return response
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget it."""

@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 FIRST_ITEM_S = 0.5  # an error before the first item is still a problem with its status; a silent stream starts then
 
+SENT_BYTES = web.ResponseKey("sent_bytes", int)  # on a streamed response, for the API log
+
 _encoder = msgspec.json.Encoder()
 
 
@@ -85,15 +87,18 @@ class Streams:
                         break
                     if item is not None or follow:
                         async with asyncio.timeout(WRITE_TIMEOUT_S):
-                            await response.write(encode(item))
+                            await response.write(part := encode(item))
+                        response[SENT_BYTES] = response.get(SENT_BYTES, 0) + len(part)
                 if not response.prepared:
                     await response.prepare(request)
                 await response.write_eof()
-            except (MusterError, TimeoutError):
+            except BaseException as error:
                 if not response.prepared:
                     raise
                 if request.transport is not None:
                     request.transport.abort()
+                if not isinstance(error, MusterError | TimeoutError):
+                    raise
             finally:
                 self._tasks.discard(task)
             return response
