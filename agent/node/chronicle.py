@@ -30,7 +30,7 @@ class Chronicle:
     recent: deque[Event] = field(default_factory=lambda: deque(maxlen=KEPT_EVENTS))
     _next: int = 1
     _listening: bool = False
-    _followers: set[tuple[AgentId, int]] = field(default_factory=set)
+    _followers: dict[AgentId, int] = field(default_factory=dict)
     _source: AgentId | None = None
     _call: int = 0
 
@@ -45,20 +45,21 @@ class Chronicle:
         self.pump()
 
     def serve(self, peer: AgentId, call: int) -> None:
-        """A peer has listeners."""
-        self._followers.add((peer, call))
+        """A peer has listeners; one call a peer, the newest."""
+        self._followers[peer] = call
 
     def cancelled(self, peer: AgentId, call: int) -> None:
         """The peer's listeners are gone."""
-        self._followers.discard((peer, call))
+        if self._followers.get(peer) == call:
+            del self._followers[peer]
 
     def peer_lost(self, peer: AgentId) -> None:
         """The peer follows again when it is back."""
-        self._followers = {key for key in self._followers if key[0] != peer}
+        self._followers.pop(peer, None)
 
     def pump(self) -> None:
         """Follow the coordinator while somebody listens here and we aren't it."""
-        leader = self.context.raft.leader
+        leader = self.context.leader
         wanted = leader if self._listening and leader != self.context.id and leader in self.context.peers else None
         if wanted == self._source:
             return
@@ -84,5 +85,5 @@ class Chronicle:
         told = tuple(numbered)
         self.context.emit(Publish(events=told))
         if self.context.raft.is_leader:
-            for peer, call in sorted(self._followers):
+            for peer, call in self._followers.items():
                 self.context.reply(peer, call, Events(events=told), end=False)

@@ -34,7 +34,7 @@ class Lead(NamedTuple):
 
 @dataclass(slots=True)
 class Context:
-    """Mutable; owned by one `NodeCore`, reached by its parts. `told`: what the voter that we follow says of the lead."""
+    """Mutable; owned by one `NodeCore`, reached by its parts. `told`: who leads, as the voter that we follow says."""
 
     id: AgentId
     boot: int

@@ -25,12 +25,13 @@ from agent.model.status import MemberView, Status
 from agent.model.types import AgentId
 from agent.node.calls import OnReply
 from agent.node.chronicle import Chronicle
-from agent.node.context import Context, Peer
+from agent.node.context import Context, Lead, Peer
 from agent.node.coordination import Coordination
-from agent.node.effects import Answer, Cut, Datagram, Effect, Replied, Serve, Store, Unserve, Want
+from agent.node.effects import Cut, Datagram, Effect, Replied, Serve, Store, Unserve, Want
+from agent.node.inquiries import Inquiries
 from agent.node.instant import Instant
 from agent.node.local_host import LocalHost
-from agent.node.machine import Machine
+from agent.node.machine import Machine, NodeBoot
 from agent.node.messages import (
     Alive,
     CallFrame,
@@ -55,10 +56,11 @@ from agent.state import Applied
 from agent.swim import MemberChanged, Swim, SwimConfig, SwimMessage
 from agent.swim import Send as SwimSend
 
-COMMIT_SETTLES_S = (
-    0.5  # a commit index that no write carried is kept on its own after this long: a host that wakes alone
-)
-# must know its last assignments
+__all__ = ["NodeBoot", "NodeCore", "NodeSettings"]
+
+# A commit index that no write carried is kept on its own after this long: a host that wakes alone must know its last
+# assignments.
+COMMIT_SETTLES_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,17 +74,6 @@ class NodeSettings:
     agent_version: str
     timing: raft.RaftTiming
     swim: SwimConfig
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeBoot:
-    """What the disk holds (agent.storage.ledger). A first start has the genesis entry alone, committed."""
-
-    hard_state: raft.HardState
-    log: tuple[raft.Entry, ...]
-    snapshot: raft.Snapshot | None
-    commit: int
-    verified_through: int
 
 
 @dataclass(slots=True)
@@ -118,16 +109,16 @@ class NodeCore:
         self._disk = _Disk(kept_commit=boot.commit)
         self.submissions = Submissions(self._context)
         self.chronicle = Chronicle(self._context)
+        self._inquiries = Inquiries(self._context, self.status)
         self._followers = Followers(self._context)
-        self._following = Following(self._context)
+        self._following = Following(self._context, machine.vouches_for)
         self.coordination = Coordination(self._context, self.chronicle)
         self._host = LocalHost(self._context, settings.host, settings.agent_version, self.coordination.report)
         self._configuration = core.configuration
-        self._leader: AgentId | None = None
+        self._lead: Lead | None = None
         self.drops: dict[str, int] = {}
         self._members_changed(when)
         self._settle(when)
-        self._host.reconcile()
 
     # Reading
 
@@ -146,10 +137,11 @@ class NodeCore:
             "raft": self._context.raft.deadline(),
             "swim": self._context.swim.deadline(),
             "submissions": self.submissions.deadline(),
+            "inquiries": self._inquiries.deadline(),
             "following": self._following.deadline(),
             "host": self._host.deadline(),
             "coordination": self.coordination.deadline(),
-            "disk": self._disk.settle_at,
+            "disk": self._disk.settle_at if self._disk.ready is None else float("inf"),
         }
 
     def take_effects(self) -> list[Effect]:
@@ -186,6 +178,7 @@ class NodeCore:
         self.chronicle.peer_lost(peer)
         self.submissions.peer_lost(peer)
         self._context.calls.peer_lost(peer, when)
+        self._context.emit(Unserve(peer=peer))
         self._host.peers_changed()
         self._settle(when)
 
@@ -218,17 +211,8 @@ class NodeCore:
 
     def ask_status(self, request: int, when: Instant) -> None:
         """The cluster's status, the coordinator's where one answers; an `Answer` with this request number follows."""
-        leader = self._context.raft.leader
-        if leader is None or leader == self._context.id or leader not in self._context.peers:
-            self._context.emit(Answer(request=request, answer=self.status(when)))
-            return
-
-        def on_reply(reply: object, _end: bool, at: Instant) -> None:
-            status = reply.status if isinstance(reply, StatusIs) else self.status(at)
-            self._context.emit(Answer(request=request, answer=status))
-
-        call = self._context.calls.open(leader, on_reply)
-        self._context.send(leader, CallFrame(id=call, request=GetStatus()))
+        self._inquiries.ask(request, when)
+        self._settle(when)
 
     def status(self, when: Instant) -> Status:
         """This agent's own view; `stale` where a coordinator would know better."""
@@ -247,8 +231,8 @@ class NodeCore:
         versions = {peer.id: peer.agent_version for peer in context.peers.values()}
         return View(
             me=context.id,
-            leader=context.raft.leader,
-            term=context.raft.term,
+            leader=context.leader,
+            term=max(context.raft.term, context.lead.term if context.lead is not None else 0),
             voters=context.raft.configuration.voters,
             linked=frozenset(context.peers) & context.state.members.keys(),
             facts=self.coordination.facts(when),
@@ -358,6 +342,7 @@ class NodeCore:
             self.coordination.pump(when)
             self._host.pump(when)
             self.submissions.pump(when)
+            self._inquiries.pump(when)
             if not self._drain_raft(when):
                 break
         self._keep_commit(when)
@@ -395,7 +380,7 @@ class NodeCore:
             self._machine.restore(ready.restore)
             self._context.state = self._machine.state
             self._members_changed(when)
-            self._host.reconcile()
+            self._host.ledger_moved()
         for entry in ready.committed:
             applied = self._machine.apply(entry)
             self._context.state = self._machine.state
@@ -410,7 +395,7 @@ class NodeCore:
         if applied.members:
             self._members_changed(when)
         if applied.assigned or applied.released or applied.stacks or applied.members:
-            self._host.reconcile()
+            self._host.ledger_moved()
         self.coordination.applied(applied, when)
 
     def _members_changed(self, when: Instant) -> None:
@@ -427,13 +412,12 @@ class NodeCore:
         context.emit(Want(peers=wanted))
 
     def _notice_leader(self, when: Instant) -> None:
-        leader = self._context.raft.leader
-        if leader == self._leader:
+        lead = self._context.lead
+        if lead == self._lead:
             return
-        self._leader = leader
-        if leader is not None:
-            name = self._context.name_of(leader)
-            term = self._context.raft.term
+        self._lead = lead
+        if lead is not None:
+            name, term = self._context.name_of(lead.agent), lead.term
             self.chronicle.tell(when, "coordinator", f"{name} coordinates (term {term})", host=name, revision=term)
 
     def _drain_swim(self, when: Instant) -> None:

@@ -81,10 +81,10 @@ class Serve(Struct, frozen=True, kw_only=True):
 
 
 class Unserve(Struct, frozen=True, kw_only=True):
-    """The peer cancelled the call, or is gone."""
+    """The peer cancelled the call; without `call`: the peer is gone, and all its calls with it."""
 
     peer: AgentId
-    call: int
+    call: int | None = None
 
 
 class Replied(Struct, frozen=True, kw_only=True):

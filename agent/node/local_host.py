@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 
 from agent.host import HostContext, HostObservation, desired
 from agent.model.report import HostReport
-from agent.model.types import AgentId
-from agent.node.context import Context
+from agent.node.context import Context, Lead
 from agent.node.effects import Reconcile
 from agent.node.instant import Instant
 from agent.node.messages import ReportFrame
+from agent.state import STATE_LEVEL
 
 REPORT_EVERY_S = 5.0  # soft state told again, in case a frame was dropped; changes are told at once
-LEVEL = 1  # the highest state level that this version knows (`State.level`)
 
 
 @dataclass(slots=True)
@@ -28,13 +27,13 @@ class LocalHost:
     observation: HostObservation = field(default_factory=HostObservation)
     _sequence: int = 0
     _dirty: bool = True
-    _told: AgentId | None = None
+    _moved: bool = True
+    _told: Lead | None = None
     _tell_at: float = 0.0
 
-    def reconcile(self) -> None:
+    def ledger_moved(self) -> None:
         """What the ledger wants of this host may have changed."""
-        state = self.context.state
-        self.context.emit(Reconcile(desired=desired(state, self.context.id, self.host), applied=state.index))
+        self._moved = True
 
     def observed(self, observation: HostObservation) -> None:
         """What runs here has changed, or was looked at again."""
@@ -46,23 +45,30 @@ class LocalHost:
         self._dirty = True
 
     def pump(self, when: Instant) -> None:
-        """Tell the coordinator: at once after a change, else now and then."""
-        leader = self.context.raft.leader
-        if leader is None or (leader != self.context.id and leader not in self.context.peers):
+        """Ask for what the ledger wants now; tell the coordinator: at once after a change, else now and then."""
+        if self._moved:
+            self._moved = False
+            self._reconcile()
+        lead = self.context.lead
+        if lead is None or (lead.agent != self.context.id and lead.agent not in self.context.peers):
             self._told = None
             return
-        if not self._dirty and leader == self._told and when.mono < self._tell_at:
+        if not self._dirty and lead == self._told and when.mono < self._tell_at:
             return
         report = self._report(when)
-        self._dirty, self._told, self._tell_at = False, leader, when.mono + REPORT_EVERY_S
-        if leader == self.context.id:
+        self._dirty, self._told, self._tell_at = False, lead, when.mono + REPORT_EVERY_S
+        if lead.agent == self.context.id:
             self.tell(report, when)
         else:
-            self.context.send(leader, ReportFrame(report=report))
+            self.context.send(lead.agent, ReportFrame(report=report))
 
     def deadline(self) -> float:
         """When `pump` is next wanted without other cause."""
         return self._tell_at if self._told is not None else float("inf")
+
+    def _reconcile(self) -> None:
+        state = self.context.state
+        self.context.emit(Reconcile(desired=desired(state, self.context.id, self.host), applied=state.index))
 
     def _report(self, when: Instant) -> HostReport:
         self._sequence += 1
@@ -74,7 +80,7 @@ class LocalHost:
             at=when.wall_ms,
             applied=seen.applied,
             agent_version=self.agent_version,
-            level=LEVEL,
+            level=STATE_LEVEL,
             labels=self.host.labels,
             runtimes=seen.runtimes,
             resources=seen.resources,

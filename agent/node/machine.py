@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import msgspec
 
@@ -10,11 +10,19 @@ from agent import errors, raft
 from agent.model.ledger import GenesisEntry, decode_entry
 from agent.state import Applied, ClusterState, SnapshotRefused, apply, decode_snapshot, encode_snapshot, genesis_state
 
-if TYPE_CHECKING:
-    from agent.node.core import NodeBoot
-
 SNAPSHOT_EVERY_ENTRIES = 5_000  # replaying them at a start takes about a second
 KEPT_ENTRIES = 1_000  # behind a snapshot, so that a member that was away briefly needs no snapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeBoot:
+    """What the disk holds (agent.storage.ledger). A first start has the genesis entry alone, committed."""
+
+    hard_state: raft.HardState
+    log: tuple[raft.Entry, ...]
+    snapshot: raft.Snapshot | None
+    commit: int
+    verified_through: int
 
 
 class Machine:
@@ -69,6 +77,8 @@ class Machine:
         if (offered.cluster, offered.epoch) != (self.state.cluster, self.state.epoch):
             return False
         ours = self.state.targets
+        if not self.state.expelled <= offered.expelled:
+            return False
         return offered.index == snapshot.index and all(
             target in offered.targets and offered.targets[target].revision >= record.revision
             for target, record in ours.items()

@@ -34,7 +34,7 @@ CLOCK_SKEW_S = 60  # an operator's clock may be this far from the coordinator's
 
 @dataclass(slots=True)
 class _Pending:
-    """`origin`: a request of our own API, or (peer, call). `call`: where it was forwarded to, by call id."""
+    """`origin`: a request of our own API, or (peer, call). `call` and `leader`: how and to whom it was forwarded."""
 
     origin: int | tuple[AgentId, int]
     verified: VerifiedInstruction
@@ -44,6 +44,7 @@ class _Pending:
     expires: float
     state: Literal["waiting", "forwarded", "proposed"] = "waiting"
     call: int = 0
+    leader: AgentId | None = None
     term: int = 0
     retry_at: float = 0.0
 
@@ -84,10 +85,10 @@ class Submissions:
         self._forget(lambda pending: isinstance(pending.origin, tuple) and pending.origin[0] == peer)
 
     def applied(self, result: InstructionResult) -> None:
-        """The ledger's answer to the instruction with this jti."""
+        """The ledger's answer to the instruction with this jti, digest and target."""
         for number, pending in list(self._pending.items()):
             claims = pending.verified.claims
-            if claims.jti == result.jti and claims.bdg == result.digest:
+            if (claims.jti, claims.bdg, claims.target) == (result.jti, result.digest, result.target):
                 self._answer(number, result)
 
     def pump(self, when: Instant) -> None:
@@ -125,10 +126,9 @@ class Submissions:
     def _advance(self, number: int, pending: _Pending, when: Instant) -> None:
         if when.mono >= pending.expires:
             self._expire(number, pending)
-        elif pending.state == "proposed" and not (
-            self.context.raft.is_leader and self.context.raft.term == pending.term
-        ):
-            pending.state = "waiting"  # our proposal may be lost with the term; the next coordinator answers
+        elif self._in_vain(pending):
+            self._hang_up(pending)
+            pending.state = "waiting"
         if number not in self._pending or pending.state != "waiting" or when.mono < pending.retry_at:
             return
         if self.context.leads:
@@ -136,10 +136,22 @@ class Submissions:
         elif isinstance(pending.origin, tuple):
             if not self.context.raft.is_leader:
                 self._answer(number, fault_of(self._no_coordinator()))
-        elif self.context.raft.leader in self.context.peers:
-            self._forward(number, pending)
+        elif (leader := self.context.leader) is not None and leader in self.context.peers:
+            self._forward(number, pending, leader)
         elif when.mono >= max(pending.since, self._last_quorum) + NO_MAJORITY_AFTER_S:
             self._answer(number, fault_of(self._no_coordinator()))
+
+    def _in_vain(self, pending: _Pending) -> bool:
+        """Whether who has it may never answer: a proposal may be lost with its term, a coordinator with its post."""
+        raft = self.context.raft
+        if pending.state == "proposed":
+            return not (raft.is_leader and raft.term == pending.term)
+        return pending.state == "forwarded" and self.context.leader not in (None, pending.leader)
+
+    def _hang_up(self, pending: _Pending) -> None:
+        if pending.call and (peer := self.context.calls.close(pending.call)) is not None:
+            self.context.send(peer, CancelFrame(id=pending.call))
+        pending.call = 0
 
     def _admit(self, number: int, pending: _Pending, when: Instant) -> None:
         """Admission: the only place where `exp` counts. What `apply` would refuse now never enters the ledger."""
@@ -162,15 +174,12 @@ class Submissions:
         else:
             pending.state, pending.term = "proposed", self.context.raft.term
 
-    def _forward(self, number: int, pending: _Pending) -> None:
-        leader = self.context.raft.leader
-        assert leader is not None
-
+    def _forward(self, number: int, pending: _Pending, leader: AgentId) -> None:
         def on_reply(reply: Reply | None, _end: bool, when: Instant) -> None:
             self._forwarded(number, reply, when)
 
         pending.call = self.context.calls.open(leader, on_reply)
-        pending.state = "forwarded"
+        pending.state, pending.leader = "forwarded", leader
         self.context.send(leader, CallFrame(id=pending.call, request=Submit(token=pending.token, body=pending.body)))
 
     def _forwarded(self, number: int, reply: Reply | None, when: Instant) -> None:
@@ -197,8 +206,7 @@ class Submissions:
 
     def _answer(self, number: int, answer: InstructionResult | Fault) -> None:
         pending = self._pending.pop(number)
-        if pending.call and (peer := self.context.calls.close(pending.call)) is not None:
-            self.context.send(peer, CancelFrame(id=pending.call))
+        self._hang_up(pending)
         if isinstance(pending.origin, int):
             self.context.emit(Answer(request=pending.origin, answer=answer))
         elif isinstance(answer, Fault):

@@ -1,38 +1,43 @@
 """Observers: agents that don't vote follow one voter's committed entries (DESIGN "Consensus", observers).
 
 Both sides: an observer picks its voter by rendezvous hash, so that observers spread evenly and only those of a lost
-voter move; a voter streams what it has committed, a snapshot first where its log begins later.
+voter move; a voter streams what it has committed, a snapshot first where its log begins later, and who coordinates.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from agent.model.types import AgentId
-from agent.node.context import Context
+from agent.node.context import Context, Lead
 from agent.node.instant import Instant
 from agent.node.messages import CallFrame, CancelFrame, FollowLedger, Ledger, Reply
-from agent.raft import Compacted, ObservationRefused
+from agent.raft import Compacted, ObservationRefused, Snapshot
 
 PART_BYTES = 524_288  # one part stays well inside a frame and doesn't hold up a heartbeat for long
-RETRY_S = 0.5  # after a voter ended the stream; another one may be picked by then
+RETRY_S = 0.5  # after a voter ended the stream, or said what can't be; another one is picked then, if there is one
+LEADERLESS_S = 2.0  # a voter without a leader for so long may have been removed while it was away: it asks others
 
 
 @dataclass(slots=True)
 class Following:
-    """The observer's side. Idle on a voter."""
+    """The observer's side. Idle on a voter that has a leader. `vouches_for`: whether a snapshot's signatures hold."""
 
     context: Context
+    vouches_for: Callable[[Snapshot], bool]
     _voter: AgentId | None = None
     _call: int = 0
     _retry_at: float = 0.0
+    _avoided: AgentId | None = None
+    _leaderless_since: float | None = None
+    _pumped_at: float = float("-inf")
 
     def pump(self, when: Instant) -> None:
         """Follow the right voter, or nobody where we vote ourselves."""
-        if when.mono >= self._retry_at:
-            self._retry_at = 0.0
-        wanted = self._choice() if not self._retry_at else self._voter
+        self._pumped_at = when.mono
+        wanted = self._choice(when) if when.mono >= self._retry_at else self._voter
         if wanted == self._voter:
             return
         self._leave()
@@ -49,74 +54,113 @@ class Following:
 
     def deadline(self) -> float:
         """When `pump` is next wanted without other cause."""
-        return self._retry_at if self._voter is None and self._retry_at else float("inf")
+        moments = [self._retry_at]
+        if self._leaderless_since is not None:
+            moments.append(self._leaderless_since + LEADERLESS_S)
+        return min((moment for moment in moments if moment > self._pumped_at), default=float("inf"))
 
-    def _choice(self) -> AgentId | None:
+    def _choice(self, when: Instant) -> AgentId | None:
         configuration = self.context.raft.configuration
-        if self.context.id in (*configuration.voters, *configuration.learners):
+        if self.context.id in configuration.members and not self._left_behind(when):
             return None
-        linked = [voter for voter in configuration.voters if voter in self.context.peers]
+        linked = [voter for voter in configuration.voters if voter in self.context.peers and voter != self._avoided]
+        if not linked and self._avoided in self.context.peers:
+            return self._avoided
         return max(
             linked, key=lambda voter: hashlib.sha256(f"{voter} {self.context.id}".encode()).digest(), default=None
         )
 
+    def _left_behind(self, when: Instant) -> bool:
+        """Whether nobody has led us for long. Who was removed meanwhile hears nothing of it from any leader."""
+        if self.context.raft.leader is not None:
+            self._leaderless_since = None
+        elif self._leaderless_since is None:
+            self._leaderless_since = when.mono
+        since = self._leaderless_since
+        return since is not None and when.mono >= since + LEADERLESS_S
+
     def _leave(self) -> None:
         if self._call and (peer := self.context.calls.close(self._call)) is not None:
             self.context.send(peer, CancelFrame(id=self._call))
-        self._voter, self._call = None, 0
+        self._voter, self._call, self.context.told = None, 0, None
 
     def _on_reply(self, reply: Reply | None, end: bool, when: Instant) -> None:
-        refused = not isinstance(reply, Ledger)
-        if isinstance(reply, Ledger):
-            try:
-                if reply.snapshot is not None:
-                    self.context.raft.observe_snapshot(reply.snapshot, when.mono)
-                if reply.entries or reply.commit > self.context.raft.commit:
-                    self.context.raft.observe(reply.entries, reply.commit, when.mono)
-            except ObservationRefused:
-                refused = True
-        if refused or end:
-            if not end:
-                self._leave()
-            self._voter, self._call, self._retry_at = None, 0, when.mono + RETRY_S
+        believed = isinstance(reply, Ledger) and self._take(reply, when)
+        if believed and not end:
+            return
+        if reply is not None:
+            self._avoided = self._voter
+        self._leave()
+        self._retry_at = when.mono + RETRY_S
+
+    def _take(self, part: Ledger, when: Instant) -> bool:
+        raft = self.context.raft
+        try:
+            if part.snapshot is not None:
+                if not self.vouches_for(part.snapshot):
+                    return False
+                raft.observe_snapshot(part.snapshot, when.mono)
+            if part.entries:
+                raft.observe(part.entries, part.commit, when.mono)
+        except ObservationRefused:
+            return False
+        self.context.told = Lead(part.leader, part.term) if part.leader is not None else None
+        return True
+
+
+@dataclass(slots=True)
+class _Follower:
+    """Invariant: everything below `next` was sent on `call`, and `told` with it."""
+
+    call: int
+    next: int
+    told: Lead | None = None
 
 
 @dataclass(slots=True)
 class Followers:
-    """The voter's side: where each subscriber stands. Invariant: everything below `next` was sent on its call."""
+    """The voter's side: where each subscriber stands; one subscription a peer."""
 
     context: Context
-    _next: dict[tuple[AgentId, int], int] = field(default_factory=dict)
+    _followers: dict[AgentId, _Follower] = field(default_factory=dict)
 
     def serve(self, peer: AgentId, call: int, request: FollowLedger) -> None:
-        """A peer subscribes."""
-        self._next[peer, call] = max(1, request.index)
+        """A peer subscribes, instead of what it subscribed to before."""
+        self._followers[peer] = _Follower(call, max(1, request.index))
         self.pump()
 
     def cancelled(self, peer: AgentId, call: int) -> None:
         """The peer follows somebody else now."""
-        self._next.pop((peer, call), None)
+        if peer in self._followers and self._followers[peer].call == call:
+            del self._followers[peer]
 
     def peer_lost(self, peer: AgentId) -> None:
         """The peer subscribes again when it is back."""
-        for key in [key for key in self._next if key[0] == peer]:
-            del self._next[key]
+        self._followers.pop(peer, None)
 
     def pump(self) -> None:
-        """Send what was committed since."""
-        commit = self.context.raft.commit
-        for (peer, call), start in list(self._next.items()):
-            while start <= commit:
-                part = self._part(start, commit)
-                start = part.commit + 1
-                self.context.reply(peer, call, part, end=False)
-            self._next[peer, call] = start
+        """Send what was committed since, and who coordinates."""
+        commit, lead = self.context.raft.commit, self.context.lead
+        for peer, follower in self._followers.items():
+            while follower.next <= commit:
+                part = self._part(follower.next, commit, lead)
+                follower.next, follower.told = part.commit + 1, lead
+                self.context.reply(peer, follower.call, part, end=False)
+            if follower.told != lead:
+                follower.told = lead
+                self.context.reply(peer, follower.call, _news(lead), end=False)
 
-    def _part(self, start: int, commit: int) -> Ledger:
+    def _part(self, start: int, commit: int, lead: Lead | None) -> Ledger:
         raft = self.context.raft
+        leader, term = lead or (None, 0)
         try:
             entries = raft.entries_between(start, commit, PART_BYTES)
         except Compacted:
             assert raft.snapshot is not None, "a log that begins later has a snapshot before it"
-            return Ledger(snapshot=raft.snapshot, commit=raft.snapshot.index)
-        return Ledger(entries=entries, commit=entries[-1].index)
+            return Ledger(snapshot=raft.snapshot, commit=raft.snapshot.index, leader=leader, term=term)
+        return Ledger(entries=entries, commit=entries[-1].index, leader=leader, term=term)
+
+
+def _news(lead: Lead | None) -> Ledger:
+    leader, term = lead or (None, 0)
+    return Ledger(leader=leader, term=term)

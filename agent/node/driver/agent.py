@@ -25,8 +25,8 @@ from agent.node.driver.logs import LogService
 from agent.node.driver.loop import Driver, now
 from agent.node.driver.network import Network
 from agent.node.driver.service import AgentService
-from agent.node.local_host import LEVEL
 from agent.runtime.protocol import Runtime
+from agent.state import STATE_LEVEL
 from agent.storage.birth import genesis_entry, open_ledger
 from agent.storage.identity import Identity, load
 from agent.storage.ledger import Boot, Ledger
@@ -78,31 +78,10 @@ class Agent:
 
     @classmethod
     def _assemble(cls, config: Config, identity: Identity, ledger: Ledger, boot: Boot, policy: HostPolicy) -> Agent:
-        address = own_address(config)
-        name = config.name or own_name(identity)
-        me = LocalAgent(
-            id=identity.id,
-            name=name,
-            cluster=identity.genesis.cluster,
-            epoch=identity.genesis.epoch,
-            boot=boot.starts,
-            agent_version=__version__,
-            level=LEVEL,
-            api_port=config.api_port,
-            peer_port=config.peer_port,
-            signing_key=identity.signing_key,
-        )
         rng = random.Random()  # noqa: S311 spreads timers, guards nothing
-        settings = NodeSettings(
-            id=identity.id,
-            boot=boot.starts,
-            genesis=genesis_entry(identity).data,
-            host=HostContext(address=address, policy=policy, labels=config.labels),
-            agent_version=__version__,
-            timing=getattr(raft.RaftTiming, config.timing)(),
-            swim=getattr(SwimConfig, config.timing)(),
-        )
-        core = NodeCore(settings, _node_boot(boot), rng, now())
+        me = _introduction(config, identity, boot)
+        host = HostContext(address=own_address(config), policy=policy, labels=config.labels)
+        core = NodeCore(_settings(config, identity, boot, host), _node_boot(boot), rng, now())
         network = Network(config, identity, me, rng)
         parts: list[Announcing] = []
 
@@ -119,7 +98,7 @@ class Agent:
         )
         driver = Driver(core, disk=ledger, wire=network, hands=hosting)
         network.inputs = driver
-        announcing = Announcing(config, identity, name, address, driver, network, rng)
+        announcing = Announcing(config, identity, me.name, host.address, driver, network, rng)
         parts.append(announcing)
         logs = LogService(driver, hosting)
         stats, metrics = ApiStats(), Metrics()
@@ -164,6 +143,33 @@ class _Counts:
 
     def api_requests_total(self) -> int:
         return self._stats.total_requests
+
+
+def _introduction(config: Config, identity: Identity, boot: Boot) -> LocalAgent:
+    return LocalAgent(
+        id=identity.id,
+        name=config.name or own_name(identity),
+        cluster=identity.genesis.cluster,
+        epoch=identity.genesis.epoch,
+        boot=boot.starts,
+        agent_version=__version__,
+        level=STATE_LEVEL,
+        api_port=config.api_port,
+        peer_port=config.peer_port,
+        signing_key=identity.signing_key,
+    )
+
+
+def _settings(config: Config, identity: Identity, boot: Boot, host: HostContext) -> NodeSettings:
+    return NodeSettings(
+        id=identity.id,
+        boot=boot.starts,
+        genesis=genesis_entry(identity).data,
+        host=host,
+        agent_version=__version__,
+        timing=getattr(raft.RaftTiming, config.timing)(),
+        swim=getattr(SwimConfig, config.timing)(),
+    )
 
 
 def _node_boot(boot: Boot) -> NodeBoot:

@@ -88,7 +88,7 @@ class Announcing:
             api_port=self._config.api_port,
             peer_port=self._config.peer_port,
             version=__version__,
-            status="healthy" if context.raft.leader is not None else "starting",
+            status="healthy" if context.leader is not None else "starting",
         )
         return [own, *(beacon for replica in self._driver.core.replicas() if (beacon := self._instance(replica)))]
 

@@ -94,9 +94,9 @@ class LogService:
 
     def unserve(self, unserve: Unserve) -> None:
         """The peer has enough, or is gone."""
-        task = self._served.get((unserve.peer, unserve.call))
-        if task is not None:
-            task.cancel()
+        for (peer, call), task in self._served.items():
+            if peer == unserve.peer and unserve.call in (None, call):
+                task.cancel()
 
     async def close(self) -> None:
         """End all streams."""

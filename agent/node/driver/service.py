@@ -55,7 +55,7 @@ class AgentService:
     def health(self) -> Health:
         """See NodePort."""
         context = self._driver.core.context
-        leader = context.raft.leader
+        leader = context.leader
         return Health(
             ok=leader is not None,
             name=context.name_of(context.id),

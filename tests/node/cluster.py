@@ -1,0 +1,471 @@
+"""Node cores joined by a perfect network in memory, with a clock that the test moves by hand.
+
+    cluster = Cluster(3)
+    cluster.until(lambda: cluster.coordinator)
+    request = cluster.n("n2").deploy("shop")
+    cluster.run(0.1)
+    assert cluster.n("n2").answers[request].outcome == "applied"
+
+Frames travel encoded and arrive at once, in order; disks write at once. What shall go wrong, the test says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent.host import HostContext, HostObservation
+from agent.instruction import encode_body, sign_instruction
+from agent.model.cluster import Genesis, Member
+from agent.model.events import Event
+from agent.model.fault import Fault
+from agent.model.instruction import Act, Body, Enrol, Expel, InstructionResult
+from agent.model.ledger import GenesisEntry, encode_entry
+from agent.model.report import HostResources, ObservedReplica, RuntimeInfo
+from agent.model.stack import Service, Stack
+from agent.model.status import Status
+from agent.model.types import AgentId
+from agent.net.frames import FrameReader, decode_frame, encode_frame
+from agent.node.context import Peer
+from agent.node.core import NodeCore, NodeSettings
+from agent.node.effects import (
+    Answer,
+    Cut,
+    Datagram,
+    Effect,
+    Publish,
+    Reconcile,
+    Replied,
+    Send,
+    Serve,
+    Store,
+    Unserve,
+    Want,
+)
+from agent.node.instant import Instant
+from agent.node.messages import Frame
+from agent.raft import Entry, EntryKind, RaftTiming
+from agent.swim import SwimConfig
+from tests.sim.disk import SimDisk
+from tests.support.ledger import ANCHOR, CLUSTER, START_MS, key_of_person, member, operator
+
+MAX_SPINS = 20  # timers at one moment; more would burn a core in a real agent
+ONE_DEPLOY = Service(runtime="process", command=("serve",))
+
+
+@dataclass(slots=True)
+class Node:
+    """One agent. What its core asked for is kept, by kind."""
+
+    cluster: Cluster
+    member: Member
+    disk: SimDisk
+    core: NodeCore | None = None
+    life: int = 0
+    skew_ms: int = 0
+    disk_works: bool = True
+    obeys: bool = False
+    waiting: deque[Store] = field(default_factory=deque)
+    stores: list[Store] = field(default_factory=list)
+    answers: dict[int, InstructionResult | Status | Fault] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+    sent: list[Send] = field(default_factory=list)
+    cuts: list[AgentId] = field(default_factory=list)
+    wanted: frozenset[AgentId] = frozenset()
+    desired: list[Reconcile] = field(default_factory=list)
+    served: list[Serve | Unserve] = field(default_factory=list)
+    replied: list[Replied] = field(default_factory=list)
+    _request: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.member.name
+
+    @property
+    def id(self) -> AgentId:
+        return self.member.id
+
+    @property
+    def up(self) -> NodeCore:
+        """The core of an agent that runs."""
+        assert self.core is not None, f"{self.name} is down"
+        return self.core
+
+    @property
+    def when(self) -> Instant:
+        return Instant(self.cluster.now, START_MS + int(self.cluster.now * 1000) + self.skew_ms)
+
+    def forget(self) -> None:
+        """Begin to watch anew."""
+        self.events.clear()
+        self.sent.clear()
+        self.desired.clear()
+        self.stores.clear()
+
+    # What operators ask here
+
+    def submit(self, token: str, body: bytes) -> int:
+        self._request += 1
+        self.up.submit(self._request, token, body, self.when)
+        self.cluster.settle()
+        return self._request
+
+    def deploy(self, name: str = "shop", *, rev: int = 1, **how: Any) -> int:
+        return self.submit(*self.cluster.signed("deploy", f"stack:{name}", stack(name), rev=rev, **how))
+
+    def ask_status(self) -> int:
+        self._request += 1
+        self.up.ask_status(self._request, self.when)
+        self.cluster.settle()
+        return self._request
+
+    def result(self, request: int) -> InstructionResult:
+        answer = self.answers[request]
+        assert isinstance(answer, InstructionResult), answer
+        return answer
+
+    def fault(self, request: int) -> Fault:
+        answer = self.answers[request]
+        assert isinstance(answer, Fault), answer
+        return answer
+
+    def status(self, request: int) -> Status:
+        answer = self.answers[request]
+        assert isinstance(answer, Status), answer
+        return answer
+
+
+def stack(name: str = "shop", **services: Service) -> Stack:
+    return Stack(name=name, services=services or {"web": ONE_DEPLOY})
+
+
+def voters_of(size: int) -> int:
+    """What bootstrap chooses (DESIGN "Genesis")."""
+    return 1 if size < 3 else 3 if size < 5 else 5
+
+
+class Cluster:
+    """`size` agents n1, n2, …, all started and linked where one of the two wants it."""
+
+    def __init__(self, size: int, *, voters: int | None = None, seed: int = 1, start: bool = True) -> None:
+        self.rng = random.Random(seed)
+        self.now = 100.0
+        self.lost: Callable[[str, str, Frame], bool] = lambda sender, to, frame: False
+        self._apart: set[frozenset[str]] = set()
+        self._links: set[frozenset[str]] = set()
+        self._queue: deque[Callable[[], None]] = deque()
+        self._spins = 0
+        members = tuple(member(f"n{number}") for number in range(1, size + 1))
+        genesis = Genesis(
+            cluster=CLUSTER,
+            name="lab",
+            created_at=START_MS,
+            trust_anchor=ANCHOR,
+            admins=(operator("ann"), operator("recovery")),
+            members=members,
+            voters=tuple(item.id for item in members[: voters or voters_of(size)]),
+        )
+        data = encode_entry(GenesisEntry(at=START_MS, genesis=genesis))
+        self._genesis = Entry(index=1, term=0, kind=EntryKind.NORMAL, data=data)
+        self.nodes: dict[str, Node] = {}
+        for item in members:
+            self.add(item)
+        if start:
+            for name in self.nodes:
+                self.start(name)
+
+    def add(self, item: Member) -> Node:
+        """A host with its keys and the genesis; not started."""
+        node = self.nodes[item.name] = Node(self, item, SimDisk(self._genesis))
+        return node
+
+    def n(self, name: str) -> Node:
+        return self.nodes[name]
+
+    def by_id(self, agent: AgentId) -> Node:
+        return next(node for node in self.nodes.values() if node.id == agent)
+
+    @property
+    def alive(self) -> list[Node]:
+        return [node for node in self.nodes.values() if node.core is not None]
+
+    @property
+    def coordinator(self) -> Node | None:
+        """The agent that leads and has its whole state (Raft §8); None while there is none or more than one."""
+        leading = [node for node in self.alive if node.up.context.leads]
+        return leading[0] if len(leading) == 1 else None
+
+    @property
+    def followers(self) -> list[Node]:
+        return [node for node in self.alive if node is not self.coordinator]
+
+    def elect(self) -> Node:
+        """Run until somebody coordinates and everybody knows who."""
+
+        def known() -> bool:
+            lead = self.coordinator
+            return lead is not None and all(node.up.context.leader == lead.id for node in self.alive)
+
+        self.until(known)
+        assert self.coordinator is not None
+        return self.coordinator
+
+    # Instructions
+
+    def signed(
+        self, act: Act, target: str, body: Body, *, rev: int = 1, by: str = "ann", **how: Any
+    ) -> tuple[str, bytes]:
+        """Token and body, signed now by a right clock unless `how` says another `now_s`."""
+        raw = encode_body(body)
+        options: dict[str, Any] = {"now_s": START_MS / 1000 + self.now, **how}
+        token = sign_instruction(
+            key_of_person(by),
+            operator_name=by,
+            cluster=CLUSTER,
+            epoch=1,
+            act=act,
+            target=target,
+            revision=rev,
+            body_bytes=raw,
+            **options,
+        )
+        return token, raw
+
+    def instruct(self, act: Act, target: str, body: Body, *, at: str = "n1", **how: Any) -> InstructionResult:
+        """Submitted at `at`, waited for."""
+        node = self.n(at)
+        request = node.submit(*self.signed(act, target, body, **how))
+        self.until(lambda: request in node.answers)
+        return node.result(request)
+
+    def enrol(self, name: str) -> Node:
+        """The ledger names it, and it is started."""
+        item = member(name)
+        node = self.add(item)
+        assert self.instruct("enrol", f"member:{item.id}", Enrol(member=item)).outcome == "applied"
+        self.start(name)
+        return node
+
+    def expel(self, name: str, *, at: str = "n1", rev: int = 1) -> InstructionResult:
+        return self.instruct("expel", f"member:{self.n(name).id}", Expel(), at=at, rev=rev)
+
+    # Life
+
+    def start(self, name: str) -> Node:
+        """From its disk, with nothing remembered."""
+        node = self.n(name)
+        node.life += 1
+        node.waiting.clear()
+        settings = NodeSettings(
+            id=node.id,
+            boot=node.life,
+            genesis=self._genesis.data,
+            host=HostContext(address=node.member.address),
+            agent_version="0.1.0",
+            timing=RaftTiming.lan(),
+            swim=SwimConfig.lan(),
+        )
+        node.core = NodeCore(settings, node.disk.boot(), random.Random(self.rng.getrandbits(64)), node.when)
+        self.settle()
+        return node
+
+    def crash(self, name: str) -> None:
+        """No warning; what wasn't on the disk is gone. The others notice by their closed links."""
+        node = self.n(name)
+        node.core = None
+        node.waiting.clear()
+        for other in self.nodes:
+            self._unlink(name, other)
+        self.settle()
+
+    def cut(self, *names: str) -> None:
+        """`names` and the others are apart, and their links break."""
+        for name in names:
+            for other in self.nodes.keys() - set(names):
+                self._apart.add(frozenset((name, other)))
+                self._unlink(name, other)
+        self.settle()
+
+    def cut_pair(self, one: str, other: str) -> None:
+        self._apart.add(frozenset((one, other)))
+        self._unlink(one, other)
+        self.settle()
+
+    def mend(self) -> None:
+        """Everybody can reach everybody."""
+        self._apart.clear()
+        self.settle()
+
+    def linked(self, one: str, other: str) -> bool:
+        return frozenset((one, other)) in self._links
+
+    def _unlink(self, one: str, other: str) -> None:
+        if frozenset((one, other)) not in self._links:
+            return
+        self._links.discard(frozenset((one, other)))
+        for node, peer in ((self.n(one), self.n(other)), (self.n(other), self.n(one))):
+            if node.core is not None:
+                node.core.link_down(peer.id, node.when)
+
+    def _link_up(self) -> None:
+        """Whoever is wanted by one of the two is linked, unless a ledger names it as expelled."""
+        for one in self.alive:
+            for other in self.alive:
+                pair = frozenset((one.name, other.name))
+                if one is other or pair in self._links or pair in self._apart or other.id not in one.wanted:
+                    continue
+                if one.id in other.up.context.state.expelled or other.id in one.up.context.state.expelled:
+                    continue
+                self._links.add(pair)
+                for node, peer in ((one, other), (other, one)):
+                    known = peer.id in node.up.context.state.members
+                    node.up.link_up(Peer(id=peer.id, known=known, agent_version="0.1.0"), node.when)
+
+    # Time
+
+    def settle(self) -> None:
+        """Carry out all effects, deliver all that is sent, until nothing moves. No time passes."""
+        for _ in range(100_000):
+            for node in self.alive:
+                for effect in node.up.take_effects():
+                    self._carry_out(node, effect)
+            self._link_up()
+            if self._queue:
+                self._queue.popleft()()
+            elif not any(node.up.context.effects for node in self.alive):
+                return
+        raise AssertionError("the agents never come to rest")
+
+    def run(self, seconds: float) -> None:
+        """Let time pass."""
+        end = self.now + seconds
+        self.settle()
+        while (due := min((node.up.deadline() for node in self.alive), default=end)) < end:
+            self._pass_to(max(due, self.now))
+        self._pass_to(end)
+
+    def until(self, condition: Callable[[], object], within_s: float = 20.0) -> None:
+        """Let time pass until it is so."""
+        end = self.now + within_s
+        self.settle()
+        while not condition():
+            due = min((node.up.deadline() for node in self.alive), default=end)
+            assert due < end, f"in vain for {within_s} s"
+            self._pass_to(max(due, self.now))
+
+    def _pass_to(self, moment: float) -> None:
+        self._spins = self._spins + 1 if moment == self.now else 0
+        assert self._spins < MAX_SPINS, f"a timer spins: {[node.up.deadlines() for node in self.alive]} at {self.now}"
+        self.now = moment
+        for node in self.alive:
+            if node.up.deadline() <= moment:
+                node.up.on_deadline(node.when)
+        self.settle()
+
+    # Effects
+
+    def _carry_out(self, node: Node, effect: Effect) -> None:
+        match effect:
+            case Send(to=to, frame=frame):
+                node.sent.append(effect)
+                self._send(node, self.by_id(to), frame)
+            case Datagram(to=to, message=message):
+                other, sender = self.by_id(to), node.id
+                if frozenset((node.name, other.name)) not in self._apart:
+                    self._deliver(other, lambda core, when: core.datagram(sender, message, when))
+            case Store():
+                node.stores.append(effect)
+                node.waiting.append(effect)
+                if node.disk_works:
+                    self.write(node)
+            case Answer(request=request, answer=answer):
+                assert request not in node.answers, "one answer to a request"
+                node.answers[request] = answer
+            case Publish(events=events):
+                node.events.extend(events)
+            case Replied():
+                node.replied.append(effect)
+            case _:
+                self._note(node, effect)
+
+    def _note(self, node: Node, effect: Effect) -> None:
+        match effect:
+            case Want(peers=peers):
+                node.wanted = peers
+            case Cut(peer=peer):
+                node.cuts.append(peer)
+                self._unlink(node.name, self.by_id(peer).name)
+            case Reconcile():
+                node.desired.append(effect)
+                if node.obeys:
+                    self._deliver(node, lambda core, when: core.observed(running(effect), when))
+            case Serve() | Unserve():
+                node.served.append(effect)
+
+    def write(self, node: Node) -> None:
+        """The disk has everything that waits."""
+        while node.waiting:
+            store = node.waiting.popleft()
+            node.disk.write(store.persist, store.verified_through)
+            if store.settles:
+                self._deliver(node, lambda core, when: core.stored(when))
+
+    def _send(self, sender: Node, receiver: Node, frame: Frame) -> None:
+        if not self.linked(sender.name, receiver.name) or self.lost(sender.name, receiver.name, frame):
+            return
+        life, content = receiver.life, over_the_wire(frame)
+
+        def arrive() -> None:
+            if self.linked(sender.name, receiver.name) and receiver.life == life:
+                receiver.up.frame(sender.id, content, receiver.when)
+
+        self._queue.append(arrive)
+
+    def _deliver(self, node: Node, hand_in: Callable[[NodeCore, Instant], None]) -> None:
+        life = node.life
+
+        def arrive() -> None:
+            if node.core is not None and node.life == life:
+                hand_in(node.core, node.when)
+
+        self._queue.append(arrive)
+
+
+def over_the_wire(frame: Frame) -> Frame:
+    """Encoded and decoded: what doesn't survive that, no peer ever hears."""
+    reader = FrameReader(1 << 24)
+    reader.feed(encode_frame(frame))
+    (content,) = reader.frames()
+    return decode_frame(content)
+
+
+def running(wanted: Reconcile, **changes: Any) -> HostObservation:
+    """A host on which everything wanted runs, healthy."""
+    fields: dict[str, Any] = {
+        "applied": wanted.applied,
+        "replicas": tuple(
+            ObservedReplica(
+                stack=spec.key.stack,
+                service=spec.key.service,
+                slot=spec.key.slot,
+                state="healthy",
+                revision=spec.revision,
+                spec_hash=spec.hash,
+                runtime="process",
+                ports=spec.ports,
+            )
+            for spec in wanted.desired.specs
+        ),
+        "runtimes": (RuntimeInfo(name="process", available=True),),
+        "resources": HostResources(memory_mib=4096, cpu_millis=4000),
+    }
+    return HostObservation(**(fields | changes))
+
+
+def jti_of(text: str) -> str:
+    """A token id that the test can name."""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
