@@ -13,6 +13,8 @@ from typing import Any
 
 import msgspec
 
+from tests.support.waiting import wait_for_sync
+
 COMMAND_TIMEOUT_S = 60.0
 """A command that says nothing for so long has hung; tests pass their own limit where they know better."""
 
@@ -107,13 +109,10 @@ def spawn(
 
 def wait_until(condition: Callable[[], Any], what: str, timeout_s: float) -> Any:
     """Return the condition's first true value; raises LabError when there is none within `timeout_s`."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        if value := condition():
-            return value
-        if time.monotonic() > deadline:
-            raise LabError(f"not within {timeout_s:g} s: {what}")
-        time.sleep(POLL_INTERVAL_S)
+    try:
+        return wait_for_sync(condition, timeout_s, what=what, interval_s=POLL_INTERVAL_S)
+    except AssertionError:
+        raise LabError(f"not within {timeout_s:g} s: {what}") from None
 
 
 def _kill_session(process: subprocess.Popen[bytes]) -> None:

@@ -11,13 +11,13 @@ LAYOUT = plan(3, ssh_port={"n2": 2222}, behind_bastion={"n3"})
 
 
 def test_ssh_is_told_only_what_it_cannot_know() -> None:
-    assert ssh_config(LAYOUT) == (
-        "StrictHostKeyChecking yes\n"
-        "Host n2 10.77.0.12\n"
-        "  Port 2222\n"
-        "Host n3 10.77.1.13\n"
-        "  ProxyJump bastion\n"
-    )  # fmt: skip
+    assert ssh_config(LAYOUT).splitlines() == [
+        "StrictHostKeyChecking yes",
+        "Host n2 10.77.0.12",
+        "  Port 2222",
+        "Host n3 10.77.1.13",
+        "  ProxyJump bastion",
+    ]
 
 
 def test_a_host_key_is_known_by_name_and_address_with_another_port_in_brackets() -> None:

@@ -32,7 +32,7 @@ def test_lan_is_what_the_design_says() -> None:
 )
 def test_timing_that_cannot_work_is_refused(fields: dict[str, float]) -> None:
     with pytest.raises(ValueError):
-        RaftTiming(**fields)  # type: ignore[arg-type]
+        RaftTiming(**fields)  # type: ignore[arg-type]  # each case is one field
 
 
 def test_what_we_send_is_inside_what_we_take() -> None:
