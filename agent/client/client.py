@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
@@ -86,7 +86,7 @@ class Client:
 
     async def health(self) -> Health:
         """Of the member that answers."""
-        return await self._read("/health", Health)
+        return await self._somewhere(self._probe)
 
     async def status(self) -> Status:
         """The whole cluster."""
@@ -229,12 +229,19 @@ class Client:
     # Inside
 
     async def _read(self, path: str, type_: type[T]) -> T:
+        async def read(endpoint: Endpoint) -> T:
+            request = Request(method="GET", path=path, headers=self.headers(), timeout_s=READ_TIMEOUT_S)
+            return await self.call(endpoint, request, type_)
+
+        return await self._somewhere(read)
+
+    async def _somewhere(self, use: Callable[[Endpoint], Awaitable[T]]) -> T:
+        """At the first member that answers."""
         failed: dict[Endpoint, str] = {}
         while True:
             endpoint = await self.connect(failed)
-            request = Request(method="GET", path=path, headers=self.headers(), timeout_s=READ_TIMEOUT_S)
             try:
-                return await self.call(endpoint, request, type_)
+                return await use(endpoint)
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 failed[endpoint] = reason_of(error)
                 self.lost(endpoint)
