@@ -34,7 +34,10 @@ CLOCK_SKEW_S = 60  # an operator's clock may be this far from the coordinator's
 
 @dataclass(slots=True)
 class _Pending:
-    """`origin`: a request of our own API, or (peer, call). `call` and `leader`: how and to whom it was forwarded."""
+    """`origin`: a request of our own API, or (peer, call). `call` and `leader`: how and to whom it was forwarded.
+
+    `sent`: it left our hands once, so that it may happen whatever we hear.
+    """
 
     origin: int | tuple[AgentId, int]
     verified: VerifiedInstruction
@@ -46,6 +49,7 @@ class _Pending:
     call: int = 0
     leader: AgentId | None = None
     term: int = 0
+    sent: bool = False
     retry_at: float = 0.0
 
 
@@ -135,11 +139,11 @@ class Submissions:
             self._admit(number, pending, when)
         elif isinstance(pending.origin, tuple):
             if not self.context.raft.is_leader:
-                self._answer(number, fault_of(self._no_coordinator()))
+                self._answer(number, fault_of(self._no_coordinator(pending)))
         elif (leader := self.context.leader) is not None and leader in self.context.peers:
             self._forward(number, pending, leader)
         elif when.mono >= max(pending.since, self._last_quorum) + NO_MAJORITY_AFTER_S:
-            self._answer(number, fault_of(self._no_coordinator()))
+            self._answer(number, fault_of(self._no_coordinator(pending)))
 
     def _in_vain(self, pending: _Pending) -> bool:
         """Whether who has it may never answer: a proposal may be lost with its term, a coordinator with its post."""
@@ -172,14 +176,14 @@ class Submissions:
         except (NotLeader, ProposalDropped):
             pending.retry_at = when.mono + RETRY_S
         else:
-            pending.state, pending.term = "proposed", self.context.raft.term
+            pending.state, pending.term, pending.sent = "proposed", self.context.raft.term, True
 
     def _forward(self, number: int, pending: _Pending, leader: AgentId) -> None:
         def on_reply(reply: Reply | None, _end: bool, when: Instant) -> None:
             self._forwarded(number, reply, when)
 
         pending.call = self.context.calls.open(leader, on_reply)
-        pending.state, pending.leader = "forwarded", leader
+        pending.state, pending.leader, pending.sent = "forwarded", leader, True
         self.context.send(leader, CallFrame(id=pending.call, request=Submit(token=pending.token, body=pending.body)))
 
     def _forwarded(self, number: int, reply: Reply | None, when: Instant) -> None:
@@ -195,12 +199,12 @@ class Submissions:
 
     def _expire(self, number: int, pending: _Pending) -> None:
         if pending.state == "waiting":
-            self._answer(number, fault_of(self._no_coordinator()))
+            self._answer(number, fault_of(self._no_coordinator(pending)))
             return
         claims = pending.verified.claims
         error = errors.TimedOut(
             f"{claims.act} {claims.target} revision {claims.rev} isn't confirmed after {ANSWER_DEADLINE_S:.0f} s",
-            fix=f"it may still happen: send the same again, or ask for it by its jti {claims.jti}",
+            fix=_open_end(pending),
         )
         self._answer(number, fault_of(error))
 
@@ -227,16 +231,23 @@ class Submissions:
         here = {self.context.id, *self.context.peers}
         return [voter for voter in self.context.raft.configuration.voters if voter not in here]
 
-    def _no_coordinator(self) -> errors.NoMajority:
-        """Says which voters this agent can't reach, since that is what somebody can mend."""
+    def _no_coordinator(self, pending: _Pending | None = None) -> errors.NoMajority:
+        """Says which voters this agent can't reach, since that is what somebody can mend, and what became of it."""
+        sent = pending is not None and pending.sent
+        fate = _open_end(pending) if pending is not None and sent else "nothing was changed"
         missing = sorted(self.context.name_of(voter) for voter in self._missing())
         if self._majority_linked():
-            return errors.NoMajority("no coordinator just now: an election is under way", fix="try again in a second")
+            what = "no coordinator just now: an election is under way"
+            return errors.NoMajority(what, fix=fate if sent else "try again in a second")
         return errors.NoMajority(
             f"no majority: {', '.join(missing)} unreachable",
             where=self.context.name_of(self.context.id),
-            fix="start them again, or check the network to them on the peer port; nothing was changed",
+            fix=f"start them again, or check the network to them on the peer port; {fate}",
         )
+
+
+def _open_end(pending: _Pending) -> str:
+    return f"it may still happen: send the same again, or ask for it by its jti {pending.verified.claims.jti}"
 
 
 def repeated(result: InstructionResult) -> InstructionResult:
