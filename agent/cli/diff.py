@@ -43,7 +43,8 @@ def stack_diff(running: StackView | None, wanted: Stack) -> StackDiff:
     before = running.stack.services if running is not None else {}
     identical = running is not None and running.deployed.digest == body_digest(encode_body(wanted))
     changes = [
-        _service_change(name, before.get(name), wanted.services.get(name)) for name in {**before, **wanted.services}
+        _service_change(name, before.get(name), wanted.services.get(name))
+        for name in sorted({**before, **wanted.services})
     ]
     return StackDiff(
         stack=wanted.name,

@@ -140,9 +140,11 @@ async def test_a_host_that_swallows_packets_delays_by_a_quarter_of_a_second(runn
 
 
 async def test_what_members_say_of_addresses_is_kept_in_the_home(client: Client, running: FakeCluster) -> None:
+    moved = {id_: msgspec.structs.replace(m, address="192.0.2.9") for id_, m in running.ledger.state.members.items()}
+    running.ledger.state = msgspec.structs.replace(running.ledger.state, members=moved)
     await client.members()
     home = await asyncio.to_thread(open_home, running.home.path)
-    assert {member.api_port for member in home.cluster.members} == {9999}  # the ledger's word
+    assert {member.address for member in home.cluster.members} == {"192.0.2.9"}
 
 
 async def test_a_home_that_cannot_be_written_works_all_the_same(

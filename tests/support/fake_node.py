@@ -254,7 +254,13 @@ class FakeCluster:
         self.ledger.state = msgspec.structs.replace(self.ledger.state, operators=operators)
 
     def remember(self) -> None:
-        """The running members' real ports go into the home."""
+        """The running members' real ports go into the ledger and the home."""
+        ports = {self.hosts[name].id: running.server.port for name, running in self.nodes.items()}
+        members = {
+            id_: msgspec.structs.replace(member, api_port=ports.get(id_, member.api_port))
+            for id_, member in self.ledger.state.members.items()
+        }
+        self.ledger.state = msgspec.structs.replace(self.ledger.state, members=members)
         known = [
             KnownMember(id=self.hosts[name].id, name=name, address="127.0.0.1", api_port=running.server.port)
             for name, running in self.nodes.items()

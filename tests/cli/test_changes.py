@@ -1,0 +1,267 @@
+"""Commands that change: what is signed, watched, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.cli import progress
+from agent.model.instruction import Scale
+from agent.model.ledger import AssignEntry, Slot
+from tests.cli.conftest import Agent, Said
+from tests.support.fake_node import FakeCluster, event
+from tests.support.shop import instruct, open_shop, phase, place, seen
+from tests.support.waiting import wait_for
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LOOK_EVERY_S", 0.02)
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    """SEED's shape."""
+    written = {
+        "main": {
+            "host": "n1.example.org",
+            "user": "translator",
+            "ssh_key_path": "/path/to/ssh/key",
+            "docker_image": "web:1",
+            "container_name": "web",
+            "ports": [{"host_port": 8443, "container_port": 8443, "protocol": "tcp"}],
+            "environment": {"JWT_SECRET": "main-server-secret"},
+        },
+        "workers": [{"docker_image": "job:1", "container_name": "job"}],
+    }
+    path = tmp_path / "Shop.json"
+    path.write_text(json.dumps(written))
+    return path
+
+
+async def during(command: Any, *steps: tuple[Callable[[], Any], Callable[[], None]]) -> Said:
+    """Run the command; each step waits for its condition, then acts."""
+    task = asyncio.ensure_future(command)
+    try:
+        for condition, act in steps:
+            await wait_for(lambda condition=condition: task.done() or condition())  # type: ignore[misc]  # bound now
+            act()
+        return await asyncio.wait_for(task, 20)
+    finally:
+        task.cancel()
+
+
+def revision(cluster: FakeCluster, stack: str = "shop") -> int:
+    held = cluster.ledger.state.stacks.get(stack)
+    return held.revision if held is not None else 0
+
+
+async def test_a_deploy_is_watched_until_it_is_healthy(agent: Agent, running: FakeCluster, plan: Path) -> None:
+    def rolled_out() -> None:
+        place(running, ("web", "n1"), ("job", "n2"))
+        running.ledger.report("n1", seen(running, "web"))
+        running.ledger.report("n2", seen(running, "job"))
+        phase(running, "healthy")
+
+    said = await during(agent("deploy", str(plan)), (lambda: revision(running) == 1, rolled_out))
+    assert said.code == 0, said
+    lines = said.out.splitlines()
+    assert lines[0] == "shop: accepted as revision 1"
+    assert "shop: healthy" in lines
+    held = running.ledger.state.signed[running.ledger.state.stacks["shop"].deployed.digest]
+    assert held.stack.services["web"].host == "n1"
+    assert b"ssh_key" not in held.body
+    assert b"translator" not in held.body
+
+
+async def test_a_failed_deploy_exits_3_with_its_reason(agent: Agent, running: FakeCluster, plan: Path) -> None:
+    said = await during(
+        agent("deploy", str(plan), "--json"),
+        (lambda: revision(running) == 1, lambda: phase(running, "failed", "web.1 on n1: exit code 1")),
+    )
+    assert said.code == 3
+    assert "exit code 1" in said.problem["detail"]
+    assert "agent logs shop" in said.problem["fix"]
+
+
+async def test_json_is_the_answer_and_the_stack_at_its_end(agent: Agent, running: FakeCluster, plan: Path) -> None:
+    said = await during(
+        agent("deploy", str(plan), "--json"), (lambda: revision(running) == 1, lambda: phase(running, "healthy"))
+    )
+    assert said.code == 0
+    assert said.json["result"]["outcome"] == "applied"
+    assert said.json["stack"]["phase"] == "healthy"
+
+
+async def test_detached_it_returns_once_it_is_accepted(agent: Agent, running: FakeCluster, plan: Path) -> None:
+    said = await agent("deploy", str(plan), "--detach", "--stack", "blog")
+    assert (said.code, said.out) == (0, "blog: accepted as revision 1\n")
+    assert running.ledger.state.stacks["blog"].phase == "preparing"
+
+
+async def test_a_change_by_somebody_else_ends_the_watch(agent: Agent, running: FakeCluster, plan: Path) -> None:
+    said = await during(
+        agent("deploy", str(plan)),
+        (
+            lambda: revision(running) == 1,
+            lambda: instruct(running, "scale", "stack:shop", Scale(services={"web": 2})) and None,  # type: ignore[func-returns-value]  # the step's result isn't used
+        ),
+    )
+    assert said.code == 3
+    assert "ann changed it meanwhile: it is at revision 2" in said.err
+
+
+async def test_what_is_waited_for_is_told(agent: Agent, running: FakeCluster, plan: Path) -> None:
+    def begun() -> None:
+        place(running, ("web", "n1"), ("job", "n2"))
+        running.ledger.report("n1", seen(running, "web", "pulling", "40 %"))
+        running.nodes["n1"].node.tell(event(1, "shop/web.1 pulls", stack="shop"))
+
+    said = await during(
+        agent("deploy", str(plan)),
+        (lambda: revision(running) == 1, begun),
+        (lambda: running.nodes["n1"].server.connections, lambda: None),
+        (lambda: len(running.nodes["n1"].records) > 8, lambda: phase(running, "healthy")),
+    )
+    assert said.code == 0
+    assert "  web 0/1: 1 on n1 pulling (40 %)" in said.out.splitlines()
+
+
+def change(plan: Path) -> None:
+    written = json.loads(plan.read_text())
+    written["main"]["docker_image"] = "web:2"
+    written["main"]["environment"]["MORE"] = "secret-too"
+    written["workers"] = []
+    plan.write_text(json.dumps(written))
+
+
+async def test_a_dry_run_shows_what_would_change_and_changes_nothing(
+    agent: Agent, running: FakeCluster, plan: Path
+) -> None:
+    said = await agent("deploy", str(plan), "--dry-run")
+    assert said.out.splitlines() == ["shop: revision 1", "+ job", "+ web"]
+    await agent("deploy", str(plan), "--detach")
+    assert (await agent("deploy", str(plan), "--dry-run")).out == "shop: exactly what is deployed\n"
+    await asyncio.to_thread(change, plan)
+    said = await agent("deploy", str(plan), "--dry-run")
+    assert said.out.splitlines() == [
+        "shop: revision 2",
+        "- job",
+        "~ web",
+        '    image: {"ref":"web:1"} → {"ref":"web:2"}',
+        '    environment: ["JWT_SECRET"] → ["JWT_SECRET","MORE"]',
+    ]
+    assert "secret" not in said.out.lower().replace("jwt_secret", "")
+    as_json = (await agent("deploy", str(plan), "--dry-run", "--json")).json
+    assert {each["service"]: each["change"] for each in as_json["services"]} == {"web": "changed", "job": "removed"}
+    assert revision(running) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "not valid JSON"),
+        ("{}", "missing field `main`"),
+        ('{"main": {}}', "docker_image"),
+        ('{"main": {"docker_image": "a", "docker_image": "b"}}', "stands twice"),
+        ('{"main": {"docker_image": "a", "host": "n9"}}', "n9 is no member"),
+        ('{"main": {"docker_image": "a", "colour": 1}}', "colour"),
+        ('{"stack": "blog", "main": {"docker_image": "a"}}', "names its stack itself: blog"),
+        ("[" * 100, "deep"),
+        ("x" * 1_048_577, "more than 1048576 bytes"),
+    ],
+)
+async def test_a_bad_plan_names_the_place_and_nothing_is_signed(
+    text: str, says: str, agent: Agent, running: FakeCluster, plan: Path
+) -> None:
+    await asyncio.to_thread(plan.write_text, text)
+    said = await agent("deploy", str(plan), "--stack", "shop")
+    assert said.code == 2
+    assert says in said.err
+    assert str(plan) in said.err or "--stack" in said.err
+    assert all(node.node.submitted == [] for node in running.nodes.values())
+
+
+async def test_scale_start_stop_and_restart_are_instructions(agent: Agent, running: FakeCluster) -> None:
+    open_shop(running)
+    assert (await agent("scale", "shop", "web=3", "job=0", "--detach")).code == 0
+    assert running.ledger.state.stacks["shop"].scale == {"web": 3, "job": 0}
+    assert (await agent("stop", "shop", "web", "--detach")).code == 0
+    assert running.ledger.state.stacks["shop"].stopped == {"web"}
+    assert (await agent("start", "shop", "--detach")).code == 0
+    assert running.ledger.state.stacks["shop"].stopped == frozenset()
+    assert (await agent("restart", "shop", "job", "--detach")).code == 0
+    assert running.ledger.state.stacks["shop"].generations == {"job": 5}
+
+
+async def test_stopping_is_done_when_the_stack_is_stopped(agent: Agent, running: FakeCluster) -> None:
+    open_shop(running)
+    said = await during(agent("stop", "shop"), (lambda: revision(running) == 2, lambda: phase(running, "stopped")))
+    assert said.code == 0
+    assert "shop: stopped" in said.out
+
+
+async def test_removing_is_done_when_the_stack_is_gone(agent: Agent, running: FakeCluster) -> None:
+    open_shop(running)
+
+    def released() -> None:
+        entry = AssignEntry(
+            at=running.ledger.now_ms(),
+            stack="shop",
+            revision=2,
+            release=(Slot(service="web", slot=1), Slot(service="job", slot=1)),
+        )
+        running.ledger.propose(entry)
+
+    said = await during(agent("remove", "shop", "--yes"), (lambda: revision(running) == 2, released))
+    assert said.code == 0, said
+    assert "shop" not in running.ledger.state.stacks
+
+
+async def test_what_the_ledger_refuses_exits_with_its_reason(agent: Agent, running: FakeCluster) -> None:
+    said = await agent("restart", "nothing", "--detach")
+    assert said.code != 0
+    assert said.err.startswith("error: stack:nothing: ")
+
+
+async def test_an_agent_that_is_lost_while_watching_is_replaced(agent: Agent, running: FakeCluster, plan: Path) -> None:
+    def lost() -> None:
+        closing.append(asyncio.ensure_future(running.nodes.pop("n1").server.close()))
+
+    closing: list[asyncio.Future[None]] = []
+    said = await during(
+        agent("deploy", str(plan), "--via", "n1"),
+        (lambda: len(running.nodes["n1"].records) > 4, lost),
+        (lambda: closing[0].done(), lambda: phase(running, "healthy")),
+    )
+    assert said.code == 0, said
+
+
+async def test_ctrl_c_leaves_the_deployment_running_and_says_so(running: FakeCluster, plan: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "agent",
+        "deploy",
+        str(plan),
+        env={**os.environ, "MUSTER_HOME": str(running.home.path)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    await wait_for(lambda: revision(running) == 1, 15)
+    await wait_for(lambda: sum(len(node.records) for node in running.nodes.values()) > 4, 15)
+    process.send_signal(signal.SIGINT)
+    out, err = await asyncio.wait_for(process.communicate(), 15)
+    assert process.returncode == 130, err
+    assert b"accepted as revision 1" in out
+    assert b"shop goes on without this command" in err
+    assert b"Traceback" not in err
+    assert running.ledger.state.stacks["shop"].phase == "preparing"

@@ -1,0 +1,112 @@
+"""The command as a process: how fast its help is, exit codes, pipes, and the host's side of joining."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agent.cli.main import COMMANDS
+from agent.model.cluster import IdentityRequest
+from agent.model.decode import decode_json
+from tests.support.trust import Trust
+
+HELP_BUDGET_S = 0.15  # of CPU: what a person doesn't notice
+
+
+def run(*args: str, stdin: bytes = b"", **env: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "agent", *args],
+        input=stdin,
+        capture_output=True,
+        env={**os.environ, **env},
+        timeout=30,
+        check=False,
+    )
+
+
+def test_help_loads_nothing_heavy_and_is_there_at_once() -> None:
+    script = (
+        "import sys, time\n"
+        "from agent.cli.main import run\n"
+        "code = run(['--help'])\n"
+        "heavy = {'msgspec', 'aiohttp', 'rich', 'cryptography', 'jwt', 'asyncio'} & set(sys.modules)\n"
+        "print(code, sorted(heavy), time.process_time() <= float(sys.argv[1]), file=sys.stderr)\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script, str(HELP_BUDGET_S)], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert found.stderr.strip() == "0 [] True"
+    for name in COMMANDS:
+        assert f"\n  {name}" in found.stdout
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "run"])
+def test_every_command_has_help_and_the_common_options(name: str) -> None:
+    found = run(name, "--help")
+    assert found.returncode == 0, found.stderr
+    for option in (b"--json", b"--home", b"--via", b"--socket", b"--no-color"):
+        assert option in found.stdout
+
+
+def test_version_and_usage_errors() -> None:
+    assert run("--version").stdout.startswith(b"agent, version ")
+    wrong = run("statsu")
+    assert wrong.returncode == 2
+    assert wrong.stderr == b"error: agent: No such command 'statsu'\n  See `agent --help`.\n"
+
+
+def test_a_reader_that_has_enough_is_no_error(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "agent", "token"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "MUSTER_HOME": str(tmp_path)},
+    )
+    os.close(writer)
+    _, err = process.communicate(timeout=30)
+    assert b"Traceback" not in err
+    assert process.returncode == 1  # there is no home; nothing was written to the pipe
+
+
+def test_a_host_makes_its_identity_and_takes_what_comes_back(tmp_path: Path) -> None:
+    config = tmp_path / "agent.toml"
+    config.write_text(f'name = "n1"\nadvertise = "192.0.2.7"\ndata_dir = "{tmp_path}/data"\n')
+    asked = run("identity", "request", "--config", str(config))
+    assert asked.returncode == 0, asked.stderr
+    request = decode_json(asked.stdout, IdentityRequest, max_bytes=65_536)
+    assert (request.name, request.address, request.api_port) == ("n1", "192.0.2.7", 9999)
+    assert run("identity", "request", "--config", str(config)).stdout != b""
+    trust = Trust()
+    certificate = trust.certify_request(request)
+    grant = trust.grant(certificate, trust.genesis([(request, certificate)]))
+    bad = run("identity", "accept", "--config", str(config), stdin=b"{}")
+    assert bad.returncode == 2
+    assert b"standard input: $" in bad.stderr
+    good = run("identity", "accept", "--config", str(config), stdin=msgspec.json.encode(grant))
+    assert (good.returncode, json.loads(good.stdout)) == (0, {"accepted": True}), good.stderr
+    other = Trust()
+    foreign = other.grant(certificate, trust.genesis([(request, certificate)]))
+    assert run("identity", "accept", "--config", str(config), stdin=msgspec.json.encode(foreign)).returncode != 0
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("--config", "/nonexistent"), b"no such configuration file"),
+        (("--name", "Not A Name"), b"--name"),
+        (("--address", "-oProxyCommand=x"), b"--address"),
+    ],
+)
+def test_a_bad_identity_request_is_named(args: tuple[str, ...], says: bytes, tmp_path: Path) -> None:
+    found = run("identity", "request", *args, MUSTER_DATA_DIR=str(tmp_path / "data"))
+    assert found.returncode in (1, 2)
+    assert says in found.stderr
+    assert not (tmp_path / "data").exists()
