@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -31,16 +31,18 @@ from agent.node.effects import Cut, Datagram, Effect, Replied, Serve, Store, Uns
 from agent.node.inquiries import Inquiries
 from agent.node.instant import Instant
 from agent.node.local_host import LocalHost
-from agent.node.machine import Machine, NodeBoot
+from agent.node.machine import Compaction, Machine, NodeBoot
 from agent.node.messages import (
     Alive,
     CallFrame,
     CancelFrame,
+    FetchBlob,
     FollowEvents,
     FollowLedger,
     FollowLogs,
     Frame,
     GetStatus,
+    LoadImage,
     RaftFrame,
     ReplyFrame,
     ReportFrame,
@@ -65,7 +67,10 @@ COMMIT_SETTLES_S = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSettings:
-    """What an agent is told at its start. `genesis`: entry 1's data. `boot` counts this agent's starts."""
+    """What an agent is told at its start. `genesis`: entry 1's data. `boot` counts this agent's starts.
+
+    `limits` and `compaction` have defaults that fit every cluster; the simulator makes them tiny.
+    """
 
     id: AgentId
     boot: int
@@ -74,6 +79,8 @@ class NodeSettings:
     agent_version: str
     timing: raft.RaftTiming
     swim: SwimConfig
+    limits: raft.RaftLimits = field(default_factory=raft.RaftLimits)
+    compaction: Compaction = field(default_factory=Compaction)
 
 
 @dataclass(slots=True)
@@ -89,7 +96,7 @@ class NodeCore:
     """One agent. Every method that takes `when` may leave effects; take them after each call or batch of calls."""
 
     def __init__(self, settings: NodeSettings, boot: NodeBoot, rng: random.Random, when: Instant) -> None:
-        machine = Machine.boot(settings.genesis, boot)
+        machine = Machine.boot(settings.genesis, boot, settings.compaction)
         core = raft.Raft(
             id=settings.id,
             timing=settings.timing,
@@ -101,6 +108,7 @@ class NodeCore:
             configuration=machine.configuration,
             commit=boot.commit,
             applied=machine.state.index,
+            limits=settings.limits,
             verify_snapshots=True,
         )
         swim = Swim(id=settings.id, config=settings.swim, rng=rng, now=when.mono)
@@ -327,7 +335,7 @@ class NodeCore:
                 self.chronicle.serve(sender, call)
             case FollowLedger():
                 self._followers.serve(sender, call, request)
-            case FollowLogs():
+            case FollowLogs() | FetchBlob() | LoadImage():
                 self._context.emit(Serve(peer=sender, call=call, request=request))
 
     def _settle(self, when: Instant) -> None:

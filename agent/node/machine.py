@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -12,6 +12,14 @@ from agent.state import Applied, ClusterState, SnapshotRefused, apply, decode_sn
 
 SNAPSHOT_EVERY_ENTRIES = 5_000  # replaying them at a start takes about a second
 KEPT_ENTRIES = 1_000  # behind a snapshot, so that a member that was away briefly needs no snapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compaction:
+    """When a snapshot takes the place of the log's beginning; both in entries."""
+
+    every_entries: int = field(default_factory=lambda: SNAPSHOT_EVERY_ENTRIES)
+    kept_entries: int = field(default_factory=lambda: KEPT_ENTRIES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,15 +36,18 @@ class NodeBoot:
 class Machine:
     """`state` is what the ledger says at `state.index`. Signatures were checked up to `verified_through`."""
 
-    def __init__(self, state: ClusterState, configuration: raft.Configuration, verified_through: int) -> None:
+    def __init__(
+        self, state: ClusterState, configuration: raft.Configuration, verified_through: int, compaction: Compaction
+    ) -> None:
         self.state = state
+        self._compaction = compaction
         self.configuration = configuration
         self.verified_through = verified_through
         self._snapshot_index = state.index
         self._disbelieved: int | None = None
 
     @classmethod
-    def boot(cls, genesis: bytes, boot: NodeBoot) -> Machine:
+    def boot(cls, genesis: bytes, boot: NodeBoot, compaction: Compaction) -> Machine:
         """The state on the disk: the snapshot's, or genesis'. Committed entries behind it come through the log.
 
         Raises StorageError when the snapshot isn't one of ours.
@@ -46,12 +57,13 @@ class Machine:
             raise errors.StorageError("the first entry isn't a genesis", fix="enrol this host again with bootstrap")
         if boot.snapshot is None:
             voters = tuple(sorted(entry.genesis.voters))
-            return cls(genesis_state(genesis), raft.Configuration(voters=voters), boot.verified_through)
+            configuration = raft.Configuration(voters=voters)
+            return cls(genesis_state(genesis), configuration, boot.verified_through, compaction)
         try:
             state = decode_snapshot(boot.snapshot.data, verify=boot.snapshot.index > boot.verified_through)
         except SnapshotRefused as error:
             raise errors.StorageError(f"the stored snapshot can't be vouched for: {error}") from error
-        return cls(state, boot.snapshot.configuration, boot.verified_through)
+        return cls(state, boot.snapshot.configuration, boot.verified_through, compaction)
 
     def apply(self, entry: raft.Entry) -> Applied | None:
         """The next committed entry; None for one of consensus' own. Raises InvariantBroken on a gap."""
@@ -92,8 +104,8 @@ class Machine:
 
     def compact(self, core: raft.Raft) -> None:
         """Take a snapshot now and then, so that log and start stay short."""
-        if self.state.index - self._snapshot_index >= SNAPSHOT_EVERY_ENTRIES:
-            core.compact(self.state.index, encode_snapshot(self.state), KEPT_ENTRIES)
+        if self.state.index - self._snapshot_index >= self._compaction.every_entries:
+            core.compact(self.state.index, encode_snapshot(self.state), self._compaction.kept_entries)
             self._snapshot_index = self.state.index
             if self._disbelieved is not None and core.first_index > self._disbelieved:
                 self._disbelieved = None
