@@ -1,0 +1,274 @@
+"""The status: the ledger's wishes beside what hosts report. Unknown is not unhealthy (DESIGN "The one idea")."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from agent.control.facts import ClusterFacts, HostFacts
+from agent.model.ledger import AssignedPort
+from agent.model.report import HostReport, HostResources, ObservedReplica, ReplicaState, RuntimeInfo
+from agent.model.status import Status
+from agent.model.types import AgentId
+from agent.node.status import MAX_PROBLEMS, View, build_members, build_status
+from tests.support.ledger import Ledger, service, stack
+
+NOW_MS = 1_700_000_100_000
+
+
+def report(ledger: Ledger, name: str, *replicas: ObservedReplica, **changes: Any) -> HostReport:
+    fields: dict[str, Any] = {
+        "host": ledger.id(name),
+        "boot": 1,
+        "sequence": 1,
+        "at": NOW_MS,
+        "applied": ledger.state.index,
+        "agent_version": "0.1.0",
+        "runtimes": (RuntimeInfo(name="docker", available=True),),
+        "resources": HostResources(memory_mib=1024, cpu_millis=1000),
+        "replicas": replicas,
+    }
+    return HostReport(**(fields | changes))
+
+
+def replica(state: ReplicaState = "healthy", name: str = "web", slot: int = 1, **more: Any) -> ObservedReplica:
+    fields = {"stack": "shop", "service": name, "slot": slot, "state": state, "revision": 1, "spec_hash": "a" * 16}
+    return ObservedReplica(**(fields | more))
+
+
+def view(ledger: Ledger, hosts: dict[str, HostFacts] | None = None, **changes: Any) -> View:
+    """n1 coordinates and looks; every host is alive and has reported, unless told otherwise."""
+    known = {name: HostFacts(liveness="alive", report=report(ledger, name)) for name in ("n1", "n2", "n3")}
+    ids = {name: ledger.id(name) for name in known}
+    fields: dict[str, Any] = {
+        "me": ids["n1"],
+        "leader": ids["n1"],
+        "term": 4,
+        "voters": tuple(ids.values()),
+        "linked": frozenset({ids["n2"], ids["n3"]}),
+        "facts": ClusterFacts(hosts={ids[name]: facts for name, facts in (known | (hosts or {})).items()}),
+        "now_ms": NOW_MS,
+        "stale": False,
+        "heard_ms": {ids["n2"]: NOW_MS - 500},
+    }
+    return View(**(fields | changes))
+
+
+def shop(web: int = 1) -> Ledger:
+    """web.1 on n1, further slots on n2."""
+    ledger = Ledger()
+    ledger.deploy(stack(web=service(replicas=web)))
+    ledger.assign(*(ledger.assignment("n1" if slot == 1 else "n2", slot=slot) for slot in range(1, web + 1)))
+    return ledger
+
+
+def the_service(status: Status) -> Any:
+    return status.stacks[0].services[0]
+
+
+def test_a_healthy_cluster_has_no_problems() -> None:
+    ledger = shop()
+    ledger.phase("healthy")
+    status = build_status(ledger.state, view(ledger, {"n1": up(ledger, "n1", replica())}))
+    assert status.problems == ()
+    assert status.health_score == 100.0
+    assert (the_service(status).wanted, the_service(status).healthy) == (1, 1)
+    assert [host.role for host in status.hosts] == ["coordinator", "voter", "voter"]
+    assert all(host.fit for host in status.hosts)
+    assert status.quorum.tolerates == 1
+
+
+def up(ledger: Ledger, name: str, *replicas: ObservedReplica, **changes: Any) -> HostFacts:
+    return HostFacts(liveness="alive", report=report(ledger, name, *replicas, **changes))
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected", "reason"),
+    [
+        (lambda ledger: HostFacts(liveness="alive", awaited=True), "unknown", "hasn't reported"),
+        (lambda ledger: HostFacts(liveness="dead", lost=True), "unknown", "its host is dead"),
+        (
+            lambda ledger: HostFacts(liveness="dead", lost=True, report=report(ledger, "n1", replica())),
+            "unknown",
+            "dead",
+        ),
+        (lambda ledger: up(ledger, "n1"), "pending", ""),
+        (lambda ledger: up(ledger, "n1", replica("pulling", reason="40 %")), "pulling", "40 %"),
+        (lambda ledger: up(ledger, "n1", replica("unhealthy")), "unhealthy", ""),
+        # A report from before the newest change says nothing of a replica of an older revision.
+        (lambda ledger: up(ledger, "n1", replica(revision=0), applied=1), "pending", "hasn't begun"),
+    ],
+)
+def test_a_replica_is_what_its_host_says_and_unknown_without(facts: Any, expected: str, reason: str) -> None:
+    ledger = shop()
+    found = the_service(build_status(ledger.state, view(ledger, {"n1": facts(ledger)}))).replicas[0]
+    assert found.state == expected
+    assert reason in found.reason
+    assert found.container_name == "shop-web-1"
+    assert found.host == "n1"
+
+
+def test_stopped_services_want_nothing_and_pull_no_score_down() -> None:
+    ledger = shop()
+    ledger.stop("web")
+    status = build_status(ledger.state, view(ledger, {"n1": up(ledger, "n1", replica("stopped"))}))
+    assert (the_service(status).wanted, status.health_score) == (0, 100.0)
+    assert status.problems == ()
+
+
+def test_a_slot_without_a_place_says_why() -> None:
+    ledger = Ledger()
+    ledger.deploy(stack(web=service(labels={"gpu": "yes"})))
+    status = build_status(ledger.state, view(ledger))
+    assert "label gpu=yes wanted" in the_service(status).pending
+    assert status.problems[0].where == "shop/web"
+    assert status.health_score == 0.0
+    mine = build_status(ledger.state, view(ledger, me=ledger.id("n2"), stale=True))
+    assert the_service(mine).pending == ""  # only the coordinator places
+
+
+def test_a_pin_on_a_dead_host_is_named() -> None:
+    ledger = Ledger()
+    ledger.deploy(stack(web=service(host="n2")))
+    ledger.assign(ledger.assignment("n2"))
+    ledger.phase("healthy")
+    status = build_status(ledger.state, view(ledger, {"n2": HostFacts(liveness="dead", lost=True)}))
+    assert the_service(status).pending == "pinned to n2 (dead)"
+    assert [problem.where for problem in status.problems if problem.severity == "error"] == ["host n2", "shop/web"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"linked": frozenset()}, "no majority: 1 of 3 voters reachable, without n2, n3"),
+        ({"leader": None}, "no coordinator"),
+    ],
+)
+def test_a_cluster_that_cannot_decide_is_an_error(changes: dict[str, Any], what: str) -> None:
+    ledger = shop()
+    status = build_status(ledger.state, view(ledger, **changes))
+    assert status.problems[0].severity == "error"
+    assert what in status.problems[0].what
+
+
+def test_the_last_voter_that_may_be_lost_is_a_warning() -> None:
+    ledger = Ledger()
+    status = build_status(ledger.state, view(ledger, linked=frozenset({ledger.id("n2")})))
+    assert [(problem.severity, problem.what) for problem in status.problems] == [
+        ("warning", "without n3 no further voter may be lost")
+    ]
+
+
+def test_an_observer_counts_voters_by_what_it_hears() -> None:
+    ledger = Ledger()
+    voters = (ledger.id("n1"), ledger.id("n2"))
+    found = build_status(ledger.state, view(ledger, me=ledger.id("n3"), linked=frozenset(), voters=voters))
+    assert (found.quorum.voters, found.quorum.reachable) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("facts", "fit", "reason"),
+    [
+        (lambda ledger: HostFacts(liveness="alive", awaited=True), False, "hasn't reported yet"),
+        (lambda ledger: up(ledger, "n2", runtimes=()), False, "a witness"),
+        (
+            lambda ledger: up(
+                ledger, "n2", runtimes=(RuntimeInfo(name="docker", available=False, reason="no socket"),)
+            ),
+            False,
+            "docker doesn't answer: no socket",
+        ),
+        (
+            lambda ledger: up(
+                ledger,
+                "n2",
+                runtimes=(RuntimeInfo(name="docker", available=False), RuntimeInfo(name="process", available=True)),
+            ),
+            True,
+            "",
+        ),
+        (lambda ledger: HostFacts(liveness="alive", cordoned=True, report=report(ledger, "n2")), False, "cordoned"),
+    ],
+)
+def test_a_host_is_fit_or_says_why_not(facts: Any, fit: bool, reason: str) -> None:
+    ledger = Ledger()
+    host = build_status(ledger.state, view(ledger, {"n2": facts(ledger)})).hosts[1]
+    assert (host.name, host.fit) == ("n2", fit)
+    assert reason in "; ".join(host.reasons)
+
+
+def test_instances_are_seeds_and_unique() -> None:
+    ledger = Ledger()
+    ledger.deploy(
+        stack(a=service(container_name="app", host="n1"), b=service(container_name="app", host="n2"), c=service())
+    )
+    ledger.assign(ledger.assignment("n1", "a"), ledger.assignment("n2", "b"), ledger.assignment("n3", "c"))
+    seen = replica(name="c", ports=(AssignedPort(container_port=80, host_port=8081),), container_id="c0ffee")
+    found = build_status(ledger.state, view(ledger, {"n3": up(ledger, "n3", seen)})).instances
+    assert set(found) == {"app@n1", "app@n2", "shop-c-1"}
+    assert (found["shop-c-1"].port, found["shop-c-1"].container_id) == (8081, "c0ffee")
+    assert found["app@n2"].last_seen == "2023-11-14T22:14:59.500Z"
+
+
+def test_problems_are_bounded_with_errors_first() -> None:
+    ledger = shop(web=150)
+    bad = [replica("failed", slot=slot) for slot in range(1, 151)]
+    facts = {"n1": up(ledger, "n1", *bad), "n2": up(ledger, "n2", *bad), "n3": HostFacts(liveness="suspect")}
+    status = build_status(ledger.state, view(ledger, facts))
+    assert len(status.problems) == MAX_PROBLEMS
+    assert status.problems[0].severity == "error"
+    assert status.problems[-1].what == "52 more problems"
+
+
+def test_members_are_as_the_agent_itself_sees_them() -> None:
+    ledger = Ledger()
+    facts = {"n3": HostFacts(liveness="dead", lost=True)}
+    found = build_members(ledger.state, view(ledger, facts, linked=frozenset({ledger.id("n2")})))
+    assert [(each.name, each.state, each.linked) for each in found] == [
+        ("n1", "alive", False),
+        ("n2", "alive", True),
+        ("n3", "dead", False),
+    ]
+    assert found[0].last_seen == "2023-11-14T22:15:00Z"
+    assert found[2].last_seen is None
+
+
+STATES = st.sampled_from(["pending", "pulling", "healthy", "unhealthy", "backoff", "stopped", "failed", "unknown"])
+
+
+@given(
+    st.integers(0, 5),
+    st.lists(st.tuples(st.sampled_from(["n1", "n2", "n3"]), STATES), max_size=6),
+    st.sets(st.sampled_from(["n1", "n2", "n3"])),
+    st.booleans(),
+)
+def test_the_numbers_never_contradict_each_other(
+    wanted: int, placed: list[tuple[str, ReplicaState]], lost: set[str], healthy: bool
+) -> None:
+    ledger = Ledger()
+    ledger.deploy(stack(web=service(replicas=6)))
+    if placed:
+        ledger.assign(*(ledger.assignment(host, slot=slot) for slot, (host, _) in enumerate(placed, 1)))
+    ledger.scale(web=wanted)
+    if healthy:
+        ledger.phase("healthy")
+    replicas: dict[str, list[ObservedReplica]] = {"n1": [], "n2": [], "n3": []}
+    for slot, (host, state) in enumerate(placed, 1):
+        replicas[host].append(replica(state, slot=slot))
+    facts = {
+        name: HostFacts(liveness="dead", lost=True) if name in lost else up(ledger, name, *found)
+        for name, found in replicas.items()
+    }
+    linked: frozenset[AgentId] = frozenset(ledger.id(name) for name in replicas if name not in lost)
+    status = build_status(ledger.state, view(ledger, facts, linked=linked))
+    found_service = the_service(status)
+    assert 0 <= found_service.healthy <= found_service.wanted == wanted
+    assert 0.0 <= status.health_score <= 100.0
+    assert status.quorum.tolerates <= status.quorum.reachable <= status.quorum.voters
+    assert len(found_service.replicas) == len(placed)
+    assert all(each.state == "unknown" for each in found_service.replicas if each.host in lost)
+    assert (status.health_score == 100.0) == (found_service.healthy == wanted)
