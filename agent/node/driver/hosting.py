@@ -33,6 +33,7 @@ from agent.model.stack import RuntimeName
 from agent.model.workload import Workload
 from agent.node.driver.acting import ActionFailed, Executor, Result, Started, StartFailed
 from agent.node.driver.checking import Checker
+from agent.node.driver.compose_files import ComposeFiles
 from agent.node.effects import Reconcile
 from agent.runtime.protocol import RawLine, Runtime
 
@@ -58,6 +59,7 @@ class Hosting:
         self._on_observed = on_observed
         self._wake = asyncio.Event()
         self._checker = Checker(publish_address=publish_address, data_dir=data_dir, on_change=self._wake.set)
+        self._compose = ComposeFiles(data_dir, publish_address=publish_address)
         self._executor = Executor(self._runtimes, self._result, self._progress)
         self._desired: Desired | None = None
         self._applied = 0
@@ -139,6 +141,8 @@ class Hosting:
                 self._sweep_at = now + SWEEP_INTERVAL_S
             await self._observe()
             self._plan()
+            if self._desired is not None:
+                await self._compose.keep(self._desired)
             self._publish()
             await self._tidy()
             await self._pause()

@@ -1,0 +1,69 @@
+"""Keeps `<data_dir>/stacks/<stack>/docker-compose.yml` as what this host runs (SEED "Docker Integration"). Shell.
+
+The files are for people and `docker-compose ps`; nothing is ever read back from them. 0600, since they hold the plans'
+environments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+from loguru import logger
+
+from agent.errors import StorageError
+from agent.formats.compose import compose_files
+from agent.host.desired import Desired
+from agent.model.types import Label
+from agent.storage.files import make_directory, write_private
+
+FILE_NAME = "docker-compose.yml"
+
+
+class ComposeFiles:
+    """`keep` from one task. A disk that refuses is told once, and asked again at the next call."""
+
+    def __init__(self, data_dir: Path, *, publish_address: str) -> None:
+        self._directory = data_dir / "stacks"
+        self._publish_address = publish_address
+        self._kept: Desired | None = None
+        self._written: dict[Label, str] = {}
+        self._refused = ""
+
+    async def keep(self, desired: Desired) -> None:
+        """The files of exactly this; nothing is done when it is what was kept last."""
+        if desired == self._kept:
+            return
+        specs = sorted((*desired.specs, *desired.stopped), key=lambda spec: spec.key)
+        wanted = compose_files(specs, publish_address=self._publish_address)
+        try:
+            await asyncio.to_thread(self._bring, wanted, desired.stacks, first=self._kept is None)
+        except StorageError as error:
+            if str(error) != self._refused:
+                logger.warning("compose files: {}", error)
+            self._refused = str(error)
+            return
+        self._kept, self._refused = desired, ""
+
+    def _bring(self, wanted: dict[Label, str], in_use: frozenset[Label], *, first: bool) -> None:
+        """The first time also whatever an agent before this one left."""
+        present = {path.parent.name for path in self._directory.glob(f"*/{FILE_NAME}")} if first else set()
+        for stack in sorted((present | self._written.keys()) - wanted.keys()):
+            self._remove(stack)
+            if stack not in in_use:
+                with contextlib.suppress(OSError):  # the stack's own files are there
+                    (self._directory / stack).rmdir()
+        for stack, text in wanted.items():
+            if self._written.get(stack) != text:
+                make_directory(self._directory / stack)
+                write_private(self._directory / stack / FILE_NAME, text.encode())
+                self._written[stack] = text
+
+    def _remove(self, stack: Label) -> None:
+        path = self._directory / stack / FILE_NAME
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"can't be removed: {error.strerror}", where=str(path)) from error
+        self._written.pop(stack, None)
