@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 
@@ -18,8 +18,8 @@ KEPT_ENTRIES = 1_000  # behind a snapshot, so that a member that was away briefl
 class Compaction:
     """When a snapshot takes the place of the log's beginning; both in entries."""
 
-    every_entries: int = field(default_factory=lambda: SNAPSHOT_EVERY_ENTRIES)
-    kept_entries: int = field(default_factory=lambda: KEPT_ENTRIES)
+    every_entries: int = SNAPSHOT_EVERY_ENTRIES
+    kept_entries: int = KEPT_ENTRIES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,6 +47,7 @@ from agent.node.effects import (
     Want,
 )
 from agent.node.instant import Instant
+from agent.node.machine import Compaction
 from agent.node.messages import Frame
 from agent.raft import Entry, EntryKind, RaftTiming
 from agent.swim import SwimConfig
@@ -54,6 +55,7 @@ from tests.sim.disk import SimDisk
 from tests.support.ledger import ANCHOR, CLUSTER, START_MS, key_of_person, member, operator
 
 MAX_SPINS = 20  # timers at one moment; more would burn a core in a real agent
+OFTEN = Compaction(every_entries=3, kept_entries=0)  # a snapshot every few entries, nothing kept behind it
 ONE_DEPLOY = Service(runtime="process", command=("serve",))
 
 
@@ -151,9 +153,12 @@ def voters_of(size: int) -> int:
 class Cluster:
     """`size` agents n1, n2, …, all started and linked where one of the two wants it."""
 
-    def __init__(self, size: int, *, voters: int | None = None, seed: int = 1, start: bool = True) -> None:
+    def __init__(
+        self, size: int, *, voters: int | None = None, seed: int = 1, compaction: Compaction | None = None
+    ) -> None:
         self.rng = random.Random(seed)
         self.now = 100.0
+        self.compaction = compaction or Compaction()
         self.lost: Callable[[str, str, Frame], bool] = lambda sender, to, frame: False
         self._apart: set[frozenset[str]] = set()
         self._links: set[frozenset[str]] = set()
@@ -174,9 +179,8 @@ class Cluster:
         self.nodes: dict[str, Node] = {}
         for item in members:
             self.add(item)
-        if start:
-            for name in self.nodes:
-                self.start(name)
+        for name in self.nodes:
+            self.start(name)
 
     def add(self, item: Member) -> Node:
         """A host with its keys and the genesis; not started."""
@@ -268,6 +272,7 @@ class Cluster:
             agent_version="0.1.0",
             timing=RaftTiming.lan(),
             swim=SwimConfig.lan(),
+            compaction=self.compaction,
         )
         node.core = NodeCore(settings, node.disk.boot(), random.Random(self.rng.getrandbits(64)), node.when)
         self.settle()

@@ -1,0 +1,280 @@
+"""Reports, status and events: what the coordinator alone knows, told anew to the next (DESIGN "The one idea")."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from agent.host import HostObservation
+from agent.model.events import Event
+from agent.model.report import HostReport, ObservedReplica
+from agent.node.chronicle import KEPT_EVENTS
+from agent.node.inquiries import STATUS_WAIT_S
+from agent.node.local_host import REPORT_EVERY_S
+from agent.node.messages import CallFrame, CancelFrame, FollowEvents, ReplyFrame, ReportFrame
+from tests.node.cluster import Cluster, Node, running, stack
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    cluster = Cluster(3)
+    cluster.elect()
+    return cluster
+
+
+def reports_by(node: Node) -> list[HostReport]:
+    return [send.frame.report for send in node.sent if isinstance(send.frame, ReportFrame)]
+
+
+def running_with(*replicas: ObservedReplica) -> HostObservation:
+    return HostObservation(applied=1, replicas=replicas)
+
+
+# Reports
+
+
+def test_a_change_is_told_at_once_and_the_same_now_and_then(cluster: Cluster) -> None:
+    follower = cluster.followers[0]
+    cluster.run(1.0)
+    follower.forget()
+    follower.up.observed(HostObservation(applied=1), follower.when)
+    cluster.settle()
+    assert len(reports_by(follower)) == 1
+    cluster.run(REPORT_EVERY_S * 2 + 0.1)
+    assert len(reports_by(follower)) == 3
+
+
+def test_the_next_coordinator_is_told_anew(cluster: Cluster) -> None:
+    lost = cluster.elect()
+    cluster.run(1.0)
+    cluster.crash(lost.name)
+    following = cluster.elect()
+    assert following.up.coordination.reports.keys() == {node.id for node in cluster.alive}
+
+
+def test_a_coordinator_that_is_elected_again_is_told_anew(cluster: Cluster) -> None:
+    """It forgot everything with its term, though the others may not have noticed that it was away."""
+    coordinator = cluster.elect()
+    raft = coordinator.up.context.raft
+    term = raft.term
+    cluster.lost = lambda sender, to, frame: coordinator.name in (sender, to) and not isinstance(frame, ReportFrame)
+    cluster.until(lambda: not raft.is_leader)
+    cluster.lost = lambda sender, to, frame: False
+    cluster.until(lambda: cluster.coordinator is not None and cluster.coordinator.up.context.raft.term > term)
+    cluster.run(0.5)
+    assert cluster.elect().up.coordination.reports.keys() == {node.id for node in cluster.alive}
+
+
+def test_a_report_for_another_host_is_dropped(cluster: Cluster) -> None:
+    coordinator, (one, other) = cluster.elect(), cluster.followers
+    cluster.run(1.0)
+    true = coordinator.up.coordination.reports[other.id]
+    lie = replace(true, sequence=10_000, agent_version="lie")
+    coordinator.up.frame(one.id, ReportFrame(report=lie), coordinator.when)
+    assert coordinator.up.coordination.reports[other.id] == true
+    assert coordinator.up.drops["report_for_another"] == 1
+
+
+@pytest.mark.parametrize(("boot", "sequence", "taken"), [(1, 0, False), (1, 1, False), (1, 99, True), (2, 1, True)])
+def test_a_late_report_is_older_than_what_is_known(cluster: Cluster, boot: int, sequence: int, taken: bool) -> None:
+    coordinator, follower = cluster.elect(), cluster.followers[0]
+    cluster.run(1.0)
+    known = coordinator.up.coordination.reports[follower.id]
+    late = replace(known, boot=boot, sequence=sequence, agent_version="later")
+    coordinator.up.frame(follower.id, ReportFrame(report=late), coordinator.when)
+    assert (coordinator.up.coordination.reports[follower.id] == late) is taken
+
+
+def test_whoever_doesnt_coordinate_keeps_no_reports(cluster: Cluster) -> None:
+    one, other = cluster.followers
+    one.up.frame(other.id, ReportFrame(report=cluster.elect().up.coordination.reports[other.id]), one.when)
+    assert not one.up.coordination.reports
+
+
+def test_replicas_run_where_the_coordinator_puts_them(cluster: Cluster) -> None:
+    for node in cluster.alive:
+        node.obeys = True
+        node.up.observed(running(node.desired[-1]), node.when)
+    follower = cluster.followers[0]
+    follower.deploy()
+    cluster.until(lambda: follower.up.context.state.stacks["shop"].phase == "healthy")
+    status = follower.status(follower.ask_status())
+    assert status.health_score == 100.0
+    (replica,) = status.stacks[0].services[0].replicas
+    assert replica.state == "healthy"
+    assert cluster.n(replica.host).desired[-1].desired.specs
+
+
+def test_a_catch_up_asks_the_host_once_for_what_it_ends_at(cluster: Cluster) -> None:
+    """Not for every deployment of the past on the way there."""
+    away = cluster.followers[0]
+    cluster.crash(away.name)
+    cluster.elect()
+    at = cluster.alive[0]
+    for name in ("one", "two", "three"):
+        assert cluster.instruct("deploy", f"stack:{name}", stack(name), at=at.name).outcome == "applied"
+    away.desired.clear()
+    cluster.start(away.name)
+    cluster.run(1.0)
+    assert len(away.desired) <= 3
+    assert away.desired[-1].applied == away.up.context.state.index
+
+
+# Status
+
+
+def test_every_agent_tells_the_coordinators_status(cluster: Cluster) -> None:
+    coordinator = cluster.elect()
+    for node in cluster.alive:
+        status = node.status(node.ask_status())
+        assert status.answered_by.id == coordinator.id
+        assert not status.stale
+        assert status.coordinator is not None
+        assert (status.quorum.voters, status.quorum.reachable) == (3, 3)
+
+
+def test_without_a_coordinator_an_agent_tells_what_it_sees_and_that_it_is_stale(cluster: Cluster) -> None:
+    cluster.cut("n1")
+    cluster.run(3.0)
+    status = cluster.n("n1").status(cluster.n("n1").ask_status())
+    assert (status.answered_by.name, status.stale, status.coordinator) == ("n1", True, None)
+
+
+def test_a_coordinator_that_doesnt_answer_isnt_waited_for_long(cluster: Cluster) -> None:
+    follower, coordinator = cluster.followers[0], cluster.elect()
+    cluster.lost = lambda sender, to, frame: sender == coordinator.name and isinstance(frame, ReplyFrame)
+    request = follower.ask_status()
+    assert request not in follower.answers
+    cluster.run(STATUS_WAIT_S)
+    status = follower.status(request)
+    assert (status.answered_by.name, status.stale) == (follower.name, True)
+    cluster.lost = lambda sender, to, frame: False
+    cluster.run(1.0)  # the late answer is nobody's
+
+
+def test_a_coordinator_lost_over_the_question_is_answered_for(cluster: Cluster) -> None:
+    follower, coordinator = cluster.followers[0], cluster.elect()
+    cluster.lost = lambda sender, to, frame: isinstance(frame, CallFrame)
+    request = follower.ask_status()
+    cluster.crash(coordinator.name)
+    assert follower.status(request).stale
+
+
+def test_a_silent_host_is_dead_after_a_while(cluster: Cluster) -> None:
+    lost = cluster.followers[0]
+    cluster.crash(lost.name)
+    cluster.run(20.0)
+    node = cluster.elect()
+    assert {host.name: host.state for host in node.status(node.ask_status()).hosts}[lost.name] == "dead"
+
+
+def test_a_host_that_left_isnt_called_dead(cluster: Cluster) -> None:
+    leaving = cluster.followers[0]
+    leaving.up.leave(leaving.when)
+    cluster.settle()
+    cluster.crash(leaving.name)
+    cluster.run(2.0)
+    node = cluster.elect()
+    assert {host.name: host.state for host in node.status(node.ask_status()).hosts}[leaving.name] == "left"
+
+
+# Events
+
+
+def listening(cluster: Cluster, node: Node) -> list[Event]:
+    node.up.listen(True)
+    cluster.settle()
+    node.forget()
+    return node.events
+
+
+def test_a_listener_at_any_agent_hears_what_the_coordinator_tells(cluster: Cluster) -> None:
+    heard = [listening(cluster, node) for node in cluster.alive]
+    cluster.followers[0].deploy()
+    cluster.run(0.5)
+    for events in heard:
+        (event,) = [event for event in events if event.kind == "instruction"]
+        assert event.what == "ann deployed stack:shop, revision 1"
+        assert (event.stack, event.revision, event.by, event.state) == ("shop", 1, "ann", "applied")
+
+
+def test_each_agent_numbers_its_events_itself_without_a_gap(cluster: Cluster) -> None:
+    follower = cluster.followers[0]
+    follower.up.listen(True)
+    follower.deploy()
+    follower.deploy("blog")
+    cluster.run(1.0)
+    numbers = [event.id for event in follower.up.chronicle.recent]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_an_agent_without_listeners_follows_nobody(cluster: Cluster) -> None:
+    follower = cluster.followers[0]
+    listening(cluster, follower)
+    follower.up.listen(False)
+    cluster.settle()
+    assert isinstance(follower.sent[-1].frame, CancelFrame)
+    follower.forget()
+    follower.deploy()
+    cluster.run(0.5)
+    assert not [event for event in follower.events if event.kind == "instruction"]
+    assert not [s for s in cluster.elect().sent if isinstance(s.frame, CallFrame)]
+
+
+def test_listeners_follow_from_coordinator_to_coordinator(cluster: Cluster) -> None:
+    lost, follower = cluster.elect(), cluster.followers[0]
+    events = listening(cluster, follower)
+    cluster.crash(lost.name)
+    following = cluster.elect()
+    cluster.run(0.5)
+    assert [event.host for event in events if event.kind == "coordinator"][-1] == following.name
+    events.clear()
+    other = following if following is not follower else cluster.followers[0]
+    other.deploy()
+    cluster.run(0.5)
+    assert len([event for event in events if event.kind == "instruction"]) == 1
+
+
+def test_a_lost_follower_is_told_nothing_more(cluster: Cluster) -> None:
+    coordinator, follower = cluster.elect(), cluster.followers[0]
+    listening(cluster, follower)
+    cluster.cut_pair(coordinator.name, follower.name)
+    coordinator.forget()
+    coordinator.deploy()
+    assert not [s for s in coordinator.sent if s.to == follower.id and isinstance(s.frame, ReplyFrame)]
+
+
+def test_a_peer_is_told_once_however_often_it_asks(cluster: Cluster) -> None:
+    coordinator, follower = cluster.elect(), cluster.followers[0]
+    for call in range(500, 503):
+        coordinator.up.frame(follower.id, CallFrame(id=call, request=FollowEvents()), coordinator.when)
+    coordinator.forget()
+    coordinator.deploy()
+    told = [s for s in coordinator.sent if isinstance(s.frame, ReplyFrame) and s.frame.id in range(500, 503)]
+    assert {s.frame.id for s in told if isinstance(s.frame, ReplyFrame)} == {502}
+
+
+def test_a_replicas_change_is_told_but_not_what_a_new_coordinator_hears_first(cluster: Cluster) -> None:
+    coordinator, follower = cluster.elect(), cluster.followers[0]
+    cluster.run(1.0)
+    events = listening(cluster, coordinator)
+    seen = ObservedReplica(
+        stack="shop", service="web", slot=1, state="unhealthy", revision=1, spec_hash="", reason="no answer"
+    )
+    follower.up.observed(running_with(seen), follower.when)
+    cluster.settle()
+    assert [event.what for event in events] == [f"shop/web.1 on {follower.name} is unhealthy: no answer"]
+    follower.up.observed(running_with(replace(seen, restarts=1)), follower.when)
+    cluster.settle()
+    assert len(events) == 1
+    cluster.crash(coordinator.name)
+    following = cluster.elect()
+    assert not [event for event in following.events if event.kind == "replica"]
+
+
+def test_only_the_newest_events_are_kept(cluster: Cluster) -> None:
+    node = cluster.n("n1")
+    for number in range(KEPT_EVENTS + 5):
+        node.up.chronicle.tell(node.when, "host", f"event {number}")
+    assert len(node.up.chronicle.recent) == KEPT_EVENTS
+    assert node.up.chronicle.recent[-1].what == f"event {KEPT_EVENTS + 4}"
