@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 import click
 
-from agent.errors import EXIT_ERROR, MusterError
+from agent.errors import EXIT_OK, MusterError
+
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 class Lazy(NamedTuple):
@@ -19,6 +21,8 @@ class Lazy(NamedTuple):
 
 
 COMMANDS = {
+    "install": Lazy("bootstrap.install_cli", "Make a cluster of the hosts in a list, or add those that are new in it"),
+    "uninstall": Lazy("bootstrap.uninstall_cli", "Take the agent off hosts again"),
     "local": Lazy("bootstrap.local_cli", "A cluster of agents on this machine, to try things out"),
     "demo": Lazy("bootstrap.demo", "Show a cluster at work: deploy, lose the coordinator, go on"),
 }
@@ -54,15 +58,14 @@ def bootstrap() -> None:
 def main() -> None:
     """Run the command line; an error that a person has to know ends it with its own exit code."""
     try:
-        bootstrap.main(prog_name="bootstrap", standalone_mode=False)
+        code = bootstrap.main(prog_name="bootstrap", standalone_mode=False)
     except MusterError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
-    except click.exceptions.Exit as ended:
-        sys.exit(ended.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Aborted.", err=True)
-        sys.exit(EXIT_ERROR)
+        click.echo("stopped", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    sys.exit(code if isinstance(code, int) else EXIT_OK)  # what `ctx.exit` was given, or what a command returned

@@ -96,6 +96,12 @@ def grant(home: Home, request: IdentityRequest) -> IdentityGrant:
     return IdentityGrant(certificate=certificate, genesis=data.decode(), genesis_token=token)
 
 
+def enrol_body(home: Home, request: IdentityRequest, labels: Labels | None = None) -> Enrol:
+    """The body of the instruction that enters the host as a member. Raises InputError for an unsound request."""
+    with locked(home):
+        return Enrol(member=_member(home, request, {request.id: labels or {}}))
+
+
 def enrol_instruction(
     home: Home, request: IdentityRequest, *, now_s: float, labels: Labels | None = None, revision: int = 1
 ) -> tuple[str, bytes]:
@@ -103,9 +109,7 @@ def enrol_instruction(
 
     An id is used once, so its first revision is 1. Raises InputError for an unsound request.
     """
-    with locked(home):
-        member = _member(home, request, {request.id: labels or {}})
-    body = encode_body(Enrol(member=member))
+    body = encode_body(enrol_body(home, request, labels))
     token = sign_instruction(
         home.operator_key(),
         operator_name=home.operator.name,

@@ -1,0 +1,311 @@
+"""Installing: all hosts at once, in three rounds with a look at all of them in between.
+
+1. Reach each host, look, send the agent's files, have keys made.
+2. The genesis is made of the hosts reached, or the new ones are enrolled; identities go out, agents start.
+3. Wait until all of them see each other.
+
+A host that fails is left where it is, and says why; the others go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from agent.client import home_client
+from agent.errors import DeploymentFailed, InputError, MusterError
+from agent.home import GENESIS_FILE, Home, KnownMember, open_home, remember
+from agent.model.types import AgentId
+from bootstrap.bundle import Bundle, Target, build, resource
+from bootstrap.connection import Connection
+from bootstrap.genesis import enrol_body, grant, make_genesis, remember_members
+from bootstrap.inventory import InventoryHost
+from bootstrap.plan import Options, config_text, is_ours, make_plan, needs_restart, seeds_of
+from bootstrap.progress import Display
+from bootstrap.site import CONFIG_FILE, UNIT_FILE, Site, member_of
+from bootstrap.ssh import SshSettings
+
+CONNECTING_AT_ONCE: Final = 16  # a handshake is a burst of CPU on both sides; a bastion's sshd takes 10 to 100
+RESTART_TIMEOUT_S: Final = 10.0  # until a restarted agent knows the coordinator again; then the next one's turn comes
+READY_TIMEOUT_S: Final = 30.0  # agents that reach each other are ready within two
+
+
+class HostResult(Struct, frozen=True, kw_only=True):
+    """What became of a host: installed, changed, unchanged, planned (a dry run) or failed."""
+
+    host: str
+    name: str | None
+    address: str | None
+    state: str
+    changed: tuple[str, ...]
+    notes: tuple[str, ...]
+    what: str = ""
+    where: str = ""
+    fix: str = ""
+
+
+class Installation:
+    """`run` it once. The home must exist; a genesis is made when it has none."""
+
+    def __init__(
+        self,
+        home: Home,
+        hosts: Sequence[InventoryHost],
+        *,
+        settings: SshSettings,
+        options: Options,
+        display: Display,
+        cache: Path,
+        password: str | None = None,
+        dry: bool = False,
+    ) -> None:
+        self._home = home
+        self._settings, self._options, self._display = settings, options, display
+        self._cache, self._password, self._dry = cache, password, dry
+        self._own = Target.own()
+        self._bundles: dict[Target, asyncio.Task[Bundle]] = {}
+        self._connecting = asyncio.Semaphore(CONNECTING_AT_ONCE)
+        self._restarting = asyncio.Semaphore(1)
+        self._restart: dict[str, tuple[bool, bool]] = {}
+        self.sites = [self._site(host) for host in hosts]
+
+    async def run(self) -> list[HostResult]:
+        """Raises MusterError only for what concerns all hosts; what concerns one is in its result."""
+        try:
+            self._bundle(self._own)  # while ssh connects
+            await self._each(self.sites, self._prepare)
+            _check_unique(self.sites)
+            if self._dry:
+                await self._each(self.sites, self._configure)
+            else:
+                await self._join()
+            for site in self.sites:
+                if site.error is None:
+                    self._display.done(site.host.alias, self._state(site))
+            return [self._result(site) for site in self.sites]
+        finally:
+            for task in self._bundles.values():
+                task.cancel()
+            await asyncio.gather(*self._bundles.values(), return_exceptions=True)
+            await asyncio.gather(*(site.close() for site in self.sites))
+
+    @property
+    def home(self) -> Home:
+        """As it is after the run."""
+        return self._home
+
+    # Round 1
+
+    async def _prepare(self, site: Site) -> None:
+        """Everything that needs no other host."""
+        async with self._connecting:
+            site.tell("connecting")
+            site.connection = await Connection.open(site.host, self._settings, self._password)
+        facts = await site.probe(site.host.python)
+        site.plan = plan = make_plan(site.host, facts, self._options, self._own, time.time())
+        site.notes += plan.notes
+        if facts.installed.certificate is not None:
+            site.id = member_of(facts.installed.certificate, self._home.cluster.id)
+        bundle = await asyncio.shield(self._bundle(plan.target))
+        looked = await site.look(bundle)
+        if not looked.present or looked.damaged:
+            site.changed.append(f"version {bundle.version}" if not looked.present else "damaged files")
+            if not self._dry:
+                await site.unpack(bundle)
+        unit = {"path": UNIT_FILE, "text": resource("systemd/muster-agent.service").read_text("utf-8"), "mode": 0o644}
+        changed = await site.apply(
+            version=bundle.version,
+            launcher=plan.launcher,
+            docker=plan.docker,
+            firewall=plan.firewall,
+            files=(unit,),
+            dry=self._dry,
+        )
+        stale = bool(looked.damaged) or any("/opt/muster" in each or each == UNIT_FILE for each in changed)
+        self._restart[site.host.alias] = (stale, UNIT_FILE in changed)
+        if not facts.installed.granted or site.id not in self._members():
+            site.fresh = True
+            if not self._dry:
+                await site.ask_identity()
+
+    # Round 2
+
+    async def _join(self) -> None:
+        """Who is a member already, or becomes one by the genesis, starts first; then the others are enrolled."""
+        reached = [site for site in self.sites if site.ok]
+        if not reached:
+            return
+        if not (self._home.path / GENESIS_FILE).exists():
+            await asyncio.to_thread(self._found, reached)
+        members = self._members()
+        old = [site for site in reached if site.id in members]
+        await self._each(old, self._bring_up)
+        new = [site for site in reached if site.id not in members]
+        if new:
+            await self._each(new, self._enrol)
+            await self._each([site for site in new if site.ok], self._bring_up)
+        await self._wait([site for site in self.sites if site.ok])
+
+    def _found(self, sites: Sequence[Site]) -> None:
+        """The genesis with the hosts that were reached; kept before anybody gets it."""
+        requests = {site.id: site.request for site in sites if site.request is not None and site.id is not None}
+        labels = {site.id: dict(site.host.labels) for site in sites if site.id is not None}
+        genesis = make_genesis(
+            self._home,
+            [request for request in requests.values() if request is not None],
+            now_ms=time.time_ns() // 1_000_000,
+            labels=labels,
+        )
+        self._home = remember_members(self._home, genesis.members)
+
+    async def _enrol(self, site: Site) -> None:
+        """A signed instruction to any member, then the home knows it."""
+        assert site.request is not None
+        site.tell("enrolling")
+        body = await asyncio.to_thread(enrol_body, self._home, site.request, dict(site.host.labels))
+        client = await asyncio.to_thread(home_client, self._home)
+        async with client:
+            await client.submit("enrol", f"member:{site.request.id}", body)
+        self._home = await asyncio.to_thread(remember_members, self._home, [body.member])
+
+    async def _bring_up(self, site: Site) -> None:
+        """Configuration, identity, start."""
+        await self._configure(site)
+        if site.request is not None:
+            made = await asyncio.to_thread(grant, self._home, site.request)
+            await site.accept(msgspec.json.encode(made))
+        restart, reload = self._restart[site.host.alias]
+        assert site.facts is not None
+        if not restart or site.facts.installed.active != "active":
+            await site.start(restart=False, reload=reload)
+            return
+        async with self._restarting:  # one after another: all at once would be a cluster without a majority
+            await site.start(restart=True, reload=reload)
+            await site.wait([], RESTART_TIMEOUT_S)
+
+    async def _configure(self, site: Site) -> None:
+        """agent.toml, unless somebody edited it."""
+        assert site.plan is not None
+        assert site.facts is not None
+        held = site.facts.installed.config
+        if not is_ours(held):
+            site.notes.append(f"{CONFIG_FILE} was edited there, so it stays as it is")
+            return
+        text = config_text(site.plan, seeds_of(self._addresses(), site.plan.name), site.host.labels)
+        file: dict[str, object] = {"path": CONFIG_FILE, "text": text, "mode": 0o644}
+        await site.apply(files=(file,), dry=self._dry)
+        if needs_restart(held, text):
+            self._restart[site.host.alias] = (True, self._restart[site.host.alias][1])
+
+    # Round 3
+
+    async def _wait(self, sites: Sequence[Site]) -> None:
+        """Until every agent sees every other one of these. Who doesn't says whom, and what is closed."""
+        names = {site.id: site for site in sites if site.id is not None}
+
+        async def wait(site: Site) -> None:
+            seen = await site.wait(sorted(names), READY_TIMEOUT_S)
+            if not seen.unseen and not seen.reason:
+                return
+            unseen = [names[AgentId(each)] for each in seen.unseen if each in names and each != site.id]
+            raise await self._unseen(site, unseen, seen.reason)
+
+        await self._each(sites, wait)
+
+    async def _unseen(self, site: Site, unseen: Sequence[Site], reason: str) -> MusterError:
+        if not unseen:
+            return DeploymentFailed(reason, fix="`journalctl -u muster-agent` there says more.")
+        peers = [(other.plan.name, other.plan.address, 9998) for other in unseen if other.plan is not None]
+        closed = await site.reach(peers)
+        listed = ", ".join(name for name, _, _ in peers)
+        if closed:
+            what = f"it can't reach {', '.join(closed)} on 9998/tcp"
+            return DeploymentFailed(what, fix="Let 9998/tcp, 9998/udp and 9999/tcp through between these hosts.")
+        fix = "9998/tcp is open to them; is 9998/udp too? `journalctl -u muster-agent` says more."
+        return DeploymentFailed(f"it doesn't see {listed}", fix=fix)
+
+    # All rounds
+
+    async def _each(self, sites: Sequence[Site], act: Callable[[Site], Awaitable[None]]) -> None:
+        """At once on all of them that are well; an error ends it for that host alone."""
+
+        async def one(site: Site) -> None:
+            try:
+                await act(site)
+            except MusterError as error:
+                site.error = error
+                self._display.failed(site.host.alias, error)
+
+        await asyncio.gather(*(one(site) for site in sites if site.ok))
+
+    def _site(self, host: InventoryHost) -> Site:
+        return Site(host=host, tell=lambda text: self._display.step(host.alias, text))
+
+    def _bundle(self, target: Target) -> asyncio.Task[Bundle]:
+        if target not in self._bundles:
+            self._bundles[target] = asyncio.create_task(asyncio.to_thread(build, target, self._cache))
+        return self._bundles[target]
+
+    def _members(self) -> frozenset[AgentId]:
+        """Those of the genesis and those enrolled since."""
+        return frozenset(member.id for member in self._home.cluster.members)
+
+    def _addresses(self) -> dict[str, tuple[str, int]]:
+        """Name → (address, peer port) of all members, and of the hosts that are to become some."""
+        known = {member.name: (member.address, member.peer_port) for member in self._home.cluster.members}
+        known |= {site.plan.name: (site.plan.address, 9998) for site in self.sites if site.plan is not None and site.ok}
+        return known
+
+    def _state(self, site: Site) -> str:
+        if self._dry:
+            return "planned"
+        if site.fresh:
+            return "installed"
+        return "changed" if site.changed else "unchanged"
+
+    def _result(self, site: Site) -> HostResult:
+        error = site.error
+        return HostResult(
+            host=site.host.alias,
+            name=site.plan.name if site.plan is not None else site.host.name,
+            address=site.plan.address if site.plan is not None else None,
+            state="failed" if error is not None else self._state(site),
+            changed=tuple(site.changed),
+            notes=tuple(site.notes),
+            what=error.what if error is not None else "",
+            where=error.where if error is not None else "",
+            fix=error.fix if error is not None else "",
+        )
+
+
+def forget_members(home: Home, gone: frozenset[AgentId]) -> Home:
+    """The home without these."""
+    home = open_home(home.path)
+    kept: list[KnownMember] = [member for member in home.cluster.members if member.id not in gone]
+    return remember(home, members=kept)
+
+
+def _check_unique(sites: Sequence[Site]) -> None:
+    """Two lines that lead to one host, or two hosts of one name: the later is refused."""
+    seen: dict[Any, Site] = {}
+    for site in sites:
+        if site.plan is None or not site.ok:
+            continue
+        for key in (("id", site.id), ("name", site.plan.name)):
+            if key[1] is None:
+                continue
+            other = seen.setdefault(key, site)
+            if other is not site:
+                what = (
+                    f"it is the same host as {other.host.alias}" if key[0] == "id" else f"{other.host.alias} is called"
+                )
+                what += "" if key[0] == "id" else f" {site.plan.name} too"
+                site.error = InputError(
+                    what, fix=f"See {site.host.where} and {other.host.where}; name=NAME renames one."
+                )

@@ -1,0 +1,239 @@
+"""`bootstrap install HOSTS`: what it's given, what it shows; the work is `bootstrap.install`'s."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from agent.errors import EXIT_DEGRADED, InputError, NotFound, TooLarge
+from agent.home import CLUSTER_FILE, GENESIS_FILE, Home, find_home, homes_directory, open_home
+from agent.model.types import is_label
+from bootstrap.bundle import cache_directory
+from bootstrap.home import create_home
+from bootstrap.install import HostResult, Installation
+from bootstrap.inventory import MAX_INVENTORY_BYTES, InventoryHost, parse_inventory
+from bootstrap.plan import Options
+from bootstrap.progress import Board, Lines, Silent
+from bootstrap.ssh import SshSettings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEFAULT_NAME = "muster"
+
+
+def host_options(command: F) -> F:
+    """What install and uninstall share."""
+    options = (
+        click.argument("hosts", type=click.Path(path_type=Path, allow_dash=True)),
+        click.option("--limit", metavar="HOST,…", help="Only these lines: names, groups, or patterns like 'web*'."),
+        click.option("--home", metavar="DIR", help="The cluster home.  [env: MUSTER_HOME]"),
+        click.option("--identity-file", metavar="FILE", help="The private key for ssh, where the list names none."),
+        click.option("--accept-new", is_flag=True, help="Believe host keys that are seen for the first time."),
+        click.option("--ask-sudo-password", is_flag=True, help="Ask for the password that sudo wants on the hosts."),
+        click.option("--dry-run", is_flag=True, help="Look, and say what would be done."),
+        click.option("--json", "as_json", is_flag=True, help="One JSON document at the end, nothing before."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command()
+@host_options
+@click.option(
+    "--name", metavar="NAME", help=f"The cluster's name, for a cluster that isn't there yet.  [{DEFAULT_NAME}]"
+)
+@click.option("--open-firewall", is_flag=True, help="Open the agents' ports in an active firewall.")
+@click.option("--no-docker", is_flag=True, help="Don't install Docker where it is missing.")
+def install(
+    hosts: Path,
+    limit: str | None,
+    home: str | None,
+    identity_file: str | None,
+    accept_new: bool,
+    ask_sudo_password: bool,
+    dry_run: bool,
+    as_json: bool,
+    name: str | None,
+    open_firewall: bool,
+    no_docker: bool,
+) -> None:
+    """Make a cluster of the hosts in a list, over ssh.
+
+    HOSTS has one host a line (user@host:port key=value …), groups and ranges as Ansible's. Run it again: it changes
+    nothing, repairs what is broken, and enrols lines that are new.
+    """
+    chosen = choose(read_hosts(hosts), limit)
+    opened, recovery = _home(home, name, dry=dry_run)
+    display = make_display(chosen, as_json=as_json)
+    installation = Installation(
+        opened,
+        chosen,
+        settings=SshSettings(identity_file=identity_file, accept_new=accept_new, sudo_password=ask_sudo_password),
+        options=Options(docker=not no_docker, open_firewall=open_firewall),
+        display=display,
+        cache=cache_directory(os.environ),
+        password=sudo_password() if ask_sudo_password else None,
+        dry=dry_run,
+    )
+    with display:
+        results = asyncio.run(installation.run())
+    if as_json:
+        _print_json(installation.home, results, recovery)
+    else:
+        _summary(installation.home, results, recovery, hosts, dry=dry_run)
+    if any(result.state == "failed" for result in results):
+        click.get_current_context().exit(EXIT_DEGRADED)
+
+
+def read_hosts(path: Path) -> tuple[InventoryHost, ...]:
+    """The list, from a file or `-`. Raises NotFound, InputError."""
+    if str(path) == "-":
+        data = sys.stdin.buffer.read(MAX_INVENTORY_BYTES + 1)
+    else:
+        try:
+            with path.open("rb") as file:
+                data = file.read(MAX_INVENTORY_BYTES + 1)
+        except FileNotFoundError:
+            fix = "One host a line: user@host. `bootstrap install --help` says more."
+            raise NotFound("there is no such list of hosts", where=str(path), fix=fix) from None
+        except OSError as error:
+            raise InputError(f"can't be read: {error.strerror}", where=str(path)) from None
+    if len(data) > MAX_INVENTORY_BYTES:
+        raise TooLarge(f"more than {MAX_INVENTORY_BYTES} bytes", where=str(path))
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise InputError("not UTF-8", where=f"{path}:{line}:1") from None
+    hosts = parse_inventory(text, str(path))
+    if not hosts:
+        raise InputError("there is no host in it", where=str(path), fix="One host a line: user@host")
+    return hosts
+
+
+def choose(hosts: Sequence[InventoryHost], limit: str | None) -> list[InventoryHost]:
+    """Those that `--limit` names, by alias, name, group or pattern. Raises InputError for one that fits nobody."""
+    if limit is None:
+        return list(hosts)
+    chosen: dict[str, InventoryHost] = {}
+    for pattern in filter(None, re.split(r"[,\s]+", limit)):
+        fitting = [host for host in hosts if _fits(host, pattern)]
+        if not fitting:
+            raise InputError(f"no host is called {pattern}", where="--limit")
+        chosen |= {host.alias: host for host in fitting}
+    return [host for host in hosts if host.alias in chosen]
+
+
+def make_display(hosts: Sequence[InventoryHost], *, as_json: bool) -> Silent:
+    """A table that moves where somebody looks, lines elsewhere."""
+    if as_json:
+        return Silent()
+    if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+        from rich.console import Console
+
+        return Board(Console(highlight=False), [host.alias for host in hosts])
+    return Lines(click.echo)
+
+
+def sudo_password() -> str:
+    """Typed, never shown. Raises InputError for none, or where nobody can type."""
+    if not sys.stdin.isatty():
+        password = sys.stdin.readline().rstrip("\n")
+    else:
+        password = getpass.getpass("sudo password on the hosts: ")
+    if not password:
+        raise InputError("no password", where="--ask-sudo-password")
+    return password
+
+
+def _fits(host: InventoryHost, pattern: str) -> bool:
+    return any(fnmatchcase(name, pattern) for name in (host.alias, host.name or host.alias)) or (
+        host.labels.get(pattern) == "true"
+    )
+
+
+def _home(explicit: str | None, name: str | None, *, dry: bool) -> tuple[Home, Path | None]:
+    """The cluster's home, made when there is none; with it the recovery key's file, if it was made now.
+
+    Raises MusterError.
+    """
+    if name is not None and not is_label(name):
+        raise InputError(f"{name!r} is no cluster's name: 1 to 63 of a-z 0-9 -", where="--name")
+    try:
+        path = find_home(explicit, os.environ, cluster=name)
+    except NotFound:
+        path = homes_directory(os.environ) / (name or DEFAULT_NAME)
+    if (path / CLUSTER_FILE).exists():
+        home = open_home(path)
+        if name is not None and home.cluster.name != name:
+            raise InputError(f"the cluster in {path} is called {home.cluster.name}", where="--name")
+        return home, None
+    called = name or (path.name if is_label(path.name) else DEFAULT_NAME)
+    recovery = Path(os.environ.get("HOME", "/")) / f"muster-{called}-recovery.key"
+    number = 1
+    while recovery.exists():
+        number += 1
+        recovery = recovery.with_name(f"muster-{called}-recovery-{number}.key")
+    if dry:
+        fix = "Without --dry-run it is made first; nothing happens to hosts that it can't reach."
+        raise NotFound("there is no cluster home yet to plan with", where=str(path), fix=fix)
+    return create_home(path, name=called, operator=_operator_name(), recovery_file=recovery), recovery
+
+
+def _operator_name() -> str:
+    """Who sits here, as far as that makes a name."""
+    try:
+        user = getpass.getuser().lower()
+    except OSError:
+        user = ""
+    cleaned = re.sub(r"[^a-z0-9._-]+", "-", user).strip("-._")[:63]
+    return cleaned if cleaned and cleaned != "recovery" else "operator"
+
+
+def _print_json(home: Home, results: Sequence[HostResult], recovery: Path | None) -> None:
+    document = {
+        "cluster": {"id": home.cluster.id, "name": home.cluster.name, "home": str(home.path)},
+        "recovery_key": str(recovery) if recovery is not None else None,
+        "ok": all(result.state != "failed" for result in results),
+        "hosts": results,
+    }
+    click.echo(msgspec.json.encode(document).decode())
+
+
+def _summary(home: Home, results: Sequence[HostResult], recovery: Path | None, hosts: Path, *, dry: bool) -> None:
+    """What happened, what to know, and what to do next."""
+    failed = [result for result in results if result.state == "failed"]
+    for result in results:
+        if dry and result.changed:
+            click.echo(f"{result.host} would change: {', '.join(result.changed)}")
+        for note in result.notes:
+            click.echo(f"note: {result.host}: {note}")
+    counts = {
+        state: sum(result.state == state for result in results) for state in ("installed", "changed", "unchanged")
+    }
+    told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    if dry:
+        told = f"{sum(bool(result.changed) for result in results)} of {len(results)} would change"
+    if failed:
+        told += f"{', ' if told else ''}{len(failed)} failed"
+    click.echo(f"\ncluster {home.cluster.name}: {told}")
+    if recovery is not None:
+        click.echo(f"The recovery key is {recovery}: put it away offline; it is the way back if your own key is lost.")
+    if failed:
+        names = ",".join(result.host for result in failed)
+        click.echo(
+            f"Again for {'that host' if len(failed) == 1 else 'those'}: bootstrap install {hosts} --limit {names}"
+        )
+    if not dry and (home.path / GENESIS_FILE).exists() and len(failed) < len(results):
+        click.echo("Next: agent status        agent deploy PLAN.json        agent logs STACK")

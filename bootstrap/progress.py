@@ -1,0 +1,127 @@
+"""Telling what happens on many hosts at once: a table that moves on a terminal, a line for each step elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from agent.errors import MusterError
+
+REFRESH_PER_S: Final = 8
+MARKS: Final = {"working": ("…", "cyan"), "done": ("✓", "green"), "failed": ("✗", "red")}
+
+
+class Display(Protocol):
+    """What an install tells while it goes on. `host` is the alias in hosts.txt."""
+
+    def step(self, host: str, text: str) -> None: ...
+
+    def done(self, host: str, text: str) -> None: ...
+
+    def failed(self, host: str, error: MusterError) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+class Silent:
+    """For --json."""
+
+    def step(self, host: str, text: str) -> None:
+        """Nothing."""
+
+    def done(self, host: str, text: str) -> None:
+        """Nothing."""
+
+    def failed(self, host: str, error: MusterError) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Nothing."""
+
+
+class Lines(Silent):
+    """A line for each step: `n1: unpacking`."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+
+    def step(self, host: str, text: str) -> None:
+        """It goes on."""
+        self._write(f"{host}: {text}")
+
+    def done(self, host: str, text: str) -> None:
+        """It is over."""
+        self._write(f"{host}: {text}")
+
+    def failed(self, host: str, error: MusterError) -> None:
+        """It is over, and why; what to do in the next line."""
+        self._write(f"{host}: failed: {one_line(error)}")
+        if error.fix:
+            self._write(f"  {error.fix}")
+
+    def note(self, text: str) -> None:
+        """About all of them."""
+        self._write(text)
+
+
+class Board(Silent):
+    """A row for each host, drawn anew while things happen."""
+
+    def __init__(self, console: Console, hosts: list[str]) -> None:
+        self._console = console
+        self._rows: dict[str, tuple[str, str, float]] = {
+            host: ("working", "waiting", time.monotonic()) for host in hosts
+        }
+        self._live = Live(get_renderable=self._table, console=console, refresh_per_second=REFRESH_PER_S)
+
+    def __enter__(self) -> Self:
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """The last state stays on the screen."""
+        self._live.__exit__(kind, error, at)
+
+    def step(self, host: str, text: str) -> None:
+        """It goes on."""
+        self._rows[host] = ("working", text, time.monotonic())
+
+    def done(self, host: str, text: str) -> None:
+        """It is over."""
+        self._rows[host] = ("done", text, time.monotonic())
+
+    def failed(self, host: str, error: MusterError) -> None:
+        """It is over, and why, with what to do below."""
+        self._rows[host] = ("failed", "\n".join(filter(None, (one_line(error), error.fix))), time.monotonic())
+
+    def note(self, text: str) -> None:
+        """Above the table."""
+        self._console.print(Text(text))
+
+    def _table(self) -> Table:
+        table = Table.grid(padding=(0, 1))
+        for host, (state, text, since) in self._rows.items():
+            mark, style = MARKS[state]
+            waited = time.monotonic() - since
+            shown = f"{text} {waited:.0f} s" if state == "working" and waited >= 2 else text
+            table.add_row(Text(mark, style=style), Text(host, style="bold"), Text(shown))
+        return table
+
+
+def one_line(error: MusterError) -> str:
+    """What happened and where, without what to do."""
+    what = " ".join(error.what.split())
+    return f"{error.where}: {what}" if error.where else what

@@ -1,0 +1,246 @@
+"""Files, group, unit, Docker, identity, start: each step looks first and changes only what differs."""
+
+from __future__ import annotations
+
+import errno
+import grp
+import http.client
+import json
+import os
+import select
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from bootstrap.remote import layout, tree
+from bootstrap.remote.firewall import open_firewall
+from bootstrap.remote.probe import engine_answers
+from bootstrap.remote.system import lines, must, put, run, shown, which
+from bootstrap.remote.wire import Failure
+
+IDENTITY_TIMEOUT_S = 60.0  # a quarter of a second on an idle machine
+START_TIMEOUT_S = 90.0  # the unit's own limit is below it
+PACKAGES_TIMEOUT_S = 900.0  # a slow mirror
+DOCKER_TIMEOUT_S = 30.0
+ROUND_S = 0.03  # between two looks at the agent's members
+CONNECT_TIMEOUT_S = 3.0  # to a peer on the LAN
+SOCKET_TIMEOUT_S = 10.0
+MAX_ANSWER_BYTES = 16_777_216
+JOURNAL_LINES = "8"
+
+COMPOSE_PACKAGES = ("docker-compose-v2", "docker-compose")
+
+Step = Callable[[str], None]
+
+
+def apply(ask: dict[str, Any], step: Step) -> dict[str, Any]:
+    """Make the host so: `files` ({path, text, mode}), `version`, `launcher`, `docker`, `firewall` (commands).
+
+    With `dry` nothing is changed. `changed` says what was, or would be; `notes` what a person should know.
+    """
+    dry = ask["dry"]
+    changed: list[str] = []
+    notes: list[str] = tree.foreign_command()
+    if ask["docker"]:
+        changed.append("Docker")
+        if not dry:
+            step("installing Docker")
+            notes += install_docker()
+    for command in ask["firewall"]:
+        changed.append(f"`{shown(command)}`")
+    if not dry:
+        open_firewall(ask["firewall"])
+    if _missing_group():
+        changed.append(f"group {layout.GROUP}")
+        if not dry:
+            must(["groupadd", "--system", layout.GROUP])
+    if ask["version"] is not None:
+        changed += tree.activate(ask["version"], ask["launcher"], dry)
+    for file in ask["files"]:
+        if put(file["path"], file["text"].encode(), file["mode"], dry):
+            changed.append(file["path"])
+    return {"changed": changed, "notes": notes}
+
+
+def install_docker() -> list[str]:
+    """Docker from the distribution; a note when it can't be had. Raises nothing for that: the agent votes without."""
+    apt = ["apt-get", "-o", "DPkg::Lock::Timeout=120", "-o", "Acquire::Retries=2"]
+    run([*apt, "update", "-qq"], timeout_s=PACKAGES_TIMEOUT_S)
+    packages = [name for name in ("docker.io",) if _candidate(name)]
+    if not packages:
+        return ["Docker isn't among this distribution's packages; install it, the agent finds it by itself"]
+    packages += [name for name in COMPOSE_PACKAGES if _candidate(name)][:1]
+    output = run([*apt, "install", "-y", "-qq", "--no-install-recommends", *packages], timeout_s=PACKAGES_TIMEOUT_S)
+    if output.code != 0:
+        reason = (lines(output.said) or ["apt-get failed"])[-1]
+        return [f"Docker couldn't be installed: {reason}"]
+    deadline = time.monotonic() + DOCKER_TIMEOUT_S
+    while not engine_answers():
+        if time.monotonic() > deadline:
+            return ["Docker is installed and doesn't answer yet: `journalctl -u docker` says why"]
+        time.sleep(0.2)
+    return []
+
+
+def request(ask: dict[str, Any]) -> dict[str, Any]:
+    """The identity request of this host, with the keys it has or makes now. Raises Failure."""
+    argv = [_agent(), "identity", "request", "--name", ask["name"], "--json"]
+    if ask["address"]:
+        argv += ["--address", ask["address"]]
+    value = json.loads(_ask_agent(argv, None))
+    if not isinstance(value, dict):
+        raise Failure("the agent's request isn't understood")
+    return value
+
+
+def accept(ask: dict[str, Any]) -> None:
+    """Hand the grant to this host's agent, which checks it. Raises Failure."""
+    _ask_agent([_agent(), "identity", "accept", "--json"], ask["grant"].encode())
+
+
+def start(ask: dict[str, Any]) -> bool:
+    """The unit enabled and running; `restart` when it runs what is out of date. Whether that did anything."""
+    enabled = run(["systemctl", "is-enabled", layout.UNIT]).out.strip() == "enabled"
+    active = run(["systemctl", "is-active", layout.UNIT]).out.strip() == "active"
+    if enabled and active and not ask["restart"]:
+        return False
+    if ask["reload"] and enabled:
+        must(["systemctl", "daemon-reload"])
+    run(["systemctl", "reset-failed", layout.UNIT])
+    if not enabled:
+        must(["systemctl", "enable", "--quiet", layout.UNIT])  # which reloads
+    output = run(["systemctl", "restart" if ask["restart"] else "start", layout.UNIT], timeout_s=START_TIMEOUT_S)
+    if output.code != 0:
+        raise Failure(f"the agent doesn't start: {last_words()}", fix=f"`journalctl -u {layout.UNIT}` says more.")
+    return True
+
+
+def last_words() -> str:
+    """The end of the agent's journal, on one line."""
+    said = run(["journalctl", "-u", layout.UNIT, "-n", JOURNAL_LINES, "-o", "cat", "--no-pager"]).out
+    own = [line for line in lines(said) if "muster-agent.service" not in line and layout.UNIT not in line]
+    return " / ".join(own[-3:]) or "it says nothing"
+
+
+def wait(ask: dict[str, Any]) -> dict[str, Any]:
+    """Wait until this agent knows a coordinator and sees all of `members` (ids): alive, and linked where it must be.
+
+    `unseen` are those it doesn't see when the time is up; `reason` why it doesn't know even that.
+    """
+    deadline = time.monotonic() + ask["timeout_s"]
+    wanted = set(ask["members"])
+    while True:
+        state = _look(wanted)
+        if not state["unseen"] and not state["reason"]:
+            return state
+        if time.monotonic() > deadline:
+            if not state["answers"]:
+                state["reason"] = f"the agent doesn't answer: {last_words()}"
+            return state
+        time.sleep(ROUND_S)
+
+
+def reach(ask: dict[str, Any]) -> list[str]:
+    """Of `peers` (name, address, port) the names of those that no TCP connection can be made to."""
+    links: dict[socket.socket, str] = {}
+    failed = []
+    for name, address, port in ask["peers"]:
+        link = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+        link.setblocking(False)
+        links[link] = name
+        if link.connect_ex((address, port)) not in (0, errno.EINPROGRESS):
+            failed.append(name)
+    deadline = time.monotonic() + CONNECT_TIMEOUT_S
+    waiting = {link for link, name in links.items() if name not in failed}
+    while waiting and time.monotonic() < deadline:
+        _, ready, _ = select.select([], list(waiting), [], max(0.0, deadline - time.monotonic()))
+        for link in ready:
+            waiting.discard(link)
+            if link.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0:
+                failed.append(links[link])
+    failed += [links[link] for link in waiting]
+    for link in links:
+        link.close()
+    return sorted(failed)
+
+
+def _look(wanted: Any) -> dict[str, Any]:
+    try:
+        health = ask_socket("/health", (200, 503))
+        members = ask_socket("/api/v1/members", (200,))["members"]
+    except (OSError, ValueError, KeyError, http.client.HTTPException) as error:
+        return {"answers": False, "coordinator": None, "unseen": sorted(wanted), "reason": str(error) or "no answer"}
+    alive = {member["id"] for member in members if member["state"] == "alive"}
+    coordinator = health.get("coordinator")
+    return {
+        "answers": True,
+        "coordinator": coordinator,
+        "unseen": sorted(wanted - alive),
+        "reason": "" if coordinator else "no coordinator",
+    }
+
+
+class _Local(http.client.HTTPConnection):
+    """HTTP over the agent's own socket, which needs no token for reads."""
+
+    def __init__(self) -> None:
+        super().__init__("localhost", timeout=SOCKET_TIMEOUT_S)
+
+    def connect(self) -> None:
+        """To the socket."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(SOCKET_TIMEOUT_S)
+        self.sock.connect(layout.SOCKET)
+
+
+def ask_socket(path: str, accepted: Any) -> dict[str, Any]:
+    """What the agent here answers. Raises OSError, HTTPException or ValueError."""
+    connection = _Local()
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        data = response.read(MAX_ANSWER_BYTES)
+    finally:
+        connection.close()
+    if response.status not in accepted:
+        raise ValueError(f"it answered {response.status}")
+    value = json.loads(data)
+    if not isinstance(value, dict):
+        raise ValueError("no object")
+    return value
+
+
+def _agent() -> str:
+    return f"{layout.CURRENT}/{layout.LAUNCHER}"
+
+
+def _ask_agent(argv: list[str], data: Any) -> str:
+    output = run(argv, data, IDENTITY_TIMEOUT_S)
+    if output.code == 0:
+        return output.out
+    try:
+        problem = json.loads(output.err.strip().splitlines()[-1])
+        raise Failure(problem["detail"], problem.get("where", ""), problem.get("fix", ""))
+    except (ValueError, KeyError, IndexError, TypeError):
+        raise Failure(f"`{shown(argv[:3])}` failed: {output.said}") from None
+
+
+def _missing_group() -> bool:
+    try:
+        grp.getgrnam(layout.GROUP)
+    except KeyError:
+        return which("groupadd") is not None
+    return False
+
+
+def _candidate(package: str) -> bool:
+    for line in run(["apt-cache", "policy", package]).out.splitlines():
+        if "Candidate:" in line:
+            return "(none)" not in line
+    return False
+
+
+def is_installed() -> bool:
+    """Whether anything of ours is there."""
+    return os.path.lexists(layout.ROOT) or os.path.lexists(layout.UNIT_FILE) or os.path.lexists(layout.DATA)

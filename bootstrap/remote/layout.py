@@ -1,0 +1,26 @@
+"""Where things are on a host (DESIGN "Ports and places")."""
+
+from __future__ import annotations
+
+ROOT = "/opt/muster"
+VERSIONS = ROOT + "/versions"
+CURRENT = ROOT + "/current"
+COMMAND = "/usr/local/bin/agent"
+CONFIG_DIRECTORY = "/etc/muster"
+CONFIG = CONFIG_DIRECTORY + "/agent.toml"
+DATA = "/var/lib/muster"
+LOGS = "/var/log/muster"
+RUN = "/run/muster"
+SOCKET = RUN + "/agent.sock"
+UNIT = "muster-agent.service"
+UNIT_FILE = "/etc/systemd/system/" + UNIT
+GROUP = "muster"
+
+MANIFEST = "MANIFEST"
+"""In a version's directory: the sha256 and path of each file that came in the tarball, one a line."""
+LIBRARY = "lib"
+LAUNCHER = "bin/agent"
+"""Made on the host, as it names the host's Python."""
+
+CLUSTER_LABEL = "muster.cluster"
+"""On containers, networks and volumes."""

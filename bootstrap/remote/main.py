@@ -1,0 +1,57 @@
+"""The loop: a question, its answer, until the operator's side is gone."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from bootstrap.remote import install, removal, tree
+from bootstrap.remote.probe import probe
+from bootstrap.remote.system import disk_failure
+from bootstrap.remote.wire import Failure, Wire
+
+Answer = Callable[[dict[str, Any]], object]
+
+
+def serve(wire: Wire, ssh_connection: str) -> None:
+    """Answer until the end of input. A question that fails is answered too, and the next one taken."""
+    answers: dict[str, Answer] = {
+        "probe": lambda ask: probe(ask, ssh_connection),
+        "look": lambda ask: tree.look(ask["version"], ask["manifest"]),
+        "unpack": lambda ask: tree.unpack(wire, ask),
+        "apply": lambda ask: install.apply(ask, wire.step),
+        "request": install.request,
+        "accept": install.accept,
+        "start": install.start,
+        "wait": install.wait,
+        "reach": install.reach,
+        "remove": lambda ask: removal.remove(ask, wire.step),
+    }
+    wire.hello()
+    while True:
+        ask = wire.receive()
+        if ask is None:
+            return
+        wire.expect(ask.get("size", 0))
+        try:
+            try:
+                answer = answers[ask["do"]](ask)
+            finally:
+                for _ in wire.blob():
+                    pass
+        except Failure as failure:
+            wire.failed(failure)
+        except OSError as error:
+            wire.failed(disk_failure(error, ""))
+        else:
+            wire.done(answer)
+
+
+def main() -> None:
+    """With standard output for frames alone: whatever else would write there goes to stderr."""
+    os.umask(0o022)
+    sink = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    serve(Wire(sys.stdin.buffer, sink), sys.argv[1] if len(sys.argv) > 1 else "")

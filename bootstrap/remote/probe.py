@@ -1,0 +1,199 @@
+"""What is there: the machine, its Pythons, Docker, disks, ports, and what of ours is installed. Changes nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import socket
+import sys
+import time
+from typing import Any
+
+from bootstrap.remote import layout
+from bootstrap.remote.firewall import firewalls
+from bootstrap.remote.system import lines, read, run, which
+
+PYTHONS = ("python3.14", "python3.13", "python3.12", "python3.11")
+MODULES = ("asyncio", "ctypes", "hashlib", "sqlite3", "ssl", "zlib")
+"""What Debian's python3-minimal lacks some of."""
+
+# Prints what `_own_python` says of the running interpreter.
+_ASK_PYTHON = (
+    "import sys, importlib.util as u\n"
+    "print('%d.%d.%d' % sys.version_info[:3], sys.implementation.cache_tag,"
+    " *[m for m in " + repr(MODULES) + " if u.find_spec(m) is None])"
+)
+ENGINE_TIMEOUT_S = 10.0  # a busy dockerd answers within one
+DOCKER_SOCKET = "/var/run/docker.sock"
+LISTENING = {"tcp": "0A", "udp": "07"}
+"""The state of a socket that waits for others (proc(5), /proc/net/tcp; the kernel's tcp_states.h)."""
+
+
+def probe(ask: dict[str, Any], ssh_connection: str) -> dict[str, Any]:
+    """Facts, as `bootstrap.probe.Facts` reads them."""
+    return {
+        "hostname": socket.gethostname().partition(".")[0].lower(),
+        "system": platform.system(),
+        "os": _os_name(),
+        "machine": platform.machine(),
+        "libc": "musl" if os.path.exists(f"/lib/ld-musl-{platform.machine()}.so.1") else "gnu",
+        "root": os.geteuid() == 0,
+        "systemd": os.path.isdir("/run/systemd/system"),
+        "clock_ms": time.time_ns() // 1_000_000,
+        "pythons": pythons(ask.get("python")),
+        "docker": docker(),
+        "package_manager": "apt" if which("apt-get") else "",
+        "disks": {path: _disk(path) for path in ("/opt", "/var/lib", "/etc")},
+        "taken": taken_ports(ask["ports"]),
+        "firewalls": firewalls(ask["open"]),
+        "addresses": addresses(),
+        "ssh_address": _ssh_address(ssh_connection),
+        "installed": installed(),
+    }
+
+
+def installed() -> dict[str, Any]:
+    """What of ours is there."""
+    states = run(["systemctl", "is-active", layout.UNIT]), run(["systemctl", "is-enabled", layout.UNIT])
+    config = read(layout.CONFIG)
+    certificate = read(layout.DATA + "/identity/certificate.pem")
+    current = os.path.basename(os.path.realpath(layout.CURRENT)) if os.path.islink(layout.CURRENT) else ""
+    return {
+        "current": current,
+        "config": config.decode("utf-8", "replace") if config is not None else None,
+        "certificate": certificate.decode("ascii", "replace") if certificate is not None else None,
+        "granted": os.path.exists(layout.DATA + "/identity/grant.json"),
+        "active": states[0].out.strip(),
+        "enabled": states[1].out.strip(),
+    }
+
+
+def pythons(named: str | None) -> list[dict[str, Any]]:
+    """Interpreters, the running one first: path, version, the name of its byte code, modules that it lacks."""
+    own = {
+        "path": _stable_path(),
+        "version": list(sys.version_info[:3]),
+        "cache_tag": sys.implementation.cache_tag,
+        "lacks": [name for name in MODULES if importlib.util.find_spec(name) is None],
+    }
+    found = [own]
+    for name in [named] if named else PYTHONS:
+        path = name if name.startswith("/") else which(name)
+        if path is None or os.path.realpath(path) == os.path.realpath(sys.executable):
+            continue
+        output = run([path, "-I", "-c", _ASK_PYTHON])
+        if output.code == 0:
+            version, tag, *lacks = output.out.split()
+            numbers = [int(part) for part in version.split(".")]
+            found.append({"path": path, "version": numbers, "cache_tag": tag, "lacks": lacks})
+    return found
+
+
+def docker() -> dict[str, Any]:
+    """Whether there is an engine, and whether it answers."""
+    if which("dockerd") is None and not os.path.exists(DOCKER_SOCKET):
+        return {"present": False, "answers": False}
+    return {"present": True, "answers": engine_answers()}
+
+
+def engine_answers() -> bool:
+    """GET /_ping over the engine's socket."""
+    with socket.socket(socket.AF_UNIX) as link:
+        link.settimeout(ENGINE_TIMEOUT_S)
+        try:
+            link.connect(DOCKER_SOCKET)
+            link.sendall(b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n")
+            return b" 200 " in link.recv(64)
+        except OSError:
+            return False
+
+
+def taken_ports(wanted: list[list[Any]]) -> list[dict[str, Any]]:
+    """Which of these (port, protocol) somebody other than our agent listens on, and who."""
+    found = []
+    for port, protocol in wanted:
+        inodes = _listeners(protocol, port)
+        if not inodes:
+            continue
+        holder = _holder(inodes)
+        if holder is None or layout.UNIT not in (read(f"/proc/{holder}/cgroup") or b"").decode("utf-8", "replace"):
+            found.append({"port": port, "protocol": protocol, "holder": _describe(holder)})
+    return found
+
+
+def addresses() -> list[dict[str, str]]:
+    """Addresses of interfaces that are up: interface, address. Empty where `ip` isn't there."""
+    found = []
+    for line in lines(run(["ip", "-o", "address", "show", "up"]).out):
+        fields = line.split()
+        if len(fields) > 3 and fields[2] in ("inet", "inet6"):
+            found.append({"interface": fields[1], "address": fields[3].partition("/")[0]})
+    return found
+
+
+def _stable_path() -> str:
+    """The interpreter by the name that survives an update of the distribution's python3."""
+    name = f"/usr/bin/python{sys.version_info[0]}.{sys.version_info[1]}"
+    return name if os.path.realpath(name) == os.path.realpath(sys.executable) else sys.executable
+
+
+def _os_name() -> str:
+    for line in (read("/etc/os-release") or b"").decode("utf-8", "replace").splitlines():
+        if line.startswith("PRETTY_NAME="):
+            return line.partition("=")[2].strip('"')
+    return platform.system()
+
+
+def _disk(path: str) -> dict[str, Any]:
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    state = os.statvfs(path)
+    return {"free_bytes": state.f_bavail * state.f_frsize, "read_only": bool(state.f_flag & os.ST_RDONLY)}
+
+
+def _ssh_address(connection: str) -> str:
+    """The address that the operator's ssh came to (ssh(1), SSH_CONNECTION: client and port, server and port)."""
+    fields = connection.split()
+    return fields[2].partition("%")[0] if len(fields) == 4 else ""
+
+
+def _listeners(protocol: str, port: int) -> list[str]:
+    inodes = []
+    for file in (protocol, protocol + "6"):
+        for line in (read("/proc/net/" + file) or b"").decode().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == LISTENING[protocol] and int(fields[1].rpartition(":")[2], 16) == port:
+                inodes.append(fields[9])
+    return inodes
+
+
+def _holder(inodes: list[str]) -> int | None:
+    wanted = {f"socket:[{inode}]" for inode in inodes}
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            for descriptor in os.listdir(f"/proc/{entry}/fd"):
+                if os.readlink(f"/proc/{entry}/fd/{descriptor}") in wanted:
+                    return int(entry)
+        except OSError:
+            continue
+    return None
+
+
+def _describe(pid: int | None) -> str:
+    if pid is None:
+        return "another program"
+    command = (read(f"/proc/{pid}/cmdline") or b"").replace(b"\0", b" ").decode("utf-8", "replace").strip()
+    return f"pid {pid} ({command[:80] or 'ended meanwhile'})"
+
+
+def route_to(address: str, port: int) -> tuple[str, ...]:
+    """Our own address on the way there, without sending anything."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe_socket:
+            probe_socket.connect((address, port))
+            return (str(probe_socket.getsockname()[0]),)
+    except OSError:
+        return ()

@@ -1,0 +1,171 @@
+"""Commands and files on the host."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+import stat
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from bootstrap.remote.wire import Failure
+
+QUICK_TIMEOUT_S = 30.0  # what asks a daemon that answers at once, unless the machine is busy
+OUTPUT_SHOWN_CHARACTERS = 600
+
+# A host's administrator's own settings must not change what the commands say or do.
+ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+    "LC_ALL": "C.UTF-8",
+    "DEBIAN_FRONTEND": "noninteractive",
+}
+
+_DISK = {
+    errno.EROFS: (
+        "the disk is read-only",
+        "`dmesg` may say why; `mount -o remount,rw /` if it shouldn't be.",
+    ),
+    errno.ENOSPC: ("no space left on the disk", "`df -h` shows where; remove something, then run this again."),
+    errno.EDQUOT: ("the disk quota is used up", "Raise it, or remove something, then run this again."),
+    errno.EACCES: ("not allowed, though this is root", "Look for SELinux, AppArmor or a network file system there."),
+    errno.EPERM: ("not allowed, though this is root", "Look for the immutable flag: `lsattr` shows it."),
+}
+
+
+class Output(NamedTuple):
+    """How a command ended. `code` -1: it isn't there, -2: it didn't end in time."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def said(self) -> str:
+        """The end of what it wrote, for a person."""
+        text = self.err.strip() or self.out.strip()
+        return text[-OUTPUT_SHOWN_CHARACTERS:]
+
+
+def run(
+    argv: Sequence[str],
+    data: bytes | None = None,
+    timeout_s: float = QUICK_TIMEOUT_S,
+    environment: Mapping[str, str] | None = None,
+) -> Output:
+    """Run to the end. Never writes to our own output, never reads our own input."""
+    try:
+        process = subprocess.Popen(
+            list(argv),
+            stdin=subprocess.PIPE if data is not None else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=dict(ENVIRONMENT, **(environment or {})),
+            cwd="/",
+        )
+    except OSError as error:
+        return Output(-1, "", f"{argv[0]}: {error.strerror}")
+    try:
+        out, err = process.communicate(data, timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return Output(-2, "", f"{shown(argv)} did not end within {timeout_s:g} s")
+    return Output(process.returncode, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
+
+
+def must(argv: Sequence[str], data: bytes | None = None, timeout_s: float = QUICK_TIMEOUT_S, fix: str = "") -> str:
+    """What it wrote to stdout. Raises Failure when it fails."""
+    output = run(argv, data, timeout_s)
+    if output.code != 0:
+        raise Failure(f"`{shown(argv)}` failed: {output.said or output.code}", fix=fix)
+    return output.out
+
+
+def shown(argv: Sequence[str]) -> str:
+    """A command line for a person."""
+    return " ".join(argv)
+
+
+def which(name: str) -> str | None:
+    """The command's path on a usual system."""
+    for directory in ENVIRONMENT["PATH"].split(":"):
+        path = os.path.join(directory, name)
+        if os.access(path, os.X_OK) and os.path.isfile(path):
+            return path
+    return None
+
+
+def read(path: str, limit: int = 1_048_576) -> bytes | None:
+    """The file's content; None when it isn't there, or can't be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(limit)
+    except OSError:
+        return None
+
+
+def put(path: str, data: bytes, mode: int, dry: bool = False) -> bool:
+    """Make the file be that, whole or not at all; whether that changed anything. Raises Failure."""
+    try:
+        if read(path, len(data) + 1) == data and stat.S_IMODE(os.stat(path).st_mode) == mode:
+            return False
+        if dry:
+            return True
+        directory = os.path.dirname(path)
+        os.makedirs(directory, 0o755, exist_ok=True)
+        beside = os.path.join(directory, f".{os.path.basename(path)}.{secrets.token_hex(6)}")
+        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                os.fchmod(handle, mode)
+                file.write(data)
+                file.flush()
+                os.fsync(handle)
+            os.replace(beside, path)
+        except BaseException:
+            os.unlink(beside)
+            raise
+    except OSError as error:
+        raise disk_failure(error, path) from error
+    return True
+
+
+def link(path: str, target: str, dry: bool = False) -> bool:
+    """Make `path` a symbolic link to `target`, in one step; whether that changed anything. Raises Failure."""
+    try:
+        if os.path.islink(path) and os.readlink(path) == target:
+            return False
+        if dry:
+            return True
+        os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+        beside = f"{path}.{secrets.token_hex(6)}"
+        os.symlink(target, beside)
+        os.replace(beside, path)
+    except OSError as error:
+        raise disk_failure(error, path) from error
+    return True
+
+
+def digest(path: str) -> str:
+    """sha256 of a file, in hexadecimal; empty when it can't be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.sha256(file.read()).hexdigest()
+    except OSError:
+        return ""
+
+
+def disk_failure(error: OSError, path: str) -> Failure:
+    """What a person can do about it."""
+    what, fix = _DISK.get(error.errno or 0, (str(error.strerror or error), ""))
+    return Failure(what, str(error.filename or path), fix)
+
+
+def lines(text: str) -> list[str]:
+    """Those that say something."""
+    return [line for line in text.splitlines() if line.strip()]

@@ -1,0 +1,185 @@
+"""One host while it is installed: its connection, what it said, what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from msgspec import Struct
+
+from agent.errors import Conflict, InputError, MusterError
+from agent.model.cluster import IdentityRequest
+from agent.model.decode import convert
+from agent.model.identity import AGENT_ID_LENGTH, SAN_SUFFIX
+from agent.model.types import AgentId, ClusterId
+from bootstrap.bundle import Bundle
+from bootstrap.connection import Connection
+from bootstrap.inventory import InventoryHost
+from bootstrap.plan import HostPlan
+from bootstrap.probe import OPEN, PORTS, Facts
+
+QUICK_TIMEOUT_S: Final = 60.0  # what looks and writes some files, on a host that is busy
+UNPACK_TIMEOUT_S: Final = 600.0  # 17 MB over a slow line
+APPLY_TIMEOUT_S: Final = 2000.0  # Docker's packages, twice as long as the host's own limit
+START_TIMEOUT_S: Final = 120.0  # the host's own limit is below it
+
+UNIT_FILE: Final = "/etc/systemd/system/muster-agent.service"
+CONFIG_FILE: Final = "/etc/muster/agent.toml"
+
+
+class Applied(Struct, frozen=True, kw_only=True):
+    """What `apply` answers."""
+
+    changed: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+class Looked(Struct, frozen=True, kw_only=True):
+    """What `look` answers: whether that version is there, and files that aren't as they came."""
+
+    present: bool
+    damaged: tuple[str, ...]
+
+
+class Seen(Struct, frozen=True, kw_only=True):
+    """What `wait` answers."""
+
+    answers: bool
+    coordinator: str | None
+    unseen: tuple[str, ...]
+    reason: str
+
+
+@dataclass(slots=True)
+class Site:
+    """`error` None: all went well so far. `changed` and `notes` are for people."""
+
+    host: InventoryHost
+    tell: Callable[[str], None]
+    connection: Connection | None = None
+    facts: Facts | None = None
+    plan: HostPlan | None = None
+    request: IdentityRequest | None = None
+    id: AgentId | None = None
+    fresh: bool = False
+    changed: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    error: MusterError | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether it takes part in what comes next."""
+        return self.error is None
+
+    async def probe(self, python: str | None) -> Facts:
+        """What is there."""
+        self.tell("looking")
+        answer = await self._ask("probe", QUICK_TIMEOUT_S, ports=PORTS, open=OPEN, python=python)
+        self.facts = convert(answer, Facts, f"{self.host.alias}: its facts")
+        return self.facts
+
+    async def look(self, bundle: Bundle) -> Looked:
+        """Whether this version is there, and whole."""
+        answer = await self._ask("look", QUICK_TIMEOUT_S, version=bundle.version, manifest=bundle.manifest)
+        return convert(answer, Looked, "look")
+
+    async def unpack(self, bundle: Bundle) -> None:
+        """Send the tarball."""
+        self.tell("sending the agent")
+        await self._ask("unpack", UNPACK_TIMEOUT_S, blob=bundle.path, version=bundle.version, sha256=bundle.sha256)
+
+    async def apply(
+        self,
+        *,
+        version: str | None = None,
+        launcher: str = "",
+        docker: bool = False,
+        firewall: tuple[tuple[str, ...], ...] = (),
+        files: tuple[dict[str, object], ...] = (),
+        dry: bool,
+    ) -> tuple[str, ...]:
+        """Files, links, group, Docker; what that changed."""
+        answer = await self._ask(
+            "apply",
+            APPLY_TIMEOUT_S,
+            version=version,
+            launcher=launcher,
+            docker=docker,
+            firewall=firewall,
+            files=files,
+            dry=dry,
+        )
+        applied: Applied = convert(answer, Applied, "apply")
+        self.changed += applied.changed
+        self.notes += applied.notes
+        return applied.changed
+
+    async def ask_identity(self) -> IdentityRequest:
+        """The host's request, with the keys it has or makes now."""
+        assert self.plan is not None
+        self.tell("making keys")
+        answer = await self._ask("request", QUICK_TIMEOUT_S, name=self.plan.name, address=self.plan.address)
+        self.request = convert(answer, IdentityRequest, f"{self.host.alias}: its identity request")
+        self.id = self.request.id
+        return self.request
+
+    async def accept(self, grant: bytes) -> None:
+        """Hand over certificate and genesis."""
+        self.tell("handing over its identity")
+        await self._ask("accept", QUICK_TIMEOUT_S, grant=grant.decode())
+        self.changed.append("identity")
+
+    async def start(self, *, restart: bool, reload: bool) -> None:
+        """The unit, enabled and running."""
+        self.tell("starting")
+        if await self._ask("start", START_TIMEOUT_S, restart=restart, reload=reload):
+            self.changed.append("restarted" if restart else "started")
+
+    async def wait(self, members: list[AgentId], timeout_s: float) -> Seen:
+        """Until its agent sees these members."""
+        self.tell("waiting for the others")
+        answer = await self._ask("wait", timeout_s + QUICK_TIMEOUT_S, members=members, timeout_s=timeout_s)
+        return convert(answer, Seen, "wait")
+
+    async def reach(self, peers: list[tuple[str, str, int]]) -> list[str]:
+        """The names of peers that it can't connect to."""
+        answer = await self._ask("reach", QUICK_TIMEOUT_S, peers=peers)
+        return [str(name) for name in answer]
+
+    async def remove(self, *, cluster: ClusterId, delete_volumes: bool, dry: bool) -> tuple[list[str], list[str]]:
+        """Take everything away; (what is gone, what stays)."""
+        answer = await self._ask("remove", APPLY_TIMEOUT_S, cluster=cluster, delete_volumes=delete_volumes, dry=dry)
+        return [str(each) for each in answer["removed"]], [str(each) for each in answer["kept"]]
+
+    async def close(self) -> None:
+        """End the connection, if there is one."""
+        if self.connection is not None:
+            await self.connection.close()
+            self.connection = None
+
+    async def _ask(self, do: str, limit_s: float, blob: Path | None = None, **fields: object) -> Any:
+        assert self.connection is not None
+        return await self.connection.ask(do, step=self.tell, limit_s=limit_s, blob=blob, **fields)
+
+
+def member_of(certificate: str, cluster: ClusterId) -> AgentId:
+    """Who a host is by its certificate. Raises Conflict when it's of another cluster, InputError when it isn't one."""
+    from cryptography import x509
+    from cryptography.x509.oid import NameOID
+
+    try:
+        parsed = x509.load_pem_x509_certificate(certificate.encode())
+        issuer = parsed.issuer.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value
+        names = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        name = str(next(iter(names)).value)
+    except (ValueError, IndexError, StopIteration, x509.ExtensionNotFound, x509.DuplicateExtension):
+        raise InputError(
+            "its certificate can't be read", fix="`bootstrap uninstall` it, then install it again."
+        ) from None
+    issuer = issuer if isinstance(issuer, str) else issuer.decode("ascii", "replace")
+    if issuer != cluster:
+        fix = "Use that cluster's home (--home), or `bootstrap uninstall` the host first."
+        raise Conflict(f"it belongs to another cluster, {issuer}", fix=fix)
+    return name.removesuffix(SAN_SUFFIX)[:AGENT_ID_LENGTH]

@@ -1,0 +1,274 @@
+"""OpenSSH: the command line for a host, and what its complaints mean. The user's own configuration and agent count."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+
+from agent.errors import MusterError, NotAllowed, RuntimeUnavailable, TimedOut, Unreachable
+from bootstrap.inventory import InventoryHost
+from bootstrap.program import LOADER, LOADING, TOO_OLD
+
+CONNECT_TIMEOUT_S: Final = 10  # a host across the world answers within one
+ALIVE_INTERVAL_S: Final = 5
+ALIVE_COUNT: Final = 6  # a host that says nothing for half a minute is gone
+QUERY_TIMEOUT_S: Final = 10.0
+
+SUDO_PROMPT: Final = "muster-sudo-password:"
+"""sudo writes it to stderr when it wants the password; ours, so that it is known among what else comes there."""
+
+_OPTIONS: Final = (
+    "BatchMode=yes",
+    "PasswordAuthentication=no",
+    "KbdInteractiveAuthentication=no",
+    "ForwardAgent=no",
+    "ForwardX11=no",
+    "ClearAllForwardings=yes",
+    "PermitLocalCommand=no",
+    "RemoteCommand=none",
+    "RequestTTY=no",
+    f"ConnectTimeout={CONNECT_TIMEOUT_S}",
+    f"ServerAliveInterval={ALIVE_INTERVAL_S}",
+    f"ServerAliveCountMax={ALIVE_COUNT}",
+)
+
+
+class SshSettings(Struct, frozen=True, kw_only=True):
+    """What the command line said for all hosts."""
+
+    identity_file: str | None = None
+    accept_new: bool = False
+    sudo_password: bool = False
+
+
+class Resolved(Struct, frozen=True, kw_only=True):
+    """What ssh makes of a destination (`ssh -G`)."""
+
+    user: str
+    identity_files: tuple[str, ...]
+    jump: str
+
+
+def arguments(host: InventoryHost, settings: SshSettings) -> list[str]:
+    """ssh's own arguments up to and with the destination; no command yet."""
+    argv = ["ssh", "-T", *(part for option in _OPTIONS for part in ("-o", option))]
+    argv += ["-o", f"StrictHostKeyChecking={'accept-new' if settings.accept_new else 'yes'}"]
+    if key := key_file(host, settings):
+        argv += ["-o", "IdentitiesOnly=yes", "-i", key]
+    if host.port is not None:
+        argv += ["-p", str(host.port)]
+    if host.user is not None:
+        argv += ["-l", host.user]
+    return [*argv, "--", host.host]
+
+
+def key_file(host: InventoryHost, settings: SshSettings) -> str | None:
+    """The private key that was named for this host."""
+    named = host.key or settings.identity_file
+    return os.path.expanduser(named) if named else None
+
+
+def helper_command(host: InventoryHost, settings: SshSettings, user: str) -> list[str]:
+    """The argv that starts the helper on the host as root; on this machine for a local one."""
+    python = host.python or ("/usr/bin/python3" if host.local and os.path.exists("/usr/bin/python3") else "python3")
+    sudo = user != "root" if host.sudo is None else host.sudo and user != "root"
+    how = ["sudo", "-S", "-p", SUDO_PROMPT] if settings.sudo_password else ["sudo", "-n"]
+    prefix = [*how, "--"] if sudo else []
+    if host.local:
+        return [*prefix, python, "-I", "-c", LOADER]
+    # The host's login shell puts this line together again, whichever it is: only these words, no data.
+    command = " ".join([*prefix, python, "-I", "-c", f"'{LOADER}'", '"$SSH_CONNECTION"'])
+    return [*arguments(host, settings), command]
+
+
+def environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """ssh may ask nobody: neither a terminal nor a window."""
+    return {**environ, "SSH_ASKPASS_REQUIRE": "never", "LC_ALL": "C.UTF-8"}
+
+
+def resolve(host: InventoryHost, settings: SshSettings) -> Resolved:
+    """Ask ssh what its configuration makes of the destination. Raises RuntimeUnavailable without an ssh."""
+    options = arguments(host, settings)
+    try:
+        done = subprocess.run(
+            [*options[:1], "-G", *options[1:]],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=QUERY_TIMEOUT_S,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise RuntimeUnavailable("there is no ssh on this machine", fix="apt install openssh-client") from None
+    except subprocess.TimeoutExpired:
+        raise TimedOut("`ssh -G` doesn't end", fix="Look at `Match exec` lines in ~/.ssh/config.") from None
+    if done.returncode != 0:
+        raise MusterError(f"ssh refuses: {_last(done.stderr)}", fix="Look at ~/.ssh/config.")
+    pairs = [line.partition(" ") for line in done.stdout.splitlines()]
+    values = {key: value for key, _, value in pairs}
+    return Resolved(
+        user=values.get("user", ""),
+        identity_files=tuple(value for key, _, value in pairs if key == "identityfile"),
+        jump=values.get("proxyjump", ""),
+    )
+
+
+def locked_key(files: tuple[str, ...]) -> str | None:
+    """The first of these private keys that has a passphrase and isn't in the user's ssh agent."""
+    held = _run(["ssh-add", "-L"])
+    for name in files:
+        path = Path(name).expanduser()
+        if not path.is_file():
+            continue
+        opened = _run(["ssh-keygen", "-y", "-P", "", "-f", str(path)])
+        if opened is not None and opened.returncode != 0 and "passphrase" in opened.stderr:
+            public = path.with_name(path.name + ".pub")
+            blob = public.read_text("utf-8", "replace").split()[1:2] if public.is_file() else []
+            if held is None or held.returncode != 0 or not blob or blob[0] not in held.stdout:
+                return name
+    return None
+
+
+def explain(host: InventoryHost, resolved: Resolved | None, complaint: str, code: int) -> MusterError:
+    """One line and its fix for how the connection ended, from what ssh, sudo or python wrote to stderr. Pure."""
+    text = complaint.replace("\r", "")
+    for pattern, make in _COMPLAINTS:
+        if match := re.search(pattern, text, re.IGNORECASE | re.MULTILINE):
+            return make(_Case(host, resolved, match))
+    said = _last(text) or f"exit {code}"
+    return Unreachable(f"the connection ended: {said}", fix=f"Try it by hand: ssh {_by_hand(host)} true")
+
+
+class _Case:
+    """A complaint that was recognised."""
+
+    def __init__(self, host: InventoryHost, resolved: Resolved | None, match: re.Match[str]) -> None:
+        self.host, self.resolved, self.match = host, resolved, match
+
+    @property
+    def hand(self) -> str:
+        """ssh's arguments as one would type them."""
+        return _by_hand(self.host)
+
+    @property
+    def user(self) -> str:
+        """Who would log in."""
+        return self.host.user or (self.resolved.user if self.resolved is not None else "") or "the user"
+
+
+def _by_hand(host: InventoryHost) -> str:
+    port = f"-p {host.port} " if host.port else ""
+    return f"{port}{f'{host.user}@' if host.user else ''}{host.host}"
+
+
+_NOISE: Final = re.compile(rf"Warning: Permanently added|{LOADING}|{SUDO_PROMPT}")
+
+
+def _last(text: str) -> str:
+    said = [line.strip() for line in text.splitlines() if line.strip() and not _NOISE.match(line)]
+    return said[-1][:300] if said else ""
+
+
+def _run(argv: list[str]) -> subprocess.CompletedProcess[str] | None:
+    try:
+        return subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=QUERY_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+
+
+def _changed_key(case: _Case) -> MusterError:
+    fix = (
+        f"If it was set up anew: ssh-keygen -R '{_known_as(case.host)}', then log in once. If not, somebody listens in."
+    )
+    return NotAllowed("its host key isn't the one that is known", fix=fix)
+
+
+def _unknown_key(case: _Case) -> MusterError:
+    fix = f"Log in once to check it: ssh {case.hand}; or believe keys seen for the first time: --accept-new"
+    return NotAllowed("its host key isn't known", fix=fix)
+
+
+def _denied(case: _Case) -> MusterError:
+    fix = f"Bring your key there: ssh-copy-id {case.hand}; or name the key: --identity-file FILE"
+    return NotAllowed(f"ssh doesn't let {case.user} in ({case.match[1]})", fix=fix)
+
+
+def _known_as(host: InventoryHost) -> str:
+    return f"[{host.host}]:{host.port}" if host.port not in (None, 22) else host.host
+
+
+def _sudo_rule(case: _Case) -> MusterError:
+    fix = f"--ask-sudo-password; or let {case.user} use sudo without one, or log in as root."
+    return NotAllowed(f"sudo asks {case.user} for a password", fix=fix)
+
+
+_COMPLAINTS: Final = (
+    (r"REMOTE HOST IDENTIFICATION HAS CHANGED", _changed_key),
+    (r"Host key verification failed|No \S+ host key is known", _unknown_key),
+    (
+        r"Permission denied \(([^)]*)\)|Too many (authentication failures)",
+        _denied,
+    ),
+    (
+        r"Could not resolve hostname (\S+?):",
+        lambda c: Unreachable(f"there is no host {c.match[1]}", fix=f"Look for a slip in {c.host.where}, or at DNS."),
+    ),
+    (
+        r"port (\d+): Connection refused",
+        lambda c: Unreachable(
+            f"nothing listens on port {c.match[1]}",
+            fix=f"Is sshd running there, and on that port? {c.host.host}:PORT in the list names another.",
+        ),
+    ),
+    (
+        r"Connection timed out|Operation timed out|No route to host|Network is unreachable|timeout.*not responding",
+        lambda c: Unreachable("no answer on the network", fix="Is it on, and its address right? Does a firewall drop?"),
+    ),
+    (
+        r"sudo: .*password is required|sudo: a terminal is required|sudo: no tty",
+        _sudo_rule,
+    ),
+    (
+        r"is not in the sudoers file|not allowed to (?:execute|run)",
+        lambda c: NotAllowed(f"{c.user} may not use sudo there", fix="Add the user to group sudo, or log in as root."),
+    ),
+    (
+        r"sudo: (?:command )?not found|sudo: No such file",
+        lambda c: NotAllowed(f"there is no sudo, and {c.user} isn't root", fix="apt install sudo there; or use root@."),
+    ),
+    (
+        TOO_OLD + r" (\S+)",
+        lambda c: MusterError(
+            f"its python3 is {c.match[1]}, 3.11 is needed", fix="Install one and name it: python=/usr/bin/python3.11"
+        ),
+    ),
+    (
+        r"python\S*: (?:command )?not found|python\S*: No such file|unknown command:? .*python",
+        lambda c: MusterError("there is no python3", fix="apt install python3 there (dnf, apk, …); 3.11 or later."),
+    ),
+    (
+        r"No space left on device",
+        lambda c: MusterError("no space left on the disk", fix="`df -h` there shows where."),
+    ),
+    (
+        r"Connection (?:closed|reset) by|kex_exchange_identification",
+        lambda c: Unreachable(
+            "sshd closed the connection", fix=f"Its log says why: journalctl -u ssh there. By hand: ssh {c.hand}"
+        ),
+    ),
+    (
+        r"Bad owner or permissions on (\S+)|(Load key .*: bad permissions)",
+        lambda c: NotAllowed(
+            f"ssh won't use {c.match[1] or 'the key'}: others may write or read it", fix="chmod 600 it."
+        ),
+    ),
+)
+"""The first that fits is told, so what is certain stands before what may follow from it."""

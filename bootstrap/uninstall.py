@@ -1,0 +1,165 @@
+"""Uninstalling: all of a cluster, or some of its hosts while the rest goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from agent.client import Client, home_client
+from agent.errors import MusterError, NotAllowed
+from agent.home import Home
+from agent.model.instruction import Expel
+from agent.model.status import Status
+from agent.model.types import AgentId
+from bootstrap.connection import Connection
+from bootstrap.install import CONNECTING_AT_ONCE, forget_members
+from bootstrap.inventory import InventoryHost
+from bootstrap.progress import Display
+from bootstrap.site import Site, member_of
+from bootstrap.ssh import SshSettings
+
+SETTLE_TIMEOUT_S: Final = 20.0  # for the rest to be whole after one voter is gone, before the next goes
+SETTLE_ROUND_S: Final = 0.2
+
+
+class RemovalResult(Struct, frozen=True, kw_only=True):
+    """What became of a host; `what` is empty when it went well."""
+
+    host: str
+    removed: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    what: str = ""
+    where: str = ""
+    fix: str = ""
+
+
+class Removal:
+    """`run` it once. `whole`: the cluster ends; else the hosts are expelled and the rest goes on."""
+
+    def __init__(
+        self,
+        home: Home,
+        hosts: Sequence[InventoryHost],
+        *,
+        settings: SshSettings,
+        display: Display,
+        whole: bool,
+        delete_volumes: bool = False,
+        password: str | None = None,
+        dry: bool = False,
+    ) -> None:
+        self._home, self._settings, self._display = home, settings, display
+        self._whole, self._delete_volumes, self._password, self._dry = whole, delete_volumes, password, dry
+        self._connecting = asyncio.Semaphore(CONNECTING_AT_ONCE)
+        self._sites = [Site(host=host, tell=self._teller(host.alias)) for host in hosts]
+        self._kept: dict[str, tuple[str, ...]] = {}
+
+    async def run(self) -> list[RemovalResult]:
+        """Raises MusterError for what concerns all, e.g. NotAllowed when too few voters would be left."""
+        try:
+            await self._each(self._reach)
+            if not self._whole:
+                await self._expel([site for site in self._sites if site.ok and site.id is not None])
+            await self._each(self._remove)
+            if not self._dry:
+                gone = frozenset(site.id for site in self._sites if site.ok and site.id is not None)
+                if not self._whole:
+                    self._home = await asyncio.to_thread(forget_members, self._home, gone)
+            return [self._result(site) for site in self._sites]
+        finally:
+            await asyncio.gather(*(site.close() for site in self._sites))
+
+    async def _reach(self, site: Site) -> None:
+        async with self._connecting:
+            site.tell("connecting")
+            site.connection = await Connection.open(site.host, self._settings, self._password)
+        facts = await site.probe(site.host.python)
+        if not facts.root:
+            raise NotAllowed("the helper isn't root there", fix="Use root@, or a user who may use sudo.")
+        if facts.installed.certificate is not None:
+            site.id = member_of(facts.installed.certificate, self._home.cluster.id)
+
+    async def _expel(self, sites: Sequence[Site]) -> None:
+        """One after another, so that others take over votes in between. Raises NotAllowed before anything is done."""
+        members = {member.id for member in self._home.cluster.members}
+        leaving = [site for site in sites if site.id in members]
+        if not leaving:
+            return
+        client = await asyncio.to_thread(home_client, self._home)
+        async with client:
+            status = await client.status()
+            check_majority(status, frozenset(site.id for site in leaving if site.id is not None))
+            if self._dry:
+                return
+            for site in leaving:
+                assert site.id is not None
+                site.tell("expelling")
+                try:
+                    await client.submit("expel", f"member:{site.id}", Expel(reason="bootstrap uninstall"))
+                except MusterError as error:
+                    self._fail(site, error)
+                    continue
+                client.prefer(next(host.name for host in status.hosts if host.id != site.id))
+                await self._settled(client, site.id)
+
+    async def _settled(self, client: Client, gone: AgentId) -> None:
+        """Until the host is out of the status and its vote given to another, or the time is up."""
+        deadline = time.monotonic() + SETTLE_TIMEOUT_S
+        while time.monotonic() < deadline:
+            try:
+                status = await client.status()
+            except MusterError:
+                status = None  # the coordinator was the one that went; the next is being elected
+            if status is not None and not status.stale and all(host.id != gone for host in status.hosts):
+                return
+            await asyncio.sleep(SETTLE_ROUND_S)
+
+    async def _remove(self, site: Site) -> None:
+        removed, kept = await site.remove(
+            cluster=self._home.cluster.id, delete_volumes=self._delete_volumes, dry=self._dry
+        )
+        site.changed += removed
+        self._kept[site.host.alias] = tuple(kept)
+        self._display.done(site.host.alias, "looked at" if self._dry else "uninstalled")
+
+    async def _each(self, act: Callable[[Site], Awaitable[None]]) -> None:
+        async def one(site: Site) -> None:
+            try:
+                await act(site)
+            except MusterError as error:
+                self._fail(site, error)
+
+        await asyncio.gather(*(one(site) for site in self._sites if site.ok))
+
+    def _fail(self, site: Site, error: MusterError) -> None:
+        site.error = error
+        self._display.failed(site.host.alias, error)
+
+    def _teller(self, alias: str) -> Callable[[str], None]:
+        return lambda text: self._display.step(alias, text)
+
+    def _result(self, site: Site) -> RemovalResult:
+        error = site.error
+        return RemovalResult(
+            host=site.host.alias,
+            removed=tuple(site.changed),
+            kept=self._kept.get(site.host.alias, ()),
+            what=error.what if error is not None else "",
+            where=error.where if error is not None else "",
+            fix=error.fix if error is not None else "",
+        )
+
+
+def check_majority(status: Status, leaving: frozenset[AgentId]) -> None:
+    """Raises NotAllowed when the voters that stay and are alive would be no majority of today's. Pure."""
+    voters = [host for host in status.hosts if host.role in ("voter", "coordinator")]
+    staying = [host for host in voters if host.id not in leaving and host.state == "alive"]
+    needed = len(voters) // 2 + 1
+    if len(staying) < needed:
+        what = f"of {len(voters)} voters {len(staying)} would be left, and {needed} must agree for the ledger to go on"
+        fix = "Take fewer hosts at a time, other hosts vote half a minute later; or all of them, without --limit."
+        raise NotAllowed(what, where=status.cluster.name, fix=fix)

@@ -1,0 +1,99 @@
+"""`bootstrap uninstall HOSTS`: asks first, and says what stays."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import msgspec
+
+from agent.errors import EXIT_DEGRADED, InputError
+from agent.home import Home, find_home, open_home
+from bootstrap.install_cli import choose, host_options, make_display, read_hosts, sudo_password
+from bootstrap.ssh import SshSettings
+from bootstrap.uninstall import Removal, RemovalResult
+
+
+@click.command()
+@host_options
+@click.option("--delete-volumes", is_flag=True, help="Delete named volumes and plans' own files too.")
+@click.option("--yes", is_flag=True, help="Don't ask.")
+def uninstall(
+    hosts: Path,
+    limit: str | None,
+    home: str | None,
+    identity_file: str | None,
+    accept_new: bool,
+    ask_sudo_password: bool,
+    dry_run: bool,
+    as_json: bool,
+    delete_volumes: bool,
+    yes: bool,
+) -> None:
+    """Take the agent, its containers and its files off hosts.
+
+    Named volumes, Docker and the cluster home stay. With --limit the rest goes on as a cluster: these hosts are
+    expelled first, unless too few voters would be left.
+    """
+    every = read_hosts(hosts)
+    chosen = choose(every, limit)
+    opened = open_home(find_home(home, os.environ))
+    whole = limit is None
+    if not (yes or dry_run):
+        _ask(opened, [host.alias for host in chosen], whole=whole, delete_volumes=delete_volumes)
+    display = make_display(chosen, as_json=as_json)
+    removal = Removal(
+        opened,
+        chosen,
+        settings=SshSettings(identity_file=identity_file, accept_new=accept_new, sudo_password=ask_sudo_password),
+        display=display,
+        password=sudo_password() if ask_sudo_password else None,
+        whole=whole,
+        delete_volumes=delete_volumes,
+        dry=dry_run,
+    )
+    with display:
+        results = asyncio.run(removal.run())
+    if as_json:
+        document = {"ok": all(not result.what for result in results), "hosts": results, "home": str(opened.path)}
+        click.echo(msgspec.json.encode(document).decode())
+    else:
+        _summary(opened, results, hosts, whole=whole, dry=dry_run)
+    if any(result.what for result in results):
+        click.get_current_context().exit(EXIT_DEGRADED)
+
+
+def _ask(home: Home, names: Sequence[str], *, whole: bool, delete_volumes: bool) -> None:
+    """Raises click.Abort for a no, InputError where nobody can answer."""
+    listed = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    what = f"all of cluster {home.cluster.name}" if whole else f"these hosts of cluster {home.cluster.name}"
+    volumes = "; their volumes are DELETED" if delete_volumes else "; named volumes stay"
+    click.echo(f"This takes away {what}: {listed}{volumes}.")
+    if not os.isatty(0):
+        raise InputError("nobody can be asked here", where="--yes", fix="Give --yes if you mean it.")
+    click.confirm("Go on?", abort=True)
+
+
+def _summary(home: Home, results: Sequence[RemovalResult], hosts: Path, *, whole: bool, dry: bool) -> None:
+    for result in results:
+        if dry:
+            click.echo(f"{result.host} would lose: {', '.join(result.removed) or 'nothing'}")
+        for kept in result.kept:
+            click.echo(f"kept: {result.host}: {kept}")
+    failed = [result for result in results if result.what]
+    done = len(results) - len(failed)
+    click.echo(f"\ncluster {home.cluster.name}: {done} of {len(results)} hosts {'looked at' if dry else 'uninstalled'}")
+    if failed:
+        names = ",".join(result.host for result in failed)
+        click.echo(
+            f"Again for {'that host' if len(failed) == 1 else 'those'}: bootstrap uninstall {hosts} --limit {names}"
+        )
+    if any(result.kept for result in results):
+        click.echo("--delete-volumes deletes what was kept.")
+    if whole and not failed and not dry:
+        click.echo(
+            f"The cluster's home stays: {home.path}. Its cluster is over; the next one gets another (--name, --home)."
+        )
