@@ -51,7 +51,7 @@ from agent.node.machine import Compaction
 from agent.node.messages import Frame
 from agent.raft import Entry, EntryKind, RaftTiming
 from agent.swim import SwimConfig
-from tests.sim.disk import SimDisk
+from tests.node.disk import Disk
 from tests.support.ledger import ANCHOR, CLUSTER, START_MS, key_of_person, member, operator
 
 MAX_SPINS = 20  # timers at one moment; more would burn a core in a real agent
@@ -65,7 +65,7 @@ class Node:
 
     cluster: Cluster
     member: Member
-    disk: SimDisk
+    disk: Disk
     core: NodeCore | None = None
     life: int = 0
     skew_ms: int = 0
@@ -107,6 +107,13 @@ class Node:
         self.sent.clear()
         self.desired.clear()
         self.stores.clear()
+
+    def hand_over(self, to: Node) -> None:
+        """The coordination, whole."""
+        self.up.context.raft.transfer_leadership(to.id, self.cluster.now)
+        self.up.on_deadline(self.when)
+        self.cluster.settle()
+        assert to.up.context.leads
 
     # What operators ask here
 
@@ -184,7 +191,7 @@ class Cluster:
 
     def add(self, item: Member) -> Node:
         """A host with its keys and the genesis; not started."""
-        node = self.nodes[item.name] = Node(self, item, SimDisk(self._genesis))
+        node = self.nodes[item.name] = Node(self, item, Disk(self._genesis))
         return node
 
     def n(self, name: str) -> Node:

@@ -22,7 +22,7 @@ from agent.node.messages import (
     Submit,
     SwimFrame,
 )
-from agent.raft.messages import Append, PreVote, PreVoteResponse, Vote
+from agent.raft.messages import Append, PreVote, PreVoteResponse, TimeoutNow, Vote
 from agent.swim import Ping
 from tests.node.cluster import Cluster, Node
 from tests.support.ledger import member
@@ -146,6 +146,17 @@ def test_nobody_wants_a_link_with_the_expelled(cluster: Cluster) -> None:
     cluster.run(1.0)
     assert not any(victim.id in node.wanted for node in cluster.alive if node is not victim)
     assert not any(cluster.linked(victim.name, other) for other in cluster.nodes if other != victim.name)
+
+
+def test_an_expelled_coordinator_isnt_wanted_though_it_still_votes(cluster: Cluster) -> None:
+    victim = cluster.elect()
+    cluster.lost = lambda sender, to, frame: isinstance(frame, RaftFrame) and isinstance(frame.message, TimeoutNow)
+    cluster.expel(victim.name, at=victim.name)
+    left = [node for node in cluster.alive if node is not victim and victim.id in node.up.context.state.expelled]
+    assert left
+    for node in left:
+        assert victim.id in node.up.context.raft.configuration.voters
+        assert victim.id not in node.wanted
 
 
 def test_an_expelled_voter_leaves_the_voters(cluster: Cluster) -> None:

@@ -146,10 +146,11 @@ def test_beyond_what_was_verified_they_are(alone: Node, checks: list[bool]) -> N
 
 
 def forged(cluster: Cluster, name: str) -> bytes:
-    """An entry that only a taken coordinator would propose: the token binds another body."""
-    token, _ = cluster.signed("deploy", f"stack:{name}", stack(name))
-    _, other = cluster.signed("deploy", f"stack:{name}", stack(name), by="recovery")
-    return encode_entry(InstructionEntry(at=0, token=token, body=other + b" ", via=cluster.n("n1").id))
+    """An entry that only a taken coordinator would propose: everything but the signature is in order."""
+    token, body = cluster.signed("deploy", f"stack:{name}", stack(name))
+    head, claims, _ = token.split(".")
+    wrong = "A" * 86
+    return encode_entry(InstructionEntry(at=0, token=f"{head}.{claims}.{wrong}", body=body, via=cluster.n("n1").id))
 
 
 def test_a_forged_entry_is_refused_by_everybody_and_again_at_each_start() -> None:
@@ -260,6 +261,29 @@ def test_a_voter_that_was_away_for_long_takes_a_snapshot_it_can_vouch_for() -> N
     assert lost.up.context.state.chain == node.up.context.state.chain
     assert lost.disk.snapshot is not None
     assert lost.up.drops == {}
+
+
+def test_a_voter_refuses_a_forged_snapshot_and_takes_the_next_sound_one() -> None:
+    cluster = Cluster(3, compaction=OFTEN)
+    cluster.elect()
+    lost = cluster.followers[0]
+    cluster.crash(lost.name)
+    node = cluster.elect()
+    for number in range(8):
+        node.deploy(f"s{number}")
+    raft = node.up.context.raft
+    assert raft.snapshot is not None
+    sound = decode_snapshot(raft.snapshot.data)
+    forged = replace(sound, operators={**sound.operators, "eve": operator("eve")})
+    raft._state.snapshot = replace(raft.snapshot, data=encode_snapshot(forged))  # this coordinator was taken
+    cluster.start(lost.name)
+    cluster.run(3.0)
+    assert lost.up.drops["snapshot"] == 1
+    assert "eve" not in lost.up.context.state.operators
+    for number in range(8, 12):
+        node.deploy(f"s{number}")
+    cluster.run(5.0)
+    assert lost.up.context.state.chain == node.up.context.state.chain
 
 
 def test_a_stored_snapshot_that_nobody_vouches_for_stops_the_agent(alone: Node) -> None:

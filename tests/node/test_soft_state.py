@@ -9,9 +9,11 @@ from agent.host import HostObservation
 from agent.model.events import Event
 from agent.model.report import HostReport, ObservedReplica
 from agent.node.chronicle import KEPT_EVENTS
+from agent.node.effects import Serve, Unserve
 from agent.node.inquiries import STATUS_WAIT_S
 from agent.node.local_host import REPORT_EVERY_S
-from agent.node.messages import CallFrame, CancelFrame, FollowEvents, ReplyFrame, ReportFrame
+from agent.node.messages import CallFrame, CancelFrame, FollowEvents, FollowLogs, RaftFrame, ReplyFrame, ReportFrame
+from agent.raft.messages import AppendResponse, PreVote, Vote, VoteResponse
 from tests.node.cluster import Cluster, Node, running, stack
 
 
@@ -53,16 +55,43 @@ def test_the_next_coordinator_is_told_anew(cluster: Cluster) -> None:
 
 
 def test_a_coordinator_that_is_elected_again_is_told_anew(cluster: Cluster) -> None:
-    """It forgot everything with its term, though the others may not have noticed that it was away."""
+    """It forgot everything with its term, though not everybody noticed that another one was in between."""
+    coordinator, (other, unaware) = cluster.elect(), cluster.followers
+    unheard = (Vote, PreVote, VoteResponse)
+    cluster.lost = lambda sender, to, frame: (
+        to == unaware.name
+        and isinstance(frame, RaftFrame)
+        and (sender == other.name or isinstance(frame.message, unheard))
+    )
+    coordinator.hand_over(other)
+    assert not coordinator.up.coordination.reports, "soft state belongs to one coordinator's time"
+    other.hand_over(coordinator)
+    assert coordinator.up.coordination.reports.keys() == {node.id for node in cluster.alive}
+
+
+def test_nothing_is_decided_while_a_decision_is_on_its_way(cluster: Cluster) -> None:
     coordinator = cluster.elect()
+    for node in cluster.alive:
+        node.up.observed(running(node.desired[-1]), node.when)
+    cluster.lost = lambda sender, to, frame: isinstance(frame, RaftFrame) and isinstance(frame.message, AppendResponse)
     raft = coordinator.up.context.raft
-    term = raft.term
-    cluster.lost = lambda sender, to, frame: coordinator.name in (sender, to) and not isinstance(frame, ReportFrame)
-    cluster.until(lambda: not raft.is_leader)
+    before = raft.last_index
+    stuck = [node.deploy(name) for node, name in ((coordinator, "shop"), (cluster.followers[0], "blog"))]
+    assert raft.last_index == before + len(stuck)
     cluster.lost = lambda sender, to, frame: False
-    cluster.until(lambda: cluster.coordinator is not None and cluster.coordinator.up.context.raft.term > term)
-    cluster.run(0.5)
-    assert cluster.elect().up.coordination.reports.keys() == {node.id for node in cluster.alive}
+    cluster.until(lambda: coordinator.up.context.state.assignments)
+    cluster.lost = lambda sender, to, frame: isinstance(frame, RaftFrame) and isinstance(frame.message, AppendResponse)
+    for node in cluster.alive:
+        node.obeys = True
+        node.up.observed(running(node.desired[-1]), node.when)
+    cluster.settle()
+    decided = raft.last_index
+    for _ in range(30):
+        cluster.run(0.1)
+        follower = cluster.followers[0]
+        follower.up.observed(running(follower.desired[-1], busy_ports=()), follower.when)
+        cluster.settle()
+    assert raft.last_index == decided
 
 
 def test_a_report_for_another_host_is_dropped(cluster: Cluster) -> None:
@@ -208,6 +237,19 @@ def test_each_agent_numbers_its_events_itself_without_a_gap(cluster: Cluster) ->
     assert numbers == list(range(1, len(numbers) + 1))
 
 
+def test_events_from_the_coordinator_get_the_agents_own_numbers(cluster: Cluster) -> None:
+    coordinator, follower = cluster.elect(), cluster.followers[0]
+    for number in range(10):
+        coordinator.up.chronicle.tell(coordinator.when, "host", f"event {number}")
+    follower.up.listen(True)
+    cluster.settle()
+    before = follower.up.chronicle.recent[-1].id
+    follower.deploy()
+    new = [event for event in follower.up.chronicle.recent if event.id > before]
+    assert [event.id for event in new] == list(range(before + 1, before + 1 + len(new)))
+    assert new[0].kind == "instruction"
+
+
 def test_an_agent_without_listeners_follows_nobody(cluster: Cluster) -> None:
     follower = cluster.followers[0]
     listening(cluster, follower)
@@ -278,3 +320,22 @@ def test_only_the_newest_events_are_kept(cluster: Cluster) -> None:
         node.up.chronicle.tell(node.when, "host", f"event {number}")
     assert len(node.up.chronicle.recent) == KEPT_EVENTS
     assert node.up.chronicle.recent[-1].what == f"event {KEPT_EVENTS + 4}"
+
+
+# What the host behind the core answers
+
+
+def test_a_peers_question_to_the_host_goes_on_and_ends_with_its_cancel_or_its_link(cluster: Cluster) -> None:
+    node, peer = cluster.followers
+    asked = FollowLogs(stack="shop", service="web", slot=1)
+    for call in (7, 8):
+        node.up.frame(peer.id, CallFrame(id=call, request=asked), node.when)
+    node.up.frame(peer.id, CancelFrame(id=7), node.when)
+    cluster.settle()
+    cluster.cut_pair(node.name, peer.name)
+    assert node.served == [
+        Serve(peer=peer.id, call=7, request=asked),
+        Serve(peer=peer.id, call=8, request=asked),
+        Unserve(peer=peer.id, call=7),
+        Unserve(peer=peer.id),
+    ]

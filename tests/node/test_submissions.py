@@ -166,7 +166,7 @@ def test_a_new_coordinator_ends_the_wait_for_one_that_hangs(cluster: Cluster) ->
 def test_a_forwarded_instruction_finds_its_way_when_its_receiver_no_longer_coordinates(cluster: Cluster) -> None:
     before = cluster.elect()
     follower = cluster.followers[0]
-    before.up.context.raft.transfer_leadership(None, cluster.now)
+    before.up.context.raft.transfer_leadership(follower.id, cluster.now)  # proposals are refused from now on
     request = follower.deploy()
     cluster.until(lambda: request in follower.answers)
     assert follower.result(request).outcome == "applied"
@@ -268,10 +268,35 @@ def test_an_origin_that_hangs_up_makes_room(cluster: Cluster) -> None:
         call = CallFrame(id=1000 + number, request=Submit(token=token, body=body))
         coordinator.up.frame(follower.id, call, coordinator.when)
     coordinator.up.frame(follower.id, CancelFrame(id=1001), coordinator.when)
+    coordinator.forget()
+    cluster.run(ANSWER_DEADLINE_S)
+    answered = [send.frame.id for send in coordinator.sent if isinstance(send.frame, ReplyFrame)]
+    assert answered == [1002, 1003]
+
+
+def test_a_peer_that_is_gone_is_answered_nothing(cluster: Cluster) -> None:
+    coordinator, (follower, _) = cluster.elect(), cluster.followers
+    cluster.lost = lambda sender, to, frame: isinstance(frame, RaftFrame) and isinstance(frame.message, Append)
+    follower.deploy()
     cluster.cut_pair(coordinator.name, follower.name)
     coordinator.forget()
-    cluster.run(ANSWER_DEADLINE_S + 1.0)
+    cluster.run(ANSWER_DEADLINE_S)
     assert not any(isinstance(send.frame, ReplyFrame) and send.to == follower.id for send in coordinator.sent)
+
+
+def test_nothing_is_admitted_before_the_coordinator_knows_all_that_was(cluster: Cluster) -> None:
+    """Raft §8: a new leader may lack the news of what is committed until an entry of its own term is."""
+    cluster.crash(cluster.elect().name)
+    cluster.lost = lambda sender, to, frame: isinstance(frame, RaftFrame) and isinstance(frame.message, AppendResponse)
+    cluster.until(lambda: any(node.up.context.raft.is_leader for node in cluster.alive))
+    leader = next(node for node in cluster.alive if node.up.context.raft.is_leader)
+    last = leader.up.context.raft.last_index
+    request = leader.deploy()
+    cluster.run(0.3)
+    assert (leader.up.context.raft.last_index, request in leader.answers) == (last, False)
+    cluster.lost = lambda sender, to, frame: False
+    cluster.until(lambda: request in leader.answers)
+    assert leader.result(request).outcome == "applied"
 
 
 # Time

@@ -1,0 +1,46 @@
+"""A disk in memory: a transaction is on it whole, and what is on it survives a crash."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from agent.node.core import NodeBoot
+from agent.raft import Entry, HardState, Persist, Snapshot
+
+
+@dataclass(slots=True)
+class Disk:
+    """`log` by index. The ledger file (agent.storage) does the same, with fsync."""
+
+    genesis: Entry
+    hard_state: HardState = field(default_factory=HardState)
+    log: dict[int, Entry] = field(default_factory=dict)
+    snapshot: Snapshot | None = None
+    commit: int = 1
+    verified_through: int = 1
+
+    def __post_init__(self) -> None:
+        self.log[1] = self.genesis
+
+    def write(self, persist: Persist, verified_through: int) -> None:
+        """One transaction, in the order that `Persist` documents."""
+        self.hard_state = persist.hard_state or self.hard_state
+        if persist.truncate_from is not None:
+            self.log = {index: entry for index, entry in self.log.items() if index < persist.truncate_from}
+            self.verified_through = min(self.verified_through, persist.truncate_from - 1)
+        self.snapshot = persist.snapshot or self.snapshot
+        self.log |= {entry.index: entry for entry in persist.entries}
+        if persist.compact_to is not None:
+            self.log = {index: entry for index, entry in self.log.items() if index > persist.compact_to}
+        self.commit = max(self.commit, persist.commit or 0)
+        self.verified_through = max(self.verified_through, verified_through)
+
+    def boot(self) -> NodeBoot:
+        """What a start reads."""
+        return NodeBoot(
+            hard_state=self.hard_state,
+            log=tuple(self.log[index] for index in sorted(self.log)),
+            snapshot=self.snapshot,
+            commit=self.commit,
+            verified_through=self.verified_through,
+        )
