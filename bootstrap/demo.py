@@ -48,7 +48,7 @@ class Demo:
                 step.note(f"{host.name}  {host.address}  {host.role}")
         with self._story.step("Deploy a web service through an agent that doesn't coordinate") as step:
             through = _other_than(status, _coordinator(status))
-            self._agent(step, "deploy", str(self._plan), "--via", through)
+            self._agent(step, "deploy", _as_typed(self._plan), "--via", through)
         with self._story.step("See what runs, ask it something") as step:
             self._agent(step, "status")
             self._ask_replicas(step, self._cluster.status(through))
@@ -59,7 +59,7 @@ class Demo:
             killed_at = time.monotonic()
             step.command(["kill", "-9", str(pid)])
             following = self._successor(lost, through)
-            step.note(f"{_coordinator(following)} coordinates {time.monotonic() - killed_at:.1f} s later")
+            step.note(f"{_coordinator(following)} coordinates {1000 * (time.monotonic() - killed_at):.0f} ms later")
         with self._story.step("Nothing was lost, and the next change is taken") as step:
             self._ask_replicas(step, following)
             self._agent(step, "scale", STACK, f"{STACK}=4")
@@ -104,6 +104,11 @@ class Demo:
             return status if known else None
 
         return _wait_for(succeeded, f"no other coordinator than {lost}")
+
+
+def _as_typed(path: Path) -> str:
+    """Without the part that leads to the working directory."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _coordinator(status: Status) -> str:

@@ -5,6 +5,8 @@ Workloads outlive their agent by design, so nobody else would end these.
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from bootstrap import processes
 RECORDS_DIRECTORY = "processes"  # the process runtime's records, one JSON file for a replica, in its data directory
 STOP_GRACE_S = 3.0  # demonstrations and tests need no more
 DOCKER_TIMEOUT_S = 3  # a local engine answers in milliseconds
+
+DOCKER_SOCKET = "unix:///var/run/docker.sock"  # where it is unless DOCKER_HOST says so
 
 CLUSTER_LABEL = "muster.cluster"
 
@@ -80,6 +84,7 @@ def _docker() -> Any:  # docker-py's client, whose attributes have no types
     import docker.errors
     import requests
 
+    _check_socket(os.environ.get("DOCKER_HOST", DOCKER_SOCKET))
     try:
         client = docker.from_env(timeout=DOCKER_TIMEOUT_S)
     except docker.errors.DockerException as error:
@@ -90,3 +95,15 @@ def _docker() -> Any:  # docker-py's client, whose attributes have no types
         client.close()
         raise MusterError(f"Docker doesn't answer: {error}", where="docker") from None
     return client
+
+
+def _check_socket(url: str) -> None:
+    """A Unix socket is tried first: docker-py doesn't close the one that it couldn't connect."""
+    if not url.startswith("unix://"):
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(DOCKER_TIMEOUT_S)
+        try:
+            probe.connect(url.removeprefix("unix://"))
+        except OSError as error:
+            raise MusterError(f"Docker doesn't answer: {error.strerror or error}", where=url) from None

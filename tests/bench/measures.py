@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import statistics
 import subprocess
 import tempfile
@@ -34,9 +36,9 @@ INSTRUCTIONS = 200
 
 @contextmanager
 def fresh_cluster() -> Iterator[LocalCluster]:
-    """Three agents that were never started."""
+    """Three agents that were never started, with the timing that real hosts have."""
     with tempfile.TemporaryDirectory(prefix="muster-bench-") as directory:
-        cluster = LocalCluster.create(Path(directory), 3, name="bench", api_port=0, runtimes=("process",))
+        cluster = LocalCluster.create(Path(directory), 3, name="bench", api_port=0, timing="lan", runtimes=("process",))
         try:
             yield cluster
         finally:
@@ -79,7 +81,7 @@ def timed(work: Callable[[], object]) -> float:
 def pause(seconds: float) -> None:
     """Let the agents be, for as long as it takes by the clock: here time is what is measured, not waited for."""
     end = time.monotonic() + seconds
-    wait_for_sync(lambda: time.monotonic() >= end, seconds + 5, interval_s=0.5)
+    wait_for_sync(lambda: time.monotonic() >= end, seconds + 5, interval_s=seconds / 4)
 
 
 def coordinator_of(cluster: LocalCluster, through: str) -> str | None:
@@ -105,23 +107,44 @@ def formation(runs: int) -> list[Figure]:
 
 
 def succession(runs: int) -> list[Figure]:
-    """The coordinator gets SIGKILL → the next instruction is accepted, through an agent that lives."""
-    values = []
+    """The coordinator is gone → the next instruction is accepted, through an agent that lives."""
+    killed, halted = [], []
     with ready_cluster() as cluster:
-        desk = Desk(cluster)
-        for run in range(max(runs, 10)):
-            lost = coordinator_of(cluster, "n1")
+        for run in range(2 * max(runs, 10)):
+            lost = coordinator_of(cluster, "n1") or coordinator_of(cluster, "n2")
             assert lost is not None
             through = next(name for name in cluster.names if name != lost)
-            token, body = desk.sign("deploy", "stack:bench", run + 2, empty_stack())
+            token, body = Desk(cluster).sign("deploy", "stack:bench", run + 2, empty_stack())
             with AgentHttps(cluster, through) as agent:
                 agent.ask("GET", "/health")  # the connection is there, as the operator's would be
-                cluster.kill(lost)
-                values.append(timed(partial(submit, agent, token, body)))
-            cluster.start(lost)
+                if run % 2:
+                    cluster.kill(lost)
+                    killed.append(timed(partial(submit, agent, token, body)))
+                    cluster.start(lost)
+                else:
+                    with halt(cluster, lost):
+                        halted.append(timed(partial(submit, agent, token, body)))
             cluster.wait_ready(timeout_s=READY_TIMEOUT_S)
-            pause(1.0)  # else the next run would measure an agent that is still starting
-    return [Figure(name="coordinator killed, next instruction accepted", unit="s", values=values, target=1.0, digits=3)]
+            pause(2.0)  # else the next run would measure an agent that is still catching up
+    next_one = "next instruction accepted"
+    note = "its host says that the connections are closed"
+    silent = "SIGSTOP: nothing says so, as when a host loses its power"
+    return [
+        Figure(name=f"coordinator killed, {next_one}", unit="s", values=killed, target=1.0, digits=3, note=note),
+        Figure(name=f"coordinator silent, {next_one}", unit="s", values=halted, target=1.5, digits=3, note=silent),
+    ]
+
+
+@contextmanager
+def halt(cluster: LocalCluster, name: str) -> Iterator[None]:
+    """The agent stands still."""
+    pid = cluster.pid(name)
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def instruction(_: int) -> list[Figure]:

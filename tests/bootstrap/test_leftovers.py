@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import InputError
+from agent.errors import InputError, MusterError
 from bootstrap import processes
-from bootstrap.leftovers import end_processes
+from bootstrap.leftovers import docker_answers, end_processes, remove_containers
 from tests.support.waiting import wait_for_sync
 
 
@@ -36,3 +36,10 @@ def test_a_file_that_is_no_record_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError) as raised:
         end_processes([tmp_path])
     assert raised.value.where == str(record)
+
+
+def test_an_engine_that_is_away_is_no_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/docker.sock")
+    assert not docker_answers()
+    with pytest.raises(MusterError, match="Docker doesn't answer"):
+        remove_containers("a" * 16)

@@ -12,6 +12,7 @@ import pytest
 
 from bootstrap.local import LocalCluster
 from bootstrap.ports import choose
+from tests.loopback.world import wait_status
 
 
 def moved(cluster: LocalCluster, **config: object) -> LocalCluster:
@@ -40,4 +41,6 @@ def test_agents_that_can_hear_nobody_stay_alone(make_cluster: Callable[..., Loca
     cluster = moved(make_cluster(2, discovery=()))
     cluster.up()
     cluster.wait_ready(["n1"])  # the only voter, so it coordinates
-    assert {host.name: host.state for host in cluster.status("n1").hosts}["n2"] != "alive"
+    wait_status(
+        cluster, "n1", lambda status: {host.name: host.state for host in status.hosts}["n2"] == "dead", "n2 isn't found"
+    )

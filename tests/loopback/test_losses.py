@@ -42,7 +42,7 @@ def test_after_the_coordinators_death_the_next_instruction_is_taken_and_nothing_
     before = revision(web, left[0])
     web.cluster.kill(lost)
     began = time.monotonic()
-    web.run("--via", left[0], "scale", "web", "web=3")
+    web.run("--via", left[0], "scale", "web", "web=3", "--detach")
     assert time.monotonic() - began < 20, "one election, not one timeout after another"
     assert coordinator_of(web.cluster, left[0]) != lost
     assert revision(web, left[1]) == before + 1
@@ -56,7 +56,7 @@ def test_without_a_majority_nothing_is_taken_but_everything_runs_on(web: Desk) -
     for name in ("n2", "n3"):
         web.cluster.kill(name)
     wait_status(web.cluster, "n1", lambda status: status.stale or status.coordinator is None, "n1 is alone")
-    refused = web.run("--via", "n1", "scale", "web", "web=4", code=EXIT_DEGRADED)
+    refused = web.run("--via", "n1", "scale", "web", "web=4", "--detach", code=EXIT_DEGRADED)
     assert "no majority: n2, n3 unreachable" in refused.stderr + refused.stdout
     for slot, replica in placed.items():
         assert request(web.cluster, replica) == f"hello from {replica.host} slot {slot}"
@@ -85,7 +85,7 @@ def test_a_clean_stop_hands_over_without_a_refused_instruction(web: Desk) -> Non
     left = others(web.cluster, leaving)
     before = revision(web, left[0])
     web.cluster.stop(leaving)
-    web.run("--via", left[0], "scale", "web", "web=3")
+    web.run("--via", left[0], "scale", "web", "web=3", "--detach")
     assert revision(web, left[1]) == before + 1
     wait_for_sync(lambda: coordinator_of(web.cluster, left[0]) in left)
 
