@@ -15,7 +15,7 @@ from agent.api.parameters import EventsQuery, LogsQuery, read_path, read_query
 from agent.api.port import NodePort
 from agent.api.problems import ResultRefused
 from agent.api.streams import Streams
-from agent.api.views import result_of, services_view, stack_view, target_view
+from agent.api.views import held_body, result_of, services_view, stack_view, target_view
 from agent.formats.timestamps import rfc3339
 from agent.model.api import Members, Services, StackView, TargetView
 from agent.model.explain import shown
@@ -58,9 +58,9 @@ class Handlers:
         return self._stats.view()
 
     async def submit(self, request: web.Request) -> InstructionResult:
-        """The body's exact bytes and the token that binds them."""
+        """The body's exact bytes and the token that binds them; no bytes: a deploy that the cluster holds."""
         token = auth.bearer(request)
-        body = await read_body(request, MAX_BODY_BYTES)
+        body = await read_body(request, MAX_BODY_BYTES) or held_body(self._port.state, token)
         result = await self._port.submit(token, body)
         if result.outcome != "applied":
             raise ResultRefused(_refusal(result), result)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import asyncio
 from pathlib import Path
 
 import click
@@ -11,11 +11,15 @@ from agent.cli.diff import diff_lines, stack_diff
 from agent.cli.options import Options, current_options, global_options
 from agent.cli.output import print_json, say
 from agent.cli.progress import follow
-from agent.cli.session import with_client
+from agent.cli.reading import read_bounded
+from agent.cli.session import notice, with_client
+from agent.cli.shipment import pack
+from agent.cli.variables import image_options, refuse_redacted, with_images
 from agent.client import Client
-from agent.errors import InputError, NotFound, TooLarge
+from agent.errors import InputError, NotFound
 from agent.formats.plan import MAX_PLAN_BYTES, Plan, decode_plan
 from agent.formats.resolve import pin_among, resolve, stack_name_of
+from agent.model.api import REDACTED
 from agent.model.stack import Stack
 from agent.model.types import is_label
 
@@ -25,24 +29,32 @@ from agent.model.types import is_label
 @click.option("--stack", "name", metavar="NAME", help="The stack's name.  [default: the plan's, else the file's]")
 @click.option("--detach", is_flag=True, help="Return once the cluster has taken it.")
 @click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
+@image_options
 @global_options
-def deploy(plan: str, name: str | None, detach: bool, dry_run: bool) -> None:
+def deploy(plan: str, name: str | None, detach: bool, dry_run: bool, registry: str | None, tag: str | None) -> None:
     """Bring the deployment plan in the file PLAN into the cluster, and watch until it is healthy.
 
-    Exits 3 when it fails; the cluster then goes back to what ran before. Ctrl-C leaves the deployment running.
+    Files below the relative paths that it mounts (`./certs`) are sent along. Exits 3 when it fails; the cluster then
+    goes back to what ran before. Ctrl-C leaves the deployment running.
     """
     options = current_options()
-    data, where = _read(plan)
-    decoded = decode_plan(data, where=where)
+    data, where = read_bounded(plan, MAX_PLAN_BYTES)
+    decoded = with_images(decode_plan(data, where=where), registry, tag)
+    refuse_redacted(decoded, REDACTED, where=where)
     wanted_name = _name(decoded, name, plan)
 
     async def use(client: Client) -> None:
         members = (await client.members()).members
         pin = pin_among({member.name: member.address for member in members})
         stack = resolve(decoded, stack_name=wanted_name, pin=pin, where=where).stack
+        shipment = await asyncio.to_thread(pack, stack, Path() if plan == "-" else Path(plan).parent)
+        stack = shipment.stack
         if dry_run:
             await _show_diff(client, options, stack)
             return
+        for path in shipment.absent:
+            notice(f"there is no ./{path} beside the plan, so it begins as an empty directory on the hosts")
+        await client.send_files(shipment.contents)
         result = await client.submit("deploy", f"stack:{stack.name}", stack)
         end = await follow(client, options, result, detach=detach)
         if options.json:
@@ -62,24 +74,6 @@ async def _show_diff(client: Client, options: Options, stack: Stack) -> None:
         return
     for line in diff_lines(diff):
         say(line)
-
-
-def _read(plan: str) -> tuple[bytes, str]:
-    """The plan's bytes, and what messages call its root."""
-    if plan == "-":
-        data, where = sys.stdin.buffer.read(MAX_PLAN_BYTES + 1), "standard input"
-    else:
-        where = plan
-        try:
-            with Path(plan).open("rb") as file:
-                data = file.read(MAX_PLAN_BYTES + 1)
-        except FileNotFoundError:
-            raise InputError("there is no such file", where=plan) from None
-        except OSError as error:
-            raise InputError(f"can't be read: {(error.strerror or 'error').lower()}", where=plan) from None
-    if len(data) > MAX_PLAN_BYTES:
-        raise TooLarge(f"more than {MAX_PLAN_BYTES} bytes", where=where)
-    return data, f"{where}: $"
 
 
 def _name(plan: Plan, name: str | None, file: str) -> str:

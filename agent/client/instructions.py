@@ -12,7 +12,7 @@ from agent.client.transport import NotAMember, Request, reason_of
 from agent.errors import Conflict, MusterError, NoMajority, NotFound, TimedOut, TooMany, Unreachable
 from agent.instruction import MAX_TTL_S, encode_body, new_jti, sign_instruction
 from agent.model.instruction import Act, Body, InstructionResult
-from agent.model.types import Jti, Target
+from agent.model.types import Digest, Jti, Target
 
 if TYPE_CHECKING:
     from agent.client.client import Client
@@ -38,10 +38,12 @@ class Submission:
     uncertain: bool = False
 
     @classmethod
-    def sign(cls, client: Client, act: Act, target: Target, revision: int, body: Body) -> Submission:
-        """By the cluster's clock. Raises InputError without a home."""
+    def sign(cls, client: Client, act: Act, target: Target, revision: int, body: Body | Digest) -> Submission:
+        """By the cluster's clock; a digest names a body that the cluster holds. Raises InputError without a home."""
         home, key = client.signer()
-        data, jti, now_s = encode_body(body), new_jti(), client.now()
+        digest = body if isinstance(body, str) else None
+        data = b"" if isinstance(body, str) else encode_body(body)
+        jti, now_s = new_jti(), client.now()
         token = sign_instruction(
             key,
             operator_name=home.operator.name,
@@ -53,6 +55,7 @@ class Submission:
             body_bytes=data,
             now_s=now_s,
             jti=jti,
+            digest=digest,
         )
         return cls(
             client=client,

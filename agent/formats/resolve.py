@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -190,9 +191,16 @@ def _pinned(instance: Instance, pin: Pin, where: str) -> Label | None:
         raise InputError(
             f"{instance.host} is no member of the cluster",
             where=f"{where}.host",
-            fix="`agent members` lists them; `bootstrap install` enrols a host.",
+            fix=f"`agent members` lists them. To enrol it: {_enrol(instance)}",
         )
     return name
+
+
+def _enrol(instance: Instance) -> str:
+    """The command line that makes the instance's host a member (the inventory's own keys)."""
+    user = f"{instance.user}@" if instance.user else ""
+    key = f" key={instance.ssh_key_path}" if instance.ssh_key_path else ""
+    return f"{shlex.join(['echo', f'{user}{instance.host}{key}'])} >> hosts.txt && bootstrap install hosts.txt"
 
 
 def _volume(volume: PlanVolume, where: str) -> Volume:

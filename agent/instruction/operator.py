@@ -68,8 +68,11 @@ def sign_instruction(
     now_s: float,
     ttl_s: int = MAX_TTL_S,
     jti: Jti | None = None,
+    digest: Digest | None = None,
 ) -> str:
     """A `deploy+jwt` that binds `body_bytes` (see `encode_body`); `now_s` is seconds since the epoch, cluster's clock.
+
+    `digest` binds a body that the cluster holds and the signer doesn't; `body_bytes` is empty then.
 
     `revision` is the target's present one + 1. Raises InputError when a claim is out of its bounds.
     """
@@ -82,7 +85,7 @@ def sign_instruction(
         "act": act,
         "target": target,
         "rev": revision,
-        "bdg": body_digest(body_bytes),
+        "bdg": digest if digest is not None else body_digest(body_bytes),
     }
     return write_token(key, "deploy+jwt", convert(claims, Claims, "claims"))
 

@@ -91,7 +91,7 @@ class StackView(Struct, frozen=True, kw_only=True):
     """`GET /api/v1/stacks/{stack}`: the deploy in force. Every environment value in `stack` reads REDACTED.
 
     `deployed` names the signed body by revision and sha256; `scale` are counts set since, `stopped` services told to
-    stop. Times are RFC 3339.
+    stop. `previous` is the deploy that was healthy before it, for `agent rollback`. Times are RFC 3339.
     """
 
     name: Label
@@ -104,3 +104,5 @@ class StackView(Struct, frozen=True, kw_only=True):
     scale: dict[Label, int]
     stopped: tuple[Label, ...]
     stack: Stack
+    previous: InstructionRef | None = None
+    previous_stack: Stack | None = None
