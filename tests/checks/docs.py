@@ -10,7 +10,7 @@ from urllib.parse import unquote
 TOP = ("agent", "bootstrap", "tests", "docs", "examples", "systemd", r"\.ci")
 TOP_FILES = ("Makefile", "LICENSE", r"README\.md", r"ARCHITECTURE\.md", r"pyproject\.toml", r"requirements\.lock")
 
-_FENCE = re.compile(r"^(?P<fence>```+|~~~+)[^\n]*\n(?P<code>.*?)^(?P=fence)[ \t]*$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^(?P<fence>```+|~~~+)(?P<info>[^\n]*)\n(?P<code>.*?)^(?P=fence)[ \t]*$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
 _LINK = re.compile(r"\[[^\]]*\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)|^\[[^\]]+\]:\s*(\S+)", re.MULTILINE)
 _HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*$", re.MULTILINE)
@@ -28,12 +28,22 @@ def documents(root: Path) -> list[Path]:
     return tops + sorted((root / "docs").rglob("*.md"))
 
 
-def code(text: str) -> Iterator[str]:
-    """Yield each fenced block and each inline code span."""
+def blocks(text: str) -> Iterator[tuple[str, str]]:
+    """Yield each fenced block: what stands behind its fence (a language, and what the example is), and its code."""
     for block in _FENCE.finditer(text):
-        yield block["code"]
+        yield block["info"].strip(), block["code"]
+
+
+def spans(text: str) -> Iterator[str]:
+    """Yield each inline code span."""
     for span in _INLINE.finditer(_FENCE.sub("", text)):
         yield span[2]
+
+
+def code(text: str) -> Iterator[str]:
+    """Yield each fenced block and each inline code span."""
+    yield from (block for _, block in blocks(text))
+    yield from spans(text)
 
 
 def links(text: str) -> Iterator[str]:
