@@ -7,6 +7,7 @@ to count; anything unexpected here ends the process, and systemd starts it again
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
@@ -18,7 +19,7 @@ from loguru import logger
 from agent import errors
 from agent.host import HostObservation
 from agent.model.events import Event
-from agent.model.fault import Fault, error_of
+from agent.model.fault import Fault, error_of, fault_of
 from agent.model.instruction import InstructionResult
 from agent.model.status import Status
 from agent.model.types import AgentId
@@ -45,7 +46,7 @@ from agent.state import ClusterState
 from agent.swim import SwimMessage
 
 LINK_WAIT_S = 3.0  # for a link to a member that we don't always keep one with; a dial takes a few round trips
-LINK_POLL_S = 0.02
+QUEUED_REPLIES = 1_000  # to one call, not read yet; a reader that is further behind has lost touch and is cut
 LATE_S = 0.03  # a timer later than this means that the loop stood still: hear the sockets first
 
 
@@ -96,6 +97,7 @@ class Driver:
         self._writes: set[asyncio.Task[None]] = set()
         self._answers: dict[int, asyncio.Future[InstructionResult | Status]] = {}
         self._replies: dict[int, asyncio.Queue[tuple[Reply | None, bool]]] = {}
+        self._awaited: dict[AgentId, asyncio.Event] = {}
         self._next_request = 1
         self._wanted: frozenset[AgentId] = frozenset()
         self._visited: Counter[AgentId] = Counter()
@@ -113,52 +115,62 @@ class Driver:
     def link_up(self, peer: Peer) -> None:
         """From the link table."""
         logger.info("linked with {} ({})", self.core.context.name_of(peer.id), peer.id)
-        self.core.link_up(peer, now())
-        self.flush()
+        self._bring(lambda: self.core.link_up(peer, now()))
+        if (awaited := self._awaited.pop(peer.id, None)) is not None:
+            awaited.set()
 
     def link_down(self, peer: AgentId, reason: str) -> None:
         """From the link table."""
         logger.info("link with {} is gone: {}", self.core.context.name_of(peer), reason)
-        self.core.link_down(peer, now())
-        self.flush()
+        self._bring(lambda: self.core.link_down(peer, now()))
 
     def frame(self, sender: AgentId, frame: Frame) -> None:
         """From the link table."""
-        self.core.frame(sender, frame, now())
-        self.flush()
+        self._bring(lambda: self.core.frame(sender, frame, now()))
 
     def datagram(self, sender: AgentId, message: SwimMessage) -> None:
         """From the datagram socket."""
-        self.core.datagram(sender, message, now())
-        self.flush()
+        self._bring(lambda: self.core.datagram(sender, message, now()))
 
     def observed(self, observation: HostObservation) -> None:
         """From hosting."""
-        self.core.observed(observation, now())
-        self.flush()
+        self._bring(lambda: self.core.observed(observation, now()))
+
+    def _bring(self, put_in: Callable[[], None]) -> None:
+        """One input for the core; of one that has ended nobody is told any more."""
+        if not self.ended:
+            with self._fatal():
+                put_in()
+            self.flush()
 
     # Requests of this agent's own API
 
+    @property
+    def ended(self) -> bool:
+        """Whether this agent has stopped or failed: nothing more reaches its core, and nothing comes out of it."""
+        return self._stopped or self.failed.done()
+
     async def submit(self, token: str, body: bytes) -> InstructionResult:
-        """Raises the MusterError that the instruction met."""
+        """Raises the MusterError that the instruction met, and Unreachable when this agent ends before its answer."""
         answer = await self._ask(lambda number: self.core.submit(number, token, body, now()))
         assert isinstance(answer, InstructionResult)
         return answer
 
     async def status(self) -> Status:
-        """The coordinator's view, or this agent's own."""
+        """The coordinator's view, or this agent's own. Raises Unreachable when this agent ends."""
         answer = await self._ask(lambda number: self.core.ask_status(number, now()))
         assert isinstance(answer, Status)
         return answer
 
     async def _ask(self, ask: Callable[[int], None]) -> InstructionResult | Status:
+        if self.ended:
+            raise self._over()
         number = self._next_request
         self._next_request += 1
         future: asyncio.Future[InstructionResult | Status] = self._loop.create_future()
         self._answers[number] = future
         try:
-            ask(number)
-            self.flush()
+            self._bring(lambda: ask(number))
             return await future
         finally:
             self._answers.pop(number, None)
@@ -166,11 +178,14 @@ class Driver:
     async def call(self, peer: AgentId, request: Request) -> AsyncGenerator[Reply]:
         """The replies to a call to a linked peer, until its end; leaving the iterator cancels it.
 
-        Raises Unreachable when the link isn't there or goes, and the MusterError the peer answers with.
+        Raises Unreachable when the link isn't there or goes, TooMany for a reader that is QUEUED_REPLIES behind, and
+        the MusterError the peer answers with.
         """
+        if self.ended:
+            raise self._over()
         if peer not in self.core.context.peers:
             raise self._unlinked(peer)
-        replies: asyncio.Queue[tuple[Reply | None, bool]] = asyncio.Queue()
+        replies: asyncio.Queue[tuple[Reply | None, bool]] = asyncio.Queue(QUEUED_REPLIES)
         number = self.core.call(peer, request, now())
         self._replies[number] = replies
         self.flush()
@@ -178,7 +193,7 @@ class Driver:
             while True:
                 reply, end = await replies.get()
                 if reply is None:
-                    raise self._unlinked(peer)
+                    raise self._over() if self.ended else self._unlinked(peer)
                 if isinstance(reply, Failed):
                     raise error_of(reply.fault)
                 yield reply
@@ -186,27 +201,26 @@ class Driver:
                     return
         finally:
             del self._replies[number]
-            self.core.cancel(number)
-            self.flush()
+            self._bring(lambda: self.core.cancel(number))
 
-    def send(self, peer: AgentId, frame: Frame) -> None:
-        """A frame of the driver's own, e.g. a part of a served log."""
-        self._wire.send(peer, frame)
+    def send(self, peer: AgentId, frame: Frame) -> bool:
+        """A frame of the driver's own, e.g. a part of a served log. False: the link is gone, or its queue is full."""
+        return not self.ended and self._wire.send(peer, frame)
 
     def listen(self, listening: bool) -> None:
         """Whether anybody listens to this agent's events."""
-        self.core.listen(listening)
-        self.flush()
+        self._bring(lambda: self.core.listen(listening))
 
     @asynccontextmanager
     async def linked(self, peer: AgentId) -> AsyncGenerator[None]:
         """Have a link with a member, also one that consensus doesn't need. Raises Unreachable."""
         self._visited[peer] += 1
-        self._wire.want(self._wanted | self._visited.keys())
+        self._want()
         try:
-            deadline = self._loop.time() + LINK_WAIT_S
-            while peer not in self.core.context.peers and self._loop.time() < deadline:  # noqa: ASYNC110 rare
-                await asyncio.sleep(LINK_POLL_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LINK_WAIT_S):
+                    while peer not in self.core.context.peers:
+                        await self._awaited.setdefault(peer, asyncio.Event()).wait()
             if peer not in self.core.context.peers:
                 raise self._unlinked(peer)
             yield
@@ -214,7 +228,19 @@ class Driver:
             self._visited[peer] -= 1
             if not self._visited[peer]:
                 del self._visited[peer]
+                self._awaited.pop(peer, None)
+            self._want()
+
+    def _want(self) -> None:
+        if not self.ended:
             self._wire.want(self._wanted | self._visited.keys())
+
+    def _over(self) -> errors.Unreachable:
+        """What was asked of this agent before may still happen."""
+        here = self.core.context.name_of(self.core.context.id)
+        return errors.Unreachable(
+            f"the agent on {here} is stopping", fix="ask another agent; send the same again there"
+        )
 
     def _unlinked(self, peer: AgentId) -> errors.Unreachable:
         here = self.core.context.name_of(self.core.context.id)
@@ -229,18 +255,34 @@ class Driver:
         self.flush()
 
     async def stop(self, grace_s: float) -> None:
-        """A clean end: leadership handed over, everything told, the last writes done."""
-        handing_over = self.core.leave(now())
+        """A clean end: leadership handed over, everything told, the last writes done. One that failed just ends."""
+        if not self.ended and self.core.leave(now()):
+            self._flush()
+            raft = self.core.context.raft
+            deadline = self._loop.time() + grace_s
+            while raft.is_leader and self._loop.time() < deadline:  # noqa: ASYNC110 once
+                await asyncio.sleep(0.005)
         self._flush()
-        raft = self.core.context.raft
-        deadline = self._loop.time() + (grace_s if handing_over else 0.0)
-        while raft.is_leader and self._loop.time() < deadline:  # noqa: ASYNC110 once
-            await asyncio.sleep(0.005)
         self._stopped = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._end()
         if self._writes:
             await asyncio.wait(self._writes, timeout=grace_s)
+
+    def _end(self) -> None:
+        """Nobody waits for what doesn't come any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for future in self._answers.values():
+            if not future.done():
+                future.set_exception(self._over())
+        for replies in self._replies.values():
+            self._cut(replies, None)
+
+    @staticmethod
+    def _cut(replies: asyncio.Queue[tuple[Reply | None, bool]], last: Reply | None) -> None:
+        while not replies.empty():
+            replies.get_nowait()
+        replies.put_nowait((last, True))
 
     def flush(self) -> None:
         """Run the core's effects, once per turn of the loop however many inputs there were."""
@@ -250,7 +292,7 @@ class Driver:
 
     def _flush(self) -> None:
         self._flushing = False
-        if self._stopped or self.failed.done():
+        if self.ended:
             return
         with self._fatal():
             while effects := self.core.take_effects():
@@ -270,7 +312,7 @@ class Driver:
                 task.add_done_callback(self._writes.discard)
             case Want(peers=peers):
                 self._wanted = peers
-                self._wire.want(peers | self._visited.keys())
+                self._want()
             case Cut(peer=peer):
                 self._wire.expel(peer)
             case _:
@@ -282,8 +324,7 @@ class Driver:
             case Answer(request=request, answer=answer):
                 self._answer(request, answer)
             case Replied(call=call, reply=reply, end=end):
-                if call in self._replies:
-                    self._replies[call].put_nowait((reply, end))
+                self._replied(call, reply, end)
             case Reconcile():
                 self._hands.set_desired(effect)
             case Publish(events=events):
@@ -293,11 +334,24 @@ class Driver:
             case Unserve():
                 self.on_unserve(effect)
 
+    def _replied(self, call: int, reply: Reply | None, end: bool) -> None:
+        replies = self._replies.get(call)
+        if replies is None:
+            return
+        if replies.full():
+            self.core.cancel(call)
+            behind = errors.TooMany(f"{QUEUED_REPLIES} parts weren't read in time", fix="read faster, or ask for less")
+            self._cut(replies, Failed(fault=fault_of(behind)))
+        else:
+            replies.put_nowait((reply, end))
+
     async def _store(self, store: Store) -> None:
+        if self.failed.done():
+            return
         with self._fatal():
             self._disk.set_verified_through(store.verified_through)
             await self._disk.write(store.persist)
-            if store.settles:
+            if store.settles and not self.ended:
                 self.core.stored(now())
                 self._flush()
 
@@ -325,7 +379,7 @@ class Driver:
             self._on_time()
 
     def _on_time(self) -> None:
-        if self._stopped or self.failed.done():
+        if self.ended:
             return
         with self._fatal():
             self._wire.drain()
@@ -336,6 +390,7 @@ class Driver:
         """A broken invariant anywhere in this agent ends it."""
         if not self.failed.done():
             self.failed.set_exception(error)
+            self._end()
 
     @contextmanager
     def _fatal(self) -> Iterator[None]:

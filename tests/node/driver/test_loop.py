@@ -1,0 +1,477 @@
+"""The driver: effects in order, time after sockets, and an end that leaves nobody waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import aclosing, suppress
+
+import pytest
+
+from agent import errors
+from agent.instruction import encode_body, sign_instruction
+from agent.model.events import LogLine
+from agent.model.fault import fault_of
+from agent.model.instruction import InstructionResult
+from agent.model.status import Status
+from agent.node.driver import loop
+from agent.node.effects import Serve, Unserve
+from agent.node.messages import Alive, CallFrame, CancelFrame, Failed, FollowLogs, Logs, RaftFrame, ReplyFrame
+from agent.raft import RaftTiming
+from agent.raft.messages import Append, PreVote, Vote, VoteResponse
+from tests.node.cluster import stack
+from tests.node.driver.parts import Bench, bench
+from tests.support.ledger import CLUSTER, key_of_person
+from tests.support.waiting import wait_for
+
+ASKED = FollowLogs(stack="shop", service="web", slot=1)
+
+
+def signed() -> tuple[str, bytes]:
+    body = encode_body(stack())
+    token = sign_instruction(
+        key_of_person("ann"),
+        operator_name="ann",
+        cluster=CLUSTER,
+        epoch=1,
+        act="deploy",
+        target="stack:shop",
+        revision=1,
+        body_bytes=body,
+        now_s=time.time(),
+    )
+    return token, body
+
+
+async def coordinating(at: Bench) -> None:
+    at.driver.start()
+    await wait_for(lambda: at.driver.core.context.leads, what="n1 coordinates")
+
+
+# Effects
+
+
+async def test_an_instruction_is_answered_after_the_disk_has_it() -> None:
+    async with bench() as at:
+        await coordinating(at)
+        at.disk.open.clear()
+        asked = asyncio.create_task(at.driver.submit(*signed()))
+        await wait_for(lambda: at.log[-1] == "write", what="the entry is being written")
+        assert not asked.done()
+        at.disk.open.set()
+        result = await asked
+        assert isinstance(result, InstructionResult)
+        assert result.outcome == "applied"
+
+
+async def test_a_vote_leaves_only_after_it_is_on_the_disk() -> None:
+    """Raft fig. 3.1: votedFor is persistent before the answer."""
+    async with bench(voters=3) as at:
+        at.driver.start()
+        at.link("n2")
+        at.disk.open.clear()
+        at.says("n2", RaftFrame(message=Vote(term=5, last_index=1, last_term=0)))
+        await wait_for(lambda: "write" in at.log, what="the vote is being written")
+        answers = at.frames_to("n2", RaftFrame)
+        assert not [frame for frame in answers if isinstance(frame.message, VoteResponse)]
+        at.disk.open.set()
+        await wait_for(lambda: at.frames_to("n2", RaftFrame)[len(answers) :], what="the vote is told")
+        assert at.disk.disk.hard_state.term == 5
+        told = next(
+            i for i, done in enumerate(at.log) if isinstance(done, RaftFrame) and isinstance(done.message, VoteResponse)
+        )
+        assert at.log.index("written") < told
+
+
+async def test_inputs_of_one_turn_share_one_flush() -> None:
+    async with bench(voters=3) as at:
+        at.driver.start()
+        for name in ("n2", "n3"):
+            at.link(name)
+        assert not at.wire.sent
+        await asyncio.sleep(0)
+        assert not at.driver.core.context.effects
+
+
+async def test_the_hands_get_what_the_ledger_wants_at_the_start() -> None:
+    async with bench() as at:
+        at.driver.start()
+        await wait_for(lambda: at.hands.wanted)
+        assert at.hands.wanted[0].desired.agent == at.id("n1")
+
+
+async def test_an_expelled_agent_is_cut_off_by_the_wire() -> None:
+    async with bench() as at:
+        await coordinating(at)
+        at.link("n3")
+        body = b"{}"
+        token = sign_instruction(
+            key_of_person("ann"),
+            operator_name="ann",
+            cluster=CLUSTER,
+            epoch=1,
+            act="expel",
+            target=f"member:{at.id('n3')}",
+            revision=1,
+            body_bytes=body,
+            now_s=time.time(),
+        )
+        await at.driver.submit(token, body)
+        await wait_for(lambda: at.wire.expelled == [at.id("n3")])
+
+
+async def test_a_fault_is_raised_as_the_error_it_was() -> None:
+    async with bench() as at:
+        await coordinating(at)
+        token, _ = signed()
+        with pytest.raises(errors.NotAuthenticated):
+            await at.driver.submit(token, b"{}")
+
+
+# Time
+
+
+async def test_timers_of_consensus_fire() -> None:
+    fast = RaftTiming(
+        heartbeat_s=0.01,
+        election_timeout_min_s=0.03,
+        election_timeout_max_s=0.06,
+        link_loss_delay_min_s=0.0,
+        link_loss_delay_max_s=0.01,
+    )
+    async with bench(voters=3, timing=fast) as at:
+        at.driver.start()
+        at.link("n2")
+        await wait_for(lambda: [f for f in at.frames_to("n2", RaftFrame) if isinstance(f.message, PreVote)])
+
+
+async def test_the_sockets_are_heard_before_a_timer_is_believed() -> None:
+    async with bench() as at:
+        await coordinating(at)
+        seen: list[bool] = []
+        real = at.driver.core.on_deadline
+        at.wire.drained = lambda: seen.append(False)
+        at.driver.core.on_deadline = lambda when: (seen.append(True), real(when))[1]  # type: ignore[method-assign, func-returns-value]  # watched
+        at.driver._on_timer(at.driver._loop.time())
+        assert seen == [False, True]
+
+
+async def test_a_late_timer_lets_the_sockets_speak_first() -> None:
+    """The loop stood still: asyncio runs due timers before what the sockets brought meanwhile."""
+    async with bench() as at:
+        await coordinating(at)
+        order: list[str] = []
+        real = at.driver.core.on_deadline
+        at.driver.core.on_deadline = lambda when: (order.append("timer"), real(when))[1]  # type: ignore[method-assign, func-returns-value]  # watched
+        at.driver._on_timer(at.driver._loop.time() - loop.LATE_S * 2)
+        asyncio.get_running_loop().call_soon(order.append, "socket")
+        await wait_for(lambda: "timer" in order)
+        assert order[:2] == ["socket", "timer"]
+
+
+# The end
+
+
+async def test_a_disk_error_ends_the_agent() -> None:
+    async with bench() as at:
+        await coordinating(at)
+        at.disk.error = errors.StorageError("the disk is full")
+        with pytest.raises(errors.Unreachable):
+            await at.driver.submit(*signed())
+        assert isinstance(at.driver.failed.exception(), errors.StorageError)
+
+
+async def test_a_broken_invariant_under_an_input_ends_the_agent() -> None:
+    async with bench() as at:
+        await coordinating(at)
+        broken = errors.InvariantBroken("a test broke it")
+
+        def frame(*_: object) -> None:
+            raise broken
+
+        at.driver.core.frame = frame  # type: ignore[method-assign, assignment]  # as a bug would
+        at.says("n2", Alive())
+        assert at.driver.failed.exception() is broken
+
+
+async def test_nothing_is_done_after_a_failure() -> None:
+    async with bench() as at:
+        await coordinating(at)
+        at.driver.fail(errors.InvariantBroken("elsewhere"))
+        at.driver.fail(errors.InvariantBroken("a second one changes nothing"))
+        before = len(at.log)
+        at.link("n2")
+        at.says("n2", CallFrame(id=1, request=ASKED))
+        at.driver.listen(True)
+        await asyncio.sleep(0.01)
+        assert len(at.log) == before
+        assert not at.driver.core.context.peers
+        assert str(at.driver.failed.exception()) == "elsewhere"
+
+
+async def test_nothing_runs_after_a_stop() -> None:
+    async with bench() as at:
+        await coordinating(at)
+        await at.driver.stop(1.0)
+        before = len(at.log)
+        at.link("n2")
+        assert not at.driver.send(at.id("n2"), Alive())
+        with pytest.raises(errors.Unreachable):
+            await at.driver.submit(*signed())
+        with pytest.raises(errors.Unreachable):
+            await at.driver.status()
+        await asyncio.sleep(0.01)
+        assert len(at.log) == before
+
+
+async def test_whoever_waits_is_told_of_the_stop() -> None:
+    async with bench() as at:
+        await coordinating(at)
+        at.link("n2")
+        at.disk.open.clear()
+        submitted = asyncio.create_task(at.driver.submit(*signed()))
+        called = asyncio.create_task(anext(at.driver.call(at.id("n2"), ASKED)))
+        await wait_for(lambda: at.calls_to("n2") and at.log[-1] != "written")
+        await at.driver.stop(0.0)
+        for task in (submitted, called):
+            with pytest.raises(errors.Unreachable, match="stopping"):
+                await task
+
+
+async def test_the_last_writes_are_waited_for() -> None:
+    async with bench() as at:
+        await coordinating(at)
+        at.disk.open.clear()
+        asked = asyncio.create_task(at.driver.submit(*signed()))
+        await wait_for(lambda: at.log[-1] == "write")
+        stopping = asyncio.create_task(at.driver.stop(5.0))
+        await asyncio.sleep(0.01)
+        assert not stopping.done()
+        at.disk.open.set()
+        await stopping
+        assert at.log[-1] == "written"
+        with suppress(errors.Unreachable):
+            await asked
+
+
+async def test_a_stop_doesnt_wait_longer_than_its_grace() -> None:
+    async with bench() as at:
+        await coordinating(at)
+        at.disk.open.clear()
+        asked = asyncio.create_task(at.driver.submit(*signed()))
+        await wait_for(lambda: at.log[-1] == "write")
+        async with asyncio.timeout(2.0):
+            await at.driver.stop(0.05)
+        with pytest.raises(errors.Unreachable):
+            await asked
+
+
+async def test_a_coordinator_hands_over_before_it_stops() -> None:
+    async with bench(voters=3) as at:
+        at.driver.start()
+        at.link("n2")
+        at.link("n3")
+
+        def won() -> bool:
+            at.vote_for_it("n2")
+            return at.driver.core.context.leads
+
+        await wait_for(won)
+        stopping = asyncio.create_task(at.driver.stop(5.0))
+        await asyncio.sleep(0)
+        assert not stopping.done()
+        term = at.driver.core.context.raft.term
+        at.says("n2", RaftFrame(message=Append(term=term + 1, prev_index=1, prev_term=0, commit=1, entries=())))
+        async with asyncio.timeout(2.0):
+            await stopping
+
+
+async def test_an_agent_that_failed_is_stopped_without_its_core() -> None:
+    async with bench() as at:
+        await coordinating(at)
+        at.driver.fail(errors.InvariantBroken("broken"))
+        at.driver.core.leave = lambda when: pytest.fail("it is broken")  # type: ignore[method-assign]  # watched
+        await at.driver.stop(1.0)
+
+
+# Calls
+
+
+def part(call: int, *lines: str, end: bool = False) -> ReplyFrame:
+    made = tuple(
+        LogLine(stack="shop", service="web", slot=1, host="n2", at="", stream="stdout", line=line) for line in lines
+    )
+    return ReplyFrame(id=call, reply=Logs(lines=made), end=end)
+
+
+async def opened(at: Bench, name: str = "n2") -> int:
+    await wait_for(lambda: at.calls_to(name))
+    return at.calls_to(name)[-1].id
+
+
+async def test_a_calls_replies_come_in_order_until_its_end() -> None:
+    async with bench() as at:
+        await coordinating(at)
+        at.link("n2")
+        read: list[str] = []
+
+        async def reader() -> None:
+            async for reply in at.driver.call(at.id("n2"), ASKED):
+                assert isinstance(reply, Logs)
+                read.extend(line.line for line in reply.lines)
+
+        task = asyncio.create_task(reader())
+        call = await opened(at)
+        at.says("n2", part(call, "one"))
+        at.says("n2", part(call, "two", "three"))
+        at.says("n2", part(call, end=True))
+        await task
+        assert read == ["one", "two", "three"]
+        assert not at.cancelled("n2"), "it ended by itself"
+
+
+async def test_a_reader_that_leaves_cancels_its_call() -> None:
+    async with bench() as at:
+        await coordinating(at)
+        at.link("n2")
+        async with aclosing(at.driver.call(at.id("n2"), ASKED)) as replies:
+            first = asyncio.create_task(anext(replies))
+            call = await opened(at)
+            at.says("n2", part(call, "one"))
+            await first
+        await wait_for(lambda: at.cancelled("n2") == [call])
+        at.says("n2", part(call, "too late"))
+        assert not at.driver.failed.done()
+
+
+async def test_a_reader_that_is_cancelled_cancels_its_call() -> None:
+    async with bench() as at:
+        await coordinating(at)
+        at.link("n2")
+        replies = at.driver.call(at.id("n2"), ASKED)
+        first = asyncio.create_task(anext(replies))
+        call = await opened(at)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        await wait_for(lambda: at.cancelled("n2") == [call])
+
+
+async def test_a_call_ends_with_the_peers_error() -> None:
+    async with bench() as at:
+        await coordinating(at)
+        at.link("n2")
+        first = asyncio.create_task(anext(at.driver.call(at.id("n2"), ASKED)))
+        call = await opened(at)
+        at.says("n2", ReplyFrame(id=call, reply=Failed(fault=fault_of(errors.NotFound("nothing here")))))
+        with pytest.raises(errors.NotFound, match="nothing here"):
+            await first
+
+
+async def test_a_call_ends_with_its_link() -> None:
+    async with bench() as at:
+        await coordinating(at)
+        at.link("n2")
+        first = asyncio.create_task(anext(at.driver.call(at.id("n2"), ASKED)))
+        await opened(at)
+        at.unlink("n2")
+        with pytest.raises(errors.Unreachable, match="no link with n2"):
+            await first
+
+
+async def test_a_call_needs_a_link() -> None:
+    async with bench() as at:
+        await coordinating(at)
+        with pytest.raises(errors.Unreachable):
+            await anext(at.driver.call(at.id("n2"), ASKED))
+
+
+async def test_a_reader_too_far_behind_is_cut_and_told() -> None:
+    async with bench() as at:
+        await coordinating(at)
+        at.link("n2")
+        replies = at.driver.call(at.id("n2"), ASKED)
+        first = asyncio.create_task(anext(replies))
+        call = await opened(at)
+        at.says("n2", part(call, "read"))
+        await first
+        for number in range(loop.QUEUED_REPLIES + 2):
+            at.says("n2", part(call, str(number)))
+        await wait_for(lambda: at.cancelled("n2") == [call])
+        with pytest.raises(errors.TooMany):
+            async for _ in replies:
+                pass
+
+
+async def test_what_peers_ask_the_host_goes_to_who_serves_it() -> None:
+    async with bench() as at:
+        await coordinating(at)
+        seen: list[Serve | Unserve] = []
+        at.driver.on_serve = seen.append
+        at.driver.on_unserve = seen.append
+        at.link("n2")
+        at.says("n2", CallFrame(id=3, request=ASKED))
+        at.says("n2", CancelFrame(id=3))
+        at.unlink("n2")
+        peer = at.id("n2")
+        want = [Serve(peer=peer, call=3, request=ASKED), Unserve(peer=peer, call=3), Unserve(peer=peer)]
+        await wait_for(lambda: seen == want)
+
+
+async def test_a_full_queue_is_told_to_who_sends() -> None:
+    async with bench() as at:
+        await coordinating(at)
+        assert at.driver.send(at.id("n2"), Alive())
+        at.wire.room = False
+        assert not at.driver.send(at.id("n2"), Alive())
+
+
+# Links for a while
+
+
+async def test_a_link_to_a_member_nobody_keeps_one_with_is_made_and_let_go() -> None:
+    async with bench() as at:
+        await coordinating(at)
+        peer = at.id("n3")
+        kept = at.wire.wants[-1]
+        assert peer not in kept
+        async with asyncio.timeout(2.0):
+            opening = at.driver.linked(peer)
+            entering = asyncio.create_task(opening.__aenter__())
+            await wait_for(lambda: peer in at.wire.wants[-1])
+            at.link("n3")
+            await entering
+        async with at.driver.linked(peer):
+            assert peer in at.wire.wants[-1]
+        assert peer in at.wire.wants[-1], "the first one still needs it"
+        await opening.__aexit__(None, None, None)
+        assert at.wire.wants[-1] == kept
+
+
+async def test_a_link_that_doesnt_come_isnt_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "LINK_WAIT_S", 0.02)
+    async with bench() as at:
+        await coordinating(at)
+        with pytest.raises(errors.Unreachable, match="n3"):
+            async with at.driver.linked(at.id("n3")):
+                pytest.fail("there is no link")
+        assert at.id("n3") not in at.wire.wants[-1]
+
+
+async def test_members_that_come_meanwhile_dont_end_a_visit() -> None:
+    async with bench() as at:
+        await coordinating(at)
+        at.link("n3")
+        async with at.driver.linked(at.id("n3")):
+            at.driver.core._members_changed(loop.now())
+            at.driver.flush()
+            count = len(at.wire.wants)
+            await wait_for(lambda: len(at.wire.wants) > count)
+            assert at.id("n3") in at.wire.wants[-1]
+
+
+async def test_a_status_is_this_agents_own_where_it_coordinates() -> None:
+    async with bench() as at:
+        await coordinating(at)
+        status = await at.driver.status()
+        assert isinstance(status, Status)
+        assert status.answered_by.id == at.id("n1")
