@@ -16,6 +16,7 @@ from agent.api.port import NodePort
 from agent.api.problems import ResultRefused
 from agent.api.streams import Streams
 from agent.api.views import held_body, result_of, services_view, stack_view, target_view
+from agent.api.workers import MAX_WORKER_BODY_BYTES, bare_refusal, decode_worker
 from agent.formats.timestamps import rfc3339
 from agent.model.api import Members, Services, StackView, TargetView
 from agent.model.explain import shown
@@ -56,6 +57,12 @@ class Handlers:
     async def api_stats(self, _request: web.Request) -> ApiStatsView:
         """SEED "API Communication Stats"."""
         return self._stats.view()
+
+    async def add_worker(self, request: web.Request) -> web.Response:
+        """SEED "Add Worker": its bare body can't be enough."""
+        worker = decode_worker(await read_body(request, MAX_WORKER_BODY_BYTES))
+        known = {name for member in self._port.state.members.values() for name in (member.name, member.address)}
+        raise bare_refusal(worker, frozenset(known))
 
     async def submit(self, request: web.Request) -> InstructionResult:
         """The body's exact bytes and the token that binds them; no bytes: a deploy that the cluster holds."""

@@ -21,7 +21,7 @@ _PATH_PARAMETER = re.compile(r"\{(\w+)\}")
 
 def document(routes: Sequence[Route]) -> dict[str, Any]:
     """The document as plain objects."""
-    types = [route.answer for route in routes if route.answer is not None]
+    types = [type_ for route in routes for type_ in (route.answer, route.body) if type_ is not None]
     queries = [route.query for route in routes]
     _, components = msgspec.json.schema_components((*types, *queries, ProblemDetails), ref_template=REF_TEMPLATE)
     for query in queries:
@@ -65,7 +65,7 @@ def _operation(route: Route) -> dict[str, Any]:
         "summary": route.summary,
         "parameters": [*_path_parameters(route), *_query_parameters(route), *_header_parameters(route)],
         "responses": {
-            "200": {"description": "OK", "content": _content(route)},
+            **({} if route.refuses else {"200": {"description": "OK", "content": _content(route)}}),
             **{str(status): _problem(status) for status in statuses},
         },
         "security": {"open": [], "read": [{"access": []}], "instruction": [{"instruction": []}]}[route.access],
@@ -79,6 +79,9 @@ def _operation(route: Route) -> dict[str, Any]:
             "description": description,
             "content": {JSON: {"schema": {"type": "object"}}},
         }
+    if route.body is not None:
+        schema = {"$ref": REF_TEMPLATE.format(name=route.body.__name__)}
+        operation["requestBody"] = {"required": True, "content": {JSON: {"schema": schema}}}
     return operation
 
 

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from agent.api.handlers import Handlers
 from agent.api.parameters import EventsQuery, LogsQuery, NoQuery
+from agent.api.workers import AddWorker
 from agent.model.api import Members, Services, StackView, TargetView
 from agent.model.events import Event, LogLine
 from agent.model.instruction import InstructionResult
@@ -28,7 +29,8 @@ JSON = "application/json"
 class Route:
     """`answer` is the type of the body, or of each line or event of a stream; None where `media` says it all.
 
-    `problems` are the statuses that this route adds to the ones that every route can give.
+    `body` is the type of a JSON body that isn't signed; `refuses`: no answer is ever good. `problems` are the statuses
+    that this route adds to the ones that every route can give.
     """
 
     method: Literal["GET", "POST"]
@@ -39,6 +41,8 @@ class Route:
     answer: Any = None
     media: str = JSON
     query: type[Struct] = NoQuery
+    body: type[Struct] | None = None
+    refuses: bool = False
     problems: tuple[int, ...] = ()
 
 
@@ -64,6 +68,15 @@ ROUTES: tuple[Route, ...] = (
         handler=Handlers.api_stats,
         summary="Requests to this agent's API since its start",
         answer=ApiStatsView,
+    ),
+    Route(
+        method="POST",
+        path="/api/v1/deployment/workers",
+        handler=Handlers.add_worker,
+        summary="Always refused, with the command that adds a worker: a host becomes a member by an operator's key",
+        body=AddWorker,
+        refuses=True,
+        problems=(403, 413),
     ),
     Route(
         method="GET",
