@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec.structs import replace
 
 from agent.control.facts import ClusterFacts, HostFacts
 from agent.model.ledger import AssignedPort
