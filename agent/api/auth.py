@@ -7,9 +7,9 @@ import socket
 from aiohttp import web
 
 from agent.errors import InputError, NotAllowed, NotAuthenticated
-from agent.instruction import covers_stack, read_access
+from agent.instruction import BlobClaims, BlobUse, covers_stack, read_access, read_blob
 from agent.model.cluster import Operator
-from agent.model.types import Label
+from agent.model.types import Digest, Label
 from agent.state import ClusterState, audience_of
 
 _FIX = "Make a token with `agent token`, and send it as `Authorization: Bearer <token>`."
@@ -45,6 +45,17 @@ def reader(request: web.BaseRequest, state: ClusterState, now_s: float) -> Opera
     except (NotAuthenticated, InputError) as error:
         raise NotAuthenticated(error.what, where="Authorization", fix=error.fix or _FIX) from None
     return state.operators[claims.iss]
+
+
+def sender(request: web.BaseRequest, state: ClusterState, now_s: float, use: BlobUse, digest: Digest) -> BlobClaims:
+    """What an operator signed about the content `digest`. Raises NotAuthenticated or NotAllowed. `now_s` as above."""
+    try:
+        claims = read_blob(bearer(request), state.operators, audience_of(state), now_s)
+    except InputError as error:
+        raise NotAuthenticated(error.what, where="Authorization") from None
+    if (claims.use, claims.digest) != (use, digest):
+        raise NotAuthenticated(f"the token is for the {claims.use} {claims.digest}", where="Authorization")
+    return claims
 
 
 def check_stack(operator: Operator | None, stack: Label) -> None:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 
 from aiohttp import web
 
 from agent import errors
 from agent.api import auth
-from agent.api.limits import BODY_TIMEOUT_S
-from agent.api.parameters import EventsQuery, LogsQuery, read_path, read_query
+from agent.api.limits import BODY_TIMEOUT_S, UPLOAD_PART_BYTES, UPLOAD_SILENCE_S
+from agent.api.parameters import BlobQuery, EventsQuery, LogsQuery, read_path, read_query
 from agent.api.port import NodePort
 from agent.api.problems import ResultRefused
 from agent.api.streams import Streams
 from agent.api.views import held_body, result_of, services_view, stack_view, target_view
 from agent.api.workers import MAX_WORKER_BODY_BYTES, bare_refusal, decode_worker
 from agent.formats.timestamps import rfc3339
-from agent.model.api import Members, Services, StackView, TargetView
+from agent.model.api import BlobView, Members, Services, StackView, TargetView
 from agent.model.explain import shown
 from agent.model.fault import Fault, error_of
 from agent.model.instruction import MAX_BODY_BYTES, InstructionResult
@@ -123,6 +123,31 @@ class Handlers:
             request, self._port.events(after=after), self._port.me.id, follow=query.follow
         )
 
+    async def blob(self, request: web.Request) -> BlobView:
+        """Whether this agent has a content."""
+        digest = read_path(request, "digest")
+        size = await self._port.blobs.size(digest)
+        if size is None:
+            raise errors.NotFound("this agent doesn't have this content", where=digest)
+        return BlobView(digest=digest, size=size)
+
+    async def put_blob(self, request: web.Request) -> BlobView:
+        """A content whose digest and size an operator signed."""
+        digest, query = read_path(request, "digest"), read_query(request, BlobQuery)
+        claims = auth.sender(request, self._port.state, time.time(), query.use, digest)
+        if request.content_length != claims.size:
+            raise errors.InputError(
+                f"expected the {claims.size} bytes that were signed, got {request.content_length}",
+                where="Content-Length",
+            )
+        await self._port.blobs.put(digest, claims.size, uploaded(request))
+        return BlobView(digest=digest, size=claims.size)
+
+    async def load_image(self, request: web.Request) -> web.StreamResponse:
+        """An archive that this agent has, into the engines of the hosts that the token names."""
+        auth.sender(request, self._port.state, time.time(), "image", read_path(request, "digest"))
+        return await self._streams.lines(request, self._port.blobs.load(auth.bearer(request)))
+
     async def metrics(self, _request: web.Request) -> web.Response:
         """Prometheus."""
         return web.Response(body=self._port.metrics(), headers={"Content-Type": CONTENT_TYPE})
@@ -148,6 +173,23 @@ class Handlers:
         if len(last) > MAX_EVENT_ID_CHARACTERS or not (number.isascii() and number.isdecimal()):
             raise errors.InputError(f"expected an event's id, got {shown(last)}", where="Last-Event-ID")
         return int(number) if agent in ("", self._port.me.id) else None
+
+
+async def uploaded(request: web.Request) -> AsyncGenerator[bytes]:
+    """The body in parts of UPLOAD_PART_BYTES, however long it takes. Raises InputError when nothing comes for long."""
+    part = bytearray()
+    while True:
+        try:
+            async with asyncio.timeout(UPLOAD_SILENCE_S):
+                data = await request.content.readany()
+        except TimeoutError:
+            raise errors.InputError(f"nothing came for {UPLOAD_SILENCE_S:.0f} s", where="body") from None
+        part += data
+        if part and (not data or len(part) >= UPLOAD_PART_BYTES):
+            yield bytes(part)
+            part.clear()
+        if not data:
+            return
 
 
 async def read_body(request: web.Request, max_bytes: int) -> bytes:

@@ -7,6 +7,8 @@ from collections import OrderedDict
 HANDSHAKE_TIMEOUT_S = 5.0  # a TLS handshake takes two round trips
 KEEPALIVE_TIMEOUT_S = 15.0  # aiohttp's header timeout too: a client that is slower holds a connection for nothing
 BODY_TIMEOUT_S = 15.0  # 1 MiB at 70 kB/s
+UPLOAD_SILENCE_S = 30.0  # of an upload nothing may come for so long; the whole may take hours
+UPLOAD_PART_BYTES = 1_048_576  # goes to the disk at once; a thread for every packet would cost more than the disk
 WRITE_TIMEOUT_S = 30.0  # a client that doesn't read is cut
 SHUTDOWN_TIMEOUT_S = 3.0  # requests under way may end; an instruction's client asks again elsewhere
 MAX_CONNECTIONS = 512  # some 50 KiB of TLS buffers each: 25 MiB

@@ -52,13 +52,19 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
                     "bearerFormat": "JWT",
                     "description": "The instruction's own token, which binds the body's sha256.",
                 },
+                "blob": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "bearerFormat": "JWT",
+                    "description": "An operator's token for one content: its sha256, its size, what it is for.",
+                },
             },
         },
     }
 
 
 def _operation(route: Route) -> dict[str, Any]:
-    refused = {"open": (), "read": (401,), "instruction": (401,)}[route.access]
+    refused = () if route.access == "open" else (401,)
     statuses = sorted({*EVERYWHERE, *refused, *route.problems})
     operation: dict[str, Any] = {
         "operationId": route.handler.__name__,
@@ -68,11 +74,14 @@ def _operation(route: Route) -> dict[str, Any]:
             **({} if route.refuses else {"200": {"description": "OK", "content": _content(route)}}),
             **{str(status): _problem(status) for status in statuses},
         },
-        "security": {"open": [], "read": [{"access": []}], "instruction": [{"instruction": []}]}[route.access],
+        "security": [] if route.access == "open" else [{"access" if route.access == "read" else route.access: []}],
     }
     if route.path == "/health":
         operation["responses"]["503"] = {"description": "No coordinator is known", "content": _content(route)}
-    if route.method == "POST":
+    if route.method == "PUT":
+        content = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+        operation["requestBody"] = {"required": True, "description": "Exactly what the token names", "content": content}
+    if route.access == "instruction":
         description = "The exact bytes that the token binds: the JSON body of its act"
         operation["requestBody"] = {
             "required": True,

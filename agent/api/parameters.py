@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import msgspec
 from aiohttp import web
@@ -13,7 +13,7 @@ from agent.formats.timestamps import parse_rfc3339_ms
 from agent.model.decode import convert
 from agent.model.explain import shown, shown_key
 from agent.model.stack import MAX_REPLICAS
-from agent.model.types import Jti, Label, Target
+from agent.model.types import Digest, Jti, Label, Target
 
 MAX_TAIL_LINES = 10_000  # of each replica; more is a download, and `since` narrows it
 
@@ -43,7 +43,13 @@ class EventsQuery(Struct, frozen=True, kw_only=True):
     recent: bool = False
 
 
-PATH_TYPES: dict[str, Any] = {"stack": Label, "target": Target, "jti": Jti}
+class BlobQuery(Struct, frozen=True, kw_only=True):
+    """What a content is sent for; its token says the same."""
+
+    use: Literal["file", "image"] = "file"
+
+
+PATH_TYPES: dict[str, Any] = {"stack": Label, "target": Target, "jti": Jti, "digest": Digest}
 
 
 def read_query(request: web.BaseRequest, type_: type[S]) -> S:

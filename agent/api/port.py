@@ -5,10 +5,25 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol
 
+from agent.model.api import ImageProgress
 from agent.model.events import Event, LogLine
 from agent.model.instruction import InstructionResult
 from agent.model.status import AgentRef, Health, MemberView, Status
+from agent.model.types import Digest
 from agent.state import ClusterState
+
+
+class BlobPort(Protocol):
+    """Contents that operators send: plans' files, and image archives. Their tokens were checked before."""
+
+    async def size(self, digest: Digest) -> int | None:
+        """Bytes of a content that this agent has."""
+
+    async def put(self, digest: Digest, size: int, content: AsyncIterator[bytes]) -> None:
+        """Store it once all of it has come and is what `digest` says."""
+
+    def load(self, token: str) -> AsyncIterator[ImageProgress]:
+        """Bring the archive that the token names into the engines of the hosts that it names, all together."""
 
 
 class NodePort(Protocol):
@@ -16,6 +31,9 @@ class NodePort(Protocol):
 
     @property
     def me(self) -> AgentRef: ...
+
+    @property
+    def blobs(self) -> BlobPort: ...
 
     @property
     def state(self) -> ClusterState:

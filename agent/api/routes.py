@@ -10,17 +10,17 @@ from aiohttp import web
 from msgspec import Struct
 
 from agent.api.handlers import Handlers
-from agent.api.parameters import EventsQuery, LogsQuery, NoQuery
+from agent.api.parameters import BlobQuery, EventsQuery, LogsQuery, NoQuery
 from agent.api.workers import AddWorker
-from agent.model.api import Members, Services, StackView, TargetView
+from agent.model.api import BlobView, ImageProgress, Members, Services, StackView, TargetView
 from agent.model.events import Event, LogLine
 from agent.model.instruction import InstructionResult
 from agent.model.status import Health, Status
 from agent.telemetry.api_log import ApiStatsView
 
 Handler = Callable[[Handlers, web.Request], Awaitable[Struct | web.StreamResponse]]
-Access = Literal["open", "read", "instruction"]
-"""open: anybody. read: an access token, or the local socket. instruction: the body's own token."""
+Access = Literal["open", "read", "instruction", "blob"]
+"""open: anybody. read: an access token, or the local socket. instruction, blob: the body's own token."""
 
 JSON = "application/json"
 
@@ -33,7 +33,7 @@ class Route:
     that this route adds to the ones that every route can give.
     """
 
-    method: Literal["GET", "POST"]
+    method: Literal["GET", "POST", "PUT"]
     path: str
     handler: Handler
     summary: str
@@ -142,6 +142,34 @@ ROUTES: tuple[Route, ...] = (
         answer=Event,
         media="text/event-stream",
         query=EventsQuery,
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/blobs/{digest}",
+        handler=Handlers.blob,
+        summary="Whether this agent has a content",
+        answer=BlobView,
+        problems=(404,),
+    ),
+    Route(
+        method="PUT",
+        path="/api/v1/blobs/{digest}",
+        handler=Handlers.put_blob,
+        summary="Send a plan's file or an image archive; the bearer token, a blob token, names its sha256 and size",
+        access="blob",
+        answer=BlobView,
+        query=BlobQuery,
+        problems=(403, 413, 422),
+    ),
+    Route(
+        method="POST",
+        path="/api/v1/images/{digest}/load",
+        handler=Handlers.load_image,
+        summary="Bring an image archive that was sent into hosts' engines; how far each is, one JSON object a line",
+        access="blob",
+        answer=ImageProgress,
+        media="application/x-ndjson",
+        problems=(403, 404, 422),
     ),
     Route(
         method="GET",

@@ -12,10 +12,11 @@ from aiohttp import web
 
 from agent.api.limits import KEPT_PAUSE_S, MAX_STREAMS, STREAM_KEEPALIVE_S, WRITE_TIMEOUT_S
 from agent.errors import MusterError, TooMany
-from agent.model.events import Event, LogLine
+from agent.model.events import Event
 from agent.model.types import AgentId
 
 T = TypeVar("T")
+L = TypeVar("L", bound=msgspec.Struct)
 
 FIRST_ITEM_S = 0.5  # an error before the first item is still a problem with its status; a silent stream starts then
 
@@ -39,10 +40,10 @@ class Streams:
         for task in self._tasks:
             task.cancel()
 
-    async def lines(self, request: web.Request, source: AsyncIterator[LogLine]) -> web.StreamResponse:
+    async def lines(self, request: web.Request, source: AsyncIterator[L]) -> web.StreamResponse:
         """NDJSON; an empty line now and then finds a client that is gone."""
 
-        def encode(line: LogLine | None) -> bytes:
+        def encode(line: L | None) -> bytes:
             return b"\n" if line is None else _encoder.encode(line) + b"\n"
 
         return await self._send(request, source, "application/x-ndjson", encode, follow=True)

@@ -15,7 +15,7 @@ import aiohttp
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from agent.client import streams
+from agent.client import blobs, streams
 from agent.client.clock import ClusterClock
 from agent.client.endpoints import Endpoint, candidates
 from agent.client.instructions import Submission
@@ -24,13 +24,21 @@ from agent.client.transport import HttpsTransport, Request, SocketTransport, Tra
 from agent.errors import InputError, MusterError
 from agent.home import Home, KnownMember, read_file, remember, write_file
 from agent.instruction import MAX_ACCESS_TTL_S, sign_access
-from agent.model.api import PROBLEM_MEDIA_TYPE, Members, ProblemDetails, Services, StackView, TargetView
+from agent.model.api import (
+    PROBLEM_MEDIA_TYPE,
+    ImageProgress,
+    Members,
+    ProblemDetails,
+    Services,
+    StackView,
+    TargetView,
+)
 from agent.model.decode import convert
 from agent.model.events import Event, LogLine
 from agent.model.fault import error_of
 from agent.model.instruction import Act, Body, InstructionResult
 from agent.model.status import Health, Status
-from agent.model.types import Jti, Label, Target
+from agent.model.types import Digest, Jti, Label, Target
 
 T = TypeVar("T")
 
@@ -146,6 +154,16 @@ class Client:
         """
         revision = (await self.target(target)).revision + 1
         return await Submission.sign(self, act, target, revision, body).bring_in()
+
+    async def send_files(self, files: Mapping[Digest, Path]) -> None:
+        """Have these contents with one member, before the instruction that names them. Raises as `submit`."""
+        await blobs.send_files(self, files)
+
+    def load_image(
+        self, archive: Path, digest: Digest, hosts: tuple[Label, ...], told: Callable[[int], None]
+    ) -> AsyncGenerator[ImageProgress, None]:
+        """Send an archive (`told`: bytes so far), and have `hosts`, else all, load it. Raises as `submit`."""
+        return blobs.load_image(self, archive, digest, hosts, told)
 
     # For the other modules of this package
 

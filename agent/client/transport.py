@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
@@ -36,7 +36,7 @@ class Request(Struct, frozen=True, kw_only=True):
     path: str
     headers: Mapping[str, str] = {}
     params: Mapping[str, str] = {}
-    body: bytes | None = None
+    body: bytes | AsyncIterable[bytes] | None = None
     timeout_s: float | None = None
     silence_s: float | None = None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from agent.host.facts import container_name, facts_for, replica_environment, substitute
+from agent.host.files import mounted_files
 from agent.host.policy import HostPolicy, refusal
 from agent.model.ledger import Assignment
 from agent.model.spec import ReplicaKey, ReplicaSpec
@@ -130,6 +131,7 @@ def _spec(
         health=service.health,
         resources=service.resources,
         stop_grace_ms=service.stop_grace_ms,
+        files=mounted_files(stack, service),
     )
 
 

@@ -1,9 +1,10 @@
 """Signed words: operators' instructions, genesis, access tokens, the hello between agents. Pure but for fresh jtis.
 
-Four kinds of JWT over one strict reader (`tokens`); `scopes` says who may do what.
+Five kinds of JWT over one strict reader (`tokens`); `scopes` says who may do what.
 """
 
 from agent.instruction.access import MAX_ACCESS_TTL_S, AccessClaims, read_access, sign_access
+from agent.instruction.blobs import MAX_IMAGE_BYTES, MAX_NAMED_HOSTS, BlobClaims, BlobUse, read_blob, sign_blob
 from agent.instruction.genesis import (
     MAX_GENESIS_BYTES,
     GenesisClaims,
@@ -34,8 +35,12 @@ __all__ = [
     "HELLO_TTL_S",
     "MAX_ACCESS_TTL_S",
     "MAX_GENESIS_BYTES",
+    "MAX_IMAGE_BYTES",
+    "MAX_NAMED_HOSTS",
     "MAX_TTL_S",
     "AccessClaims",
+    "BlobClaims",
+    "BlobUse",
     "GenesisClaims",
     "HelloClaims",
     "VerifiedInstruction",
@@ -57,10 +62,12 @@ __all__ = [
     "public_hex",
     "public_key_of",
     "read_access",
+    "read_blob",
     "read_genesis",
     "read_hello",
     "read_instruction",
     "sign_access",
+    "sign_blob",
     "sign_genesis",
     "sign_hello",
     "sign_instruction",

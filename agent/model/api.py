@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from msgspec import Struct
 
 from agent.model.fault import Fault
@@ -42,6 +44,28 @@ class Members(Struct, frozen=True, kw_only=True):
 
     answered_by: str
     members: tuple[MemberView, ...]
+
+
+class BlobView(Struct, frozen=True, kw_only=True):
+    """A content that the agent which answers has. `size` in bytes."""
+
+    digest: Digest
+    size: int
+
+
+class ImageProgress(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How far one host is with an image: `done` of `size` bytes fetched. `skipped`: it has no engine for images.
+
+    `images` are the names that its engine has now; `what` and `fix` say why it `failed`.
+    """
+
+    host: Label
+    step: Literal["fetching", "loading", "loaded", "skipped", "failed"]
+    done: int = 0
+    size: int = 0
+    images: tuple[str, ...] = ()
+    what: str = ""
+    fix: str = ""
 
 
 class ServiceEndpoint(Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from agent.model.ledger import AssignedPort
 from agent.model.stack import HealthCommand, HealthProbe, Image, Resources, RestartPolicy, RuntimeName, Volume
-from agent.model.types import AgentId, ClusterId
+from agent.model.types import AgentId, ClusterId, Digest
 
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
 
@@ -28,12 +28,21 @@ class ReplicaKey(Struct, frozen=True, kw_only=True, order=True):
         return f"{self.stack}/{self.service}.{self.slot}"
 
 
+class MountedFile(Struct, frozen=True, kw_only=True):
+    """A file of the plan below one of the replica's mounts; `path` is relative to the stack's directory."""
+
+    path: str
+    digest: Digest
+    size: int
+    mode: int
+
+
 class ReplicaSpec(Struct, frozen=True, kw_only=True):
     """One replica to run on this host.
 
     `environment` is the plan's; `facts` are the variables that Muster adds (`MUSTER_HOST`, …): they
-    may change while the replica runs, so they are no part of its hash. `hash` names what runs: the same hash, the
-    same container.
+    may change while the replica runs, so they are no part of its hash. `files` are those of the plan that it mounts.
+    `hash` names what runs: the same hash, the same container.
     """
 
     key: ReplicaKey
@@ -55,6 +64,7 @@ class ReplicaSpec(Struct, frozen=True, kw_only=True):
     health: HealthProbe | None
     resources: Resources
     stop_grace_ms: int
+    files: tuple[MountedFile, ...] = ()
 
     @property
     def hash(self) -> str:
@@ -75,5 +85,6 @@ class ReplicaSpec(Struct, frozen=True, kw_only=True):
             self.health,
             self.resources,
             self.stop_grace_ms,
+            self.files,
         )
         return hashlib.sha256(_encoder.encode(parts)).hexdigest()[:16]

@@ -19,6 +19,8 @@ MAX_PORTS = 64  # per service; more is a host-network workload
 MAX_VOLUMES = 64  # per service
 MAX_ENVIRONMENT = 256  # variables per service; a larger set belongs in a file
 MAX_COMMAND = 256  # arguments
+MAX_FILES = 1000  # with their digests they take a quarter of the body's bound
+MAX_FILES_BYTES = 67_108_864  # of one stack: configuration and certificates; data belongs in volumes or images
 
 Text = Annotated[str, Meta(max_length=4096, pattern=r"\A[^\x00]*\Z", description="text without NUL")]
 EnvironmentName = Annotated[
@@ -28,6 +30,12 @@ EnvironmentValue = Annotated[
     str, Meta(max_length=32768, pattern=r"\A[^\x00\n\r]*\Z", description="text without NUL and line breaks")
 ]
 """Docker keeps a line break in a value, and its env files split there: refused."""
+_PART = r"(?!\.\.?(?:/|\Z))[^\x00-\x1f\x7f/:\\]{1,255}"
+FilePath = Annotated[
+    str,
+    Meta(max_length=1024, pattern=rf"\A{_PART}(?:/{_PART})*\Z", description="a relative path without . and .."),
+]
+"""Of a file in the stack's directory, in its one spelling."""
 DurationMs = Annotated[int, Meta(ge=1, le=86_400_000)]
 Role = Literal["service", "main", "worker"]
 """Where a service stands in the rollout's order: services, then main, then workers (DESIGN "Phases")."""
@@ -118,12 +126,35 @@ class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     stop_grace_ms: DurationMs = 10_000
 
 
+class StackFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A file that the plan brings along, by its content's sha256; the content itself never enters the ledger."""
+
+    digest: Digest
+    size: Annotated[int, Meta(ge=0, le=MAX_FILES_BYTES)]
+    mode: Annotated[int, Meta(ge=0, le=0o777)] = 0o644
+
+
 class Stack(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A named set of services deployed together: the body of `deploy` on `stack:<name>`."""
+    """A named set of services deployed together: the body of `deploy` on `stack:<name>`.
+
+    `files` lie in the stack's directory before a replica that mounts them starts.
+    """
 
     version: Literal[1] = 1
     name: Label
     services: Annotated[dict[Label, Service], Meta(min_length=1, max_length=MAX_SERVICES)]
+    files: Annotated[dict[FilePath, StackFile], Meta(max_length=MAX_FILES)] = {}
+
+    def __post_init__(self) -> None:
+        total = sum(file.size for file in self.files.values())
+        if total > MAX_FILES_BYTES:
+            raise ValueError(f"its files have {total} bytes; at most {MAX_FILES_BYTES} go along")
+        for path in self.files:
+            parent = path.rpartition("/")[0]
+            while parent:
+                if parent in self.files:
+                    raise ValueError(f"the file {parent!r} is a directory of {path!r}")
+                parent = parent.rpartition("/")[0]
 
 
 class InstructionRef(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -147,5 +178,6 @@ __all__ = [
     "RuntimeName",
     "Service",
     "Stack",
+    "StackFile",
     "Volume",
 ]

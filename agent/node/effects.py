@@ -11,7 +11,7 @@ from agent.model.fault import Fault
 from agent.model.instruction import InstructionResult
 from agent.model.status import Status
 from agent.model.types import AgentId
-from agent.node.messages import FollowLogs, Frame, Reply
+from agent.node.messages import Frame, Reply, Served
 
 
 class Store(Struct, frozen=True, kw_only=True):
@@ -73,11 +73,11 @@ class Publish(Struct, frozen=True, kw_only=True):
 
 
 class Serve(Struct, frozen=True, kw_only=True):
-    """A peer wants a local replica's log; reply with frames of this call id until the end or `Unserve`."""
+    """A peer asks this host itself; reply with frames of this call id until the end or `Unserve`."""
 
     peer: AgentId
     call: int
-    request: FollowLogs
+    request: Served
 
 
 class Unserve(Struct, frozen=True, kw_only=True):

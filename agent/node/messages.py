@@ -7,7 +7,7 @@ version.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
@@ -16,9 +16,11 @@ from agent.model.fault import Fault
 from agent.model.instruction import MAX_BODY_BYTES, MAX_TOKEN_BYTES, InstructionResult
 from agent.model.report import HostReport
 from agent.model.status import Status
-from agent.model.types import AgentId, Label
+from agent.model.types import AgentId, Digest, Label
 from agent.raft import Entry, Message, Snapshot
 from agent.swim import SwimMessage
+
+MAX_BLOB_WINDOW_BYTES = 262_144  # one answer: on a 10 Mbit/s link it holds a heartbeat up for 0.2 s
 
 CallId = Annotated[int, Meta(ge=1, le=2**53)]
 
@@ -73,7 +75,25 @@ class FollowLedger(Struct, frozen=True, kw_only=True, tag="ledger", omit_default
     index: int
 
 
-Request = Submit | GetStatus | FollowLogs | FollowEvents | FollowLedger
+class FetchBlob(Struct, frozen=True, kw_only=True, tag="blob", omit_defaults=True):
+    """The next bytes of a content. Answered by one `BlobPart` or a fault; the receiver asks on, at its own speed."""
+
+    digest: Digest
+    offset: Annotated[int, Meta(ge=0, le=2**53)] = 0
+
+
+class LoadImage(Struct, frozen=True, kw_only=True, tag="load", omit_defaults=True):
+    """Fetch the image archive that the operator's blob token names from the sender, and load it into the engine.
+
+    Answered by `ImageLoad` parts; the last one's `step` is `loaded`, or `skipped` where no engine takes images.
+    """
+
+    token: Annotated[str, Meta(max_length=MAX_TOKEN_BYTES)]
+
+
+Request = Submit | GetStatus | FollowLogs | FollowEvents | FollowLedger | FetchBlob | LoadImage
+Served = FollowLogs | FetchBlob | LoadImage
+"""What the host behind the core answers (the `Serve` effect)."""
 
 
 class Submitted(Struct, frozen=True, kw_only=True, tag="submitted", omit_defaults=True):
@@ -105,11 +125,30 @@ class Ledger(Struct, frozen=True, kw_only=True, tag="entries", omit_defaults=Tru
     term: int = 0
 
 
+class BlobPart(Struct, frozen=True, kw_only=True, tag="blob_part", omit_defaults=True):
+    """Empty behind the end."""
+
+    offset: int = 0
+    data: Annotated[bytes, Meta(max_length=MAX_BLOB_WINDOW_BYTES)] = b""
+
+
+class ImageLoad(Struct, frozen=True, kw_only=True, tag="image_load", omit_defaults=True):
+    """How far a host is. `done` bytes were fetched; `images`: what the engine says that it has now."""
+
+    step: Literal["fetching", "loading", "loaded", "skipped"]
+    done: int = 0
+    images: tuple[str, ...] = ()
+
+
+class Ended(Struct, frozen=True, kw_only=True, tag="ended", omit_defaults=True):
+    """Nothing more comes."""
+
+
 class Failed(Struct, frozen=True, kw_only=True, tag="failed", omit_defaults=True):
     fault: Fault
 
 
-Reply = Submitted | StatusIs | Logs | Events | Ledger | Failed
+Reply = Submitted | StatusIs | Logs | Events | Ledger | BlobPart | ImageLoad | Ended | Failed
 
 
 class CallFrame(Struct, frozen=True, kw_only=True, tag="call", omit_defaults=True):

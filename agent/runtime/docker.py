@@ -97,6 +97,9 @@ class DockerRuntime:
     async def prepare(self, spec: ReplicaSpec, progress: Progress) -> None:
         await self._image(spec, progress)
 
+    async def load_image(self, archive: Path) -> tuple[str, ...]:
+        return await self._in_slow_thread(partial(self._engine.load, archive))
+
     async def start(self, spec: ReplicaSpec, progress: Progress) -> Workload:
         image = await self._image(spec, progress)
         progress("starting", "")

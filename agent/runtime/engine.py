@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -31,9 +33,11 @@ from agent.runtime.protocol import RawLine
 
 CALL_TIMEOUT_S = 30  # every call but a pull, a stop or a stream; a loaded engine takes seconds
 PULL_STALL_S = 120  # no byte of progress for so long: the engine itself never gives up on a stalled layer
+LOAD_TIMEOUT_S = 600  # the engine unpacks the whole archive before it answers: 10 GB at 20 MB/s
 MAX_LOG_FRAME_BYTES = 1_048_576  # Docker writes lines of up to 16 KiB as frames; anything like this isn't one
 MAX_MESSAGE_CHARACTERS = 300  # of what the engine said
 
+_LOADED = re.compile(r"Loaded image(?: ID)?: (\S{1,512})")
 _CONNECTION_ERRORS = (requests.exceptions.ConnectionError, requests.exceptions.Timeout)
 
 
@@ -146,14 +150,27 @@ class Engine:
 
     def ensure_network(self, name: str, labels: dict[str, str]) -> None:
         """Create a bridge network unless there is one of that name. Raises Conflict when it is another cluster's."""
-        try:
-            with engine_errors(f"looking for network {name}"):
-                present = self.client().inspect_network(name)
-        except NotThere:
-            with engine_errors(f"creating network {name}"):
-                self.client().create_network(name, driver="bridge", labels=labels, check_duplicate=True)
-            return
-        _same_cluster(f"network {name}", present.get("Labels") or {}, labels)
+        present = self._networks(name)
+        if not present:
+            try:
+                with engine_errors(f"creating network {name}"):
+                    self.client().create_network(name, driver="bridge", labels=labels, check_duplicate=True)
+            except EngineRefused as error:
+                if error.code != 409:
+                    raise
+            present = self._networks(name)
+        for network in present:
+            _same_cluster(f"network {name}", network.get("Labels") or {}, labels)
+        # Docker takes one name twice from two agents at the same moment: the oldest stays.
+        for network in present[1:]:
+            with contextlib.suppress(NotThere, EngineRefused), engine_errors("removing a network"):
+                self.client().remove_network(_id(network["Id"]))
+
+    def _networks(self, name: str) -> list[Any]:
+        """Those of exactly this name, the oldest first."""
+        with engine_errors(f"looking for network {name}"):
+            found = self.client().networks(names=[name])
+        return sorted((each for each in found if each["Name"] == name), key=lambda each: (each["Created"], each["Id"]))
 
     def connect(self, container: str, network: str, alias: str) -> None:
         with engine_errors(f"connecting to network {network}"):
@@ -195,6 +212,22 @@ class Engine:
             return None
         digests = {str(found["Id"]), *(str(each).partition("@")[2] for each in found.get("RepoDigests") or [])}
         return str(found["Id"]) if image.digest is None or image.digest in digests else None
+
+    def load(self, archive: Path) -> tuple[str, ...]:
+        """Load a `docker save` archive; the names, or else ids, of its images. Raises Unprocessable."""
+        client = self.client()
+        with engine_errors("loading an image"), archive.open("rb") as file:
+            response = client.post(
+                f"{client.base_url}/v{client.api_version}/images/load",
+                params={"quiet": "1"},
+                headers={"Content-Type": "application/x-tar"},
+                data=file,
+                stream=True,
+                timeout=(CALL_TIMEOUT_S, LOAD_TIMEOUT_S),
+            )
+            _raise_for_status(response)
+            with contextlib.closing(response):
+                return _loaded(json.loads(line) for line in response.iter_lines() if line)
 
     def open_pull(self, image: Image) -> CancellableStream[Any]:
         """A stream of progress messages, one JSON object a line. `close` ends it from any thread."""
@@ -274,6 +307,19 @@ def _raise_for_status(response: requests.Response) -> None:
         response.raise_for_status()
     except requests.exceptions.HTTPError as error:
         docker.errors.create_api_error_from_http_exception(error)
+
+
+def _loaded(messages: Iterable[Any]) -> tuple[str, ...]:
+    found: list[str] = []
+    for message in messages:
+        if error := message.get("error"):
+            raise errors.Unprocessable(f"Docker doesn't take the archive: {str(error)[:MAX_MESSAGE_CHARACTERS]}")
+        for line in str(message.get("stream", "")).splitlines():
+            if (loaded := _LOADED.fullmatch(line.strip())) is not None:
+                found.append(loaded[1])
+    if not found:
+        raise errors.Unprocessable("Docker found no image in the archive", fix="make it with `docker save IMAGE`")
+    return tuple(found)
 
 
 def _log_lines(read: Callable[[int], bytes]) -> Iterator[RawLine]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -31,6 +32,17 @@ class Progress(Protocol):
     """Told while a start takes long, e.g. `pulling` and "3 of 7 layers, 41 MB". Called on the event loop."""
 
     def __call__(self, step: Literal["pulling", "starting"], detail: str) -> None: ...
+
+
+@runtime_checkable
+class LoadsImages(Protocol):
+    """A runtime whose images can be brought to it."""
+
+    async def load_image(self, archive: Path) -> tuple[str, ...]:
+        """Load a `docker save` archive; the names, or else ids, of the images in it.
+
+        Raises Unprocessable with the engine's words, or RuntimeUnavailable.
+        """
 
 
 class Runtime(Protocol):

@@ -22,11 +22,11 @@ from agent.model.api import PROBLEM_MEDIA_TYPE, REDACTED
 from agent.model.cluster import Operator
 from agent.model.instruction import Remove, Scale
 from agent.telemetry.api_log import ApiStats
-from tests.support.fake_node import FakeCluster, RunningNode, event, line
+from tests.support.fake_node import NOTHING, FakeCluster, RunningNode, event, line
 from tests.support.schemas import violations
 from tests.support.shop import SECRET, instruct, open_shop, shop, signed
 
-EXAMPLES = {"{stack}": "shop", "{target}": "stack:shop", "{jti}": "0" * 32}
+EXAMPLES = {"{stack}": "shop", "{target}": "stack:shop", "{jti}": "0" * 32, "{digest}": NOTHING}
 READS = [route for route in ROUTES if route.access == "read" and route.method == "GET"]
 
 

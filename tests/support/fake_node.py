@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -18,9 +19,11 @@ from agent.api.limits import RateLimit
 from agent.api.server import ApiServer
 from agent.api.streams import Streams
 from agent.control.facts import ClusterFacts, HostFacts
+from agent.errors import InputError
 from agent.formats.timestamps import rfc3339
 from agent.home import Home, KnownMember, remember
 from agent.instruction import read_instruction, sign_access
+from agent.model.api import ImageProgress
 from agent.model.cluster import Operator
 from agent.model.events import Event, LogLine
 from agent.model.instruction import InstructionResult
@@ -83,6 +86,36 @@ class FakeLedger:
         )
 
 
+NOTHING = hashlib.sha256().hexdigest()
+"""A content that every fake agent has."""
+
+
+@dataclass
+class FakeBlobs:
+    """A BlobPort: contents in memory; `loads` are the tokens, `progress` what a load tells."""
+
+    contents: dict[str, bytes] = field(default_factory=lambda: {NOTHING: b""})
+    loads: list[str] = field(default_factory=list)
+    progress: list[ImageProgress] = field(default_factory=list)
+    put_errors: list[Exception] = field(default_factory=list)
+
+    async def size(self, digest: str) -> int | None:
+        return len(self.contents[digest]) if digest in self.contents else None
+
+    async def put(self, digest: str, size: int, content: AsyncIterator[bytes]) -> None:
+        data = b"".join([part async for part in content])
+        if self.put_errors:
+            raise self.put_errors.pop(0)
+        if len(data) != size or hashlib.sha256(data).hexdigest() != digest:
+            raise InputError("the content isn't the one that was announced", where="body")
+        self.contents[digest] = data
+
+    async def load(self, token: str) -> AsyncIterator[ImageProgress]:
+        self.loads.append(token)
+        for progress in self.progress:
+            yield progress
+
+
 @dataclass
 class FakeNode:
     """A NodePort. `fail` is raised by every method that may; `fail_submits` counts down; `kept` are past events."""
@@ -98,6 +131,7 @@ class FakeNode:
     submitted: list[tuple[str, bytes]] = field(default_factory=list)
     listeners: set[asyncio.Queue[Event]] = field(default_factory=set)
     following: int = 0
+    blobs: FakeBlobs = field(default_factory=FakeBlobs)
 
     @property
     def state(self) -> ClusterState:

@@ -8,15 +8,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from typing import Protocol
 
 from msgspec import Struct
 
 from agent import errors
 from agent.host.reconcile import Action, Prepare, Remove, Start, Stop
 from agent.host.states import Doing
-from agent.model.spec import ReplicaKey
+from agent.model.spec import ReplicaKey, ReplicaSpec
 from agent.model.stack import RuntimeName
-from agent.runtime.protocol import Runtime
+from agent.runtime.protocol import Progress, Runtime
 
 MAX_PARALLEL_REPLICAS = 8  # more would only queue at the engine and the disk, and pulls would starve each other
 MAX_REASON_CHARACTERS = 500  # an engine's message; longer ones are stack traces
@@ -47,16 +48,29 @@ class ActionFailed(Struct, frozen=True, kw_only=True):
 Result = Started | StartFailed | ActionFailed
 
 
+class Supplier(Protocol):
+    """agent.node.driver.supplies.Supplies, as far as it is needed here."""
+
+    async def fetch(self, spec: ReplicaSpec, progress: Progress) -> None: ...
+
+    async def lay(self, spec: ReplicaSpec, progress: Progress) -> None: ...
+
+
 class Executor:
-    """`on_result` is told each start and each failure, `on_change` whenever progress was made. On the event loop."""
+    """`on_result` is told each start and each failure, `on_change` whenever progress was made. On the event loop.
+
+    `supplier` brings what replicas need beside their images; None: nothing is to be had.
+    """
 
     def __init__(
         self,
         runtimes: Mapping[RuntimeName, Runtime],
         on_result: Callable[[Result], None],
         on_change: Callable[[RuntimeName | None], None],
+        supplier: Supplier | None = None,
     ) -> None:
         self._runtimes = runtimes
+        self._supplier = supplier
         self._on_result = on_result
         self._on_change = on_change
         self._slots = asyncio.Semaphore(MAX_PARALLEL_REPLICAS)
@@ -139,9 +153,13 @@ class Executor:
 
         match action:
             case Prepare(spec=spec):
+                if self._supplier is not None:
+                    await self._supplier.fetch(spec, progress)
                 await runtime.prepare(spec, progress)
             case Start(spec=spec):
                 progress("starting", "")
+                if self._supplier is not None:
+                    await self._supplier.lay(spec, progress)
                 await runtime.start(spec, progress)
                 self._on_result(Started(key=key))
             case Stop(workload_id=workload_id):

@@ -20,16 +20,23 @@ from agent.net.addresses import all_addresses, usable_addresses
 from agent.net.handshake import LocalAgent
 from agent.node.core import NodeBoot, NodeCore, NodeSettings
 from agent.node.driver.announcing import Announcing
+from agent.node.driver.blobs import BlobService
 from agent.node.driver.hosting import Hosting
+from agent.node.driver.images import ImageService
 from agent.node.driver.logs import LogService
 from agent.node.driver.loop import Driver, now
 from agent.node.driver.network import Network
-from agent.node.driver.service import AgentService
+from agent.node.driver.service import AgentService, Contents
+from agent.node.driver.serving import Serving
+from agent.node.driver.supplies import Supplies
+from agent.node.messages import FetchBlob, FollowLogs, LoadImage
 from agent.runtime.protocol import Runtime
 from agent.state import STATE_LEVEL
 from agent.storage.birth import genesis_entry, open_ledger
+from agent.storage.blobs import BlobStore
 from agent.storage.identity import Identity, load
 from agent.storage.ledger import Boot, Ledger
+from agent.storage.stack_files import StackFiles
 from agent.swim import SwimConfig
 from agent.telemetry.api_log import ApiStats
 from agent.telemetry.metrics import Metrics
@@ -48,7 +55,8 @@ class Agent:
     network: Network
     announcing: Announcing
     hosting: Hosting
-    logs: LogService
+    blobs: BlobService
+    serving: Serving
     service: AgentService
     stats: ApiStats
     metrics: Metrics
@@ -90,19 +98,25 @@ class Agent:
             for announcing in parts:
                 announcing.changed()
 
+        blobs = BlobService(BlobStore(Path(config.data_dir) / "blobs"))
         hosting = Hosting(
             make_runtimes(config, identity),
             publish_address=config.publish_address,
             data_dir=Path(config.data_dir),
             on_observed=observed,
+            supplies=Supplies(blobs, StackFiles(Path(config.data_dir), blobs.store)),
         )
         driver = Driver(core, disk=ledger, wire=network, hands=hosting)
-        network.inputs = driver
+        network.inputs = blobs.driver = driver
         announcing = Announcing(config, identity, me.name, host.address, driver, network, rng)
         parts.append(announcing)
-        logs = LogService(driver, hosting)
+        logs, images = LogService(driver, hosting), ImageService(blobs, hosting)
         stats, metrics = ApiStats(), Metrics()
-        service = AgentService(driver, logs, _Counts(announcing, stats), metrics.exposition)
+        service = AgentService(driver, logs, Contents(blobs, images), _Counts(announcing, stats), metrics.exposition)
+        serving = Serving(driver)
+        serving.handle(FollowLogs, logs.answer)
+        serving.handle(FetchBlob, blobs.answer)
+        serving.handle(LoadImage, images.answer)
         _show_metrics(metrics, driver, network)
         return cls(
             config=config,
@@ -112,7 +126,8 @@ class Agent:
             network=network,
             announcing=announcing,
             hosting=hosting,
-            logs=logs,
+            blobs=blobs,
+            serving=serving,
             service=service,
             stats=stats,
             metrics=metrics,
@@ -121,6 +136,7 @@ class Agent:
     async def _open(self) -> None:
         await self.network.start()
         self.driver.start()
+        await self.blobs.open()
         await asyncio.gather(self.hosting.open(), self.announcing.start())
         logger.info("agent {} ({}) of cluster {}", self.service.me.name, self.identity.id, self.identity.genesis.name)
 
@@ -128,8 +144,9 @@ class Agent:
         """A clean end: the coordination is handed over first; workloads keep running."""
         await self.driver.stop(grace_s)
         await self.announcing.stop()
-        await self.logs.close()
+        await self.serving.close()
         await self.hosting.close()
+        await self.blobs.close()
         await self.network.stop()
         await self.ledger.close()
 

@@ -34,8 +34,9 @@ from agent.model.workload import Workload
 from agent.node.driver.acting import ActionFailed, Executor, Result, Started, StartFailed
 from agent.node.driver.checking import Checker
 from agent.node.driver.compose_files import ComposeFiles
+from agent.node.driver.supplies import Supplies
 from agent.node.effects import Reconcile
-from agent.runtime.protocol import RawLine, Runtime
+from agent.runtime.protocol import LoadsImages, RawLine, Runtime
 
 SWEEP_INTERVAL_S = 5.0  # a lost hint is made good within this; an observation costs a few milliseconds
 RESOURCES_INTERVAL_S = 10.0  # load and free disk are only shown
@@ -54,13 +55,15 @@ class Hosting:
         publish_address: str,
         data_dir: Path,
         on_observed: Callable[[HostObservation], None],
+        supplies: Supplies | None = None,
     ) -> None:
         self._runtimes: Mapping[RuntimeName, Runtime] = {runtime.name: runtime for runtime in runtimes}
         self._on_observed = on_observed
         self._wake = asyncio.Event()
         self._checker = Checker(publish_address=publish_address, data_dir=data_dir, on_change=self._wake.set)
         self._compose = ComposeFiles(data_dir, publish_address=publish_address)
-        self._executor = Executor(self._runtimes, self._result, self._progress)
+        self._executor = Executor(self._runtimes, self._result, self._progress, supplies)
+        self._supplies = supplies
         self._desired: Desired | None = None
         self._applied = 0
         self._memory = ReconcileMemory()
@@ -105,8 +108,25 @@ class Hosting:
         self._applied = wanted.applied
         if desired != self._desired:
             self._desired = desired
+            if self._supplies is not None:
+                self._supplies.want(desired)
             self._executor.abandon({spec.key: spec.hash for spec in desired.specs})
         self._wake.set()
+
+    async def load_image(self, archive: Path) -> tuple[str, ...] | None:
+        """The names of the images that an engine here has loaded; None when no engine here takes any.
+
+        Raises RuntimeUnavailable, or Unprocessable with the engine's words.
+        """
+        for runtime in self._runtimes.values():
+            if isinstance(runtime, LoadsImages):
+                return await runtime.load_image(archive)
+        return None
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether `load_image` has somewhere to load them."""
+        return any(isinstance(runtime, LoadsImages) for runtime in self._runtimes.values())
 
     async def logs(
         self, key: ReplicaKey, *, tail: int | None = None, since: datetime | None = None, follow: bool = False
@@ -250,6 +270,11 @@ class Hosting:
                     await runtime.tidy(*wanted)
                 except errors.MusterError:
                     self._tidied = None  # tried again at the next round; nothing depends on it
+        if self._supplies is not None:
+            try:
+                await self._supplies.sweep(wanted[0])
+            except (errors.MusterError, OSError):
+                self._tidied = None
 
     # Results
 

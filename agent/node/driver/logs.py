@@ -10,18 +10,15 @@ from typing import Protocol
 
 from agent import errors
 from agent.model.events import LogLine
-from agent.model.fault import fault_of
 from agent.model.spec import ReplicaKey
 from agent.model.types import AgentId
 from agent.node.driver.loop import Driver
-from agent.node.effects import Serve, Unserve
-from agent.node.messages import Failed, FollowLogs, Logs, Reply, ReplyFrame
+from agent.node.messages import FollowLogs, Logs, Reply
 from agent.runtime.protocol import RawLine
 
 LINES_PER_PART = 200  # a part stays far below a frame's bound, with lines of 16 KiB
 MAX_LINE_CHARACTERS = 16_384  # Docker cuts a line there too
 BUFFERED_LINES = 1_000  # per reader; a slower reader holds the replicas' streams back, not this agent's memory
-MAX_SERVED = 256  # streams that peers may have open here at once
 
 
 class LocalLogs(Protocol):
@@ -33,14 +30,11 @@ class LocalLogs(Protocol):
 
 
 class LogService:
-    """Both sides: `read` for this agent's API, `serve` for peers."""
+    """Both sides: `read` for this agent's API, `answer` for peers."""
 
     def __init__(self, driver: Driver, local: LocalLogs) -> None:
         self._driver = driver
         self._local = local
-        self._served: dict[tuple[AgentId, int], asyncio.Task[None]] = {}
-        driver.on_serve = self.serve
-        driver.on_unserve = self.unserve
 
     async def read(self, wanted: FollowLogs, host: AgentId) -> AsyncGenerator[LogLine]:
         """One replica's lines, wherever its host is."""
@@ -81,38 +75,11 @@ class LogService:
                 reader.cancel()
             await asyncio.gather(*readers, return_exceptions=True)
 
-    def serve(self, serve: Serve) -> None:
+    async def answer(self, _peer: AgentId, wanted: FollowLogs) -> AsyncGenerator[Reply]:
         """A peer asks for a replica of this host."""
-        if len(self._served) >= MAX_SERVED:
-            error = errors.TooMany(f"{MAX_SERVED} log streams are open here already", fix="close some of them")
-            self._reply(serve, Failed(fault=fault_of(error)), end=True)
-            return
-        key = (serve.peer, serve.call)
-        task = asyncio.create_task(self._serve(serve), name=f"logs for {serve.peer}")
-        self._served[key] = task
-        task.add_done_callback(lambda _: self._served.pop(key, None))
-
-    def unserve(self, unserve: Unserve) -> None:
-        """The peer has enough, or is gone."""
-        for (peer, call), task in self._served.items():
-            if peer == unserve.peer and unserve.call in (None, call):
-                task.cancel()
-
-    async def close(self) -> None:
-        """End all streams."""
-        for task in list(self._served.values()):
-            task.cancel()
-        await asyncio.gather(*self._served.values(), return_exceptions=True)
-
-    async def _serve(self, serve: Serve) -> None:
-        try:
-            async with aclosing(self._read_local(serve.request)) as lines:
-                async for line in lines:
-                    self._reply(serve, Logs(lines=(line,)), end=False)
-        except errors.MusterError as error:
-            self._reply(serve, Failed(fault=fault_of(error)), end=True)
-        else:
-            self._reply(serve, Logs(lines=()), end=True)
+        async with aclosing(self._read_local(wanted)) as lines:
+            async for line in lines:
+                yield Logs(lines=(line,))
 
     async def _read_local(self, wanted: FollowLogs) -> AsyncGenerator[LogLine]:
         key = ReplicaKey(stack=wanted.stack, service=wanted.service, slot=wanted.slot)
@@ -140,6 +107,3 @@ class LogService:
             stream="stderr",
             line=f"muster: no log from here: {error.what}",
         )
-
-    def _reply(self, serve: Serve, reply: Reply, *, end: bool) -> None:
-        self._driver.send(serve.peer, ReplyFrame(id=serve.call, reply=reply, end=end))

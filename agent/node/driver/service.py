@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Protocol
 
 import msgspec
 
 from agent import __version__, errors
+from agent.model.api import ImageProgress
 from agent.model.events import Event, LogLine
 from agent.model.instruction import InstructionResult
 from agent.model.status import AgentRef, Health, MemberView, Status
-from agent.model.types import AgentId
+from agent.model.types import AgentId, Digest
+from agent.node.driver.blobs import BlobService
+from agent.node.driver.images import ImageService
 from agent.node.driver.logs import LogService
 from agent.node.driver.loop import Driver, now
 from agent.node.messages import FollowLogs
@@ -30,10 +33,32 @@ class Counts(Protocol):
     def api_requests_total(self) -> int: ...
 
 
+class Contents:
+    """Files and images as the API takes them (agent.api.port.BlobPort)."""
+
+    def __init__(self, blobs: BlobService, images: ImageService) -> None:
+        self._blobs, self._images = blobs, images
+
+    async def size(self, digest: Digest) -> int | None:
+        """See BlobPort."""
+        return await self._blobs.size(digest)
+
+    async def put(self, digest: Digest, size: int, content: AsyncIterator[bytes]) -> None:
+        """See BlobPort."""
+        await self._blobs.put(digest, size, content)
+
+    def load(self, token: str) -> AsyncGenerator[ImageProgress]:
+        """See BlobPort."""
+        return self._images.load(token)
+
+
 class AgentService:
     """Requests in, answers out; raises MusterErrors."""
 
-    def __init__(self, driver: Driver, logs: LogService, counts: Counts, metrics: Callable[[], bytes]) -> None:
+    def __init__(
+        self, driver: Driver, logs: LogService, blobs: Contents, counts: Counts, metrics: Callable[[], bytes]
+    ) -> None:
+        self.blobs = blobs
         self._driver = driver
         self._logs = logs
         self._counts = counts

@@ -1,0 +1,109 @@
+"""The blob token (`blob+jwt`): an operator lets one content, named by its sha256, into the cluster.
+
+`use` says what for: a plan's `file`, stored by the agent it is sent to, or an `image`, which the named hosts may load
+into their engine. Each host that loads one verifies the token itself, so an agent that was taken can't put an image
+anywhere. A file needs scope deploy. An image serves every stack of a host, so the operator must be unlimited too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from msgspec import Meta, Struct
+
+from agent.errors import NotAllowed, NotAuthenticated
+from agent.instruction.keys import public_key_of
+from agent.instruction.operator import DEFAULT_SKEW_S, audience_of, new_jti
+from agent.instruction.scopes import includes
+from agent.instruction.tokens import read_token, write_token
+from agent.model.cluster import Operator
+from agent.model.decode import convert
+from agent.model.stack import MAX_FILES_BYTES
+from agent.model.types import ClusterId, Digest, Jti, Label, OperatorName
+
+MAX_BLOB_TTL_S = 300  # to begin with; a long transfer isn't cut
+MAX_IMAGE_BYTES = 17_179_869_184  # 16 GiB, above the largest images with models inside
+MAX_NAMED_HOSTS = 30  # the token has 4 KiB; for more hosts, name none: then all are meant
+
+BlobUse = Literal["file", "image"]
+
+
+class BlobClaims(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whole seconds; `size` in bytes. `hosts`: members' names for an image to be loaded on; none: all of them."""
+
+    iss: Annotated[str, Meta(max_length=63)]
+    aud: Annotated[str, Meta(max_length=64)]
+    iat: Annotated[int, Meta(ge=0, le=2**40)]
+    exp: Annotated[int, Meta(ge=0, le=2**40)]
+    jti: Jti
+    use: BlobUse
+    digest: Digest
+    size: Annotated[int, Meta(ge=0, le=MAX_IMAGE_BYTES)]
+    hosts: Annotated[list[Label], Meta(max_length=MAX_NAMED_HOSTS)]
+
+
+def sign_blob(
+    key: Ed25519PrivateKey,
+    *,
+    operator_name: OperatorName,
+    cluster: ClusterId,
+    epoch: int,
+    use: BlobUse,
+    digest: Digest,
+    size: int,
+    now_s: float,
+    hosts: tuple[Label, ...] = (),
+    ttl_s: int = MAX_BLOB_TTL_S,
+) -> str:
+    """A `blob+jwt`; `now_s`: seconds since the epoch, cluster's clock. Raises InputError for a claim out of bounds."""
+    claims = {
+        "iss": operator_name,
+        "aud": audience_of(cluster, epoch),
+        "iat": int(now_s),
+        "exp": int(now_s) + ttl_s,
+        "jti": new_jti(),
+        "use": use,
+        "digest": digest,
+        "size": size,
+        "hosts": list(hosts),
+    }
+    return write_token(key, "blob+jwt", convert(claims, BlobClaims, "claims"))
+
+
+def read_blob(
+    token: str,
+    operators: Mapping[OperatorName, Operator],
+    audience: str,
+    now_s: float,
+    skew_s: float = DEFAULT_SKEW_S,
+) -> BlobClaims:
+    """The claims of a token that is valid now and whose operator may do this. Raises NotAuthenticated or NotAllowed."""
+
+    def key_for(claims: BlobClaims) -> Ed25519PublicKey | None:
+        operator = operators.get(claims.iss)
+        return public_key_of(operator.key) if operator is not None else None
+
+    claims = read_token(token, typ="blob+jwt", claims_type=BlobClaims, audience=audience, key_for=key_for)
+    if not 0 < claims.exp - claims.iat <= MAX_BLOB_TTL_S:
+        raise NotAuthenticated(f"a blob token is valid for at most {MAX_BLOB_TTL_S} s", where="exp")
+    if not claims.iat - skew_s <= now_s < claims.exp + skew_s:
+        raise NotAuthenticated("the blob token isn't valid now", where="exp", fix="Give the command again.")
+    _check(operators[claims.iss], claims)
+    return claims
+
+
+def _check(operator: Operator, claims: BlobClaims) -> None:
+    if not includes(operator.scope, "deploy"):
+        raise NotAllowed(
+            f"{operator.name} has scope {operator.scope}, and sending a {claims.use} needs deploy",
+            fix=f"An admin can give it: agent operator grant {operator.name} --scope deploy",
+        )
+    if claims.use == "image" and operator.scope != "admin" and "*" not in operator.stacks:
+        raise NotAllowed(
+            f"{operator.name} may act on stacks {', '.join(operator.stacks)}; an image is every stack's",
+            fix=f"An admin can give it: agent operator grant {operator.name} --scope deploy --stacks '*'",
+        )
+    if claims.use == "file" and claims.size > MAX_FILES_BYTES:
+        raise NotAllowed(f"a file of {claims.size} bytes; a stack's files have at most {MAX_FILES_BYTES}")

@@ -1,0 +1,77 @@
+"""Calls of peers that this host answers itself: each in a task of its own, by the kind of the request. Shell."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Any
+
+from agent import errors
+from agent.model.fault import fault_of
+from agent.model.types import AgentId
+from agent.node.driver.loop import Driver
+from agent.node.effects import Serve, Unserve
+from agent.node.messages import Ended, Failed, Reply, ReplyFrame, Served
+
+MAX_SERVED = 256  # calls that peers may have open here at once; each costs a task and, for logs, a thread
+
+Answers = Callable[[AgentId, Any], AsyncGenerator[Reply]]
+"""(peer, request) → the parts of the answer. Raises MusterErrors, which the peer gets."""
+
+
+class Serving:
+    """`handle` says who answers which kind; a kind without one is refused."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._handlers: dict[type[Served], Answers] = {}
+        self._open: dict[tuple[AgentId, int], asyncio.Task[None]] = {}
+        driver.on_serve = self.serve
+        driver.on_unserve = self.unserve
+
+    def handle(self, kind: type[Served], answers: Answers) -> None:
+        """Who answers requests of this kind."""
+        self._handlers[kind] = answers
+
+    def serve(self, serve: Serve) -> None:
+        """A peer asks."""
+        if len(self._open) >= MAX_SERVED:
+            error = errors.TooMany(f"{MAX_SERVED} calls are open here already", fix="close some of the streams")
+            self._reply(serve, Failed(fault=fault_of(error)), end=True)
+            return
+        key = (serve.peer, serve.call)
+        task = asyncio.create_task(self._answer(serve), name=f"{type(serve.request).__name__} of {serve.peer}")
+        self._open[key] = task
+        task.add_done_callback(lambda _: self._open.pop(key, None))
+
+    def unserve(self, unserve: Unserve) -> None:
+        """The peer has enough, or is gone."""
+        for (peer, call), task in self._open.items():
+            if peer == unserve.peer and unserve.call in (None, call):
+                task.cancel()
+
+    async def close(self) -> None:
+        """End all of them."""
+        for task in list(self._open.values()):
+            task.cancel()
+        await asyncio.gather(*self._open.values(), return_exceptions=True)
+
+    async def _answer(self, serve: Serve) -> None:
+        try:
+            handler = self._handlers.get(type(serve.request))
+            if handler is None:
+                raise errors.NotFound("this host doesn't answer that")
+            async with aclosing(handler(serve.peer, serve.request)) as replies:
+                async for reply in replies:
+                    self._reply(serve, reply, end=False)
+        except errors.MusterError as error:
+            self._reply(serve, Failed(fault=fault_of(error)), end=True)
+        except OSError as error:  # e.g. the disk is full
+            what = errors.MusterError(error.strerror or "input/output error")
+            self._reply(serve, Failed(fault=fault_of(what)), end=True)
+        else:
+            self._reply(serve, Ended(), end=True)
+
+    def _reply(self, serve: Serve, reply: Reply, *, end: bool) -> None:
+        self._driver.send(serve.peer, ReplyFrame(id=serve.call, reply=reply, end=end))
