@@ -57,8 +57,9 @@ def stack_diff(running: StackView | None, wanted: Stack) -> StackDiff:
 
 def diff_lines(diff: StackDiff) -> list[str]:
     """The same for people."""
+    ends = [f"  {name}: the scale of {count} set since ends" for name, count in sorted(diff.scale_ends.items())]
     if diff.identical:
-        return [f"{diff.stack}: exactly what is deployed"]
+        return [f"{diff.stack}: exactly what is deployed", *ends]
     marks = {"added": "+", "removed": "-", "changed": "~", "same": " "}
     lines = [f"{diff.stack}: revision {diff.revision + 1}"]
     for change in diff.services:
@@ -66,8 +67,7 @@ def diff_lines(diff: StackDiff) -> list[str]:
         lines += [f"    {field.field}: {field.before} → {field.after}" for field in change.fields]
     if all(change.change == "same" for change in diff.services):
         lines.append("    only environment values may differ; they aren't shown")
-    lines += [f"  {name}: the scale of {count} set since ends" for name, count in sorted(diff.scale_ends.items())]
-    return lines
+    return [*lines, *ends]
 
 
 def _service_change(name: str, before: Service | None, after: Service | None) -> ServiceChange:

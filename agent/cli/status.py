@@ -16,7 +16,7 @@ from agent.model.status import HostStatus, Status
 @click.command()
 @global_options
 def status() -> int:
-    """Show the whole cluster: hosts, stacks, problems. Exits 3 when something is wrong."""
+    """Show the whole cluster: hosts, stacks, problems. Exits 3 when there is an error among the problems."""
     options = current_options()
 
     async def use(client: Client) -> Status:

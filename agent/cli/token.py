@@ -20,7 +20,11 @@ from agent.instruction import MAX_ACCESS_TTL_S
 def token(ttl: str) -> None:
     """Make an access token, which reads and nothing else.
 
-    curl --cacert HOME/cluster.crt … -H "Authorization: Bearer $(agent token)"
+    \b
+    curl --cacert HOME/cluster.crt --connect-to ::ADDRESS:9999 \\
+        -H "Authorization: Bearer $(agent token)" https://AGENT_ID.agent.muster/api/v1/members
+
+    HOME is the cluster home; `agent members` shows addresses and ids.
     """
     options = current_options()
     ttl_s = parse_duration_ms(ttl, where="--ttl") // 1000

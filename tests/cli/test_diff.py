@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from agent.cli.diff import diff_lines, stack_diff
+from agent.instruction import body_digest, encode_body
+from agent.model.api import StackView
+from agent.model.stack import Image, InstructionRef, Service, Stack
+
+SHOP = Stack(name="shop", services={"web": Service(image=Image(ref="web:1"))})
+
+
+def running(scale: dict[str, int]) -> StackView:
+    return StackView(
+        name="shop",
+        revision=3,
+        deployed=InstructionRef(revision=1, digest=body_digest(encode_body(SHOP))),
+        phase="healthy",
+        reason="",
+        changed_by="alice",
+        changed_at="2024-01-15T10:30:00Z",
+        scale=scale,
+        stopped=(),
+        stack=SHOP,
+    )
+
+
+def test_the_very_plan_that_is_deployed_changes_nothing() -> None:
+    assert diff_lines(stack_diff(running({}), SHOP)) == ["shop: exactly what is deployed"]
+
+
+def test_the_very_plan_that_is_deployed_still_ends_a_scale() -> None:
+    lines = diff_lines(stack_diff(running({"web": 5}), SHOP))
+    assert lines == ["shop: exactly what is deployed", "  web: the scale of 5 set since ends"]
