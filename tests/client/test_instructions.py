@@ -144,3 +144,15 @@ async def test_a_key_that_the_cluster_does_not_know_is_not_allowed(
     with pytest.raises(NotAuthenticated) as error:
         await stranger.bring_in()
     assert error.value.exit_code == NotAllowed.exit_code
+
+
+async def test_once_it_may_have_been_taken_it_is_not_given_up_for_a_missing_majority(
+    client: Client, running: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(instructions, "PATIENCE_S", 0.0)
+    errors: list[Exception] = [TimedOut("isn't confirmed after 10 s"), NoMajority("no majority: n2 unreachable")]
+    for node in running.nodes.values():
+        node.node.submit_errors = errors  # one list: whichever member is asked next
+    assert (await client.submit("deploy", "stack:shop", shop())).outcome == "applied"
+    assert len(set(taken(running))) == 1
+    assert len(taken(running)) == 3
