@@ -20,6 +20,9 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := set(options.names) - set(MEASURES):
         parser.error(f"no such measure: {', '.join(sorted(unknown))}; there are {' '.join(MEASURES)}")
+    if (load := os.getloadavg()[0]) > (cores := os.cpu_count() or 1) / 2:
+        # Agents that wait for a core are not slow agents.
+        print(f"load {load:.1f} on {cores} cores: others are at work here, so times will be too long", file=sys.stderr)
     figures: list[Figure] = []
     for name in options.names or MEASURES:
         print(f"{name}: {(MEASURES[name].__doc__ or '').splitlines()[0]}", file=sys.stderr, flush=True)
@@ -27,8 +30,7 @@ def main() -> int:
     if options.json:
         print(json.dumps([as_json(figure) for figure in figures], indent=2))
     else:
-        load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-        print(f"\n{os.cpu_count()} cores; load {load}\n\n{as_text(figures)}")
+        print(f"\n{as_text(figures)}")
     return 0 if all(figure.reached for figure in figures) else 1
 
 
