@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from datetime import datetime
 from typing import Protocol
@@ -13,10 +12,12 @@ from agent.model.events import LogLine
 from agent.model.spec import ReplicaKey
 from agent.model.types import AgentId
 from agent.node.driver.loop import Driver
+from agent.node.driver.streams import together
 from agent.node.messages import FollowLogs, Logs, Reply
 from agent.runtime.protocol import RawLine
 
-LINES_PER_PART = 200  # a part stays far below a frame's bound, with lines of 16 KiB
+LINES_PER_PART = 200  # read ahead of the link, and sent together
+PART_CHARACTERS = 65_536  # a part holds no heartbeat up, and a thousand unread ones fit into memory
 MAX_LINE_CHARACTERS = 16_384  # Docker cuts a line there too
 BUFFERED_LINES = 1_000  # per reader; a slower reader holds the replicas' streams back, not this agent's memory
 
@@ -50,40 +51,30 @@ class LogService:
 
     async def merge(self, wanted: dict[AgentId, list[FollowLogs]]) -> AsyncGenerator[LogLine]:
         """Many replicas' lines as they come; a host that can't be asked ends only its own with a line that says so."""
-        lines: asyncio.Queue[LogLine | None] = asyncio.Queue(BUFFERED_LINES)
-
-        async def pour(host: AgentId, one: FollowLogs) -> None:
-            try:
-                async with aclosing(self.read(one, host)) as source:
-                    async for line in source:
-                        await lines.put(line)
-            except errors.MusterError as error:
-                await lines.put(self._complaint(one, host, error))
-            await lines.put(None)
-
-        readers = [asyncio.create_task(pour(host, one)) for host, many in wanted.items() for one in many]
-        try:
-            open_readers = len(readers)
-            while open_readers:
-                line = await lines.get()
-                if line is None:
-                    open_readers -= 1
-                else:
+        sources = [self._read_or_say(one, host) for host, many in wanted.items() for one in many]
+        async with aclosing(together(sources, BUFFERED_LINES)) as batches:
+            async for lines in batches:
+                for line in lines:
                     yield line
-        finally:
-            for reader in readers:
-                reader.cancel()
-            await asyncio.gather(*readers, return_exceptions=True)
+
+    async def _read_or_say(self, wanted: FollowLogs, host: AgentId) -> AsyncGenerator[LogLine]:
+        try:
+            async with aclosing(self.read(wanted, host)) as lines:
+                async for line in lines:
+                    yield line
+        except errors.MusterError as error:
+            yield self._complaint(wanted, host, error)
 
     async def answer(self, _peer: AgentId, wanted: FollowLogs) -> AsyncGenerator[Reply]:
-        """A peer asks for a replica of this host."""
-        async with aclosing(self._read_local(wanted)) as lines:
-            async for line in lines:
-                yield Logs(lines=(line,))
+        """A peer asks for a replica of this host: as many lines in a part as are there, and as a part takes."""
+        async with aclosing(together([self._read_local(wanted)], LINES_PER_PART)) as batches:
+            async for lines in batches:
+                for part in _parts(lines):
+                    yield Logs(lines=part)
 
     async def _read_local(self, wanted: FollowLogs) -> AsyncGenerator[LogLine]:
         key = ReplicaKey(stack=wanted.stack, service=wanted.service, slot=wanted.slot)
-        since = datetime.fromisoformat(wanted.since) if wanted.since else None
+        since = _moment(wanted.since) if wanted.since else None
         host = self._driver.core.context.name_of(self._driver.core.context.id)
         async with aclosing(self._local.logs(key, tail=wanted.tail, since=since, follow=wanted.follow)) as lines:
             async for raw in lines:
@@ -107,3 +98,28 @@ class LogService:
             stream="stderr",
             line=f"muster: no log from here: {error.what}",
         )
+
+
+def _moment(text: str) -> datetime:
+    """RFC 3339. Raises InputError; peers send it too."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise errors.InputError(f"{text[:40]!r} isn't a time in RFC 3339, like 2024-01-15T10:30:00Z", where="since")
+    return moment
+
+
+def _parts(lines: list[LogLine]) -> Iterator[tuple[LogLine, ...]]:
+    """In order, each of at most PART_CHARACTERS, or of one line."""
+    part: list[LogLine] = []
+    room = PART_CHARACTERS
+    for line in lines:
+        if part and len(line.line) > room:
+            yield tuple(part)
+            part, room = [], PART_CHARACTERS
+        part.append(line)
+        room -= len(line.line)
+    if part:
+        yield tuple(part)

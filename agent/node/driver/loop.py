@@ -46,7 +46,7 @@ from agent.state import ClusterState
 from agent.swim import SwimMessage
 
 LINK_WAIT_S = 3.0  # for a link to a member that we don't always keep one with; a dial takes a few round trips
-QUEUED_REPLIES = 1_000  # to one call, not read yet; a reader that is further behind has lost touch and is cut
+QUEUED_REPLIES = 1_000  # parts of the answer to one call that nobody has read yet; a reader further behind is cut
 LATE_S = 0.03  # a timer later than this means that the loop stood still: hear the sockets first
 
 

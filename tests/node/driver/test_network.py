@@ -1,0 +1,129 @@
+"""Who our ledger says a certificate's holder is (DESIGN "Identity and trust": authority is the ledger alone)."""
+
+from __future__ import annotations
+
+import random
+import ssl
+from types import SimpleNamespace
+
+import pytest
+from msgspec.structs import replace
+
+from agent.config import Config
+from agent.model.ledger import GenesisEntry, encode_entry
+from agent.net.handshake import LocalAgent
+from agent.net.link import PeerInfo
+from agent.node.context import Peer
+from agent.node.driver import network as network_module
+from agent.node.driver.network import Network
+from agent.state import ClusterState, genesis_state
+from agent.storage.identity import Identity
+from tests.support.trust import found
+
+
+@pytest.fixture(scope="module")
+def identities(tmp_path_factory: pytest.TempPathFactory) -> list[Identity]:
+    return found(tmp_path_factory.mktemp("hosts"), 3)
+
+
+@pytest.fixture(autouse=True)
+def _no_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here opens a socket, so certificates and interfaces aren't read."""
+    for name in ("peer_server_context", "peer_client_context"):
+        monkeypatch.setattr(network_module, name, lambda *_: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+    monkeypatch.setattr(network_module, "all_addresses", list)
+
+
+class Inputs(SimpleNamespace):
+    """What the network brings in, noted."""
+
+    def __init__(self, state: ClusterState) -> None:
+        super().__init__(state=state, seen=[])
+
+    def link_up(self, peer: Peer) -> None:
+        self.seen.append(peer)
+
+    def link_down(self, peer: str, reason: str) -> None:
+        self.seen.append((peer, reason))
+
+
+def network(identities: list[Identity]) -> tuple[Network, ClusterState]:
+    """n1's, not listening. Called inside a loop."""
+    identity = identities[0]
+    genesis = identity.genesis
+    me = LocalAgent(
+        id=identity.id,
+        name="n1",
+        cluster=genesis.cluster,
+        epoch=genesis.epoch,
+        boot=1,
+        agent_version="0.1.0",
+        level=1,
+        api_port=9999,
+        peer_port=9998,
+        signing_key=identity.signing_key,
+    )
+    made = Network(Config(listen="127.0.0.1"), identity, me, random.Random(1))
+    state = genesis_state(encode_entry(GenesisEntry(at=genesis.created_at, genesis=genesis)))
+    made.inputs = Inputs(state)
+    return made, state
+
+
+async def test_a_member_with_its_own_certificate_is_one(identities: list[Identity]) -> None:
+    net, state = network(identities)
+    member = state.members[identities[1].id]
+    assert net.authority(member.id, member.certificate) == "member"
+
+
+async def test_a_members_id_under_another_certificate_is_refused(identities: list[Identity]) -> None:
+    net, state = network(identities)
+    other = state.members[identities[2].id]
+    assert net.authority(identities[1].id, other.certificate) == "expelled"
+
+
+async def test_whoever_the_ledger_doesnt_name_is_unknown(identities: list[Identity]) -> None:
+    net, _ = network(identities)
+    assert net.authority("z" * 26, "0" * 64) == "unknown"
+
+
+async def test_the_expelled_stay_it_whatever_they_show(identities: list[Identity]) -> None:
+    net, state = network(identities)
+    gone = state.members[identities[1].id]
+    members = {agent: member for agent, member in state.members.items() if agent != gone.id}
+    net.inputs = Inputs(replace(state, members=members, expelled=frozenset({gone.id})))
+    assert net.authority(gone.id, gone.certificate) == "expelled"
+    net.inputs = Inputs(replace(state, expelled=frozenset({gone.id})))
+    assert net.authority(gone.id, gone.certificate) == "expelled"
+
+
+async def test_a_new_epoch_reaches_everything_that_proves_who_we_are(identities: list[Identity]) -> None:
+    net, state = network(identities)
+    net.inputs = Inputs(replace(state, epoch=2))
+    net.want([])
+    assert net._me.epoch == net._envelope.epoch == 2
+    await net.stop()
+
+
+async def test_a_link_is_told_with_what_our_ledger_knows(identities: list[Identity]) -> None:
+    net, state = network(identities)
+    member = state.members[identities[1].id]
+    info = PeerInfo(
+        id=member.id,
+        name="n2",
+        cluster=state.cluster,
+        epoch=1,
+        boot=4,
+        agent_version="0.2.0",
+        level=1,
+        host="127.0.0.2",
+        api_port=9999,
+        peer_port=9998,
+        certificate=member.certificate,
+        signing_key=bytes.fromhex(member.signing_key),
+        known=False,
+        dialled=True,
+    )
+    net.link_up(info)
+    net.link_down(member.id, "lost")
+    assert isinstance(net.inputs, Inputs)
+    assert net.inputs.seen == [Peer(id=member.id, known=False, agent_version="0.2.0"), (member.id, "lost")]
