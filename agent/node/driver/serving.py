@@ -16,6 +16,8 @@ from agent.node.messages import Ended, Failed, Reply, ReplyFrame, Served
 
 MAX_SERVED = 256  # calls that peers may have open here at once; each costs a task and, for logs, a thread
 
+FULL_WAIT_S = 0.05  # for a slow link to take more; reading on meanwhile would only lose what was read
+
 Answers = Callable[[AgentId, Any], AsyncGenerator[Reply]]
 """(peer, request) → the parts of the answer. Raises MusterErrors, which the peer gets."""
 
@@ -41,9 +43,17 @@ class Serving:
             self._reply(serve, Failed(fault=fault_of(error)), end=True)
             return
         key = (serve.peer, serve.call)
+        if key in self._open:  # ids are used once in a life; this one's life is over, or it lies
+            self._open.pop(key).cancel()
         task = asyncio.create_task(self._answer(serve), name=f"{type(serve.request).__name__} of {serve.peer}")
         self._open[key] = task
-        task.add_done_callback(lambda _: self._open.pop(key, None))
+        task.add_done_callback(lambda _: self._done(key, task))
+
+    def _done(self, key: tuple[AgentId, int], task: asyncio.Task[None]) -> None:
+        if self._open.get(key) is task:
+            del self._open[key]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._driver.fail(error)
 
     def unserve(self, unserve: Unserve) -> None:
         """The peer has enough, or is gone."""
@@ -64,7 +74,7 @@ class Serving:
                 raise errors.NotFound("this host doesn't answer that")
             async with aclosing(handler(serve.peer, serve.request)) as replies:
                 async for reply in replies:
-                    self._reply(serve, reply, end=False)
+                    await self._reply_in_time(serve, reply)
         except errors.MusterError as error:
             self._reply(serve, Failed(fault=fault_of(error)), end=True)
         except OSError as error:  # e.g. the disk is full
@@ -73,5 +83,10 @@ class Serving:
         else:
             self._reply(serve, Ended(), end=True)
 
-    def _reply(self, serve: Serve, reply: Reply, *, end: bool) -> None:
-        self._driver.send(serve.peer, ReplyFrame(id=serve.call, reply=reply, end=end))
+    async def _reply_in_time(self, serve: Serve, reply: Reply) -> None:
+        """Wait while the link is full; `unserve` ends this when it is gone."""
+        while not self._reply(serve, reply, end=False):  # noqa: ASYNC110 links don't tell when they have room
+            await asyncio.sleep(FULL_WAIT_S)
+
+    def _reply(self, serve: Serve, reply: Reply, *, end: bool) -> bool:
+        return self._driver.send(serve.peer, ReplyFrame(id=serve.call, reply=reply, end=end))
