@@ -16,7 +16,7 @@ from agent.api.problems import plain_problem
 from agent.api.routes import ROUTES
 from agent.cli.main import COMMANDS
 from agent.config import ENVIRONMENT, KEYS, Config, parse_config
-from agent.formats import plan
+from agent.formats import generate, plan
 from agent.formats.resolve import resolve
 from agent.host.policy import HostPolicy
 from agent.instruction.scopes import needed_scope
@@ -91,6 +91,7 @@ def test_the_readme_lists_every_configuration_key_with_variable_and_default() ->
         ("http", plan.PlanHttp),
         ("tcp", plan.PlanTcp),
         ("Resources", plan.PlanResources),
+        ("config.distributed.json", generate.Distributed),
     ],
 )
 def test_the_plans_page_lists_every_key_with_its_default(heading: str, struct: type[msgspec.Struct]) -> None:
@@ -180,7 +181,7 @@ def _dependencies() -> str:
 
 MODELS: dict[str, type[msgspec.Struct]] = {
     name: struct
-    for module in (api, api_log, events, instruction, status)
+    for module in (api, api_log, events, generate, instruction, status)
     for name, struct in vars(module).items()
     if isinstance(struct, type) and issubclass(struct, msgspec.Struct)
 }
