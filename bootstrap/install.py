@@ -33,6 +33,7 @@ from bootstrap.ssh import SshSettings
 
 CONNECTING_AT_ONCE: Final = 16  # a handshake is a burst of CPU on both sides; a bastion's sshd takes 10 to 100
 RESTART_TIMEOUT_S: Final = 10.0  # until a restarted agent knows the coordinator again; then the next one's turn comes
+MAX_CHECKED_HOSTS: Final = 32  # each new host tries each other one: a thousand connections
 READY_TIMEOUT_S: Final = 30.0  # agents that reach each other are ready within two
 
 
@@ -217,6 +218,18 @@ class Installation:
             raise await self._unseen(site, unseen, seen.reason)
 
         await self._each(sites, wait)
+        well = [site for site in sites if site.ok]
+        if len(well) <= MAX_CHECKED_HOSTS:
+            await self._each(well, lambda site: self._check_reach(site, well))
+
+    async def _check_reach(self, site: Site, sites: Sequence[Site]) -> None:
+        """All see all, perhaps by way of others: note pairs that can't speak directly, where one of them is new."""
+        others = [other for other in sites if other is not site and other.plan is not None and site.fresh | other.fresh]
+        if others:
+            peers = [(other.plan.name, other.plan.address, 9998) for other in others if other.plan is not None]
+            for name in await site.reach(peers):
+                what = f"it can't connect to {name} on 9998/tcp: only others carry what they say to each other"
+                site.notes.append(what)
 
     async def _unseen(self, site: Site, unseen: Sequence[Site], reason: str) -> MusterError:
         if not unseen:
