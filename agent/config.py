@@ -67,9 +67,6 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     api_log_file: Annotated[str, Meta(min_length=1, max_length=1024)] = "workers_api_communication.log"
     discovery_mdns: bool = True
     discovery_beacon: bool = True
-    beacon_interval_s: Annotated[int, Meta(ge=1, le=3600)] = 30
-    report_interval_ms: Annotated[int, Meta(ge=100, le=60_000)] = 1000
-    reconcile_interval_ms: Annotated[int, Meta(ge=100, le=600_000)] = 5000
 
     @property
     def publish_address(self) -> str:

@@ -15,6 +15,7 @@ from agent.model.ledger import Assignment
 from agent.model.spec import ReplicaKey, ReplicaSpec
 from agent.model.stack import Service, Stack
 from agent.model.types import AgentId, ClusterId, HostAddress, Labels
+from agent.state import stack_at
 from agent.state.types import ClusterState
 
 PORT_CHOICES = 100  # SEED "Automatic Port Binding": increment and retry up to 100 ports
@@ -89,13 +90,13 @@ def _resolve(
     """The one replica as a spec, or why not."""
     key = ReplicaKey(stack=assignment.stack, service=assignment.service, slot=assignment.slot)
     revision = assignment.instruction.revision
-    signed = state.signed.get(assignment.instruction.digest)
-    if signed is None or signed.ref != assignment.instruction or signed.stack.name != assignment.stack:
+    signed = stack_at(state, assignment.instruction)
+    if signed is None or signed.name != assignment.stack:
         return Refused(key=key, revision=revision, reason="the assignment points to no instruction of this stack")
-    service = signed.stack.services.get(assignment.service)
+    service = signed.services.get(assignment.service)
     if service is None:
         return Refused(key=key, revision=revision, reason=f"revision {revision} has no service {assignment.service!r}")
-    spec = _spec(state, agent, assignment, signed.stack, context)
+    spec = _spec(state, agent, assignment, signed, context)
     reason = (
         _misplaced(state, agent, service, context)
         or _port_mismatch(service, assignment)

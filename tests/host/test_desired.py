@@ -156,6 +156,12 @@ class TestRefused:
         other = InstructionRef(revision=4, digest=DIGEST)
         assert "no instruction" in why_not({"web": service()}, assignment("web", instruction=other))
 
+    def test_the_same_plan_signed_again_is_no_refusal_while_its_assignments_still_name_the_first_time(self) -> None:
+        before = InstructionRef(revision=2, digest=DIGEST)
+        found = desired(state_of({"web": service()}, assignment("web", instruction=before)), AGENT, CONTEXT)
+        assert not found.refused
+        assert one(found).revision == 2
+
     def test_a_service_that_was_not_signed(self) -> None:
         assert "has no service" in why_not({"web": service()}, assignment("api"))
 
