@@ -20,6 +20,9 @@ PART_BYTES = 524_288  # one part stays well inside a frame and doesn't hold up a
 RETRY_S = 0.5  # after a voter ended the stream, or said what can't be; another one is picked then, if there is one
 LEADERLESS_S = 2.0  # a voter without a leader for so long may have been removed while it was away: it asks others
 
+# Without any answer for so long, ask another: a voter that doesn't know us as a member yet says nothing at all.
+SILENT_S = 2.0
+
 
 @dataclass(slots=True)
 class Following:
@@ -31,12 +34,16 @@ class Following:
     _call: int = 0
     _retry_at: float = 0.0
     _avoided: AgentId | None = None
+    _silent_until: float | None = None
     _leaderless_since: float | None = None
     _pumped_at: float = float("-inf")
 
     def pump(self, when: Instant) -> None:
         """Follow the right voter, or nobody where we vote ourselves."""
         self._pumped_at = when.mono
+        if self._silent_until is not None and when.mono >= self._silent_until:
+            self._avoided = self._voter
+            self._leave()
         wanted = self._choice(when) if when.mono >= self._retry_at else self._voter
         if wanted == self._voter:
             return
@@ -47,7 +54,7 @@ class Following:
         def on_reply(reply: Reply | None, end: bool, at: Instant) -> None:
             self._on_reply(reply, end, at)
 
-        self._voter = wanted
+        self._voter, self._silent_until = wanted, when.mono + SILENT_S
         self._call = self.context.calls.open(wanted, on_reply)
         request = FollowLedger(index=self.context.raft.commit + 1)
         self.context.send(wanted, CallFrame(id=self._call, request=request))
@@ -57,6 +64,8 @@ class Following:
         moments = [self._retry_at]
         if self._leaderless_since is not None:
             moments.append(self._leaderless_since + LEADERLESS_S)
+        if self._silent_until is not None:
+            moments.append(self._silent_until)
         return min((moment for moment in moments if moment > self._pumped_at), default=float("inf"))
 
     def _choice(self, when: Instant) -> AgentId | None:
@@ -82,9 +91,10 @@ class Following:
     def _leave(self) -> None:
         if self._call and (peer := self.context.calls.close(self._call)) is not None:
             self.context.send(peer, CancelFrame(id=self._call))
-        self._voter, self._call, self.context.told = None, 0, None
+        self._voter, self._call, self._silent_until, self.context.told = None, 0, None, None
 
     def _on_reply(self, reply: Reply | None, end: bool, when: Instant) -> None:
+        self._silent_until = None
         believed = isinstance(reply, Ledger) and self._take(reply, when)
         if believed and not end:
             return
