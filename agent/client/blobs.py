@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Mapping
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,29 +116,32 @@ async def _has(client: Client, endpoint: Endpoint, digest: Digest) -> bool:
 
 
 async def _put(client: Client, endpoint: Endpoint, content: _Content, told: Told) -> None:
-    request = Request(
-        method="PUT",
-        path=f"/api/v1/blobs/{content.digest}",
-        params={"use": content.use},
-        headers={**_authorization(client, content), "Content-Length": str(content.size)},
-        body=_parts(content, told) if content.size else b"",
-        silence_s=SILENCE_S,
-    )
-    await client.call(endpoint, request, BlobView)
-
-
-async def _parts(content: _Content, told: Told) -> AsyncGenerator[bytes, None]:
+    headers = {**_authorization(client, content), "Content-Length": str(content.size)}
     try:
         file = await asyncio.to_thread(content.path.open, "rb")
-    except FileNotFoundError:
-        raise NotFound("the file went away", where=str(content.path)) from None
-    sent = 0
+    except OSError as error:
+        raise NotFound(f"can't be read: {(error.strerror or 'error').lower()}", where=str(content.path)) from None
     try:
-        while data := await asyncio.to_thread(file.read, PART_BYTES):
-            yield data
-            told(sent := sent + len(data))
+        request = Request(
+            method="PUT",
+            path=f"/api/v1/blobs/{content.digest}",
+            params={"use": content.use},
+            headers=headers,
+            body=_parts(file, told) if content.size else b"",
+            silence_s=SILENCE_S,
+        )
+        await client.call(endpoint, request, BlobView)
     finally:
-        await asyncio.to_thread(file.close)
+        await asyncio.to_thread(
+            file.close
+        )  # aiohttp leaves the parts where an early answer or the last byte found them
+
+
+async def _parts(file: BufferedReader, told: Told) -> AsyncGenerator[bytes, None]:
+    sent = 0
+    while data := await asyncio.to_thread(file.read, PART_BYTES):
+        yield data
+        told(sent := sent + len(data))
 
 
 def _authorization(client: Client, content: _Content, hosts: tuple[Label, ...] = ()) -> dict[str, str]:

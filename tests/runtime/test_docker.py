@@ -383,3 +383,116 @@ async def test_without_an_engine_it_says_so(tmp_path: Path) -> None:
         assert (info.available, info.reason) == (False, "Docker doesn't answer while connecting")
         with pytest.raises(errors.RuntimeUnavailable):
             await nowhere.start(replica(), quiet)
+
+
+async def test_an_absolute_path_is_mounted_as_it_is_and_read_only_is_kept(
+    runtime: DockerRuntime, engine: docker.APIClient, tmp_path: Path
+) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/a").write_text("weights")
+    volume = Volume(source=str(tmp_path / "models"), container_path="/models", read_only=True)
+    script = "cat /models/a; echo x > /models/b || echo refused"
+    workload = await runtime.start(
+        replica("web", "/bin/sh", "-c", script, volumes=(volume,), restart_policy="no"), quiet
+    )
+    await wait_for(lambda: _exited(runtime))
+    said = " ".join(await lines_of(runtime, workload))
+    assert "weights" in said
+    assert "refused" in said
+    assert [each.name for each in (tmp_path / "models").iterdir()] == ["a"]
+
+
+async def test_a_single_file_of_the_stacks_directory_is_mounted_as_a_file(
+    runtime: DockerRuntime, tmp_path: Path
+) -> None:
+    (tmp_path / "stacks/shop").mkdir(parents=True)
+    (tmp_path / "stacks/shop/app.conf").write_text("port 80")
+    volume = Volume(source="./app.conf", container_path="/etc/app.conf")
+    made = replica("web", "/bin/cat", "/etc/app.conf", volumes=(volume,), restart_policy="no")
+    workload = await runtime.start(made, quiet)
+    await wait_for(lambda: _exited(runtime))
+    assert await lines_of(runtime, workload) == ["port 80"]
+
+
+async def test_a_named_volume_outlives_its_container(runtime: DockerRuntime) -> None:
+    data = (Volume(source="data", container_path="/data"),)
+    script = "cat /data/kept 2>&1; echo hello > /data/kept"
+    for turn, expected in enumerate(("", "hello")):
+        made = replica("web", "/bin/sh", "-c", script, volumes=data, restart_policy="no", generation=turn)
+        workload = await runtime.start(made, quiet)
+        await wait_for(lambda: _exited(runtime))
+        assert " ".join(await lines_of(runtime, workload)).endswith(expected)
+        await runtime.remove(workload.id)
+
+
+async def test_replicas_of_a_network_reach_each_other_by_their_services_name(runtime: DockerRuntime) -> None:
+    await runtime.start(replica("db", "/bin/httpd", "-f", "-p", "80", networks=("inner",)), quiet)
+    script = "wget -q -O - http://db/ 2>&1"
+    made = replica(
+        "web", "/bin/busybox", "sh", "-c", f"/bin/busybox {script}", networks=("inner",), restart_policy="no"
+    )
+    workload = await runtime.start(made, quiet)
+
+    async def ended() -> bool:
+        return any(each.key == key("web") and each.state == "exited" for each in await runtime.observe())
+
+    await wait_for(ended)
+    assert "404" in " ".join(await lines_of(runtime, workload))
+
+
+@pytest.mark.parametrize("policy", ["no", "on-failure", "always", "unless-stopped"])
+async def test_every_restart_policy_is_dockers(runtime: DockerRuntime, engine: docker.APIClient, policy: str) -> None:
+    raw = await inspected(engine, await runtime.start(replica(restart_policy=policy), quiet))
+    assert raw["HostConfig"]["RestartPolicy"]["Name"] == policy
+
+
+async def test_a_container_that_ends_badly_is_restarted_by_the_engine(runtime: DockerRuntime) -> None:
+    await runtime.start(replica("web", "/bin/sh", "-c", "exit 3", restart_policy="on-failure"), quiet)
+
+    async def restarted_once() -> bool:
+        return (await the_one(runtime)).restarts >= 1
+
+    await wait_for(restarted_once, ENGINE_TIMEOUT_S)
+
+
+async def test_the_stop_grace_is_kept_and_ends(runtime: DockerRuntime) -> None:
+    deaf = replica("web", "/bin/sh", "-c", "trap '' TERM; echo ready; while true; do sleep 1; done", stop_grace_ms=2000)
+    workload = await runtime.start(deaf, quiet)
+
+    async def ready() -> bool:
+        return await lines_of(runtime, workload) == ["ready"]
+
+    await wait_for(ready)
+    begun = time.monotonic()
+    await runtime.stop(workload.id)
+    assert 1.5 < time.monotonic() - begun < ENGINE_TIMEOUT_S
+    assert (await the_one(runtime)).exit_code == 137
+
+
+async def test_more_memory_than_its_limit_ends_it_with_that_reason(runtime: DockerRuntime) -> None:
+    script = "x=0123456789abcdef; while true; do x=$x$x; done"
+    made = replica("web", "/bin/sh", "-c", script, resources=Resources(memory_mib=16), restart_policy="no")
+    await runtime.start(made, quiet)
+    ended = await wait_for(lambda: _exited(runtime), ENGINE_TIMEOUT_S)
+    assert ended is not None
+    assert ended.exit_code != 0
+
+
+async def test_a_healthy_check_shows_and_a_start_period_is_passed_on(
+    runtime: DockerRuntime, engine: docker.APIClient
+) -> None:
+    check = HealthCommand(test=("CMD-SHELL", "true"), interval_ms=100, timeout_ms=1000, retries=2, start_period_ms=500)
+    workload = await runtime.start(replica(health_check=check), quiet)
+
+    async def healthy() -> bool:
+        return (await the_one(runtime)).health == "healthy"
+
+    await wait_for(healthy, ENGINE_TIMEOUT_S)
+    raw = await inspected(engine, workload)
+    assert raw["Config"]["Healthcheck"] == {
+        "Test": ["CMD-SHELL", "true"],
+        "Interval": 100_000_000,
+        "Timeout": 1_000_000_000,
+        "Retries": 2,
+        "StartPeriod": 500_000_000,
+    }
