@@ -394,6 +394,8 @@ class NodeCore:
             self._context.state = self._machine.state
             if applied is not None:
                 self._applied(applied, when)
+        for read in ready.reads:
+            self.submissions.confirmed(read)
         self._context.raft.advance(ready, when.mono)
         self._machine.compact(self._context.raft)
 

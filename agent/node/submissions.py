@@ -22,7 +22,7 @@ from agent.node.context import Context
 from agent.node.effects import Answer
 from agent.node.instant import Instant
 from agent.node.messages import CallFrame, CancelFrame, Failed, Reply, Submit, Submitted
-from agent.raft import NotLeader, ProposalDropped
+from agent.raft import NotLeader, ProposalDropped, ReadDropped, ReadState
 from agent.state import apply, audience_of
 
 ANSWER_DEADLINE_S = 10.0  # how long the API keeps a client waiting; several elections fit into it
@@ -36,7 +36,8 @@ CLOCK_SKEW_S = 60  # an operator's clock may be this far from the coordinator's
 class _Pending:
     """`origin`: a request of our own API, or (peer, call). `call` and `leader`: how and to whom it was forwarded.
 
-    `sent`: it left our hands once, so that it may happen whatever we hear.
+    `sent`: it left our hands once, so that it may happen whatever we hear. `current_from`: a state at this index or
+    later has all that anybody was told before we asked.
     """
 
     origin: int | tuple[AgentId, int]
@@ -45,11 +46,12 @@ class _Pending:
     body: bytes
     since: float
     expires: float
-    state: Literal["waiting", "forwarded", "proposed"] = "waiting"
+    state: Literal["waiting", "forwarded", "asking", "proposed"] = "waiting"
     call: int = 0
     leader: AgentId | None = None
     term: int = 0
     sent: bool = False
+    current_from: int | None = None
     retry_at: float = 0.0
 
 
@@ -95,6 +97,12 @@ class Submissions:
             if (claims.jti, claims.bdg, claims.target) == (result.jti, result.digest, result.target):
                 self._answer(number, result)
 
+    def confirmed(self, read: ReadState) -> None:
+        """A majority followed us after we asked (Raft §6.4)."""
+        pending = self._pending.get(int.from_bytes(read.context, "big"))
+        if pending is not None and pending.state == "asking":
+            pending.state, pending.current_from = "waiting", read.index
+
     def pump(self, when: Instant) -> None:
         """Move everything on that can move: after any change of coordinator, links or time."""
         self._pumped_at = when.mono
@@ -132,7 +140,7 @@ class Submissions:
             self._expire(number, pending)
         elif self._in_vain(pending):
             self._hang_up(pending)
-            pending.state = "waiting"
+            pending.state, pending.current_from = "waiting", None
         if number not in self._pending or pending.state != "waiting" or when.mono < pending.retry_at:
             return
         if self.context.leads:
@@ -148,7 +156,7 @@ class Submissions:
     def _in_vain(self, pending: _Pending) -> bool:
         """Whether who has it may never answer: a proposal may be lost with its term, a coordinator with its post."""
         raft = self.context.raft
-        if pending.state == "proposed":
+        if pending.state in ("proposed", "asking"):
             return not (raft.is_leader and raft.term == pending.term)
         return pending.state == "forwarded" and self.context.leader not in (None, pending.leader)
 
@@ -158,15 +166,23 @@ class Submissions:
         pending.call = 0
 
     def _admit(self, number: int, pending: _Pending, when: Instant) -> None:
-        """Admission: the only place where `exp` counts. What `apply` would refuse now never enters the ledger."""
+        """Admission: the only place where `exp` counts. What `apply` would refuse now never enters the ledger.
+
+        A no is told only from a state that is still current: a coordinator that was deposed without knowing it must not
+        say that a revision isn't there which others have seen.
+        """
         state = self.context.state
         entry = InstructionEntry(
             at=max(state.at, when.wall_ms), token=pending.token, body=pending.body, via=self.context.id
         )
         data = encode_entry(entry)
         _, foretold = apply(state, state.index + 1, data)
-        if foretold.result is not None and (foretold.result.outcome != "applied" or foretold.result.repeated):
-            self._answer(number, foretold.result)
+        result = foretold.result
+        if result is not None and (result.outcome != "applied" or result.repeated):
+            if result.repeated or (pending.current_from is not None and state.index >= pending.current_from):
+                self._answer(number, result)
+            elif pending.current_from is None:
+                self._ask_majority(number, pending, when)
             return
         try:
             check_times(pending.verified.claims, when.wall_ms // 1000, CLOCK_SKEW_S)
@@ -177,6 +193,14 @@ class Submissions:
             pending.retry_at = when.mono + RETRY_S
         else:
             pending.state, pending.term, pending.sent = "proposed", self.context.raft.term, True
+
+    def _ask_majority(self, number: int, pending: _Pending, when: Instant) -> None:
+        try:
+            self.context.raft.read_index(number.to_bytes(8, "big"), when.mono)
+        except (NotLeader, ReadDropped):
+            pending.retry_at = when.mono + RETRY_S
+        else:
+            pending.state, pending.term = "asking", self.context.raft.term
 
     def _forward(self, number: int, pending: _Pending, leader: AgentId) -> None:
         def on_reply(reply: Reply | None, _end: bool, when: Instant) -> None:

@@ -80,6 +80,25 @@ def test_what_apply_would_refuse_never_enters_the_ledger(cluster: Cluster) -> No
     assert cluster.elect().up.context.raft.last_index == last
 
 
+def test_a_deposed_coordinator_that_doesnt_know_it_says_no_to_nothing(cluster: Cluster) -> None:
+    """Raft §6.4: its state may be older than what others were told already."""
+    deposed, (one, other) = cluster.elect(), cluster.followers
+    deposed.deploy()
+    cluster.lost = lambda sender, to, frame: deposed.name in (sender, to)  # nobody notices by the links
+    cluster.run(0.1)
+    one.up.context.raft.peer_unlinked(deposed.id, cluster.now)
+    other.up.context.raft.peer_unlinked(deposed.id, cluster.now)
+    cluster.until(lambda: one.up.context.leads or other.up.context.leads)
+    following = one if one.up.context.leads else other
+    assert following.result(following.deploy(rev=2, jti=jti_of("second"))).outcome == "applied"
+    assert deposed.up.context.leads, "it believes so still"
+    third = deposed.deploy(rev=3, jti=jti_of("third"))
+    assert third not in deposed.answers, "its own state knows no revision 2"
+    cluster.lost = lambda sender, to, frame: False
+    cluster.until(lambda: third in deposed.answers)
+    assert deposed.result(third).outcome == "applied"
+
+
 @pytest.mark.parametrize("at", ["the coordinator", "a follower"])
 def test_a_forged_token_is_refused_where_it_arrives(cluster: Cluster, at: str) -> None:
     node = cluster.elect() if at == "the coordinator" else cluster.followers[0]
