@@ -19,8 +19,10 @@ import msgspec
 from msgspec import Struct
 
 from agent.client import home_client
+from agent.client.ssh import SshDestination, write_destinations
 from agent.errors import DeploymentFailed, InputError, MusterError
 from agent.home import GENESIS_FILE, Home, KnownMember, open_home, remember
+from agent.model.decode import convert
 from agent.model.types import AgentId
 from bootstrap.bundle import Bundle, Target, build, resource
 from bootstrap.connection import Connection
@@ -29,7 +31,7 @@ from bootstrap.inventory import InventoryHost
 from bootstrap.plan import Options, config_text, is_ours, make_plan, needs_restart, seeds_of
 from bootstrap.progress import Display
 from bootstrap.site import CONFIG_FILE, UNIT_FILE, Site, member_of
-from bootstrap.ssh import SshSettings
+from bootstrap.ssh import SshSettings, key_file
 
 CONNECTING_AT_ONCE: Final = 16  # a handshake is a burst of CPU on both sides; a bastion's sshd takes 10 to 100
 RESTART_TIMEOUT_S: Final = 10.0  # until a restarted agent knows the coordinator again; then the next one's turn comes
@@ -144,6 +146,7 @@ class Installation:
             return
         if not (self._home.path / GENESIS_FILE).exists():
             await asyncio.to_thread(self._found, reached)
+        await asyncio.to_thread(self._remember_ways, reached)
         members = self._members()
         old = [site for site in reached if site.id in members]
         await self._each(old, self._bring_up)
@@ -164,6 +167,16 @@ class Installation:
             labels=labels,
         )
         self._home = remember_members(self._home, genesis.members)
+
+    def _remember_ways(self, sites: Sequence[Site]) -> None:
+        """How ssh gets there, for commands that can't reach an agent's API."""
+        ways = {}
+        for site in sites:
+            if site.plan is not None and not site.host.local:
+                key = key_file(site.host, self._settings)
+                fields = {"host": site.host.host, "user": site.host.user, "port": site.host.port, "key": key}
+                ways[site.plan.name] = convert(fields, SshDestination, f"{site.host.alias}: its destination")
+        write_destinations(self._home, ways)
 
     async def _enrol(self, site: Site) -> None:
         """A signed instruction to any member, then the home knows it."""

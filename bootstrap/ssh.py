@@ -71,7 +71,7 @@ def arguments(host: InventoryHost, settings: SshSettings) -> list[str]:
 def key_file(host: InventoryHost, settings: SshSettings) -> str | None:
     """The private key that was named for this host."""
     named = host.key or settings.identity_file
-    return os.path.expanduser(named) if named else None
+    return os.path.abspath(os.path.expanduser(named)) if named else None
 
 
 def helper_command(host: InventoryHost, settings: SshSettings, user: str) -> list[str]:

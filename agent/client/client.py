@@ -20,6 +20,7 @@ from agent.client.clock import ClusterClock
 from agent.client.endpoints import Endpoint, candidates
 from agent.client.instructions import Submission
 from agent.client.race import Race, unreachable
+from agent.client.ssh import SshFallback, read_destinations
 from agent.client.transport import HttpsTransport, Request, SocketTransport, Transport, reason_of
 from agent.errors import InputError, MusterError
 from agent.home import Home, KnownMember, read_file, remember, write_file
@@ -291,8 +292,11 @@ def home_client(home: Home, *, via: str | None = None, notice: Notice = lambda t
     with contextlib.suppress(MusterError):
         last = read_file(home.path / LAST_FILE).decode("utf-8", "replace")
     members = frozenset(member.id for member in home.cluster.members)
+    transport: Transport = HttpsTransport(home.trust_anchor, members)
+    if destinations := read_destinations(home):
+        transport = SshFallback(transport, destinations, notice=notice)
     return Client(
-        HttpsTransport(home.trust_anchor, members),
+        transport,
         candidates(home.cluster, via=via, last=last),
         home=home,
         key=home.operator_key(),

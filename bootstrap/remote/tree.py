@@ -60,20 +60,24 @@ def activate(version: str, launcher: str, dry: bool) -> list[str]:
     `launcher`: the text of the program that starts the agent. Raises Failure.
     """
     changed = []
-    directory = os.path.join(layout.VERSIONS, version)
-    before = os.path.basename(os.path.realpath(layout.CURRENT)) if os.path.islink(layout.CURRENT) else version
-    path = os.path.join(directory, layout.LAUNCHER)
+    before = os.path.basename(os.path.realpath(layout.CURRENT)) if os.path.islink(layout.CURRENT) else ""
+    path = os.path.join(layout.VERSIONS, version, layout.LAUNCHER)
     if put(path, launcher.encode(), 0o755, dry):
         changed.append(path)
     if link(layout.CURRENT, "versions/" + version, dry):
         changed.append(f"{layout.CURRENT} → {version}")
+        if not dry:
+            _prune((version, before))
     if not _foreign_command() and link(layout.COMMAND, f"{layout.CURRENT}/{layout.LAUNCHER}", dry):
         changed.append(layout.COMMAND)
-    if not dry:
-        for other in sorted(os.listdir(layout.VERSIONS)):
-            if other not in (version, before):
-                shutil.rmtree(os.path.join(layout.VERSIONS, other), ignore_errors=True)
     return changed
+
+
+def _prune(kept: tuple[str, ...]) -> None:
+    """The version before stays: an agent may still run from it, and it is the way back."""
+    for other in sorted(os.listdir(layout.VERSIONS)):
+        if other not in kept:
+            shutil.rmtree(os.path.join(layout.VERSIONS, other), ignore_errors=True)
 
 
 def foreign_command() -> list[str]:

@@ -1,0 +1,296 @@
+"""The helper program: its frames, its files, and what it makes of firewalls; without a host."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bootstrap.bundle import pack
+from bootstrap.probe import OPEN, PORTS
+from bootstrap.program import HELLO, LOADER, LOADING, TOO_OLD, program
+from bootstrap.remote import firewall, layout, main, system, tree
+from bootstrap.remote.wire import BLOCK_BYTES, Failure, Wire
+
+TIMEOUT_S = 30.0
+
+
+def frame(message: object) -> bytes:
+    data = json.dumps(message).encode()
+    return struct.pack(">I", len(data)) + data
+
+
+def frames(data: bytes) -> list[Any]:
+    found = []
+    while data:
+        (length,) = struct.unpack(">I", data[:4])
+        found.append(json.loads(data[4 : 4 + length]))
+        data = data[4 + length :]
+    return found
+
+
+def served(*parts: bytes) -> list[Any]:
+    """What the helper answers to these bytes."""
+    sink = io.BytesIO()
+    main.serve(Wire(io.BytesIO(b"".join(parts)), sink), "")
+    greeting, _, rest = sink.getvalue().partition(HELLO)
+    assert greeting == b""
+    return frames(rest)
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The helper's paths, below a directory."""
+    for name in ("ROOT", "VERSIONS", "CURRENT", "COMMAND"):
+        monkeypatch.setattr(layout, name, str(tmp_path) + getattr(layout, name))
+    (tmp_path / "opt/muster/versions").mkdir(parents=True)
+    return tmp_path / "opt/muster"
+
+
+# The program
+
+
+def test_the_whole_program_runs_from_stdin_and_tells_facts() -> None:
+    ask = frame({"do": "probe", "ports": PORTS, "open": OPEN, "python": None})
+    argv = [sys.executable, "-I", "-c", LOADER]
+    done = subprocess.run(argv, input=program() + ask, capture_output=True, timeout=TIMEOUT_S, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.decode() == f"{LOADING}\n"
+    _, _, rest = done.stdout.partition(HELLO)
+    [answer] = frames(rest)
+    assert answer["done"]["system"] == "Linux"
+
+
+def test_a_python_that_is_too_old_says_so_before_anything_of_ours_is_read() -> None:
+    text = program().partition(b"\n")[2].decode()
+    head = text[: text.index("import types")]
+    assert "f'" not in head
+    assert TOO_OLD in head
+    old = "import sys\nsys.version_info = (3, 6, 1)\n" + head.replace("import sys\n", "", 1)
+    done = subprocess.run([sys.executable, "-c", old], capture_output=True, text=True, check=False)
+    assert done.stderr == f"{TOO_OLD} 3.6\n"
+
+
+# Frames
+
+
+def test_an_unknown_error_of_one_question_leaves_the_next_one_answered(places: Path) -> None:
+    blob = b"x" * (BLOCK_BYTES + 17)
+    ask = {"do": "unpack", "version": "v", "sha256": "0", "size": len(blob)}
+    answers = served(frame(ask), blob, frame({"do": "look", "version": "none", "manifest": ""}))
+    assert "failed" in answers[0]
+    assert answers[1] == {"done": {"present": False, "damaged": []}}
+
+
+def test_bytes_of_a_file_are_never_taken_for_a_question(places: Path) -> None:
+    """Also when the question fails before it reads them."""
+    (places / "versions").rmdir()
+    (places / "versions").write_text("in the way")
+    question = frame({"do": "look", "version": "none", "manifest": ""})
+    ask = {"do": "unpack", "version": "v", "sha256": "0", "size": len(question)}
+    answers = served(frame(ask), question, question)
+    assert len(answers) == 2
+
+
+@given(st.binary(max_size=64))
+def test_a_frame_that_is_cut_or_none_ends_in_a_failure_or_the_end(data: bytes) -> None:
+    wire = Wire(io.BytesIO(data), io.BytesIO())
+    try:
+        message = wire.receive()
+    except (Failure, ValueError):
+        return
+    assert message is None or isinstance(message, dict)
+
+
+# Files
+
+
+def unpacked(files: dict[str, bytes], version: str = "v1") -> tuple[list[Any], str]:
+    packed, manifest = pack(files)
+    ask = {"do": "unpack", "version": version, "sha256": hashlib.sha256(packed).hexdigest(), "size": len(packed)}
+    return served(frame(ask), packed), hashlib.sha256(manifest).hexdigest()
+
+
+@pytest.mark.parametrize("with_tar", [True, False])
+def test_a_tarball_is_unpacked_whole_and_each_changed_file_is_seen(
+    places: Path, with_tar: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not with_tar:
+        monkeypatch.setattr(tree, "which", lambda name: None)
+    answers, manifest = unpacked({"lib/a.py": b"a", "lib/sub/b.py": b"b"})
+    assert answers == [{"done": None}]
+    assert tree.look("v1", manifest) == {"present": True, "damaged": []}
+    assert [path.name for path in (places / "versions").iterdir()] == ["v1"]
+    (places / "versions/v1/lib/a.py").write_text("A")
+    (places / "versions/v1/lib/sub/b.py").unlink()
+    assert tree.look("v1", manifest)["damaged"] == ["lib/a.py", "lib/sub/b.py"]
+    assert tree.look("v1", "0" * 64)["damaged"] == ["MANIFEST"]
+    assert tree.look("v2", manifest) == {"present": False, "damaged": []}
+
+
+def test_other_bytes_than_those_sent_are_refused_and_leave_nothing(places: Path) -> None:
+    packed, _ = pack({"lib/a.py": b"a"})
+    [answer] = served(frame({"do": "unpack", "version": "v", "sha256": "0" * 64, "size": len(packed)}), packed)
+    assert "aren't those that were sent" in answer["failed"]["what"]
+    assert list((places / "versions").iterdir()) == []
+
+
+def test_current_and_the_command_lead_to_the_version_and_only_the_one_before_stays(places: Path) -> None:
+    for version in ("v1", "v2", "v3"):
+        unpacked({"lib/a.py": version.encode()}, version)
+        assert tree.activate(version, "#!launcher\n", dry=False)
+        assert tree.activate(version, "#!launcher\n", dry=False) == []
+    assert (places / "current/lib/a.py").read_bytes() == b"v3"
+    assert sorted(path.name for path in (places / "versions").iterdir()) == ["v2", "v3"]
+    assert Path(layout.COMMAND).readlink() == Path(layout.CURRENT) / layout.LAUNCHER
+
+
+def test_somebody_elses_command_of_that_name_stays_theirs(places: Path) -> None:
+    Path(layout.COMMAND).parent.mkdir(parents=True)
+    Path(layout.COMMAND).write_text("theirs")
+    unpacked({"lib/a.py": b""})
+    tree.activate("v1", "#!launcher\n", dry=False)
+    assert Path(layout.COMMAND).read_text() == "theirs"
+    assert "another program" in tree.foreign_command()[0]
+
+
+def test_a_dry_run_names_what_would_change_and_changes_nothing(places: Path) -> None:
+    changed = tree.activate("v1", "#!launcher\n", dry=True)
+    assert len(changed) == 3
+    assert not (places / "current").is_symlink()
+    assert list((places / "versions").iterdir()) == []
+
+
+def test_a_file_is_written_once_and_again_when_content_or_mode_differ(tmp_path: Path) -> None:
+    path = tmp_path / "etc/x"
+    assert system.put(str(path), b"1", 0o644)
+    assert not system.put(str(path), b"1", 0o644)
+    path.chmod(0o600)
+    assert system.put(str(path), b"1", 0o644)
+    path.write_bytes(b"12")
+    assert system.put(str(path), b"1", 0o644, dry=True)
+    assert path.read_bytes() == b"12"
+    assert system.put(str(path), b"1", 0o644)
+    assert [each.name for each in path.parent.iterdir()] == ["x"]
+
+
+def test_what_the_disk_refuses_is_told_with_what_to_do() -> None:
+    failure = system.disk_failure(OSError(28, "No space left on device", "/opt/x"), "/opt")
+    assert (failure.what, failure.where) == ("no space left on the disk", "/opt/x")
+    assert "df -h" in failure.fix
+
+
+# Firewalls
+
+Commands = dict[str, tuple[int, str]]
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[[Commands], None]:
+    """Commands that are there, by their beginnings, with exit code and output."""
+
+    def install(known: Commands) -> None:
+        def run(argv: list[str]) -> system.Output:
+            line = " ".join(argv)
+            for beginning, (code, out) in known.items():
+                if line.startswith(beginning):
+                    return system.Output(code, out, "")
+            return system.Output(1, "", "")
+
+        programs = {line.split()[0] for line in known}
+        monkeypatch.setattr(firewall, "run", run)
+        monkeypatch.setattr(firewall, "which", lambda name: f"/sbin/{name}" if name in programs else None)
+
+    return install
+
+
+WANTED: list[list[Any]] = [[9999, "tcp"], [9998, "tcp"], [9998, "udp"]]
+
+
+def commands() -> list[str]:
+    return [" ".join(command) for found in firewall.firewalls(WANTED) for command in found["commands"]]
+
+
+def test_no_firewall_no_commands(answers: Callable[[Commands], None]) -> None:
+    answers({"ufw": (0, "Status: inactive\n"), "nft": (0, '{"nftables": []}')})
+    assert commands() == []
+
+
+def test_ufw(answers: Callable[[Commands], None]) -> None:
+    answers({"ufw": (0, "Status: active\n\n22/tcp   ALLOW   Anywhere\n9998   ALLOW   Anywhere\n")})
+    assert commands() == ["ufw allow 9999/tcp"]
+    answers({"ufw": (0, "Status: active\n\n9998:9999/tcp  ALLOW IN  Anywhere\n9998/udp  ALLOW  Anywhere\n")})
+    assert commands() == []
+    answers({"ufw": (0, "Status: active\n\n9999/tcp  ALLOW  10.0.0.0/8\n9998 ALLOW Anywhere\n")})
+    assert commands() == ["ufw allow 9999/tcp"], "a rule for some addresses may not be for these"
+
+
+def test_firewalld(answers: Callable[[Commands], None]) -> None:
+    answers({"firewall-cmd --state": (0, "running"), "firewall-cmd --query-port=9998/udp": (0, "yes")})
+    assert commands() == [
+        "firewall-cmd --permanent --add-port=9999/tcp --add-port=9998/tcp",
+        "firewall-cmd --reload",
+    ]
+
+
+def chain(policy: str = "accept") -> dict[str, Any]:
+    named = {"family": "inet", "table": "filter", "name": "input", "type": "filter", "hook": "input", "policy": policy}
+    return {"chain": named}
+
+
+def rule(*parts: dict[str, Any]) -> dict[str, Any]:
+    return {"rule": {"family": "inet", "table": "filter", "chain": "input", "expr": list(parts)}}
+
+
+def port(kind: str, right: object) -> dict[str, Any]:
+    return {"match": {"op": "==", "left": {"payload": {"protocol": kind, "field": "dport"}}, "right": right}}
+
+
+ACCEPT: dict[str, Any] = {"accept": None}
+DROP: dict[str, Any] = {"drop": None}
+ALL = [
+    "nft insert rule inet filter input tcp dport { 9999, 9998 } accept",
+    "nft insert rule inet filter input udp dport 9998 accept",
+]
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ([chain()], []),
+        ([chain("drop")], ALL),
+        ([chain(), rule({"counter": None}, DROP)], ALL),
+        ([chain(), rule(port("tcp", 25), DROP)], []),
+        ([chain("drop"), rule(ACCEPT)], []),
+        ([chain("drop"), rule({"xt": None}, ACCEPT)], ALL),
+        ([chain("drop"), rule(port("tcp", {"range": [9990, 9999]}), ACCEPT)], ALL[1:]),
+        ([chain("drop"), rule(port("tcp", {"set": [22, 9998]}), ACCEPT), rule(port("udp", 9998), ACCEPT)],
+         ["nft insert rule inet filter input tcp dport 9999 accept"]),
+        ([chain("drop"), rule({"match": {"left": {"meta": {"key": "iifname"}}, "right": "lo"}}, ACCEPT)], ALL),
+        ([chain("drop"), rule(port("tcp", 9999), port("tcp", 9998), ACCEPT)], ALL),
+    ],
+)  # fmt: skip
+def test_nftables(answers: Callable[[Commands], None], rules: list[dict[str, Any]], expected: list[str]) -> None:
+    answers({"nft": (0, json.dumps({"nftables": [{"metainfo": {}}, *rules]}))})
+    assert commands() == expected
+
+
+def test_iptables_without_nft(answers: Callable[[Commands], None]) -> None:
+    rules = "-P INPUT DROP\n-A INPUT -p tcp -m multiport --dports 22,9999 -j ACCEPT\n"
+    answers({"iptables": (0, rules)})
+    assert commands() == [
+        "iptables -I INPUT -p tcp -m multiport --dports 9998 -j ACCEPT",
+        "iptables -I INPUT -p udp -m multiport --dports 9998 -j ACCEPT",
+    ]
+    answers({"iptables": (0, "-P INPUT ACCEPT\n")})
+    assert commands() == []
