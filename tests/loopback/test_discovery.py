@@ -10,6 +10,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
+from agent.model.status import Status
 from bootstrap.local import LocalCluster
 from bootstrap.ports import choose
 from tests.loopback.world import wait_status
@@ -41,6 +42,9 @@ def test_agents_that_can_hear_nobody_stay_alone(make_cluster: Callable[..., Loca
     cluster = moved(make_cluster(2, discovery=()))
     cluster.up()
     cluster.wait_ready(["n1"])  # the only voter, so it coordinates
-    wait_status(
-        cluster, "n1", lambda status: {host.name: host.state for host in status.hosts}["n2"] == "dead", "n2 isn't found"
-    )
+
+    def unfound(status: Status) -> bool:
+        return {host.name: host.state for host in status.hosts}["n2"] in ("suspect", "dead")
+
+    wait_status(cluster, "n1", unfound, "n2 isn't found")
+    assert not any(member.linked for member in cluster.members("n1"))
