@@ -16,7 +16,7 @@ from agent.model.report import ObservedReplica
 from agent.model.spec import ReplicaKey
 from agent.model.stack import Role, Service
 from agent.model.types import AgentId
-from agent.net.beacons import agent_beacon
+from agent.net.beacons import MAX_BEACONS_PER_ROUND, agent_beacon
 from agent.net.discovery import Discovery, DiscoverySettings
 from agent.node.driver.loop import Driver
 from agent.node.driver.network import Network
@@ -42,6 +42,7 @@ class Announcing:
     ) -> None:
         self._config, self._name, self._address = config, name, address
         self._driver = driver
+        self._cluster = identity.genesis.cluster
         self._loop = asyncio.get_running_loop()
         self.table = BeaconTable()
         self._announced: list[Beacon] = []
@@ -73,8 +74,10 @@ class Announcing:
             self._discovery.announce()
 
     def network_services(self) -> int:
-        """Services whose beacons are live here."""
-        return len(self.table.live(self._loop.time()))
+        """Services whose beacons are live, this agent's own too; one that moved to another host counts once."""
+        live = {(beacon.cluster, beacon.service_id) for beacon in self.table.live(self._loop.time())}
+        own = {(self._cluster, beacon.service_id) for beacon in self._announced[:MAX_BEACONS_PER_ROUND]}
+        return len(live | own)
 
     def _compose(self) -> list[Beacon]:
         self._announced = self._beacons()
