@@ -15,7 +15,6 @@ from agent.model.ledger import Assignment
 from agent.model.spec import ReplicaKey, ReplicaSpec
 from agent.model.stack import Service, Stack
 from agent.model.types import AgentId, ClusterId, HostAddress, Labels
-from agent.state import stack_at
 from agent.state.types import ClusterState
 
 PORT_CHOICES = 100  # SEED "Automatic Port Binding": increment and retry up to 100 ports
@@ -90,13 +89,14 @@ def _resolve(
     """The one replica as a spec, or why not."""
     key = ReplicaKey(stack=assignment.stack, service=assignment.service, slot=assignment.slot)
     revision = assignment.instruction.revision
-    signed = stack_at(state, assignment.instruction)
-    if signed is None or signed.name != assignment.stack:
+    signed = state.signed.get(assignment.instruction.digest)
+    # The same plan signed again keeps one entry, under its newest revision.
+    if signed is None or revision > signed.ref.revision or signed.stack.name != assignment.stack:
         return Refused(key=key, revision=revision, reason="the assignment points to no instruction of this stack")
-    service = signed.services.get(assignment.service)
+    service = signed.stack.services.get(assignment.service)
     if service is None:
         return Refused(key=key, revision=revision, reason=f"revision {revision} has no service {assignment.service!r}")
-    spec = _spec(state, agent, assignment, signed, context)
+    spec = _spec(state, agent, assignment, signed.stack, context)
     reason = (
         _misplaced(state, agent, service, context)
         or _port_mismatch(service, assignment)
