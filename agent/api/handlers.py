@@ -15,10 +15,10 @@ from agent.api.parameters import BlobQuery, EventsQuery, LogsQuery, read_path, r
 from agent.api.port import NodePort
 from agent.api.problems import ResultRefused
 from agent.api.streams import Streams
-from agent.api.views import held_body, result_of, services_view, stack_view, target_view
+from agent.api.views import held_body, operator_views, result_of, services_view, stack_view, target_view
 from agent.api.workers import MAX_WORKER_BODY_BYTES, bare_refusal, decode_worker
 from agent.formats.timestamps import rfc3339
-from agent.model.api import BlobView, Members, Services, StackView, TargetView
+from agent.model.api import BlobView, Members, Operators, Services, StackView, TargetView
 from agent.model.explain import shown
 from agent.model.fault import Fault, error_of
 from agent.model.instruction import MAX_BODY_BYTES, InstructionResult
@@ -49,6 +49,10 @@ class Handlers:
     async def members(self, _request: web.Request) -> Members:
         """As this agent sees them."""
         return Members(answered_by=self._port.me.name, members=self._port.members())
+
+    async def operators(self, _request: web.Request) -> Operators:
+        """Who may sign instructions."""
+        return Operators(answered_by=self._port.me.name, operators=operator_views(self._port.state))
 
     async def services(self, _request: web.Request) -> Services:
         """Of all stacks."""

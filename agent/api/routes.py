@@ -12,7 +12,7 @@ from msgspec import Struct
 from agent.api.handlers import Handlers
 from agent.api.parameters import BlobQuery, EventsQuery, LogsQuery, NoQuery
 from agent.api.workers import AddWorker
-from agent.model.api import BlobView, ImageProgress, Members, Services, StackView, TargetView
+from agent.model.api import BlobView, ImageProgress, Members, Operators, Services, StackView, TargetView
 from agent.model.events import Event, LogLine
 from agent.model.instruction import InstructionResult
 from agent.model.status import Health, Status
@@ -84,6 +84,13 @@ ROUTES: tuple[Route, ...] = (
         handler=Handlers.members,
         summary="The members, as the agent that answers sees them",
         answer=Members,
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/operators",
+        handler=Handlers.operators,
+        summary="Who may sign instructions: scopes, stacks and public keys",
+        answer=Operators,
     ),
     Route(
         method="GET",

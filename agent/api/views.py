@@ -6,8 +6,16 @@ import msgspec
 
 from agent.errors import MusterError
 from agent.formats.timestamps import rfc3339
-from agent.instruction import unverified_claims
-from agent.model.api import REDACTED, ServiceEndpoint, Services, ServiceView, StackView, TargetView
+from agent.instruction import kid_of, unverified_claims
+from agent.model.api import (
+    REDACTED,
+    OperatorView,
+    ServiceEndpoint,
+    Services,
+    ServiceView,
+    StackView,
+    TargetView,
+)
 from agent.model.instruction import InstructionResult
 from agent.model.stack import Stack
 from agent.model.status import Status
@@ -41,6 +49,20 @@ def services_view(status: Status) -> Services:
             for stack in status.stacks
             for service in stack.services
         ),
+    )
+
+
+def operator_views(state: ClusterState) -> tuple[OperatorView, ...]:
+    """Who may sign, by name."""
+    return tuple(
+        OperatorView(
+            name=operator.name,
+            scope=operator.scope,
+            stacks=operator.stacks,
+            key=operator.key,
+            key_id=kid_of(bytes.fromhex(operator.key)),
+        )
+        for _, operator in sorted(state.operators.items())
     )
 
 

@@ -29,6 +29,7 @@ from agent.model.api import (
     PROBLEM_MEDIA_TYPE,
     ImageProgress,
     Members,
+    Operators,
     ProblemDetails,
     Services,
     StackView,
@@ -109,6 +110,10 @@ class Client:
             with contextlib.suppress(MusterError):
                 self.home = await asyncio.to_thread(remember, self.home, members=known)
         return members
+
+    async def operators(self) -> Operators:
+        """Who may sign, as the ledger has them."""
+        return await self._read("/api/v1/operators", Operators)
 
     async def services(self) -> Services:
         """All services and where they are reached."""

@@ -6,13 +6,14 @@ from typing import Literal
 
 from msgspec import Struct
 
+from agent.model.cluster import ScopeName
 from agent.model.fault import Fault
 from agent.model.instruction import Act, InstructionResult
 from agent.model.ledger import AssignedPort, Phase
 from agent.model.report import ReplicaState
 from agent.model.stack import InstructionRef, Stack
 from agent.model.status import MemberView
-from agent.model.types import Digest, Jti, Label, OperatorName, Target
+from agent.model.types import Digest, Jti, Label, OperatorName, PublicKey, Target
 
 PROBLEM_TYPE_PREFIX = "urn:muster:problem:"
 PROBLEM_MEDIA_TYPE = "application/problem+json"
@@ -44,6 +45,26 @@ class Members(Struct, frozen=True, kw_only=True):
 
     answered_by: str
     members: tuple[MemberView, ...]
+
+
+class OperatorView(Struct, frozen=True, kw_only=True):
+    """An operator, nothing of it secret: `key` is the public half, `key_id` what tokens name it by (`kid`).
+
+    `stacks` are globs that limit every scope but `admin`.
+    """
+
+    name: OperatorName
+    scope: ScopeName
+    stacks: tuple[str, ...]
+    key: PublicKey
+    key_id: str
+
+
+class Operators(Struct, frozen=True, kw_only=True):
+    """`GET /api/v1/operators`, by name, as the ledger of the agent that answers has them."""
+
+    answered_by: str
+    operators: tuple[OperatorView, ...]
 
 
 class BlobView(Struct, frozen=True, kw_only=True):

@@ -57,10 +57,15 @@ class Expel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
 
 
 class Grant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Enters an operator, or replaces the one of that name."""
+    """Enters an operator, or replaces the one of that name.
+
+    `keeps_key`: refused unless `operator.key` is the one that the ledger has for that name. Whoever changes a scope
+    signs a key that some agent told; so an agent that tells a wrong one gains nothing.
+    """
 
     version: Literal[1] = 1
     operator: Operator
+    keeps_key: bool = False
 
 
 class Revoke(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -70,10 +75,13 @@ class Revoke(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
 
 
 class Cancel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A signed no-op that takes the revision an open instruction would have taken, so that one can never apply."""
+    """A signed no-op that takes the revision an open instruction would have taken, so that one can never apply.
+
+    `jti`: that instruction's, where it is known; for the audit only.
+    """
 
     version: Literal[1] = 1
-    jti: Jti
+    jti: Jti | None = None
 
 
 Body = Stack | Remove | Scale | Services | Enrol | Expel | Grant | Revoke | Cancel

@@ -69,6 +69,9 @@ def _expel(state: ClusterState, signed: Signed, _body: Body) -> ClusterState:
 def _grant(state: ClusterState, signed: Signed, body: Body) -> ClusterState:
     assert isinstance(body, Grant)
     operator = body.operator
+    if body.keeps_key and ((known := state.operators.get(operator.name)) is None or known.key != operator.key):
+        what = f"{operator.name} has another key than the one that was to be kept, or none"
+        raise Conflict(what, fix="`agent operator list` shows the keys; name the right one with --key")
     if operator.name not in state.operators and len(state.operators) >= MAX_OPERATORS:
         raise Unprocessable(f"the cluster has its {MAX_OPERATORS} operators")
     if sum(1 for item in state.evidence.values() if item.act == "grant") >= MAX_GRANTS_KEPT:

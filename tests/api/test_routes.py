@@ -17,7 +17,7 @@ from agent.api.app import build_app
 from agent.api.openapi import document
 from agent.api.routes import JSON, ROUTES, Route
 from agent.errors import NoMajority
-from agent.instruction import new_key, public_hex, sign_access
+from agent.instruction import kid_of, new_key, public_hex, sign_access
 from agent.model.api import PROBLEM_MEDIA_TYPE, REDACTED
 from agent.model.cluster import Operator
 from agent.model.instruction import Remove, Scale
@@ -159,6 +159,23 @@ async def test_status_is_seeds_and_ours(client: aiohttp.ClientSession, cluster: 
     assert SECRET not in json.dumps(status)
     assert status["problems"][0]["where"] == "shop/job.1"
     assert "exit code 3" in status["problems"][0]["what"]
+
+
+async def test_operators_are_told_with_the_public_halves_of_their_keys(
+    client: aiohttp.ClientSession, cluster: FakeCluster
+) -> None:
+    key = public_hex(new_key())
+    cluster.add_operator(Operator(name="bob", key=key, scope="deploy", stacks=("blog-*",)))
+    async with client.get("/api/v1/operators") as response:
+        found = (await response.json())["operators"]
+    assert [each["name"] for each in found] == ["ann", "bob", "recovery"]
+    assert found[1] == {
+        "name": "bob",
+        "scope": "deploy",
+        "stacks": ["blog-*"],
+        "key": key,
+        "key_id": kid_of(bytes.fromhex(key)),
+    }
 
 
 async def test_services_say_where_replicas_are_reached(client: aiohttp.ClientSession, cluster: FakeCluster) -> None:

@@ -269,6 +269,18 @@ class TestOperators:
         assert ledger.instruct("grant", "operator:ann", weaker).outcome == "refused"
         assert ledger.state.operators["ann"].scope == "admin"
 
+    def test_a_key_that_is_to_be_kept_must_be_the_ledgers(self) -> None:
+        """Else an agent that tells a wrong key has the admin grant it whatever the admin grants another."""
+        ledger = Ledger()
+        stranger = Grant(operator=replace(operator("bob", "deploy"), key=operator("eve").key), keeps_key=True)
+        assert ledger.instruct("grant", "operator:bob", stranger).kind == "conflict", "there is no bob yet"
+        ledger.instruct("grant", "operator:bob", Grant(operator=operator("bob", "read")))
+        assert ledger.instruct("grant", "operator:bob", stranger).kind == "conflict"
+        assert ledger.state.operators["bob"] == operator("bob", "read")
+        same = Grant(operator=operator("bob", "deploy"), keeps_key=True)
+        assert ledger.instruct("grant", "operator:bob", same).outcome == "applied"
+        assert ledger.state.operators["bob"].scope == "deploy"
+
     def test_an_unknown_operator_cannot_be_revoked(self) -> None:
         assert Ledger().instruct("revoke", "operator:eve", Revoke()).kind == "not-found"
 
