@@ -168,3 +168,26 @@ def test_the_api_answers_seeds_objects(desk: Desk, translator: str) -> None:
     assert stats["total_requests"] == sum(stats["requests_by_endpoint"].values()) >= stats["total_responses"]
     assert added.status == 403
     assert "bootstrap install hosts.txt" in added.json["fix"]
+
+
+def test_a_failed_deploy_names_the_replica_and_leaves_what_ran_before(
+    desk: Desk, translator: str, tmp_path: Path
+) -> None:
+    desk.run("deploy", translator)
+    before = desk.json("status")["instances"]["translator-main"]
+    plan = json.loads(Path(translator).read_text())
+    plan["workers"][0] |= {"command": ["python3", "-c", "raise SystemExit('no such table: books')"]}
+    broken = tmp_path / "broken.json"
+    broken.write_text(json.dumps(plan))
+    assert "translator-worker-1.1" in desk.run("deploy", str(broken), code=3).stderr
+    stack = next(stack for stack in desk.json("status", code=None)["stacks"] if stack["name"] == "translator")
+    assert stack["phase"] == "failed"
+
+    def healthy() -> bool:
+        found = desk.json("status", code=None)["instances"]
+        return found["translator-worker-1"]["status"] == "healthy"
+
+    wait_for_sync(healthy, 30, what="the worker of the plan before")
+    after = desk.json("status", code=None)["instances"]["translator-main"]
+    assert after["container_id"] == before["container_id"], "what didn't change is never touched"
+    assert "already: revision" in desk.run("rollback", "translator", code=1).stderr
