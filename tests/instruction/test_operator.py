@@ -315,7 +315,11 @@ def test_two_names_with_one_key_are_two_operators() -> None:
 
 
 @pytest.mark.parametrize("act", get_args(Act))
-@pytest.mark.parametrize("kind", ["cluster", "stack:shop", "operator:ci", f"member:{AGENT}", "host:n1", "secret:s"])
+@pytest.mark.parametrize(
+    "kind",
+    ["cluster", "stack:shop", "operator:ci", f"member:{AGENT}", "host:n1", "secret:s"],
+    ids=lambda target: target.partition(":")[0],  # the id is another one in each process
+)
 def test_act_and_target_go_together(act: Act, kind: str) -> None:
     data = encode_body(BODY_OF[act][1])
     token = signed(data, act, kind)
