@@ -345,7 +345,7 @@ class Raft:
     # --- time and output ---------------------------------------------------------------------------------------------
 
     def deadline(self) -> float:
-        """When `on_deadline` is due, in seconds of the caller's clock; infinite for a member that never campaigns."""
+        """When `on_deadline` is due, in seconds of the caller's clock; infinite when nothing is."""
         return self._leadership.deadline if self._leadership is not None else self._election.deadline
 
     def on_deadline(self, now: float) -> None:
@@ -356,6 +356,8 @@ class Raft:
         if self._leadership is not None:
             if not self._leadership.on_deadline(now):
                 self._follow(self.term)
+        elif not self._state.is_voter:
+            self._state.leader = None
         elif self._handover.busy and now - self._taken_at >= self._state.timing.election_timeout_min_s:
             # The disk hangs, or what is being applied is huge: who can't store a vote shouldn't ask for any.
             self._election.wait(now)

@@ -13,7 +13,8 @@ from agent.raft.state import RaftState
 class Election:
     """The election timer of a member that doesn't lead, and the votes of its campaign.
 
-    `deadline`: seconds; infinite for non-voters, which never campaign.
+    `deadline`: seconds; infinite for observers, which nobody leads. A learner never campaigns, but notices when its leader
+    falls silent: one that was removed from the configuration hears nothing of it from any leader, and has to ask others.
     """
 
     def __init__(self, state: RaftState, now: float) -> None:
@@ -30,7 +31,9 @@ class Election:
 
     @property
     def deadline(self) -> float:
-        return self._due if self._state.is_voter else math.inf
+        state = self._state
+        led = state.leader is not None and state.id in state.configuration.learners
+        return self._due if state.is_voter or led else math.inf
 
     def wait(self, now: float) -> None:
         """A full timeout from now, drawn anew: members that tied once must not tie for ever (Raft §9.3)."""

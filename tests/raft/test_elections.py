@@ -283,7 +283,18 @@ class TestNonVoters:
     def test_a_learner_never_campaigns_not_even_when_told(self) -> None:
         bench = following(Bench(voters=("b", "c"), learners=("a",)))
         assert not bench.receive("b", TimeoutNow(term=1))
+        bench.wait(60.0)
+        assert bench.raft.role is Role.FOLLOWER
         assert bench.raft.deadline() == math.inf
+
+    def test_a_learner_that_hears_nothing_has_no_leader_any_more(self) -> None:
+        """Whoever was removed hears nothing of it from its leader: the shell must be able to tell (thesis §4.2.2)."""
+        bench = following(Bench(voters=("b", "c"), learners=("a",)))
+        assert bench.raft.leader == "b"
+        bench.wait(0.4)
+        assert bench.raft.leader == "b"
+        bench.wait(1.0)
+        assert bench.raft.leader is None
 
     def test_a_learner_grants_votes_when_asked(self) -> None:
         """It may be a voter already and not know it yet (Raft §4.1)."""
