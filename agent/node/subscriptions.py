@@ -20,29 +20,34 @@ PART_BYTES = 524_288  # one part stays well inside a frame and doesn't hold up a
 RETRY_S = 0.5  # after a voter ended the stream, or said what can't be; another one is picked then, if there is one
 LEADERLESS_S = 2.0  # a voter without a leader for so long may have been removed while it was away: it asks others
 
-# Without any answer for so long, ask another: a voter that doesn't know us as a member yet says nothing at all.
+# A voter that names no coordinator for so long may be cut off itself; one that doesn't know us as a member yet says
+# nothing at all. Another one is asked.
 SILENT_S = 2.0
 
 
 @dataclass(slots=True)
 class Following:
-    """The observer's side. Idle on a voter that has a leader. `vouches_for`: whether a snapshot's signatures hold."""
+    """The observer's side. Idle on a voter that has a leader. `vouches_for`: whether a snapshot's signatures hold.
+
+    `_patient_until`: by then the voter that we follow has to name a coordinator; None while it does. `_avoided`: voters
+    that were no good, until none is left.
+    """
 
     context: Context
     vouches_for: Callable[[Snapshot], bool]
     _voter: AgentId | None = None
     _call: int = 0
     _retry_at: float = 0.0
-    _avoided: AgentId | None = None
-    _silent_until: float | None = None
+    _avoided: set[AgentId] = field(default_factory=set)
+    _patient_until: float | None = None
     _leaderless_since: float | None = None
     _pumped_at: float = float("-inf")
 
     def pump(self, when: Instant) -> None:
         """Follow the right voter, or nobody where we vote ourselves."""
         self._pumped_at = when.mono
-        if self._silent_until is not None and when.mono >= self._silent_until:
-            self._avoided = self._voter
+        if self._voter is not None and self._patient_until is not None and when.mono >= self._patient_until:
+            self._avoided.add(self._voter)
             self._leave()
         wanted = self._choice(when) if when.mono >= self._retry_at else self._voter
         if wanted == self._voter:
@@ -54,7 +59,7 @@ class Following:
         def on_reply(reply: Reply | None, end: bool, at: Instant) -> None:
             self._on_reply(reply, end, at)
 
-        self._voter, self._silent_until = wanted, when.mono + SILENT_S
+        self._voter, self._patient_until = wanted, when.mono + SILENT_S
         self._call = self.context.calls.open(wanted, on_reply)
         request = FollowLedger(index=self.context.raft.commit + 1)
         self.context.send(wanted, CallFrame(id=self._call, request=request))
@@ -64,20 +69,19 @@ class Following:
         moments = [self._retry_at]
         if self._leaderless_since is not None:
             moments.append(self._leaderless_since + LEADERLESS_S)
-        if self._silent_until is not None:
-            moments.append(self._silent_until)
+        if self._patient_until is not None:
+            moments.append(self._patient_until)
         return min((moment for moment in moments if moment > self._pumped_at), default=float("inf"))
 
     def _choice(self, when: Instant) -> AgentId | None:
         configuration = self.context.raft.configuration
         if self.context.id in configuration.members and not self._left_behind(when):
             return None
-        linked = [voter for voter in configuration.voters if voter in self.context.peers and voter != self._avoided]
-        if not linked and self._avoided in self.context.peers:
-            return self._avoided
-        return max(
-            linked, key=lambda voter: hashlib.sha256(f"{voter} {self.context.id}".encode()).digest(), default=None
-        )
+        linked = {voter for voter in configuration.voters if voter in self.context.peers}
+        if linked <= self._avoided:
+            self._avoided.clear()
+        good = linked - self._avoided
+        return max(good, key=lambda voter: hashlib.sha256(f"{voter} {self.context.id}".encode()).digest(), default=None)
 
     def _left_behind(self, when: Instant) -> bool:
         """Whether nobody has led us for long. Who was removed meanwhile hears nothing of it from any leader."""
@@ -91,15 +95,14 @@ class Following:
     def _leave(self) -> None:
         if self._call and (peer := self.context.calls.close(self._call)) is not None:
             self.context.send(peer, CancelFrame(id=self._call))
-        self._voter, self._call, self._silent_until, self.context.told = None, 0, None, None
+        self._voter, self._call, self._patient_until, self.context.told = None, 0, None, None
 
     def _on_reply(self, reply: Reply | None, end: bool, when: Instant) -> None:
-        self._silent_until = None
         believed = isinstance(reply, Ledger) and self._take(reply, when)
         if believed and not end:
             return
-        if reply is not None:
-            self._avoided = self._voter
+        if reply is not None and self._voter is not None:
+            self._avoided.add(self._voter)
         self._leave()
         self._retry_at = when.mono + RETRY_S
 
@@ -114,7 +117,11 @@ class Following:
                 raft.observe(part.entries, part.commit, when.mono)
         except ObservationRefused:
             return False
-        self.context.told = Lead(part.leader, part.term) if part.leader is not None else None
+        if part.leader is not None:
+            self.context.told, self._patient_until = Lead(part.leader, part.term), None
+        else:
+            self.context.told = None
+            self._patient_until = self._patient_until or when.mono + SILENT_S
         return True
 
 

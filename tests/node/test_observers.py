@@ -93,6 +93,26 @@ def test_the_followers_of_a_lost_voter_go_to_the_next() -> None:
     assert "shop" in observer.up.context.state.stacks
 
 
+def test_a_voter_that_is_cut_off_itself_is_left_for_one_that_knows_a_coordinator() -> None:
+    """Its link to us says nothing about its links to the others."""
+    cluster = elected(4)
+    (observer,) = observers(cluster)
+    voters = [node for node in cluster.alive if node is not observer]
+    lonely = followed_by(cluster, observer)
+    for node in voters:
+        if node is not lonely:
+            cluster.cut_pair(lonely.name, node.name)
+    cluster.until(lambda: cluster.coordinator not in (None, lonely))
+    cluster.run(4.0)
+    assert cluster.linked(observer.name, lonely.name)
+    assert followed_by(cluster, observer) is not lonely
+    coordinator = next(node for node in voters if node is not lonely and node.up.context.leads)
+    coordinator.deploy()
+    cluster.run(0.5)
+    assert "shop" in observer.up.context.state.stacks
+    assert observer.up.context.leader == coordinator.id
+
+
 def test_observers_spread_and_come_back_to_their_voter() -> None:
     cluster = Cluster(12, voters=5)
     cluster.elect()
