@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from agent.errors import InputError, InvariantBroken, PortTaken
 from agent.model.identity import AGENT_ID_LENGTH
 from agent.model.types import AgentId, ClusterId
+from agent.net.addresses import is_ip
 from agent.swim import MAX_DATAGRAM_BYTES, MAX_MESSAGE_BYTES, SwimMessage
 
 DATAGRAM_VERSION: Final = 1
@@ -226,9 +227,12 @@ class Datagrams:
         """Sign and send to the member `to` at an IP address. False when the kernel wouldn't take it; counted."""
         if self._socket is None:
             return False
+        if not is_ip(host):  # the kernel takes none, and `sendto` would ask a resolver, on the event loop
+            self._envelope.drops["name"] += 1
+            return False
         try:
             self._socket.sendto(self._envelope.seal(to, message), (host, port))
-        except OSError:  # full buffer, no route, a host name instead of an address: SWIM asks again by itself
+        except OSError:  # full buffer, no route: SWIM asks again by itself
             self._envelope.drops["send"] += 1
             return False
         return True

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agent.formats.beacon import Beacon
 from agent.model.types import AgentId, ClusterId, Label
-from agent.net.addresses import LocalAddress, all_addresses, is_loopback, usable_addresses
+from agent.net.addresses import LocalAddress, all_addresses, is_ip, is_loopback, usable_addresses
 from agent.net.beacons import Announcer, Beacons, broadcast_targets, peer_address
 from agent.net.mdns import Mdns, ServiceText
 
@@ -141,7 +141,8 @@ class Discovery:
         found = peer_address(beacon, self._settings.cluster, self._settings.id)
         if found is not None:
             peer, host, port = found
-            self._on_hint(peer, host, port)
+            if is_ip(host):  # anybody sends beacons: a name would make us ask a resolver of a stranger's choice
+                self._on_hint(peer, host, port)
             if source != host:  # a host with many addresses may not know which one leads here
                 self._on_hint(peer, source, port)
         self._on_beacon(beacon, source)

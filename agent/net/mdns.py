@@ -106,8 +106,8 @@ class Mdns:
         task.add_done_callback(self._tasks.discard)
 
     async def _look_up(self, zeroconf: Zeroconf, service_type: str, name: str) -> None:
-        info = AsyncServiceInfo(service_type, name)
         try:
+            info = AsyncServiceInfo(service_type, name)  # a forged record may name what is no service of this type
             if not await info.async_request(zeroconf, LOOKUP_TIMEOUT_MS):
                 return
         except (OSError, ZeroconfError):

@@ -266,6 +266,23 @@ async def test_oversized_and_foreign_datagrams_are_counted(pair: tuple[Agent, Ag
     at_b.stop()
 
 
+async def test_a_host_name_is_not_looked_up_on_the_event_loop(
+    pair: tuple[Agent, Agent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`sendto` would ask the resolver, and everything here would stand still until it answers or gives up."""
+    a, b = pair
+    sent: list[object] = []
+    sending = Datagrams(a.envelope, lambda *_: None)
+    sending.start("127.0.0.1", 0)
+    try:
+        monkeypatch.setattr(datagrams.socket.socket, "sendto", lambda *args: sent.append(args))
+        assert not sending.send(b.id, "localhost", 9998, Ping(1, 0))
+    finally:
+        sending.stop()
+    assert not sent
+    assert a.drops["name"] == 1
+
+
 async def test_a_port_in_use_is_named(pair: tuple[Agent, Agent]) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.2", 0))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import random
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
+from zeroconf import IPVersion, ServiceStateChange
+from zeroconf.asyncio import AsyncZeroconf
 
 from agent.errors import InputError
 from agent.formats.beacon import Beacon, verify_beacon
@@ -20,7 +24,7 @@ from agent.net import beacons as beacons_module
 from agent.net.addresses import LocalAddress
 from agent.net.beacons import LOOPBACK_BROADCAST, agent_beacon, broadcast_targets, peer_address
 from agent.net.discovery import Discovery, DiscoverySettings
-from agent.net.mdns import read_text
+from agent.net.mdns import SERVICE_TYPE, Mdns, ServiceText, read_text
 from tests.support.trust import random_cluster_id
 from tests.support.waiting import wait_for
 
@@ -142,6 +146,17 @@ async def test_other_clusters_and_foreign_beacons_are_heard_but_no_hints(port: i
         assert first.hints == []
 
 
+async def test_a_name_in_a_beacon_is_never_resolved_but_its_source_is_a_hint(port: int) -> None:
+    """Anybody may send one; a resolver that doesn't answer holds one of the few threads that all of us share."""
+    listener, named = Finder("127.0.0.2"), Finder("nowhere.example")
+    async with looking(port, listener):
+        sender = Finder("127.0.0.3")
+        sender.id, sender.key, sender.compose = named.id, named.key, named.compose  # type: ignore[method-assign]  # a fake
+        async with looking(port, sender):
+            await wait_for(lambda: bool(listener.heard))
+    assert listener.hints == [(named.id, "127.0.0.3", 9998)]
+
+
 async def test_a_flood_of_beacons_is_read_at_a_bounded_rate(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(beacons_module, "BEACON_BURST", 10.0)
     monkeypatch.setattr(beacons_module, "BEACON_RATE_PER_S", 0.001)
@@ -171,6 +186,26 @@ async def test_mdns_alone_suffices(port: int) -> None:
             10.0,
         )
         assert stranger.id not in {hint[0] for hint in (*first.hints, *second.hints)}
+
+
+@pytest.mark.parametrize("name", ["evil._other._tcp.local.", "...", "a\x00b._muster._tcp.local."])
+async def test_a_service_name_that_is_none_is_dropped(name: str) -> None:
+    """What a forged PTR record may point at; an error that nobody awaits would end the agent."""
+    errors: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    counts: Counter[str] = Counter()
+    text = ServiceText(cluster=CLUSTER, id="a" * 26, name="n", peer=9998, api=9999)
+    mdns = Mdns(text, lambda *_: None, counts)
+    zeroconf = AsyncZeroconf(interfaces=["127.0.0.2"], ip_version=IPVersion.V4Only)
+    try:
+        mdns._changed(zeroconf.zeroconf, SERVICE_TYPE, name, ServiceStateChange.Added)
+        await wait_for(lambda: not mdns._tasks)
+        gc.collect()
+        await asyncio.sleep(0)
+    finally:
+        await zeroconf.async_close()
+    assert not errors
+    assert counts["mdns-error"] == 1
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from agent.net.datagrams import Datagrams, Envelope
 from agent.net.handshake import LocalAgent, Standing
 from agent.net.link import DownReason, PeerInfo
 from agent.net.links import LinkTable, LinkTiming
+from agent.net.names import Names
 from agent.net.tls import peer_client_context, peer_server_context
 from agent.node.context import Peer
 from agent.node.messages import Frame
@@ -59,6 +60,7 @@ class Network:
         )
         self._envelope = Envelope(me.id, me.cluster, me.epoch, me.boot, me.signing_key, self.drops)
         self._datagrams = Datagrams(self._envelope, self._message)
+        self._names = Names(self.policy.dialable)
 
     async def start(self) -> None:
         """Listen on the peer port. Raises PortTaken or InputError."""
@@ -71,6 +73,7 @@ class Network:
     async def stop(self) -> None:
         """Close links and sockets."""
         self._datagrams.stop()
+        await self._names.close()
         await self.links.stop()
 
     def hint(self, peer: AgentId | None, host: str, port: int) -> None:
@@ -103,7 +106,9 @@ class Network:
         if info is not None:
             self._datagrams.send(to, info.host, info.peer_port, message)
         elif (member := self.inputs.state.members.get(to)) is not None:
-            self._datagrams.send(to, member.address, member.peer_port, message)
+            ip = self._names.ip_of(member.address, member.peer_port)
+            if ip is not None:  # else it is being looked up, and SWIM asks again by itself
+                self._datagrams.send(to, ip, member.peer_port, message)
 
     def drain(self) -> None:
         """Read the datagrams that wait, before a timer is believed."""
