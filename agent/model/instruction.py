@@ -59,13 +59,13 @@ class Expel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
 class Grant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Enters an operator, or replaces the one of that name.
 
-    `keeps_key`: refused unless `operator.key` is the one that the ledger has for that name. Whoever changes a scope
-    signs a key that some agent told; so an agent that tells a wrong one gains nothing.
+    `replaces`: who has that name as the signer knows it, None for nobody; refused when the ledger says otherwise. What
+    the signer keeps of it (a key, a scope) some agent told, so an agent that tells something wrong gains nothing.
     """
 
     version: Literal[1] = 1
     operator: Operator
-    keeps_key: bool = False
+    replaces: Operator | None = None
 
 
 class Revoke(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -69,9 +69,10 @@ def _expel(state: ClusterState, signed: Signed, _body: Body) -> ClusterState:
 def _grant(state: ClusterState, signed: Signed, body: Body) -> ClusterState:
     assert isinstance(body, Grant)
     operator = body.operator
-    if body.keeps_key and ((known := state.operators.get(operator.name)) is None or known.key != operator.key):
-        what = f"{operator.name} has another key than the one that was to be kept, or none"
-        raise Conflict(what, fix="`agent operator list` shows the keys; name the right one with --key")
+    if state.operators.get(operator.name) != body.replaces:
+        held = "another key, scope or stacks" if operator.name in state.operators else "no authority"
+        what = f"{operator.name} has {held}, not what this grant would replace"
+        raise Conflict(what, fix="Look at `agent operator list`, through another agent too (--via), and grant again.")
     if operator.name not in state.operators and len(state.operators) >= MAX_OPERATORS:
         raise Unprocessable(f"the cluster has its {MAX_OPERATORS} operators")
     if sum(1 for item in state.evidence.values() if item.act == "grant") >= MAX_GRANTS_KEPT:

@@ -265,21 +265,27 @@ class TestOperators:
         ledger = Ledger()
         assert ledger.instruct("revoke", "operator:recovery", Revoke()).outcome == "applied"
         assert ledger.instruct("revoke", "operator:ann", Revoke()).outcome == "refused"
-        weaker = Grant(operator=operator("ann", "deploy"))
+        weaker = Grant(operator=operator("ann", "deploy"), replaces=operator("ann"))
         assert ledger.instruct("grant", "operator:ann", weaker).outcome == "refused"
         assert ledger.state.operators["ann"].scope == "admin"
 
-    def test_a_key_that_is_to_be_kept_must_be_the_ledgers(self) -> None:
-        """Else an agent that tells a wrong key has the admin grant it whatever the admin grants another."""
+    @pytest.mark.parametrize("wrong", [None, {"key": "eve"}, {"scope": "read"}, {"stacks": ("*",)}])
+    def test_a_grant_names_what_it_replaces(self, wrong: dict[str, str] | None) -> None:
+        """Else an agent that tells a wrong key or scope has the admin sign it along with what is to be changed."""
         ledger = Ledger()
-        stranger = Grant(operator=replace(operator("bob", "deploy"), key=operator("eve").key), keeps_key=True)
-        assert ledger.instruct("grant", "operator:bob", stranger).kind == "conflict", "there is no bob yet"
-        ledger.instruct("grant", "operator:bob", Grant(operator=operator("bob", "read")))
-        assert ledger.instruct("grant", "operator:bob", stranger).kind == "conflict"
-        assert ledger.state.operators["bob"] == operator("bob", "read")
-        same = Grant(operator=operator("bob", "deploy"), keeps_key=True)
-        assert ledger.instruct("grant", "operator:bob", same).outcome == "applied"
-        assert ledger.state.operators["bob"].scope == "deploy"
+        bob = operator("bob", "deploy", stacks=("blog-*",))
+        ledger.instruct("grant", "operator:bob", Grant(operator=bob))
+        told = None
+        if wrong is not None:
+            told = replace(bob, **({"key": operator("eve").key} if "key" in wrong else wrong))
+        answer = ledger.instruct("grant", "operator:bob", Grant(operator=told or operator("bob"), replaces=told))
+        assert (answer.outcome, answer.kind) == ("refused", "conflict")
+        assert ledger.state.operators["bob"] == bob
+        more = Grant(operator=replace(bob, scope="admin"), replaces=bob)
+        assert ledger.instruct("grant", "operator:bob", more).outcome == "applied"
+        assert (
+            ledger.instruct("grant", "operator:amy", Grant(operator=operator("amy"), replaces=bob)).kind == "conflict"
+        )
 
     def test_an_unknown_operator_cannot_be_revoked(self) -> None:
         assert Ledger().instruct("revoke", "operator:eve", Revoke()).kind == "not-found"

@@ -37,7 +37,9 @@ def lived_in() -> Ledger:
     ledger.assign(ledger.assignment("n1", "job", name="other"))
     ledger.remove("other")
     ledger.instruct("revoke", "operator:bob", Revoke())
-    ledger.instruct("grant", "operator:eve", Grant(operator=operator("eve", "operate")))
+    ledger.instruct(
+        "grant", "operator:eve", Grant(operator=operator("eve", "operate"), replaces=operator("eve", "admin"))
+    )
     ledger.instruct("expel", f"member:{ledger.id('n3')}", Expel())
     ledger.remove("nope")
     return ledger
