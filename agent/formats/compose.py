@@ -48,6 +48,15 @@ _Dumper.add_representer(
         "tag:yaml.org,2002:seq", [_Quoted(item) for item in items], flow_style=True
     ),
 )
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """YAML 1.1 takes NEL, LS and PS for line breaks and folds them away unless they are escaped (§5.4)."""
+    breaks = any(character in text for character in "\x85\u2028\u2029")
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if breaks else None)
+
+
+_Dumper.add_representer(str, _text)
 _Dumper.add_representer(type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", ""))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent.formats.compose import compose_file, compose_files
@@ -134,6 +134,7 @@ def test_a_stack_of_plain_processes_has_no_file() -> None:
 values = st.text(st.characters(exclude_characters="\x00\n\r", exclude_categories=["Cs"]), max_size=30)
 
 
+@example("\x85", "\u2028", "a")
 @given(values, values, st.from_regex(r"[a-z0-9]([a-z0-9-]{0,5}[a-z0-9])?", fullmatch=True))
 def test_any_value_is_read_back_as_it_was_planned(value: str, argument: str, name: str) -> None:
     made = spec(key=key(name), environment={"V": value}, command=("run", argument), networks=(name,))
