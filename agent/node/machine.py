@@ -89,7 +89,7 @@ class Machine:
         if (offered.cluster, offered.epoch) != (self.state.cluster, self.state.epoch):
             return False
         ours = self.state.targets
-        if not self.state.expelled <= offered.expelled:
+        if not self.state.expelled <= offered.expelled or _brings_back(self.state, offered):
             return False
         return offered.index == snapshot.index and all(
             target in offered.targets and offered.targets[target].revision >= record.revision
@@ -109,3 +109,21 @@ class Machine:
             self._snapshot_index = self.state.index
             if self._disbelieved is not None and core.first_index > self._disbelieved:
                 self._disbelieved = None
+
+
+def _brings_back(ours: ClusterState, offered: ClusterState) -> bool:
+    """Whether authority is another although no instruction on it came: e.g. an operator that was revoked.
+
+    Signatures can't show that: what an operator granted once stays signed.
+    """
+
+    def same_revision(target: str) -> bool:
+        known, told = ours.targets.get(target), offered.targets.get(target)
+        return (known.revision if known is not None else 0) == (told.revision if told is not None else 0)
+
+    operators = ours.operators.keys() | offered.operators.keys()
+    members = ours.members.keys() | offered.members.keys()
+    return any(
+        ours.operators.get(name) != offered.operators.get(name) and same_revision(f"operator:{name}")
+        for name in operators
+    ) or any(ours.members.get(id) != offered.members.get(id) and same_revision(f"member:{id}") for id in members)

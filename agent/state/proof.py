@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import msgspec
 
 from agent.errors import MusterError
@@ -14,6 +16,8 @@ from agent.state.errors import SnapshotRefused
 from agent.state.signed import named_services
 from agent.state.types import ClusterState, Evidence, SignedStack, StackState
 
+MAX_EPOCHS = 1_000  # since genesis; each is a restore by hand, and tokens of all of them are tried
+
 
 def prove(state: ClusterState) -> None:
     """Raises SnapshotRefused, naming the first thing that nothing proves.
@@ -21,12 +25,18 @@ def prove(state: ClusterState) -> None:
     Operators of the past count: what they signed while they had authority stays in force after they go.
     """
     genesis = _genesis(state)
+    _check_names(state)
     operators = _Operators(state, genesis)
     _want(all(operators.had(operator) for operator in state.operators.values()), "an operator that nobody granted")
     founders = {member.id: member for member in genesis.members}
+    made: defaultdict[str, list[VerifiedInstruction]] = defaultdict(list)
     for item in state.evidence.values():
-        if item.act == "enrol" and isinstance(body := operators.verify(item).body, Enrol):
-            founders[body.member.id] = body.member
+        if item.act == "grant":  # verified already
+            continue
+        verified = operators.verify(item)
+        made[item.target].append(verified)
+        if isinstance(verified.body, Enrol):
+            founders[verified.body.member.id] = verified.body.member
     _want(
         all(founders.get(agent) == member for agent, member in state.members.items()), "a member that nobody enrolled"
     )
@@ -34,8 +44,7 @@ def prove(state: ClusterState) -> None:
     for key, signed in state.signed.items():
         _check_deploy(operators, key, signed)
     for name, stack in state.stacks.items():
-        bodies = [operators.verify(item) for item in state.evidence.values() if item.target == f"stack:{name}"]
-        _check_stack(state, name, stack, bodies)
+        _check_stack(state, name, stack, made[f"stack:{name}"])
     for assignment in state.assignments.values():
         _check_assignment(state, assignment)
 
@@ -54,8 +63,16 @@ def _genesis(state: ClusterState) -> Genesis:
         raise SnapshotRefused("its genesis isn't one")
     genesis = entry.genesis
     same = (genesis.cluster, genesis.trust_anchor, genesis.name) == (state.cluster, state.trust_anchor, state.name)
-    _want(same and state.epoch >= genesis.epoch, "another cluster than its genesis")
+    _want(same and 0 <= state.epoch - genesis.epoch <= MAX_EPOCHS, "another cluster than its genesis")
     return genesis
+
+
+def _check_names(state: ClusterState) -> None:
+    """What is looked up by a name is what it says it is; else a proof of one object would do for another."""
+    _want(all(name == item.name for name, item in state.operators.items()), "an operator as another")
+    _want(all(name == item.name for name, item in state.stacks.items()), "a stack as another")
+    for key, item in state.evidence.items():
+        _want(key == f"{item.target}/{item.revision}", "an instruction as another than it is")
 
 
 class _Operators:

@@ -275,7 +275,7 @@ async def test_a_host_name_is_not_looked_up_on_the_event_loop(
     sending = Datagrams(a.envelope, lambda *_: None)
     sending.start("127.0.0.1", 0)
     try:
-        monkeypatch.setattr(datagrams.socket.socket, "sendto", lambda *args: sent.append(args))
+        monkeypatch.setattr(socket.socket, "sendto", lambda *args: sent.append(args))
         assert not sending.send(b.id, "localhost", 9998, Ping(1, 0))
     finally:
         sending.stop()

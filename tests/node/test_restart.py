@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from agent import errors
 from agent.host import HostContext
-from agent.model.instruction import Scale
+from agent.model.instruction import Grant, Revoke, Scale
 from agent.model.ledger import InstructionEntry, PhaseEntry, encode_entry
 from agent.node.core import COMMIT_SETTLES_S, NodeBoot, NodeCore, NodeSettings
 from agent.node.effects import Reconcile, Store
@@ -212,6 +212,18 @@ def test_an_honest_snapshot_of_a_later_state_is_vouched_for(alone: Node) -> None
 
 def test_a_snapshot_with_an_operator_nobody_granted_isnt(alone: Node) -> None:
     operators = {**alone.up.context.state.operators, "eve": operator("eve")}
+    assert not machine_of(alone).vouches_for(snapshot_of(alone, operators=operators))
+
+
+def test_a_snapshot_that_brings_a_revoked_operator_back_isnt(alone: Node) -> None:
+    """Its grant stays signed for ever, so only who saw the revocation can tell."""
+    granted = alone.cluster.signed("grant", "operator:eve", Grant(operator=operator("eve")), rev=1)
+    assert alone.result(alone.submit(*granted)).outcome == "applied"
+    eve = alone.up.context.state.operators["eve"]
+    revoked = alone.cluster.signed("revoke", "operator:eve", Revoke(), rev=2)
+    assert alone.result(alone.submit(*revoked)).outcome == "applied"
+    assert machine_of(alone).vouches_for(snapshot_of(alone))
+    operators = {**alone.up.context.state.operators, "eve": eve}
     assert not machine_of(alone).vouches_for(snapshot_of(alone, operators=operators))
 
 
