@@ -71,11 +71,20 @@ test-loopback: $(VENV)/.stamp ## Real agents on loopback, end to end
 
 .PHONY: test-lab
 test-lab: $(VENV)/.stamp ## Hosts as namespaces on this machine, as root (MUSTER_NO_SKIP=1 fails what would skip)
+	@if [ $$(id -u) = 0 ]; then $(BIN)/python -m tests.lab base; fi
 	$(BIN)/python -m pytest -q -m lab --junitxml=$(REPORTS)/lab.xml
 
 .PHONY: sim
 sim: $(VENV)/.stamp ## Run the simulator (SEED=… runs that history again)
 	$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED))
+
+.PHONY: sim-batch
+sim-batch: $(VENV)/.stamp ## Two minutes of fresh simulated worlds on two cores (WORLDS=… runs that many instead)
+	$(BIN)/python -m tests.sim --jobs 2 $(if $(WORLDS),--worlds $(WORLDS),--for 120)
+
+.PHONY: sim-mutants
+sim-mutants: $(VENV)/.stamp ## Switch known bugs on, one at a time: the simulator must catch every one
+	$(BIN)/python -m tests.sim.mutants
 
 .PHONY: bench
 bench: $(VENV)/.stamp ## Measure what the README promises
