@@ -13,8 +13,8 @@ from agent.raft.state import RaftState
 class Election:
     """The election timer of a member that doesn't lead, and the votes of its campaign.
 
-    `deadline`: seconds; infinite for observers, which nobody leads. A learner never campaigns, but notices when its leader
-    falls silent: one that was removed from the configuration hears nothing of it from any leader, and has to ask others.
+    `deadline`: seconds; infinite for observers, which nobody leads. A learner never campaigns, but notices when its
+    leader falls silent: one that was removed hears nothing of it from any leader, and has to ask others.
     """
 
     def __init__(self, state: RaftState, now: float) -> None:

@@ -1,4 +1,4 @@
-"""Who plays in a world: members with keys of their own, an operator, the genesis; all drawn from the seed."""
+"""Who plays in a world: members with keys of their own, operators, the genesis; all drawn from the seed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Cast:
     @classmethod
     def draw(cls, rng: random.Random, size: int, created_at: int) -> Cast:
         """`size` members, the first 1, 3 or 5 of them voters."""
-        members = tuple(_member(rng, f"n{number}") for number in range(1, size + 1))
+        members = tuple(draw_member(rng, f"n{number}") for number in range(1, size + 1))
         operator, recovery = _key(rng), _key(rng)
         admins = (
             Operator(name=OPERATOR, key=public_hex(operator), scope="admin"),
@@ -53,7 +53,8 @@ def _key(rng: random.Random) -> Ed25519PrivateKey:
     return Ed25519PrivateKey.from_private_bytes(rng.randbytes(32))
 
 
-def _member(rng: random.Random, name: str) -> Member:
+def draw_member(rng: random.Random, name: str) -> Member:
+    """A host with fresh keys."""
     key = public_hex(_key(rng))
     return Member(
         id=agent_id_of(bytes.fromhex(key)),

@@ -1,7 +1,12 @@
-"""Operators in a world: they sign instructions, send them to any agent, and send again what wasn't answered."""
+"""Operators in a world: they sign instructions, send them to any agent, and send again what wasn't answered.
+
+Two operators share a stack, so that they race for its revisions. What they are told is checked for linearizability.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -9,100 +14,182 @@ import msgspec
 
 from agent.instruction import sign_instruction
 from agent.model.fault import Fault
-from agent.model.instruction import InstructionResult
+from agent.model.instruction import Act, Enrol, InstructionResult
 from agent.model.status import Status
-from tests.sim.cluster import OPERATOR
+from agent.model.types import AgentId
+from agent.node.submissions import ANSWER_DEADLINE_S
+from tests.sim.checks import Violated
+from tests.sim.cluster import OPERATOR, draw_member
+from tests.sim.linear import Operation, linearizable
 
 if TYPE_CHECKING:
-    from tests.sim.world import World
+    from tests.sim.world import SimAgent, World
 
-STACKS = ("shop", "blog")
-EVERY_S = 0.4
+DESKS = ("stack:shop", "stack:shop", "stack:blog")  # what each operator works on
+EVERY_S = 0.8
 QUIET_S = 4.0  # at the end nothing is asked for, so that all can agree
 PATIENCE_S = 3.0  # then the same instruction goes to somebody else
+GIVES_UP_AFTER = 6  # sendings; the instruction stays open for ever
+GRACE_S = 0.5  # between an answer's deadline and the answer
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Sent:
-    stack: str
-    revision: int
+    """One instruction, whoever it was sent to so far. `done` is set with its answer."""
+
+    target: str
+    operation: Operation
     token: str
     body: bytes
-    request: int
+    times: int = 0
+    done: bool = False
 
 
 @dataclass(slots=True)
 class Operators:
-    """One operator per stack, each with one instruction open at a time; the next revision follows the last answer."""
+    """Each has one instruction open at a time; the next revision follows what the last answer, or a look, said."""
 
     world: World
-    _revision: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STACKS, 0))
-    _open: dict[str, _Sent | None] = field(default_factory=lambda: dict.fromkeys(STACKS))
-    _requests: dict[int, _Sent] = field(default_factory=dict)
+    answers: int = 0
+    applied_at: float = 0.0
+    history: dict[str, list[Operation]] = field(default_factory=lambda: defaultdict(list))
+    _revision: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    _requests: dict[int, tuple[_Sent, AgentId, int]] = field(default_factory=dict)
     _next: int = 1
-    applied_after_calm: int = 0
 
     def begin(self) -> None:
         """Everyone sits down to work."""
-        for stack in STACKS:
-            self.world.after(self.world.rng.random(), lambda stack=stack: self._work(stack), "")
+        for target in DESKS:
+            self._later(self.world.rng.random(), target, None)
 
-    def answered(self, request: int, answer: InstructionResult | Status | Fault) -> None:
-        """An agent answers. A fault is no answer: the same is sent again."""
-        sent = self._requests.pop(request, None)
-        if sent is None or not isinstance(answer, InstructionResult):
+    def _later(self, delay_s: float, target: str, sent: _Sent | None) -> None:
+        self.world.after(delay_s, lambda: self._work(target, sent))
+
+    def _work(self, target: str, sent: _Sent | None) -> None:
+        world = self.world
+        if world.now > world.until_s - QUIET_S:
             return
+        if sent is None or sent.done or sent.times >= GIVES_UP_AFTER:
+            sent = self._sign(target)
+        self.send(sent)
+        self._later(world.rng.random() * (EVERY_S if sent.done else PATIENCE_S), target, sent)
+
+    def send(self, sent: _Sent) -> None:
+        """To any agent that is up."""
+        agents = [agent for agent in self.world.alive() if not agent.paused]
+        if not agents:
+            return
+        agent = self.world.rng.choice(agents)
+        request, self._next = self._next, self._next + 1
+        sent.times += 1
+        self._requests[request] = sent, agent.id, agent.life
+        self.world.after(ANSWER_DEADLINE_S + GRACE_S, lambda: self._must_be_answered(request))
+        self.world.hand_in(agent, lambda core, when: core.submit(request, sent.token, sent.body, when))
+
+    def _must_be_answered(self, request: int) -> None:
+        waiting = self._requests.get(request)
+        if waiting is None:
+            return
+        agent = self.world.agents[waiting[1]]
+        if agent.core is not None and agent.life == waiting[2] and not agent.stalled_lately:
+            raise Violated(f"{agent.id} never answered an instruction that it took {ANSWER_DEADLINE_S:.0f} s ago")
+
+    def answered(self, agent: SimAgent, request: int, answer: InstructionResult | Status | Fault) -> None:
+        """An agent answers, once. A fault is no answer: the same is sent again."""
+        if request not in self._requests:
+            raise Violated(f"{agent.id} answers a request twice, or one that nobody made")
+        sent, _, _ = self._requests.pop(request)
+        if not isinstance(answer, InstructionResult):
+            return
+        operation = sent.operation
         if answer.outcome == "applied":
             self.world.say(f"operator: {answer.target} revision {answer.revision} applied at {answer.index}")
             self.world.checks.acknowledge(answer)
-            self.applied_after_calm += self.world.calm()
-        if self._open[sent.stack] is sent:
-            self._open[sent.stack] = None
-            self._revision[sent.stack] = max(self._revision[sent.stack], answer.revision)
+            self.applied_at = self.world.now
+            self._revision[sent.target] = max(self._revision[sent.target], answer.revision)
+        elif answer.outcome == "conflict":
+            self._look(agent, sent.target)
+        if not sent.done:
+            sent.done = True
+            self.answers += 1
+            operation.returned = self.world.now
+            if answer.outcome == "refused":
+                self.history[sent.target].remove(operation)  # it changed nothing, whenever that was
+            else:
+                operation.outcome = answer.outcome
 
-    def must_have_progressed(self) -> None:
-        """With the faults over and a majority up, instructions apply again."""
-        assert self.applied_after_calm > 0, f"seed {self.world.seed}: nothing applied after the faults stopped"
+    def _look(self, agent: SimAgent, target: str) -> None:
+        """Somebody else was faster, or something old was answered: what does this agent know?"""
+        assert agent.core is not None
+        record = agent.core.context.state.targets.get(target)
+        self._revision[target] = max(self._revision[target], record.revision if record is not None else 0)
 
-    def _work(self, stack: str) -> None:
-        if self.world.now > self.world.until_s - QUIET_S:
-            return
-        sent = self._open[stack]
-        if sent is None:
-            sent = self._open[stack] = self._sign(stack)
-        alive = [agent for agent in self.world.agents.values() if agent.core is not None]
-        if alive:
-            agent = self.world.rng.choice(alive)
-            sent.request, self._next = self._next, self._next + 1
-            self._requests[sent.request] = sent
-            assert agent.core is not None
-            agent.core.submit(sent.request, sent.token, sent.body, self.world.instant(agent))
-            self.world.settle(agent)
-        waiting = PATIENCE_S if self._open[stack] is sent else EVERY_S
-        self.world.after(self.world.rng.random() * waiting, lambda: self._work(stack), "")
+    def must_be_linearizable(self) -> None:
+        """Every target's answers, in some order that respects real time."""
+        for target, operations in self.history.items():
+            if not linearizable(operations):
+                raise Violated(f"the answers about {target} aren't linearizable: {operations}")
 
-    def _sign(self, stack: str) -> _Sent:
-        world, revision = self.world, self._revision[stack] + 1
-        replicas = world.rng.randint(0, 4)
-        if revision == 1 or world.rng.random() < 0.3:
-            act = "deploy"
+    # Instructions
+
+    def _sign(self, target: str) -> _Sent:
+        rng, revision = self.world.rng, self._revision[target] + 1
+        replicas = rng.randint(0, 4)
+        if revision == 1 or rng.random() < 0.3:
             service = {"runtime": "process", "command": ["serve", str(revision)], "replicas": replicas}
             ports = [{"host_port": 8080, "container_port": 80}]
-            body = msgspec.json.encode({"name": stack, "services": {"web": service | {"ports": ports}}})
-        elif world.rng.random() < 0.2:
-            act, body = world.rng.choice(["stop", "start", "restart"]), b"{}"
-        else:
-            act, body = "scale", msgspec.json.encode({"services": {"web": replicas}})
+            name = target.partition(":")[2]
+            return self.sign(
+                "deploy", target, revision, {"name": name, "services": {"web": service | {"ports": ports}}}
+            )
+        if rng.random() < 0.2:
+            acts: tuple[Act, ...] = ("stop", "start", "restart")
+            return self.sign(rng.choice(acts), target, revision, {})
+        return self.sign("scale", target, revision, {"services": {"web": replicas}})
+
+    def sign(self, act: Act, target: str, revision: int, content: object) -> _Sent:
+        """An instruction that will be in the history of its target."""
+        world, body = self.world, msgspec.json.encode(content)
         token = sign_instruction(
             world.cast.operator_key,
             operator_name=OPERATOR,
             cluster=world.cast.genesis.cluster,
             epoch=1,
             act=act,
-            target=f"stack:{stack}",
+            target=target,
             revision=revision,
             body_bytes=body,
-            now_s=(1_800_000_000_000 + world.now * 1000) / 1000,
+            now_s=world.wall_ms / 1000,
             jti=world.rng.randbytes(16).hex(),
         )
-        return _Sent(stack, revision, token, body, 0)
+        digest = f"{hashlib.sha256(body).hexdigest()} {len(self.history[target])}"
+        operation = Operation(revision, digest, world.now)
+        self.history[target].append(operation)
+        return _Sent(target, operation, token, body)
+
+    # Membership
+
+    def enrol(self) -> AgentId:
+        """A host joins: it starts with the genesis, and an instruction enters it."""
+        world = self.world
+        member = draw_member(world.rng, f"n{len(world.agents) + 1}")
+        world.cast.names[member.id] = member.name
+        world.add(member.id)
+        self._insist(self.sign("enrol", f"member:{member.id}", 1, Enrol(member=member)))
+        return member.id
+
+    def join(self, hosts: int) -> None:
+        """Several hosts join at once."""
+        for _ in range(hosts):
+            self.enrol()
+
+    def expel(self, agent: AgentId) -> None:
+        """A host has to go."""
+        revision = 2 if self.world.cast.names[agent] not in self.world.founders else 1
+        self._insist(self.sign("expel", f"member:{agent}", revision, {}))
+
+    def _insist(self, sent: _Sent) -> None:
+        if sent.done or self.world.now > self.world.until_s - QUIET_S:
+            return
+        self.send(sent)
+        self.world.after(self.world.rng.random() * PATIENCE_S, lambda: self._insist(sent))

@@ -1,0 +1,69 @@
+"""Many worlds in several processes: fresh seeds, counted and timed."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from tests.sim.world import World
+
+MAX_WORLDS = 1_000_000  # of a batch that ends by time
+
+
+@dataclass(slots=True)
+class Report:
+    """What a batch did. `failed`: seeds with what they broke."""
+
+    took_s: float = 0.0
+    worlds: int = 0
+    events: int = 0
+    least_faults: int = 1 << 30
+    failed: list[tuple[int, str]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.worlds} worlds with at least {self.least_faults} faults each, {self.events} events in "
+            f"{self.took_s:.0f} s: {self.worlds / self.took_s:.2f} worlds/s, {self.events / self.took_s:,.0f} events/s"
+        )
+
+
+def size_of(seed: int) -> int:
+    """1, 3, 3, 4 or 5 hosts; of four, one only observes."""
+    return (1, 3, 3, 4, 5)[seed % 5]
+
+
+def run_batch(*, worlds: int, for_s: float | None, seconds: float, jobs: int) -> Report:
+    """Fresh worlds until there are `worlds`, or until `for_s` are over; `jobs` processes."""
+    report, begin = Report(), time.monotonic()
+    draw = random.SystemRandom()
+    count = MAX_WORLDS if for_s is not None else worlds
+    seeds: Iterator[tuple[int, float]] = ((draw.getrandbits(32), seconds) for _ in range(count))
+    with multiprocessing.get_context("spawn").Pool(jobs, initializer=gc.freeze) as pool:
+        window = [pool.apply_async(_run, next(seeds)) for _ in range(min(2 * jobs, count))]
+        while window:
+            seed, events, faults, error = window.pop(0).get()
+            report.worlds += 1
+            report.events += events
+            report.least_faults = min(report.least_faults, faults)
+            if error is not None:
+                report.failed.append((seed, error))
+            late = for_s is not None and time.monotonic() - begin > for_s
+            following = None if late else next(seeds, None)
+            if following is not None:
+                window.append(pool.apply_async(_run, following))
+    report.took_s = time.monotonic() - begin
+    return report
+
+
+def _run(seed: int, seconds: float) -> tuple[int, int, int, str | None]:
+    world = World(seed, size=size_of(seed), until_s=seconds)
+    error: str | None = None
+    try:
+        world.run()
+    except (AssertionError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as broken:
+        error = f"{type(broken).__name__}: {broken}"[:600]
+    return seed, world.events, world.faults, error

@@ -1,0 +1,215 @@
+"""Bad luck: one fault after another, drawn by the weather's weights, until it calms down."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
+
+from agent.model.types import AgentId
+from agent.raft import Configuration, ConfigurationRefused, ProposalDropped
+from agent.raft.quorum import majority
+
+if TYPE_CHECKING:
+    from tests.sim.world import SimAgent, World
+
+FOREVER = float("inf")
+MAX_SKEW_MS = 20_000  # of a wall clock; beyond CLOCK_SKEW_S a coordinator rightly refuses every token
+MAX_JOINERS = 2
+
+
+class Faults:
+    """Counts what it does in `world.faults`."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._kinds: dict[str, Callable[[], None]] = {
+            "crash": self._crash,
+            "crash_leader": self._crash_leader,
+            "power_cut": self._power_cut,
+            "cut": self._cut,
+            "one_way": self._one_way,
+            "hub": self._hub,
+            "chain": self._chain,
+            "pause": self._pause,
+            "jump": self._jump,
+            "stall": self._stall,
+            "meddle": self._meddle,
+            "enrol": self._enrol,
+            "expel": self._expel,
+        }
+        self._expelled: set[AgentId] = set()
+        self._joined = 0
+
+    @property
+    def _rng(self) -> random.Random:
+        return self._world.rng
+
+    def begin(self) -> None:
+        """The first comes soon."""
+        if sum(self._world.weather.weights.values()) > 0:
+            self._world.after(self._rng.random(), self._next)
+
+    def _next(self) -> None:
+        world = self._world
+        if world.calm():
+            return
+        weights = world.weather.weights
+        kind = self._rng.choices(list(weights), list(weights.values()))[0]
+        world.faults += 1
+        self._kinds[kind]()
+        world.after(self._rng.uniform(0.3, 1.5) * world.weather.fault_every_s, self._next)
+
+    # Processes and clocks
+
+    def _somebody(self) -> SimAgent | None:
+        alive = self._world.alive()
+        return self._rng.choice(alive) if alive else None
+
+    def _crash(self) -> None:
+        agent = self._somebody()
+        if agent is not None:
+            self.crash(agent)
+
+    def _crash_leader(self) -> None:
+        leaders = [
+            agent for agent in self._world.alive() if agent.core is not None and agent.core.context.raft.is_leader
+        ]
+        for agent in leaders:
+            self.crash(agent)
+
+    def _power_cut(self) -> None:
+        for agent in self._world.alive():
+            if self._rng.random() < 0.8:
+                self.crash(agent)
+
+    def crash(self, agent: SimAgent) -> None:
+        """Mostly systemd's quick restart: a vote that wasn't kept is asked for again in the same term."""
+        self._world.crash(agent)
+        self._world.restart(agent, self._rng.random() * self._rng.choice([0.005, 0.02, 0.2, 3.0]))
+
+    def _pause(self) -> None:
+        agent = self._somebody()
+        if agent is not None:
+            self._world.pause(agent, self._rng.random() * self._rng.choice([0.3, 1.0, 4.0]))
+
+    def _jump(self) -> None:
+        agent = self._somebody()
+        if agent is not None:
+            agent.clock_skew_ms = self._rng.randint(-MAX_SKEW_MS, MAX_SKEW_MS)
+
+    def _stall(self) -> None:
+        agent = self._somebody()
+        if agent is not None:
+            self._world.stall_disk(agent, self._rng.random() * self._rng.choice([0.3, 3.0]))
+
+    # Network
+
+    def _how_long(self) -> float:
+        return self._rng.random() * self._rng.choice([0.5, 4.0, 8.0])
+
+    def _shut(self, open_pairs: Collection[frozenset[AgentId]], what: str) -> None:
+        """All pairs but these."""
+        ids = list(self._world.agents)
+        paths = [(a, b) for a in ids for b in ids if a != b and frozenset((a, b)) not in open_pairs]
+        self._world.say(what)
+        # Sometimes TCP doesn't tell for long: consensus has to notice by silence.
+        self._world.network.block(paths, self._how_long(), self._rng.choice([0.0, 2.0, None]))
+
+    def _cut(self) -> None:
+        ids = list(self._world.agents)
+        side = set(self._rng.sample(ids, self._rng.randint(1, max(1, len(ids) - 1))))
+        kept = {frozenset((a, b)) for a in ids for b in ids if a != b and (a in side) == (b in side)}
+        self._shut(kept, f"cut: {', '.join(self._world.cast.name(agent) for agent in sorted(side))} from the others")
+
+    def _one_way(self) -> None:
+        agent, others = self._rng.choice(list(self._world.agents)), list(self._world.agents)
+        some = [other for other in others if other != agent and self._rng.random() < 0.8]
+        deaf = self._rng.random() < 0.5
+        self._world.say(f"{self._world.cast.name(agent)} is {'deaf' if deaf else 'mute'}")
+        paths = [(other, agent) if deaf else (agent, other) for other in some]
+        self._world.network.block(paths, self._how_long(), self._rng.choice([0.0, 2.0, None]))
+
+    def _hub(self) -> None:
+        ids = list(self._world.agents)
+        hub = self._rng.choice(ids)
+        self._shut({frozenset((hub, other)) for other in ids if other != hub}, f"hub: {self._world.cast.name(hub)}")
+
+    def _chain(self) -> None:
+        ids = list(self._world.agents)
+        self._rng.shuffle(ids)
+        self._shut({frozenset(pair) for pair in itertools.pairwise(ids)}, "chain")
+
+    # Membership
+
+    def _meddle(self) -> None:
+        """Somebody in a hurry: a legal change proposed to whoever believes that it leads, at any moment."""
+        for agent in self._world.alive():
+            if agent.core is not None and agent.core.context.raft.is_leader and not agent.paused:
+                current = agent.core.context.raft.configuration
+                self._world.propose_configuration(agent, self._changed(current))
+
+    def _changed(self, current: Configuration) -> Configuration:
+        voters, learners = set(current.voters), set(current.learners)
+        agent = self._rng.choice([id for id in self._world.agents if id not in self._expelled])
+        if agent in voters and len(voters) > 2 and not self._expelled:  # else the rest may be no majority
+            voters.discard(agent)
+        elif agent not in voters and (agent in learners or self._rng.random() < 0.5):
+            voters.add(agent)
+            learners.discard(agent)
+        elif agent not in voters:
+            learners.add(agent)
+        return Configuration.of(list(voters), list(learners))
+
+    def _enrol(self) -> None:
+        if self._joined < MAX_JOINERS:
+            self._joined += 1
+            self._world.operators.enrol()
+
+    def _expel(self) -> None:
+        """One at a time, and only while the others can do without it: the CLI refuses to break a majority."""
+        going = [voter for agent in self._world.alive() for voter in agent.voters if voter in self._expelled]
+        enough = len(self._world.agents) - len(self._expelled) > 3
+        few = any(len(agent.voters) < 3 for agent in self._world.alive())
+        if enough and not going and not few and not self._expelled:
+            agent = self._rng.choice(list(self._world.agents))
+            self._expelled.add(agent)
+            self._world.operators.expel(agent)
+
+    # The end
+
+    def settle_for_calm(self) -> None:
+        """Faults are over, but for what is left out: always a minority of every configuration there is."""
+        world, how = self._world, self._world.weather.left_out
+        world.network.open_all()
+        victims = self._spare() if how != "nobody" else []
+        for agent in victims:
+            world.say(f"{world.cast.name(agent.id)} stays {how}")
+            world.left_out.add(agent.id)
+            others = [other for other in world.agents if other != agent.id]
+            inward = [(other, agent.id) for other in others]
+            outward = [(agent.id, other) for other in others]
+            if how == "dead":
+                world.crash(agent)
+            else:
+                paths = {"cut off": inward + outward, "deaf": inward, "mute": outward}[how]
+                world.network.block(paths, FOREVER, self._rng.choice([0.0, 2.0, None]))
+
+    def _spare(self) -> list[SimAgent]:
+        world = self._world
+        configurations = [disk.configuration for disk in world.checks.disks.values()]
+        configurations += [agent.core.context.raft.configuration for agent in world.agents.values() if agent.core]
+        out: set[AgentId] = set(self._expelled)
+        leaders_first = sorted(world.agents.values(), key=lambda agent: (not agent.leads, self._rng.random()))
+        spare: list[SimAgent] = []
+        for agent in leaders_first:
+            without = out | {agent.id}
+            if all(sum(v not in without for v in c.voters) >= majority(len(c.voters)) for c in configurations):
+                out, spare = without, [*spare, agent]
+            if len(spare) == 1 + (self._rng.random() < 0.3):
+                break
+        return spare
+
+
+REFUSED = (ConfigurationRefused, ProposalDropped, ValueError)

@@ -1,0 +1,324 @@
+"""`python -m tests.sim.mutants [NAME …]`: known bugs, switched on one at a time; the simulator must catch every one.
+
+Each replaces a function of the real code for the length of a run; nothing in the agent knows of it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import click
+import msgspec
+
+import agent.node.machine
+import agent.raft.leadership
+from agent.errors import InvariantBroken, MusterError
+from agent.node.submissions import Submissions
+from agent.raft import Configuration, Persist, Raft, RaftError
+from agent.raft.election import Election
+from agent.raft.follower import Follower
+from agent.raft.leadership import Leadership
+from agent.raft.log import RaftLog
+from agent.raft.membership import check_change
+from agent.raft.messages import Append, AppendResponse, Heartbeat, PreVote, Vote, VoteResponse
+from agent.raft.quorum import committed_index
+from agent.raft.reads import PendingReads
+from agent.raft.replication import Replication
+from agent.raft.state import Outbox
+from tests.sim.disk import SimDisk
+from tests.sim.world import World
+
+MAX_SEEDS = 60
+CAUGHT = (AssertionError, InvariantBroken, MusterError, RaftError, ValueError, LookupError)
+# `agent.state.apply` names the function; this is its module.
+APPLYING = sys.modules["agent.state.apply"]
+Mutation = Callable[[Any], Any]
+
+
+def _vote_not_persisted(write: Any) -> Any:
+    def mutant(self: SimDisk, persist: Persist, verified_through: int) -> None:
+        if persist.hard_state is not None:
+            hard_state = msgspec.structs.replace(persist.hard_state, vote=None)
+            persist = msgspec.structs.replace(persist, hard_state=hard_state)
+        write(self, persist, verified_through)
+
+    return mutant
+
+
+def _vote_persisted_after_the_term(write: Any) -> Any:
+    def mutant(self: SimDisk, persist: Persist, verified_through: int) -> None:
+        wanted = persist.hard_state
+        if wanted is not None and wanted.term > self.hard_state.term:
+            persist = msgspec.structs.replace(persist, hard_state=msgspec.structs.replace(wanted, vote=None))
+        write(self, persist, verified_through)
+
+    return mutant
+
+
+def _append_acknowledged_before_persist(send: Any) -> Any:
+    def mutant(self: Outbox, to: str, message: Any) -> None:
+        (self.send_now if isinstance(message, AppendResponse) else lambda *a: send(self, *a))(to, message)
+
+    return mutant
+
+
+def _always(answer: object) -> Mutation:
+    return lambda _original: lambda *_args, **_how: answer
+
+
+def _commits_older_terms_by_counting(_original: Any) -> Any:
+    def mutant(self: Replication) -> bool:
+        state = self._state
+        voters = state.configuration.voters
+        index = committed_index([state.log.persisted if v == state.id else self.progress[v].match for v in voters])
+        return index > state.log.commit and state.log.commit_to(index)
+
+    return mutant
+
+
+def _counts_learners(_original: Any) -> Any:
+    def mutant(self: Replication) -> bool:
+        state = self._state
+        members = state.configuration.members
+        index = committed_index([state.log.persisted if m == state.id else self.progress[m].match for m in members])
+        return index > state.log.commit and state.log.term_at(index) == state.term and state.log.commit_to(index)
+
+    return mutant
+
+
+def _pre_vote_bumps_terms(on_pre_vote: Any) -> Any:
+    def mutant(self: Election, sender: str, request: PreVote, leader_trusted: bool) -> None:
+        on_pre_vote(self, sender, request, leader_trusted)
+        if request.term > self._state.term and not leader_trusted:
+            self._state.follow(request.term, None)
+
+    return mutant
+
+
+def _same_timeout_for_everybody(_original: Any) -> Any:
+    def mutant(self: Election, now: float) -> None:
+        self._timeout = self._state.timing.election_timeout_max_s
+        self._due = now + self._timeout
+        self._short_delays_left = 0
+
+    return mutant
+
+
+def _truncates_what_is_there(_original: Any) -> Any:
+    def mutant(self: RaftLog, entries: Any) -> int | None:
+        entries = [entry for entry in entries if entry.index > self.base_index]
+        if not entries:
+            return None
+        first, cut = entries[0].index, entries[0].index <= self.last_index
+        if cut:
+            commit, self.commit = self.commit, 0
+            self._truncate(first, entries[0].term)
+            self.commit = commit
+        self._entries.extend(entries)
+        self.commit = min(self.commit, self.last_index)
+        return first if cut else None
+
+    return mutant
+
+
+def _two_changes_at_once(_original: Any) -> Any:
+    def mutant(self: Leadership, configuration: Configuration, now: float) -> int:
+        self._check_transfer()
+        if not self.term_committed:
+            raise agent.raft.ConfigurationRefused("no entry of this term is committed yet")
+        check_change(self._state.configuration, configuration)
+        index = self._append(agent.raft.EntryKind.CONFIG, configuration.encode())
+        self.replication.reconfigure(now, first_guess=self._state.log.commit + 1)
+        return index
+
+    return mutant
+
+
+def _change_before_own_commit(propose: Any) -> Any:
+    def mutant(self: Leadership, configuration: Configuration, now: float) -> int:
+        with mock.patch.object(Leadership, "term_committed", True):
+            return int(propose(self, configuration, now))
+
+    return mutant
+
+
+def _counts_acknowledgements_of_other_terms(settle_term: Any) -> Any:
+    def mutant(self: Raft, sender: str, message: Any) -> bool:
+        if isinstance(message, AppendResponse) and message.accepted and message.term < self.term:
+            return True
+        return bool(settle_term(self, sender, message))
+
+    return mutant
+
+
+def _reads_without_a_round(take: Any) -> Any:
+    return lambda self, _round: take(self, 1 << 60)
+
+
+def _heartbeat_commits_beyond_match(flush: Any) -> Any:
+    def mutant(self: Leadership, now: float) -> None:
+        commit = self._state.log.commit
+        with mock.patch("agent.raft.leadership.Heartbeat", lambda **how: Heartbeat(**(how | {"commit": commit}))):
+            flush(self, now)
+
+    return mutant
+
+
+def _append_commits_beyond_match(on_append: Any) -> Any:
+    def mutant(self: Follower, leader: str, append: Append) -> None:
+        on_append(self, leader, append)
+        self._state.log.commit_to(append.commit)
+
+    return mutant
+
+
+def _snapshot_loses_configuration(compact: Any) -> Any:
+    def mutant(self: Raft, index: int, data: bytes, keep_entries: int) -> None:
+        alone = Configuration.of(self.configuration.voters[:1])
+        with mock.patch.object(self._state.membership, "at", return_value=alone):
+            compact(self, index, data, keep_entries)
+
+    return mutant
+
+
+def _snapshot_of_older_state(encode: Any) -> Any:
+    before: dict[str, Any] = {}
+
+    def mutant(state: Any) -> bytes:
+        older = before.get(state.cluster, state)
+        before[state.cluster] = state
+        return bytes(encode(msgspec.structs.replace(older, index=state.index)))
+
+    return mutant
+
+
+def _applies_twice_after_restart(boot: Any) -> Any:
+    def mutant(cls: Any, *args: Any) -> Any:
+        machine = boot.__func__(cls, *args)
+        apply = machine.apply
+
+        def twice(entry: Any) -> Any:
+            apply(entry)
+            machine.apply = apply
+            machine.state = msgspec.structs.replace(machine.state, index=entry.index - 1)
+            return apply(entry)
+
+        machine.apply = twice
+        return machine
+
+    return classmethod(mutant)
+
+
+def _answers_before_apply(admit: Any) -> Any:
+    def mutant(self: Submissions, number: int, pending: Any, when: Any) -> None:
+        state = self.context.state
+        admit(self, number, pending, when)
+        if pending.state == "proposed" and number in self._pending:
+            claims = pending.verified.claims
+            foretold = APPLYING._result(state, claims, by="ops")
+            self._answer(number, msgspec.structs.replace(foretold, index=self.context.raft.last_index))
+
+    return mutant
+
+
+def _forgets_waiters(advance: Any) -> Any:
+    def mutant(self: Submissions, number: int, pending: Any, when: Any) -> None:
+        if pending.state == "proposed" and not self.context.raft.is_leader:
+            del self._pending[number]
+        else:
+            advance(self, number, pending, when)
+
+    return mutant
+
+
+def _votes_for_everybody(_original: Any) -> Any:
+    def mutant(self: Election, sender: str, request: Vote, now: float) -> None:
+        state = self._state
+        granted = request.term == state.term and state.log.is_up_to_date(request.last_index, request.last_term)
+        state.outbox.send_after_persist(sender, VoteResponse(term=state.term, granted=granted))
+
+    return mutant
+
+
+def _wiped_voter_comes_back(crash: Any) -> Any:
+    def mutant(self: World, host: Any) -> None:
+        was_up = host.core is not None
+        crash(self, host)
+        if was_up and self.rng.random() < 0.2:
+            host.disk = SimDisk(host.disk.genesis, host.disk.founders)
+            self.checks.restarted(host.id, host.disk)
+
+    return mutant
+
+
+MUTANTS: dict[str, tuple[Any, str, Mutation]] = {
+    "vote not persisted": (SimDisk, "write", _vote_not_persisted),
+    "term and vote persisted apart": (SimDisk, "write", _vote_persisted_after_the_term),
+    "append acknowledged before persist": (Outbox, "send_after_persist", _append_acknowledged_before_persist),
+    "vote for a log that is behind": (RaftLog, "is_up_to_date", _always(True)),
+    "two votes in a term": (Election, "on_vote", _votes_for_everybody),
+    "older term committed by counting": (Replication, "advance_commit", _commits_older_terms_by_counting),
+    "pre-vote bumps terms": (Election, "on_pre_vote", _pre_vote_bumps_terms),
+    "election timeout the same for all, once": (Election, "wait", _same_timeout_for_everybody),
+    "no CheckQuorum": (Leadership, "quorum_active", _always(True)),
+    "late append truncates": (RaftLog, "merge", _truncates_what_is_there),
+    "change before an own-term commit": (Leadership, "propose_configuration", _change_before_own_commit),
+    "two changes at once": (Leadership, "propose_configuration", _two_changes_at_once),
+    "acknowledgements counted across terms": (Raft, "_settle_term", _counts_acknowledgements_of_other_terms),
+    "stale ReadIndex": (PendingReads, "take_confirmed", _reads_without_a_round),
+    "heartbeat commits beyond match": (Leadership, "flush", _heartbeat_commits_beyond_match),
+    "append commits beyond match": (Follower, "on_append", _append_commits_beyond_match),
+    "snapshot loses the configuration": (Raft, "compact", _snapshot_loses_configuration),
+    "snapshot of an older state": (agent.node.machine, "encode_snapshot", _snapshot_of_older_state),
+    "apply twice after a restart": (agent.node.machine.Machine, "boot", _applies_twice_after_restart),
+    "revision not checked": (APPLYING, "_answered", _always(None)),
+    "answer before apply": (Submissions, "_admit", _answers_before_apply),
+    "learner counted in the majority": (Replication, "advance_commit", _counts_learners),
+    "wiped voter comes back": (World, "crash", _wiped_voter_comes_back),
+    "lost waiters": (Submissions, "_advance", _forgets_waiters),
+}
+
+
+@contextmanager
+def switched_on(name: str) -> Iterator[None]:
+    """The bug `name`, for the length of the block."""
+    owner, attribute, mutation = MUTANTS[name]
+    original = owner.__dict__[attribute]
+    with mock.patch.object(owner, attribute, mutation(original)):
+        yield
+
+
+def seeds_until_caught(name: str, seeds: int = MAX_SEEDS) -> tuple[int, str] | None:
+    """How many worlds it took, and what they said; None when all of them passed."""
+    with switched_on(name):
+        for seed in range(seeds):
+            try:
+                World(seed, size=(3, 3, 4, 5)[seed % 4]).run()
+            except CAUGHT as caught:
+                return seed + 1, f"{type(caught).__name__}: {caught}"
+    return None
+
+
+@click.command()
+@click.argument("names", nargs=-1)
+@click.option("--seeds", default=MAX_SEEDS, show_default=True, help="Worlds before a bug counts as not caught.")
+def main(names: tuple[str, ...], seeds: int) -> None:
+    """Switch each bug on and count the worlds until it is caught."""
+    missed = 0
+    for name in names or MUTANTS:
+        begin = time.monotonic()
+        caught = seeds_until_caught(name, seeds)
+        missed += caught is None
+        how = f"{caught[0]:3} seeds  {caught[1][:90]}" if caught else "NOT CAUGHT"
+        click.echo(f"{name:42} {how}  ({time.monotonic() - begin:.0f} s)")
+    click.echo(f"{len(names or MUTANTS) - missed} of {len(names or MUTANTS)} caught")
+    sys.exit(1 if missed else 0)
+
+
+if __name__ == "__main__":
+    main()

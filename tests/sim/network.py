@@ -1,0 +1,181 @@
+"""The network of a world: links that break, messages lost, repeated or late, paths that work in one direction only."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from agent.model.types import AgentId
+from agent.node.context import Peer
+from agent.node.core import NodeCore
+from agent.node.instant import Instant
+from agent.node.messages import CallFrame, CancelFrame, Frame, ReplyFrame
+from agent.swim import SwimMessage
+
+if TYPE_CHECKING:
+    from tests.sim.world import SimAgent, World
+
+LINK_BACK_S = 0.3  # two agents that can hear each other are linked again within this
+MAX_DELAYS = 8  # times the mean: a message that takes longer is a straggler
+STRAGGLES_S = 3.0  # at most this late; elections happen meanwhile
+
+Path = tuple[AgentId, AgentId]
+
+
+class Network:
+    """`blocked` counts the faults that hold each direction shut; a link needs both directions to come up."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.blocked: Counter[Path] = Counter()
+        self.links: set[frozenset[AgentId]] = set()
+        self._wanted: dict[AgentId, frozenset[AgentId]] = {}
+        self._ordered_at: dict[Path, float] = {}
+        self._storm = 0
+
+    def want(self, agent: SimAgent, peers: frozenset[AgentId]) -> None:
+        """As the driver does: links are kept with these, and taken from whoever wants us."""
+        self._wanted[agent.id] = peers
+        for peer in sorted(peers):
+            if peer in self._world.agents and frozenset((agent.id, peer)) not in self.links:
+                self._dial(agent.id, peer)
+
+    def started(self, agent: SimAgent) -> None:
+        """Everybody who wants it or is wanted by it dials."""
+        for other in self._world.agents.values():
+            if other is not agent:
+                self._dial(agent.id, other.id)
+
+    def _dial(self, one: AgentId, other: AgentId) -> None:
+        delay = self._world.rng.random() * self._world.rng.choice([0.01, LINK_BACK_S])
+        self._world.after(delay, lambda: self.link(one, other))
+
+    def link(self, one: AgentId, other: AgentId) -> None:
+        """Both up, not cut apart, and neither knows the other as expelled: a link, and both are told."""
+        a, b = self._world.agents[one], self._world.agents[other]
+        pair = frozenset((one, other))
+        if (
+            a.core is None
+            or b.core is None
+            or pair in self.links
+            or self.blocked[one, other]
+            or self.blocked[other, one]
+        ):
+            return
+        if other not in self._wanted.get(one, ()) and one not in self._wanted.get(other, ()):
+            return
+        if other in a.core.context.state.expelled or one in b.core.context.state.expelled:
+            return
+        self.links.add(pair)
+        for agent, peer in ((a, other), (b, one)):
+            self._world.hand_in(agent, _linked(peer))
+
+    def unlink(self, one: AgentId, other: AgentId) -> None:
+        """The connection breaks; whoever lives notices at once, and dials again."""
+        pair = frozenset((one, other))
+        if pair not in self.links:
+            return
+        self.links.discard(pair)
+        for agent, peer in ((self._world.agents[one], other), (self._world.agents[other], one)):
+            if agent.core is not None:
+                self._world.hand_in(agent, _unlinked(peer))
+        self._dial(one, other)
+
+    def block(self, paths: Iterable[Path], for_s: float, notice_s: float | None) -> None:
+        """Nothing gets through on `paths` for a while (inf: to the end). Links break after `notice_s`, or never."""
+        held = list(paths)
+        self.blocked.update(held)
+        if notice_s is not None:
+            self._world.after(notice_s, lambda: self._notice(held))
+        if for_s < float("inf"):
+            storm = self._storm
+            self._world.after(for_s, lambda: self._open(held) if storm == self._storm else None)
+
+    def _notice(self, paths: list[Path]) -> None:
+        for one, other in paths:
+            if self.blocked[one, other]:
+                self.unlink(one, other)
+
+    def _open(self, paths: list[Path]) -> None:
+        self.blocked.subtract(paths)
+        self._world.say("mended")
+        for one, other in paths:
+            self._dial(one, other)
+
+    def open_all(self) -> None:
+        """Every path works again."""
+        paths = [path for path, count in self.blocked.items() if count > 0]
+        self._storm += 1
+        self.blocked.clear()
+        for one, other in paths:
+            self._dial(one, other)
+
+    def send(self, sender: SimAgent, to: AgentId, frame: Frame) -> None:
+        """Over the link. Calls go in order and are lost only with the link; the rest fares as datagrams do."""
+        receiver = self._world.agents[to]
+        if frozenset((sender.id, to)) not in self.links:
+            return
+        if isinstance(frame, CallFrame | ReplyFrame | CancelFrame):
+            self._in_order(sender, receiver, frame)
+            return
+        self._deliver(sender, receiver, lambda core, at: core.frame(sender.id, frame, at), frame)
+
+    def datagram(self, sender: SimAgent, to: AgentId, message: SwimMessage) -> None:
+        """Over UDP."""
+        self._deliver(sender, self._world.agents[to], lambda core, at: core.datagram(sender.id, message, at), message)
+
+    def _delay(self) -> float:
+        mean = self._world.weather.delay_s
+        return min(self._world.rng.expovariate(1 / mean), MAX_DELAYS * mean)
+
+    def _in_order(self, sender: SimAgent, receiver: SimAgent, frame: Frame) -> None:
+        world, path = self._world, (sender.id, receiver.id)
+        at = max(world.now + self._delay(), self._ordered_at.get(path, 0.0) + 1e-6)
+        self._ordered_at[path] = at
+        lives = sender.life, receiver.life
+
+        def arrive() -> None:
+            if frozenset(path) not in self.links or (sender.life, receiver.life) != lives:
+                return
+            if self.blocked[path]:
+                self.unlink(*path)
+            else:
+                world.hand_in(receiver, lambda core, when: core.frame(sender.id, frame, when))
+
+        world.after(at - world.now, arrive)
+
+    def _deliver(
+        self, sender: SimAgent, receiver: SimAgent, hand_in: Callable[[NodeCore, Instant], None], what: object
+    ) -> None:
+        world, weather, path = self._world, self._world.weather, (sender.id, receiver.id)
+        foul = not world.calm()
+        for _ in range(1 + (foul and world.rng.random() < weather.duplication)):
+            if (foul and world.rng.random() < weather.loss) or self.blocked[path] > 0:
+                world.lost += 1
+                continue
+            delay = self._delay()
+            if foul and world.rng.random() < weather.straggling:
+                delay += world.rng.random() * STRAGGLES_S
+            life = receiver.life
+
+            def arrive(life: int = life) -> None:
+                if receiver.life == life and receiver.core is not None:
+                    if world.trace is not None:
+                        told = getattr(what, "message", type(what).__name__)
+                        world.say(f"{world.cast.name(path[0])} → {world.cast.name(path[1])}  {told}"[:170])
+                    world.hand_in(receiver, hand_in)
+
+            world.after(delay, arrive)
+
+
+def _linked(peer: AgentId) -> Callable[[NodeCore, Instant], None]:
+    def up(core: NodeCore, when: Instant) -> None:
+        known = peer in core.context.state.members
+        core.link_up(Peer(id=peer, known=known, agent_version="sim"), when)
+
+    return up
+
+
+def _unlinked(peer: AgentId) -> Callable[[NodeCore, Instant], None]:
+    return lambda core, when: core.link_down(peer, when)

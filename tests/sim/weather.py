@@ -1,0 +1,58 @@
+"""How bad a world is: probabilities, times in seconds, and which faults happen how often, drawn from the seed."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from agent.node.machine import Compaction
+from agent.raft import RaftLimits
+
+CALM_S = 14.0  # without faults at the end: agreement has to come within it
+FOUL = ("crash", "crash_leader", "power_cut", "cut", "one_way", "hub", "chain", "pause", "jump", "stall", "meddle")
+RARE = ("enrol", "expel")  # once or twice in a world: every member ever enrolled costs time until its end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weather:
+    """Faults stop at `calm_after_s`; what is left out at the end stays so (`Faults.settle_for_calm`)."""
+
+    calm_after_s: float
+    loss: float = 0.0
+    duplication: float = 0.0
+    straggling: float = 0.0
+    delay_s: float = 0.0005
+    write_s: float = 0.0003
+    crash_voting: float = 0.0
+    fault_every_s: float = 1.0
+    weights: dict[str, float] = field(default_factory=dict)
+    limits: RaftLimits = field(default_factory=RaftLimits)
+    compaction: Compaction = field(default_factory=Compaction)
+    left_out: str = "nobody"
+
+    @classmethod
+    def draw(cls, rng: random.Random, until_s: float) -> Weather:
+        """From fair to foul. Of the kinds of faults, a few dominate each world, so that they meet their own kind."""
+        weights = {kind: rng.choice([0.0, 1.0, 1.0, 6.0]) for kind in FOUL} | dict.fromkeys(RARE, 0.1)
+        small = RaftLimits(
+            append_entries=rng.choice([1, 2, 1024]), inflight_messages=rng.choice([2, 64]), chunk_bytes=2048
+        )
+        every = rng.choice([8, 30, 5000])
+        return cls(
+            calm_after_s=max(until_s * 0.5, until_s - CALM_S),
+            loss=rng.choice([0.0, 0.02, 0.1, 0.25]),
+            duplication=rng.choice([0.0, 0.02, 0.1]),
+            straggling=rng.choice([0.0, 0.01, 0.05]),
+            delay_s=rng.choice([0.0005, 0.005, 0.03]),
+            write_s=rng.choice([0.0003, 0.003, 0.03]),
+            crash_voting=rng.choice([0.0, 0.1, 0.5]),
+            weights=weights,
+            limits=small,
+            compaction=Compaction(every_entries=every, kept_entries=rng.choice([0, every // 2])),
+            left_out=rng.choice(["nobody", "nobody", "dead", "cut off", "deaf", "mute"]),
+        )
+
+    @classmethod
+    def fair(cls) -> Weather:
+        """Nothing happens that a script doesn't say."""
+        return cls(calm_after_s=0.0)
