@@ -13,6 +13,7 @@ WRITE_TIMEOUT_S = 30.0  # a client that doesn't read is cut
 SHUTDOWN_TIMEOUT_S = 3.0  # requests under way may end; an instruction's client asks again elsewhere
 MAX_CONNECTIONS = 512  # some 50 KiB of TLS buffers each: 25 MiB
 MAX_CONNECTIONS_PER_ADDRESS = 64  # browsers open 6 a tab; one address can't keep all others out
+MAX_LOCAL_CONNECTIONS = 64  # on the socket: a person's commands and a script or two; each holds a file descriptor
 MAX_STREAMS = 128  # event and log streams at once: each costs a task and a queue
 REQUESTS_PER_SECOND = 50.0  # by address: far above a person, a dashboard or a CLI
 BURST_REQUESTS = 200  # a page that loads, a script that looks at every stack

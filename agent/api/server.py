@@ -22,6 +22,7 @@ from agent.api.limits import (
     KEEPALIVE_TIMEOUT_S,
     MAX_CONNECTIONS,
     MAX_CONNECTIONS_PER_ADDRESS,
+    MAX_LOCAL_CONNECTIONS,
     SHUTDOWN_TIMEOUT_S,
 )
 from agent.api.problems import plain_problem, problem_response
@@ -31,6 +32,8 @@ BACKLOG_CONNECTIONS = 256  # what the kernel keeps while the loop is busy
 ACCEPT_PAUSE_S = 0.1  # out of file descriptors: accepting again at once would only spin
 SOCKET_GROUP = "muster"  # its members may read status on the host without being root
 SOCKET_MODE = 0o660
+
+_LOCAL = "local"  # in place of an address: whoever is on the local socket
 
 _PASSING = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH}
 """What accept(2) says of a connection that died in the queue; the next one is fine."""
@@ -68,7 +71,10 @@ class _Connection(web.RequestHandler):
 
 
 class ApiServer:
-    """`await ApiServer.start(…)`, and `close` once. `drops` counts connections turned away: bound, address, tls."""
+    """`await ApiServer.start(…)`, and `close` once.
+
+    `drops` counts connections turned away: bound, address, local, tls.
+    """
 
     def __init__(self, runner: web.AppRunner, listener: socket.socket | None, tls: ssl.SSLContext | None) -> None:
         self._runner = runner
@@ -77,8 +83,8 @@ class ApiServer:
         self.drops: Counter[str] = Counter()
         self._open: Counter[str] = Counter()
         self._opening: set[asyncio.Task[None]] = set()
-        self._accepting: asyncio.Task[None] | None = None
-        self._local: asyncio.AbstractServer | None = None
+        self._accepting: list[asyncio.Task[None]] = []
+        self._local: socket.socket | None = None
         self._socket_path: Path | None = None
 
     @classmethod
@@ -103,10 +109,12 @@ class ApiServer:
         try:
             await runner.setup()
             if socket_path is not None:
-                await server._serve_local(socket_path)
-            if listener is not None:
-                loop = asyncio.get_running_loop()
-                server._accepting = loop.create_task(server._accept(listener), name="api: accept")
+                server._local = await asyncio.to_thread(_listen_local, socket_path)
+                server._socket_path = socket_path
+            for each in (listener, server._local):
+                if each is not None:
+                    task = asyncio.get_running_loop().create_task(server._accept(each), name="api: accept")
+                    server._accepting.append(task)
         except BaseException:
             await server.close()
             raise
@@ -120,11 +128,16 @@ class ApiServer:
     @property
     def connections(self) -> int:
         """TCP connections now, including those in their handshake."""
-        return self._open.total()
+        return self._open.total() - self._open[_LOCAL]
+
+    @property
+    def local_connections(self) -> int:
+        """Connections to the local socket now."""
+        return self._open[_LOCAL]
 
     async def close(self) -> None:
         """Stop accepting, end streams, give requests under way SHUTDOWN_TIMEOUT_S."""
-        tasks = [task for task in (self._accepting, *self._opening) if task is not None]
+        tasks = [*self._accepting, *self._opening]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -159,10 +172,9 @@ class ApiServer:
                     self.drops["accept"] += 1
                     await asyncio.sleep(ACCEPT_PAUSE_S)
                 continue
-            host = str(address[0])
-            full = self._open.total() >= MAX_CONNECTIONS
-            if full or self._open[host] >= MAX_CONNECTIONS_PER_ADDRESS:
-                self.drops["bound" if full else "address"] += 1
+            host = str(address[0]) if isinstance(address, tuple) else _LOCAL
+            if reason := self._full(host):
+                self.drops[reason] += 1
                 connection.close()
                 continue
             self._open[host] += 1
@@ -170,16 +182,25 @@ class ApiServer:
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
 
+    def _full(self, host: str) -> str:
+        """The bound that one more from there would break; else nothing."""
+        if host == _LOCAL:
+            return "local" if self.local_connections >= MAX_LOCAL_CONNECTIONS else ""
+        if self.connections >= MAX_CONNECTIONS:
+            return "bound"
+        return "address" if self._open[host] >= MAX_CONNECTIONS_PER_ADDRESS else ""
+
     async def _take(self, connection: socket.socket, host: str) -> None:
         protocol = self._protocol()
+        tls = self._tls if host != _LOCAL else None
         protocol.closed = lambda: self._forget(host)
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: protocol,
                 connection,
-                ssl=self._tls,
-                ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if self._tls is not None else None,
-                ssl_shutdown_timeout=HANDSHAKE_TIMEOUT_S if self._tls is not None else None,
+                ssl=tls,
+                ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if tls is not None else None,
+                ssl_shutdown_timeout=HANDSHAKE_TIMEOUT_S if tls is not None else None,
             )
         except BaseException as error:
             self._forget(host)
@@ -192,13 +213,6 @@ class ApiServer:
         self._open[host] -= 1
         if self._open[host] <= 0:
             del self._open[host]
-
-    async def _serve_local(self, path: Path) -> None:
-        listener = await asyncio.to_thread(_listen_local, path)
-        self._socket_path = path
-        self._local = await asyncio.get_running_loop().create_unix_server(
-            self._protocol, sock=listener, backlog=BACKLOG_CONNECTIONS
-        )
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agent.errors import InvariantBroken, StorageError
+from agent.errors import InvariantBroken
 from agent.raft import Entry, Persist
 from agent.storage.database import Boot, LedgerFile
 
@@ -131,7 +131,7 @@ class Ledger:
             try:
                 self._file.commit([persist for persist, _ in batch], self._verified_through)
                 self.commits += 1
-            except (StorageError, InvariantBroken) as error:
+            except Exception as error:  # noqa: BLE001 whoever waits raises it, and the process ends
                 self._failure = error
         failure = self._failure
         _call(self._loop, lambda: _settle_all([done for _, done in batch], failure))

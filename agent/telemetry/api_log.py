@@ -83,15 +83,20 @@ def api_record(
         source_port=source[1],
         target_host=target[0],
         target_port=target[1],
-        method=method[:MAX_TEXT_CHARACTERS],
-        url=url[:MAX_TEXT_CHARACTERS],
+        method=_text(method),
+        url=_text(url),
         status_code=status_code,
         request_size=request_size,
         response_size=response_size,
         duration=duration_text(duration_s),
-        user_agent=user_agent[:MAX_TEXT_CHARACTERS],
-        error=error[:MAX_TEXT_CHARACTERS] if error is not None else None,
+        user_agent=_text(user_agent),
+        error=_text(error) if error is not None else None,
     )
+
+
+def _text(text: str) -> str:
+    """Cut, and without the lone surrogates that stand for bytes of a request that are no UTF-8."""
+    return text[:MAX_TEXT_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
 
 
 def duration_text(duration_s: float) -> str:

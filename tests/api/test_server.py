@@ -129,6 +129,31 @@ async def test_connections_are_bounded_by_address(
     assert running.server.drops["bound"] == 1
 
 
+async def test_connections_to_the_local_socket_are_bounded(
+    cluster: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may read the status must not be able to take every file descriptor of the agent."""
+    monkeypatch.setattr(server, "MAX_LOCAL_CONNECTIONS", 2)
+    path = tmp_path / "agent.sock"
+    running = await cluster.start("n1", socket=path)
+    try:
+        writers = [(await asyncio.open_unix_connection(str(path)))[1] for _ in range(2)]
+        await wait_for(lambda: running.server.local_connections == 2)
+        reader, refused = await asyncio.open_unix_connection(str(path))
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
+        assert running.server.drops["local"] == 1
+        for writer in (*writers, refused):
+            writer.close()
+            await writer.wait_closed()
+        await wait_for(lambda: running.server.local_connections == 0)
+        connector = aiohttp.UnixConnector(str(path))
+        async with aiohttp.ClientSession(connector=connector) as session, session.get("http://local/health") as answer:
+            assert answer.status == 200
+    finally:
+        await cluster.close()
+
+
 async def test_an_address_that_asks_too_often_is_told_to_wait(cluster: FakeCluster) -> None:
     running = await cluster.start("n1", rate_limit=RateLimit(per_second=0.5, burst=2))
     try:

@@ -209,6 +209,22 @@ async def test_a_failing_disk_is_fatal_and_what_was_acknowledged_stays(disk: Sql
     assert boot.hard_state == HardState(term=1)
 
 
+async def test_whatever_goes_wrong_with_a_write_whoever_waits_is_told(
+    disk: SqliteDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer thread that just ended would leave an agent that answers its peers and stores nothing."""
+    ledger, _ = await disk.open()
+
+    def commit(*_: object) -> None:
+        raise OverflowError("an integer that SQLite can't hold")
+
+    monkeypatch.setattr(ledger._file, "commit", commit)
+    for _ in range(2):
+        async with asyncio.timeout(5):
+            with pytest.raises(OverflowError):
+                await ledger.write(Persist(hard_state=HardState(term=1)))
+
+
 async def test_a_cancelled_caller_doesnt_undo_a_write(disk: SqliteDisk) -> None:
     ledger, _ = await disk.open()
     writing = asyncio.create_task(ledger.write(Persist(hard_state=HardState(term=7))))

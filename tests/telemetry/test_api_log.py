@@ -97,6 +97,14 @@ def test_a_header_full_of_newlines_stays_one_line(log: ApiLog, path: Path) -> No
     assert line["url"] == "/\r\n\x00é"
 
 
+def test_bytes_that_are_no_text_dont_keep_a_request_out_of_the_log(log: ApiLog, path: Path) -> None:
+    """HTTP header bytes that aren't UTF-8 come as lone surrogates, which no JSON can carry."""
+    log.write(record(user_agent="a\udcff\udcfe", url="/\udcff", method="G\udcffT"))
+    log.close()
+    (line,) = lines(path)
+    assert (line["user_agent"], line["url"], line["method"]) == ("a??", "/?", "G?T")
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.150, "150ms"), (0.0008, "0.8ms"), (0.0, "0ms"), (12.5, "12500ms"), (0.0000004, "0ms"), (-1.0, "0ms")],

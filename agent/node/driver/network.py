@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from agent.config import Config
+from agent.errors import TooLarge
 from agent.model.types import AgentId, Digest
 from agent.net.addresses import AddressPolicy, all_addresses
 from agent.net.datagrams import Datagrams, Envelope
@@ -93,8 +94,12 @@ class Network:
         self.links.want(peers)
 
     def send(self, peer: AgentId, frame: Frame) -> bool:
-        """A frame over the link, if there is one with room."""
-        return self.links.send(peer, frame)
+        """A frame over the link, if there is one with room. One that no peer would take is dropped and counted."""
+        try:
+            return self.links.send(peer, frame)
+        except TooLarge:  # e.g. a status, made large by what a member reports of itself
+            self.links.counts["send-too-large"] += 1
+            return False
 
     def expel(self, peer: AgentId) -> None:
         """Cut the link with an expelled agent."""

@@ -10,12 +10,14 @@ import pytest
 from msgspec.structs import replace
 
 from agent.config import Config
+from agent.errors import TooLarge
 from agent.model.ledger import GenesisEntry, encode_entry
 from agent.net.handshake import LocalAgent
 from agent.net.link import PeerInfo
 from agent.node.context import Peer
 from agent.node.driver import network as network_module
 from agent.node.driver.network import Network
+from agent.node.messages import Alive
 from agent.state import ClusterState, genesis_state
 from agent.storage.identity import Identity
 from tests.support.trust import found
@@ -127,3 +129,17 @@ async def test_a_link_is_told_with_what_our_ledger_knows(identities: list[Identi
     net.link_down(member.id, "lost")
     assert isinstance(net.inputs, Inputs)
     assert net.inputs.seen == [Peer(id=member.id, known=False, agent_version="0.2.0"), (member.id, "lost")]
+
+
+async def test_a_frame_that_no_peer_takes_is_dropped_and_counted(
+    identities: list[Identity], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A peer can make an answer that large, a status of its own long words for one; that must not end this agent."""
+    net, _ = network(identities)
+
+    def send(*_: object) -> bool:
+        raise TooLarge("a frame of 9 MiB")
+
+    monkeypatch.setattr(net.links, "send", send)
+    assert not net.send(identities[1].id, Alive())
+    assert net.links.counts["send-too-large"] == 1
