@@ -10,10 +10,10 @@ from typing import Final
 from msgspec import Struct
 
 from agent.client import Client, home_client
+from agent.client.majority import check_majority
 from agent.errors import MusterError, NotAllowed
 from agent.home import Home
 from agent.model.instruction import Expel
-from agent.model.status import Status
 from agent.model.types import AgentId
 from bootstrap.connection import Connection
 from bootstrap.install import CONNECTING_AT_ONCE, forget_members
@@ -24,6 +24,10 @@ from bootstrap.ssh import SshSettings
 
 SETTLE_TIMEOUT_S: Final = 20.0  # for the rest to be whole after one voter is gone, before the next goes
 SETTLE_ROUND_S: Final = 0.2
+
+_TAKE_FEWER: Final = (
+    "Take fewer hosts at a time, other hosts vote half a minute later; or all of them, without --limit."
+)
 
 
 class RemovalResult(Struct, frozen=True, kw_only=True):
@@ -92,7 +96,7 @@ class Removal:
         client = await asyncio.to_thread(home_client, self._home)
         async with client:
             status = await client.status()
-            check_majority(status, frozenset(site.id for site in leaving if site.id is not None))
+            check_majority(status, frozenset(site.id for site in leaving if site.id is not None), fix=_TAKE_FEWER)
             if self._dry:
                 return
             for site in leaving:
@@ -152,14 +156,3 @@ class Removal:
             where=error.where if error is not None else "",
             fix=error.fix if error is not None else "",
         )
-
-
-def check_majority(status: Status, leaving: frozenset[AgentId]) -> None:
-    """Raises NotAllowed when the voters that stay and are alive would be no majority of today's. Pure."""
-    voters = [host for host in status.hosts if host.role in ("voter", "coordinator")]
-    staying = [host for host in voters if host.id not in leaving and host.state == "alive"]
-    needed = len(voters) // 2 + 1
-    if len(staying) < needed:
-        what = f"of {len(voters)} voters {len(staying)} would be left, and {needed} must agree for the ledger to go on"
-        fix = "Take fewer hosts at a time, other hosts vote half a minute later; or all of them, without --limit."
-        raise NotAllowed(what, where=status.cluster.name, fix=fix)

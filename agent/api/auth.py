@@ -7,7 +7,7 @@ import socket
 from aiohttp import web
 
 from agent.errors import InputError, NotAllowed, NotAuthenticated
-from agent.instruction import BlobClaims, BlobUse, covers_stack, read_access, read_blob
+from agent.instruction import BlobClaims, BlobUse, covers_stack, grant_stack, read_access, read_blob
 from agent.model.cluster import Operator
 from agent.model.types import Digest, Label
 from agent.state import ClusterState, audience_of
@@ -64,5 +64,5 @@ def check_stack(operator: Operator | None, stack: Label) -> None:
         raise NotAllowed(
             f"{operator.name} may see stacks {', '.join(operator.stacks)}, not {stack}",
             where=f"stack:{stack}",
-            fix=f"An admin can give it: agent operator grant {operator.name} --stacks {stack}",
+            fix=f"An admin can give it: {grant_stack(operator, stack)}",
         )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import click
 
+from agent.cli.asking import ask
 from agent.cli.options import current_options, global_options
 from agent.cli.output import print_json
 from agent.cli.progress import follow
@@ -70,10 +70,8 @@ def remove(stack: str, volumes: bool, yes: bool, detach: bool) -> None:
     """Remove STACK: its replicas stop and go. Named volumes stay, unless --volumes is given."""
     _check_stack(stack)
     if not yes:
-        if not sys.stdin.isatty():
-            raise InputError("removes a stack, and nobody is there to be asked", where="remove", fix="Add --yes.")
-        what = f"Remove {stack}" + (" and delete its volumes" if volumes else "")
-        click.confirm(f"{what}?", abort=True, err=True)
+        question = f"Remove {stack}" + (" and delete its volumes" if volumes else "")
+        ask(f"{question}?", what="removes a stack", where="remove")
     _change("remove", stack, Remove(delete_volumes=volumes), detach=detach)
 
 

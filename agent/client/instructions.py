@@ -115,8 +115,8 @@ class Submission:
             raise TimedOut(
                 f"{self.act} {self.target}: what became of it isn't known",
                 where=f"jti {self.jti}",
-                fix="Look at `agent status`: it was taken if its revision "
-                f"is {self.revision}. If it wasn't, give the command again.",
+                fix=f"Look at `agent status`: it was taken if its revision is {self.revision}. If it wasn't, "
+                f"`agent cancel {self.target} --jti {self.jti}` sees that it never is; then give the command again.",
             ) from None
         if result.outcome != "applied":
             raise MusterError(result.what or result.outcome, where=self.target, fix=result.fix)

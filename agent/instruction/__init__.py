@@ -28,7 +28,7 @@ from agent.instruction.operator import (
     sign_instruction,
     unverified_claims,
 )
-from agent.instruction.scopes import check_scope, covers_stack, includes, needed_scope
+from agent.instruction.scopes import check_scope, covers_stack, grant_stack, includes, needed_scope
 
 __all__ = [
     "DEFAULT_SKEW_S",
@@ -52,6 +52,7 @@ __all__ = [
     "covers_stack",
     "encode_body",
     "encode_genesis",
+    "grant_stack",
     "includes",
     "kid_of",
     "needed_scope",

@@ -46,6 +46,11 @@ def covers_stack(operator: Operator, stack: str) -> bool:
     return operator.scope == "admin" or any(fnmatchcase(stack, glob) for glob in operator.stacks)
 
 
+def grant_stack(operator: Operator, stack: str) -> str:
+    """The command that gives the operator that stack beside the ones it has."""
+    return f"agent operator grant {operator.name} --stacks '{','.join((*operator.stacks, stack))}'"
+
+
 def check_scope(operator: Operator, act: Act, target: str) -> None:
     """Raises NotAllowed, naming the scope or the stack that is missing."""
     needed = needed_scope(act, target)
@@ -60,5 +65,5 @@ def check_scope(operator: Operator, act: Act, target: str) -> None:
         raise NotAllowed(
             f"{operator.name} may act on stacks {', '.join(operator.stacks)}, not on {name}",
             where=target,
-            fix=f"An admin can give it: agent operator grant {operator.name} --scope {operator.scope} --stacks {name}",
+            fix=f"An admin can give it: {grant_stack(operator, name)}",
         )

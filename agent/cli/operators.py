@@ -1,0 +1,183 @@
+"""`agent operator list`, `grant`, `revoke` and `key`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+from agent.cli.options import current_options, global_options
+from agent.cli.output import print_json, print_table, say
+from agent.cli.reading import read_bounded
+from agent.cli.session import with_client
+from agent.client import Client
+from agent.errors import Conflict, InputError, NotFound
+from agent.home import OPERATOR_FILE, OPERATOR_KEY_FILE, OperatorFile, as_json, write_file
+from agent.instruction import kid_of, new_key, private_key_of, private_pem, public_hex, public_key_of
+from agent.model.api import Operators, OperatorView
+from agent.model.cluster import Operator, ScopeName
+from agent.model.decode import convert
+from agent.model.instruction import Grant, InstructionResult, Revoke
+from agent.model.types import OperatorName, PublicKey
+
+MAX_KEY_BYTES = 4096  # an Ed25519 key in PEM has about 120
+
+
+@click.group()
+@global_options
+def operator() -> None:
+    """Say who may change what: operators, their keys and scopes."""
+
+
+@operator.command(name="list")
+@global_options
+def list_operators() -> None:
+    """List the operators; `admin` isn't limited to stacks."""
+    options = current_options()
+
+    async def use(client: Client) -> Operators:
+        return await client.operators()
+
+    found = with_client(options, use)
+    if options.json:
+        print_json(found)
+        return
+    rows = [(each.name, each.scope, _stacks(each), each.key_id) for each in found.operators]
+    print_table(options, ("name", "scope", "stacks", "key id"), rows)
+
+
+@operator.command()
+@click.argument("name")
+@click.option("--key", metavar="HEX", help="The public half of its key, as `agent operator key` prints it.")
+@click.option("--key-file", metavar="PEM", help="A file with it; a private key's public half is taken.")
+@click.option(
+    "--scope", type=click.Choice(get_args(ScopeName)), help="What it may do.  [default: as before, else read]"
+)
+@click.option(
+    "--stacks", multiple=True, metavar="GLOB,...", help="Only these stacks.  [default: as before, else all of them]"
+)
+@global_options
+def grant(name: str, key: str | None, key_file: str | None, scope: str | None, stacks: tuple[str, ...]) -> None:
+    """Enter the operator NAME, or change what it may do: what isn't given stays as it is, the key too.
+
+    \b
+    read     look
+    operate  restart, start, stop and scale too
+    deploy   deploy and remove too
+    admin    everything on all stacks: hosts and operators too
+    """
+    options = current_options()
+    checked: OperatorName = convert(name, OperatorName, "NAME")
+    given = {"key": _key(key, key_file), "scope": scope, "stacks": _globs(stacks)}
+
+    async def use(client: Client) -> tuple[InstructionResult, Operator]:
+        known = {each.name: each for each in (await client.operators()).operators}
+        before = _operator(known[checked]) if checked in known else None
+        wanted = _changed(checked, before, {field: value for field, value in given.items() if value is not None})
+        body = Grant(operator=wanted, replaces=before)
+        return await client.submit("grant", f"operator:{checked}", body), wanted
+
+    result, wanted = with_client(options, use)
+    if options.json:
+        print_json({"result": result, "operator": _view(wanted)})
+        return
+    what = f"{wanted.scope} on {_stacks(_view(wanted))}"
+    say(f"{checked}: {what}, key {_view(wanted).key_id} (revision {result.revision})")
+
+
+@operator.command()
+@click.argument("name")
+@global_options
+def revoke(name: str) -> None:
+    """Take all authority from the operator NAME. What it signed stays in force; the last admin can't go."""
+    options = current_options()
+    checked: OperatorName = convert(name, OperatorName, "NAME")
+
+    async def use(client: Client) -> InstructionResult:
+        return await client.submit("revoke", f"operator:{checked}", Revoke())
+
+    result = with_client(options, use)
+    if options.json:
+        print_json({"result": result})
+    else:
+        say(f"{checked}: revoked (revision {result.revision})")
+
+
+@operator.command()
+@click.option("--out", default=OPERATOR_KEY_FILE, show_default=True, metavar="FILE", help="Where the key goes.")
+@click.option("--name", metavar="NAME", help="Write `operator.json` for this name beside it: half of a cluster home.")
+@global_options
+def key(out: str, name: str | None) -> None:
+    """Make an operator's key, and print its public half for `agent operator grant`.
+
+    The file can be read by its owner only, and is never overwritten. No cluster is asked.
+    """
+    options = current_options()
+    path, made = Path(out), new_key()
+    checked: OperatorName | None = convert(name, OperatorName, "--name") if name is not None else None
+    beside = path.with_name(OPERATOR_FILE)
+    if checked is not None and beside.exists():
+        raise Conflict("the file exists, and is never overwritten", where=str(beside), fix="Name another with --out.")
+    write_file(path, private_pem(made), mode=0o600)
+    public = public_hex(made)
+    if checked is not None:
+        write_file(beside, as_json(OperatorFile(name=checked, key=public)), mode=0o600)
+    if options.json:
+        print_json({"file": out, "key": public, "key_id": kid_of(bytes.fromhex(public))})
+    else:
+        say(public)
+
+
+def _changed(name: OperatorName, before: Operator | None, given: dict[str, Any]) -> Operator:
+    """The operator as it shall be. Raises NotFound for one that nobody knows a key of, InputError."""
+    if before is None and "key" not in given:
+        fix = "Add --key HEX: `agent operator key` makes a key and prints that half of it."
+        raise NotFound("there is no such operator yet, so it needs a key", where=name, fix=fix)
+    kept = msgspec.to_builtins(before) if before is not None else {"name": name, "scope": "read"}
+    wanted: Operator = convert({**kept, **given}, Operator, "grant")
+    return wanted
+
+
+def _key(text: str | None, file: str | None) -> PublicKey | None:
+    if text is not None and file is not None:
+        raise InputError("says what --key-file says too", where="--key", fix="Give one of them.")
+    if text is not None:
+        checked: PublicKey = convert(text.lower(), PublicKey, "--key")
+        return public_hex(public_key_of(checked))
+    if file is None:
+        return None
+    pem, _ = read_bounded(file, MAX_KEY_BYTES)
+    if b"PRIVATE KEY" in pem:
+        return public_hex(private_key_of(pem, where=file))
+    try:
+        public = load_pem_public_key(pem)
+    except (ValueError, UnsupportedAlgorithm):
+        raise InputError("not a key in PEM", where=file) from None
+    if not isinstance(public, Ed25519PublicKey):
+        raise InputError("not an Ed25519 key", where=file)
+    return public_hex(public)
+
+
+def _globs(texts: tuple[str, ...]) -> list[str] | None:
+    return [glob.strip() for text in texts for glob in text.split(",")] if texts else None
+
+
+def _operator(view: OperatorView) -> Operator:
+    fields = {"name": view.name, "key": view.key, "scope": view.scope, "stacks": list(view.stacks)}
+    made: Operator = convert(fields, Operator, "the operator that the agent told")
+    return made
+
+
+def _view(each: Operator) -> OperatorView:
+    return OperatorView(
+        name=each.name, scope=each.scope, stacks=each.stacks, key=each.key, key_id=kid_of(bytes.fromhex(each.key))
+    )
+
+
+def _stacks(each: OperatorView) -> str:
+    return "all stacks" if each.scope == "admin" or each.stacks == ("*",) else ", ".join(each.stacks)
