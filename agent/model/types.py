@@ -36,8 +36,8 @@ Target = Annotated[
 """DESIGN "Words", target."""
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
-Millis = Annotated[int, Meta(ge=0, le=2**53)]
-"""Milliseconds since the Unix epoch, or a duration in milliseconds; exact in every JSON reader."""
+Millis = Annotated[int, Meta(ge=0, le=253_402_300_799_999)]
+"""Milliseconds since the Unix epoch, up to the end of year 9999, the last that RFC 3339 can write; or a duration."""
 
 LabelKey = Annotated[
     str,

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from agent import errors, raft
+from agent.control import ClusterFacts
 from agent.host import HostContext, HostObservation
 from agent.model.report import ObservedReplica
 from agent.model.status import MemberView, Status
@@ -31,7 +32,7 @@ from agent.node.effects import Cut, Datagram, Effect, Replied, Serve, Store, Uns
 from agent.node.inquiries import Inquiries
 from agent.node.instant import Instant
 from agent.node.local_host import LocalHost
-from agent.node.machine import Compaction, Machine, NodeBoot
+from agent.node.machine import Compaction, Machine, NodeBoot, are_readable
 from agent.node.messages import (
     Alive,
     CallFrame,
@@ -54,6 +55,7 @@ from agent.node.messages import (
 from agent.node.status import View, build_members, build_status
 from agent.node.submissions import Submissions
 from agent.node.subscriptions import Followers, Following
+from agent.raft.messages import Append
 from agent.state import Applied
 from agent.swim import MemberChanged, Swim, SwimConfig, SwimMessage
 from agent.swim import Send as SwimSend
@@ -198,7 +200,10 @@ class NodeCore:
             return
         known = sender in self._context.state.members
         if isinstance(frame, RaftFrame):
-            self._context.raft.receive(sender, frame.message, when.mono)
+            if isinstance(frame.message, Append) and not are_readable(frame.message.entries):
+                self._drop("unreadable_entry")
+            else:
+                self._context.raft.receive(sender, frame.message, when.mono)
         elif not known:
             self._drop("unknown_member")
         else:
@@ -243,12 +248,21 @@ class NodeCore:
             term=max(context.raft.term, context.lead.term if context.lead is not None else 0),
             voters=context.raft.configuration.voters,
             linked=frozenset(context.peers) & context.state.members.keys(),
-            facts=self.coordination.facts(when),
+            facts=self._facts(when),
             now_ms=when.wall_ms,
             stale=not context.raft.is_leader,
             heard_ms=self.coordination.heard_ms,
             versions=versions | {context.id: self._host.agent_version},
         )
+
+    def _facts(self, when: Instant) -> ClusterFacts:
+        """The hosts as this agent knows them: its own always, the others' reports where it coordinates."""
+        facts, own = self.coordination.facts(when), self._host.own_report(when)
+        mine = facts.of(self._context.id)
+        if mine.report is not None or own is None:
+            return facts
+        hosts = facts.hosts | {self._context.id: msgspec.structs.replace(mine, report=own, awaited=False)}
+        return msgspec.structs.replace(facts, hosts=hosts)
 
     def observed(self, observation: HostObservation, when: Instant) -> None:
         """What this host runs has changed, or was looked at again."""

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import msgspec
 
 from agent import errors, raft
 from agent.model.ledger import GenesisEntry, decode_entry
-from agent.state import Applied, ClusterState, SnapshotRefused, apply, decode_snapshot, encode_snapshot, genesis_state
+from agent.state import (
+    Applied,
+    ClusterState,
+    SnapshotRefused,
+    apply,
+    decode_snapshot,
+    encode_snapshot,
+    genesis_state,
+    is_readable,
+)
 
 SNAPSHOT_EVERY_ENTRIES = 5_000  # replaying them at a start takes about a second
 KEPT_ENTRIES = 1_000  # behind a snapshot, so that a member that was away briefly needs no snapshot
@@ -109,6 +119,11 @@ class Machine:
             self._snapshot_index = self.state.index
             if self._disbelieved is not None and core.first_index > self._disbelieved:
                 self._disbelieved = None
+
+
+def are_readable(entries: Iterable[raft.Entry]) -> bool:
+    """Whether the state machine can take all of them, once they are committed; the genesis (term 0) is here already."""
+    return all(is_readable(entry.data) for entry in entries if entry.kind is raft.EntryKind.NORMAL and entry.term > 0)
 
 
 def _brings_back(ours: ClusterState, offered: ClusterState) -> bool:

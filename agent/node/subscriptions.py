@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from agent.model.types import AgentId
 from agent.node.context import Context, Lead
 from agent.node.instant import Instant
+from agent.node.machine import are_readable
 from agent.node.messages import CallFrame, CancelFrame, FollowLedger, Ledger, Reply
 from agent.raft import Compacted, ObservationRefused, Snapshot
 
@@ -113,6 +114,8 @@ class Following:
                 if not self.vouches_for(part.snapshot):
                     return False
                 raft.observe_snapshot(part.snapshot, when.mono)
+            if not are_readable(part.entries):
+                return False
             if part.entries:
                 raft.observe(part.entries, part.commit, when.mono)
         except ObservationRefused:

@@ -5,7 +5,7 @@ state, applied = apply(state, index, data)        # for every committed entry of
 snapshot = encode_snapshot(state)                 # decode_snapshot checks every signature in it again
 """
 
-from agent.state.apply import STATE_LEVEL, apply, genesis_state
+from agent.state.apply import STATE_LEVEL, apply, genesis_state, is_readable
 from agent.state.errors import SnapshotRefused, UnknownEntry
 from agent.state.placing import PORT_TRIES, may_have
 from agent.state.queries import (
@@ -43,6 +43,7 @@ __all__ = [
     "digest",
     "encode_snapshot",
     "genesis_state",
+    "is_readable",
     "key_of",
     "may_have",
     "member_named",

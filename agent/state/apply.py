@@ -87,6 +87,18 @@ def apply(state: ClusterState, index: int, data: bytes, *, verify: bool = True) 
             raise UnknownEntry(f"entry {index} is a second genesis")
 
 
+def is_readable(data: bytes) -> bool:
+    """Whether `apply` would take an entry behind the genesis. One that it can't read must not be committed.
+
+    Who leads may be taken: an entry that ends every agent that applies it would end the cluster, at each start again.
+    """
+    try:
+        entry = _decode(data)
+    except UnknownEntry:
+        return False
+    return not isinstance(entry, GenesisEntry) and not (isinstance(entry, LevelEntry) and entry.level > STATE_LEVEL)
+
+
 def _decode(data: bytes) -> LedgerEntry:
     try:
         return decode_entry(data)

@@ -1,0 +1,64 @@
+"""A taken coordinator can stall; it can't make entries that end whoever applies them, at each start again."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from agent.formats.timestamps import rfc3339
+from agent.model.ledger import LevelEntry, PhaseEntry, encode_entry
+from agent.node.messages import CallFrame, Ledger, RaftFrame, ReplyFrame
+from agent.raft import Entry, EntryKind
+from agent.raft.messages import Append
+from agent.state import STATE_LEVEL
+from tests.node.cluster import Cluster, Node
+from tests.node.test_observers import elected, followed_by, observers
+
+END_OF_TIME_MS = 253_402_300_799_999
+
+
+def unreadable(node: Node) -> list[bytes]:
+    late = PhaseEntry(at=END_OF_TIME_MS + 1, stack="shop", revision=1, phase="main")
+    return [
+        b"\xff",
+        msgspec.msgpack.encode({"type": "of a later version"}),
+        encode_entry(LevelEntry(at=0, level=STATE_LEVEL + 1)),
+        encode_entry(late),
+        node.disk.genesis.data,
+    ]
+
+
+def test_the_last_moment_of_the_ledger_can_be_shown() -> None:
+    assert rfc3339(END_OF_TIME_MS) == "9999-12-31T23:59:59.999Z"
+
+
+@pytest.mark.parametrize("which", range(5))
+def test_an_entry_that_nobody_can_apply_is_not_taken_from_a_leader(which: int) -> None:
+    cluster: Cluster = elected(3)
+    leader = cluster.elect()
+    follower = cluster.followers[0]
+    raft = follower.up.context.raft
+    index, term = raft.last_index, raft.term
+    entry = Entry(index + 1, term, EntryKind.NORMAL, unreadable(follower)[which])
+    previous = raft.term_at(index)
+    assert previous is not None
+    message = Append(term=term, prev_index=index, prev_term=previous, commit=index + 1, entries=(entry,))
+    follower.up.frame(leader.id, RaftFrame(message=message), follower.when)
+    cluster.run(1.0)
+    assert follower.up.drops == {"unreadable_entry": 1}
+    assert follower.result(follower.deploy()).outcome == "applied"
+
+
+@pytest.mark.parametrize("which", range(5))
+def test_an_observer_takes_none_from_its_voter_and_asks_another(which: int) -> None:
+    cluster: Cluster = elected(4)
+    (observer,) = observers(cluster)
+    voter = followed_by(cluster, observer)
+    call = next(s.frame.id for s in reversed(observer.sent) if isinstance(s.frame, CallFrame))
+    index = observer.up.context.raft.commit + 1
+    entry = Entry(index, observer.up.context.raft.term, EntryKind.NORMAL, unreadable(observer)[which])
+    part = Ledger(entries=(entry,), commit=index)
+    observer.up.frame(voter.id, ReplyFrame(id=call, reply=part, end=False), observer.when)
+    cluster.run(1.0)
+    assert followed_by(cluster, observer) is not voter
+    assert observer.result(observer.deploy()).outcome == "applied"
