@@ -82,7 +82,7 @@ def _show(options: Options, found: Status) -> None:
             str(stack.revision),
             stack.phase,
             service.name,
-            f"{service.healthy}/{service.wanted}",
+            f"{service.healthy}/{service.wanted}" + (f" ({service.unknown} unknown)" if service.unknown else ""),
             ", ".join(sorted({replica.host for replica in service.replicas})),
         )
         for stack in found.stacks
@@ -95,10 +95,21 @@ def _show(options: Options, found: Status) -> None:
     else:
         say("no stacks: `agent deploy PLAN` brings one in")
     screen.print()
-    say(f"health {found.health_score:g} %")
+    say(_health(found))
     for problem in found.problems:
         say(f"{problem.severity}: {problem.where}: {problem.what}")
         say(f"  {problem.fix}")
+
+
+def _health(found: Status) -> str:
+    """What nobody knows is said to be unknown, and isn't counted."""
+    services = [service for stack in found.stacks for service in stack.services]
+    wanted, unknown = sum(service.wanted for service in services), sum(service.unknown for service in services)
+    if not unknown:
+        return f"health {found.health_score:g} %"
+    if unknown == wanted:
+        return "health unknown"
+    return f"health {found.health_score:g} % of what is known; {unknown} of {wanted} replicas are unknown"
 
 
 def _fitness(host: HostStatus) -> str:

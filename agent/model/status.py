@@ -74,11 +74,12 @@ class ReplicaStatus(Struct, frozen=True, kw_only=True):
 
 
 class ServiceStatus(Struct, frozen=True, kw_only=True):
-    """`wanted` and `healthy` count replicas."""
+    """`wanted`, `healthy` and `unknown` count replicas; of `unknown` ones the agent that answers has heard nothing."""
 
     name: str
     wanted: int
     healthy: int
+    unknown: int = 0
     replicas: tuple[ReplicaStatus, ...] = ()
     pending: str = ""
     """Why slots without a host have none ("n3: 512 MiB wanted, 300 MiB free"); empty when all have one."""
@@ -114,7 +115,10 @@ class InstanceStatus(Struct, frozen=True, kw_only=True):
 
 
 class Status(Struct, frozen=True, kw_only=True):
-    """`as_of`: when the soft state in it was told, RFC 3339. `stale`: it isn't the coordinator's own view of now."""
+    """`as_of`: when the soft state in it was told, RFC 3339. `stale`: it isn't the coordinator's own view of now.
+
+    `health_score`: 100 × healthy / wanted over the replicas that aren't unknown, and 100 where there is none of these.
+    """
 
     version: int = STATUS_VERSION
     cluster: ClusterStatus

@@ -55,6 +55,7 @@ class LocalHost:
             return
         if not self._dirty and lead == self._told and when.mono < self._tell_at:
             return
+        self._sequence += 1
         report = self._report(when)
         self._dirty, self._told, self._tell_at = False, lead, when.mono + REPORT_EVERY_S
         if lead.agent == self.context.id:
@@ -70,8 +71,11 @@ class LocalHost:
         state = self.context.state
         self.context.emit(Reconcile(desired=desired(state, self.context.id, self.host), applied=state.index))
 
+    def own_report(self, when: Instant) -> HostReport | None:
+        """What this agent knows of its own host whoever coordinates; None before it has looked."""
+        return self._report(when) if self.observation.runtimes or self.observation.applied else None
+
     def _report(self, when: Instant) -> HostReport:
-        self._sequence += 1
         seen = self.observation
         return HostReport(
             host=self.context.id,

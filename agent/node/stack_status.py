@@ -66,6 +66,7 @@ class StackViews:
                     name=name,
                     wanted=wanted,
                     healthy=min(healthy, wanted),
+                    unknown=min(sum(map(self._unheard, by_service[name])), wanted - min(healthy, wanted)),
                     replicas=replicas,
                     pending=pending.get(name, ""),
                 )
@@ -124,6 +125,11 @@ class StackViews:
             ports=found.ports or assignment.ports,
             restarts=found.restarts,
         )
+
+    def _unheard(self, assignment: Assignment) -> bool:
+        """Whether nothing is known of the replica. Only a coordinator may conclude that one went with its host."""
+        host = self.facts.of(assignment.host)
+        return not self.decides if host.lost else host.report is None
 
     def _judged(self, stack: StackState, assignment: Assignment, found: ObservedReplica | None) -> ObservedReplica:
         """What is known of the replica: unknown is not unhealthy, and an old report says nothing of a change since."""

@@ -27,6 +27,7 @@ from agent.model.status import (
     Status,
 )
 from agent.model.types import AgentId, Millis
+from agent.node.sentences import all_of, start_again
 from agent.node.stack_status import StackViews
 from agent.state import ClusterState
 
@@ -38,7 +39,8 @@ _BAD_STATES = ("unhealthy", "backoff", "failed")
 class View(Struct, frozen=True, kw_only=True):
     """What one agent knows beside the ledger.
 
-    `linked`: members that it has a peer link with. `facts`: hosts as it sees them; only the coordinator has reports.
+    `linked`: members that it has a peer link with. `facts`: hosts as it sees them; others' reports go to the
+    coordinator only.
     `heard_ms`: epoch ms of each host's newest report, `versions` the agents' versions, where known. `stale`: the
     coordinator should have answered and couldn't.
     """
@@ -82,7 +84,7 @@ def build_status(state: ClusterState, view: View, *, network_services: int = 0, 
     stacks = StackViews(state, view.facts, decides=view.me == view.leader and not view.stale).all()
     hosts = tuple(_host(member, view) for member in sorted(state.members.values(), key=lambda member: member.name))
     quorum = _quorum(view)
-    wanted = sum(service.wanted for stack in stacks for service in stack.services)
+    known = sum(service.wanted - service.unknown for stack in stacks for service in stack.services)
     healthy = sum(service.healthy for stack in stacks for service in stack.services)
     return Status(
         cluster=ClusterStatus(id=state.cluster, epoch=state.epoch, name=state.name),
@@ -98,7 +100,7 @@ def build_status(state: ClusterState, view: View, *, network_services: int = 0, 
         instances=_instances(state, view, stacks),
         network_services=network_services,
         api_requests_total=api_requests_total,
-        health_score=round(100 * healthy / wanted, 1) if wanted else 100.0,
+        health_score=round(100 * healthy / known, 1) if known else 100.0,
     )
 
 
@@ -133,7 +135,7 @@ def _ref(state: ClusterState, agent: AgentId) -> AgentRef:
 def _host(member: Member, view: View) -> HostStatus:
     facts = view.facts.of(member.id)
     runtimes = facts.report.runtimes if facts.report is not None else ()
-    reasons = tuple(_unfit(facts, runtimes))
+    reasons = tuple(_unfit(member.id, view, runtimes))
     return HostStatus(
         id=member.id,
         name=member.name,
@@ -150,9 +152,10 @@ def _host(member: Member, view: View) -> HostStatus:
     )
 
 
-def _unfit(facts: HostFacts, runtimes: tuple[RuntimeInfo, ...]) -> Iterator[str]:
+def _unfit(host: AgentId, view: View, runtimes: tuple[RuntimeInfo, ...]) -> Iterator[str]:
     """Why no replica at all can be placed there; one engine of two is enough to be fit."""
-    if reason := state_reason(facts):
+    facts = view.facts.of(host)
+    if reason := _unheard_reason(host, view, facts) or state_reason(facts):
         yield reason
     if facts.report is None or any(runtime.available for runtime in runtimes):
         return
@@ -160,6 +163,15 @@ def _unfit(facts: HostFacts, runtimes: tuple[RuntimeInfo, ...]) -> Iterator[str]
         yield "a witness: it votes and runs nothing"
     for runtime in runtimes:
         yield _unanswering(runtime)
+
+
+def _unheard_reason(host: AgentId, view: View, facts: HostFacts) -> str:
+    """Hosts report to the coordinator: elsewhere, to have no report of one says nothing about it."""
+    if facts.report is not None or facts.lost or facts.liveness not in ("alive", "unknown"):
+        return ""
+    if host == view.me:
+        return "still looks at what it runs"
+    return "unknown without the coordinator" if view.stale else ""
 
 
 def _unanswering(runtime: RuntimeInfo) -> str:
@@ -182,13 +194,14 @@ def _quorum(view: View) -> QuorumStatus:
 
 
 def _quorum_problems(state: ClusterState, view: View, quorum: QuorumStatus) -> Iterator[Problem]:
-    missing = ", ".join(sorted(_name(state, voter) for voter in set(view.voters) - _reachable(view)))
+    names = sorted(_name(state, voter) for voter in set(view.voters) - _reachable(view))
+    missing = ", ".join(names)
     if quorum.reachable < quorum.voters // 2 + 1:
         yield Problem(
             severity="error",
             where="cluster",
             what=f"no majority: {quorum.reachable} of {quorum.voters} voters reachable, without {missing}",
-            fix="Start them again, or check the network to them on the peer port; what runs goes on running.",
+            fix=f"{start_again(names)}; what runs goes on running.",
         )
     elif view.leader is None:
         yield Problem(
@@ -202,7 +215,7 @@ def _quorum_problems(state: ClusterState, view: View, quorum: QuorumStatus) -> I
             severity="warning",
             where="cluster",
             what=f"without {missing} no further voter may be lost",
-            fix="Start them again; the cluster promotes another host by itself where it has one.",
+            fix=f"Start {all_of(names)} again; the cluster promotes another host by itself where it has one.",
         )
 
 

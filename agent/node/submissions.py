@@ -22,6 +22,7 @@ from agent.node.context import Context
 from agent.node.effects import Answer
 from agent.node.instant import Instant
 from agent.node.messages import CallFrame, CancelFrame, Failed, Reply, Submit, Submitted
+from agent.node.sentences import start_again
 from agent.raft import NotLeader, ProposalDropped, ReadDropped, ReadState
 from agent.state import apply, audience_of
 
@@ -131,7 +132,7 @@ class Submissions:
             self._answer(number, repeated(known.result))
             return
         if len(self._pending) >= MAX_PENDING:
-            raise errors.TooMany(f"{MAX_PENDING} instructions are under way here", fix="try again in a second")
+            raise errors.TooMany(f"{MAX_PENDING} instructions are under way here", fix="Try again in a second.")
         self._pending[number] = pending
         self.pump(when)
 
@@ -228,7 +229,7 @@ class Submissions:
         claims = pending.verified.claims
         error = errors.TimedOut(
             f"{claims.act} {claims.target} revision {claims.rev} isn't confirmed after {ANSWER_DEADLINE_S:.0f} s",
-            fix=_open_end(pending),
+            fix=_sentence(_open_end(pending)),
         )
         self._answer(number, fault_of(error))
 
@@ -262,16 +263,20 @@ class Submissions:
         missing = sorted(self.context.name_of(voter) for voter in self._missing())
         if self._majority_linked():
             what = "no coordinator just now: an election is under way"
-            return errors.NoMajority(what, fix=fate if sent else "try again in a second")
+            return errors.NoMajority(what, fix=_sentence(fate) if sent else "Try again in a second.")
         return errors.NoMajority(
             f"no majority: {', '.join(missing)} unreachable",
             where=self.context.name_of(self.context.id),
-            fix=f"start them again, or check the network to them on the peer port; {fate}",
+            fix=f"{start_again(missing)}; {fate}.",
         )
 
 
 def _open_end(pending: _Pending) -> str:
     return f"it may still happen: send the same again, or ask for it by its jti {pending.verified.claims.jti}"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def repeated(result: InstructionResult) -> InstructionResult:

@@ -36,6 +36,16 @@ async def test_a_degraded_cluster_exits_3_and_says_what_to_do(agent: Agent, runn
     assert as_json.json["problems"][0]["severity"] == "error"
 
 
+async def test_what_nobody_knows_isnt_called_unhealthy(agent: Agent, running: FakeCluster) -> None:
+    open_shop(running)
+    del running.ledger.reports["n2"]
+    said = await agent("status")
+    assert "0/1 (1 unknown)" in said.out
+    assert "health 100 % of what is known; 1 of 2 replicas are unknown" in said.out
+    del running.ledger.reports["n1"]
+    assert "health unknown" in (await agent("status")).out
+
+
 async def test_no_stacks_is_no_problem(agent: Agent, running: FakeCluster) -> None:
     said = await agent("status")
     assert said.code == 0

@@ -14,7 +14,7 @@ from agent.node.inquiries import STATUS_WAIT_S
 from agent.node.local_host import REPORT_EVERY_S
 from agent.node.messages import CallFrame, CancelFrame, FollowEvents, FollowLogs, RaftFrame, ReplyFrame, ReportFrame
 from agent.raft.messages import AppendResponse, PreVote, Vote, VoteResponse
-from tests.node.cluster import Cluster, Node, running, stack
+from tests.node.cluster import ONE_DEPLOY, Cluster, Node, running, stack
 
 
 @pytest.fixture
@@ -167,6 +167,23 @@ def test_without_a_coordinator_an_agent_tells_what_it_sees_and_that_it_is_stale(
     cluster.run(3.0)
     status = cluster.n("n1").status(cluster.n("n1").ask_status())
     assert (status.answered_by.name, status.stale, status.coordinator) == ("n1", True, None)
+
+
+def test_who_is_cut_off_still_knows_itself_and_takes_nobody_else_for_unhealthy(cluster: Cluster) -> None:
+    for node in cluster.alive:
+        node.obeys = True
+        node.up.observed(running(node.desired[-1]), node.when)
+    shop = stack(web=replace(ONE_DEPLOY, replicas=3))
+    cluster.instruct("deploy", "stack:shop", shop)
+    cluster.until(lambda: cluster.n("n1").up.context.state.stacks["shop"].phase == "healthy")
+    cluster.cut("n1")
+    cluster.run(20.0)
+    status = cluster.n("n1").status(cluster.n("n1").ask_status())
+    mine = status.hosts[0]
+    assert (mine.name, mine.fit, mine.reasons) == ("n1", True, ())
+    (web,) = status.stacks[0].services
+    assert {each.host: each.state for each in web.replicas} == {"n1": "healthy", "n2": "unknown", "n3": "unknown"}
+    assert (web.healthy, web.unknown, status.health_score) == (1, 2, 100.0)
 
 
 def test_a_coordinator_that_doesnt_answer_isnt_waited_for_long(cluster: Cluster) -> None:

@@ -13,6 +13,7 @@ from agent.model.ledger import AssignedPort
 from agent.model.report import HostReport, HostResources, ObservedReplica, ReplicaState, RuntimeInfo
 from agent.model.status import Status
 from agent.model.types import AgentId
+from agent.node.sentences import all_of, start_again
 from agent.node.status import MAX_PROBLEMS, View, build_members, build_status
 from tests.support.ledger import Ledger, service, stack
 
@@ -138,6 +139,82 @@ def test_a_pin_on_a_dead_host_is_named() -> None:
     status = build_status(ledger.state, view(ledger, {"n2": HostFacts(liveness="dead", lost=True)}))
     assert the_service(status).pending == "pinned to n2 (dead)"
     assert [problem.where for problem in status.problems if problem.severity == "error"] == ["host n2", "shop/web"]
+
+
+@pytest.mark.parametrize(
+    ("known", "unknown", "score"),
+    [
+        ({"n2": "healthy", "n3": "healthy"}, 1, 100.0),
+        ({"n2": "healthy", "n3": "failed"}, 1, 50.0),
+        ({"n2": "unhealthy"}, 2, 0.0),
+        ({}, 3, 100.0),
+    ],
+)
+def test_health_is_that_of_the_replicas_that_something_is_known_of(
+    known: dict[str, ReplicaState], unknown: int, score: float
+) -> None:
+    """A new coordinator waits for reports: what isn't known yet neither helps nor hurts."""
+    ledger = Ledger()
+    ledger.deploy(stack(web=service(replicas=3)))
+    ledger.assign(*(ledger.assignment(f"n{slot}", slot=slot) for slot in (1, 2, 3)))
+    waited_for = HostFacts(liveness="alive", awaited=True)
+    facts = {
+        f"n{slot}": up(ledger, f"n{slot}", replica(known[f"n{slot}"], slot=slot)) if f"n{slot}" in known else waited_for
+        for slot in (1, 2, 3)
+    }
+    status = build_status(ledger.state, view(ledger, facts))
+    assert (the_service(status).unknown, status.health_score) == (unknown, score)
+
+
+def test_only_a_coordinator_concludes_that_replicas_went_with_their_host() -> None:
+    """Who is cut off sees everybody else die."""
+    ledger = shop(web=2)
+    facts = {"n1": up(ledger, "n1", replica()), "n2": HostFacts(liveness="dead", lost=True)}
+    alone = build_status(ledger.state, view(ledger, facts, leader=None, stale=True))
+    assert (the_service(alone).healthy, the_service(alone).unknown, alone.health_score) == (1, 1, 100.0)
+    coordinating = build_status(ledger.state, view(ledger, facts))
+    assert (the_service(coordinating).unknown, coordinating.health_score) == (0, 50.0)
+
+
+@pytest.mark.parametrize(
+    ("stale", "host", "reason"),
+    [
+        (True, 0, "still looks at what it runs"),
+        (True, 1, "unknown without the coordinator"),
+        (False, 1, "hasn't reported yet"),
+    ],
+)
+def test_only_a_coordinator_says_that_a_host_hasnt_reported(stale: bool, host: int, reason: str) -> None:
+    ledger = Ledger()
+    unheard = HostFacts(liveness="alive")
+    found = build_status(ledger.state, view(ledger, {"n1": unheard, "n2": unheard}, stale=stale)).hosts[host]
+    assert found.reasons == (reason,)
+
+
+@pytest.mark.parametrize(
+    ("linked", "fix"),
+    [
+        ({"n2"}, "Start n3 again; the cluster promotes another host by itself where it has one."),
+        (
+            set(),
+            "Start n2 and n3 again, or check the network to them on the peer port; what runs goes on running.",
+        ),
+    ],
+)
+def test_missing_voters_are_named_in_what_to_do(linked: set[str], fix: str) -> None:
+    ledger = Ledger()
+    found = build_status(ledger.state, view(ledger, linked=frozenset(map(ledger.id, linked))))
+    assert found.problems[0].fix == fix
+
+
+def test_names_are_listed_as_people_do() -> None:
+    assert [all_of(names) for names in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
+        "",
+        "a",
+        "a and b",
+        "a, b and c",
+    ]
+    assert start_again(["n3"]) == "Start n3 again, or check the network to it on the peer port"
 
 
 @pytest.mark.parametrize(
