@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from agent import errors, raft
+from agent.control import ClusterFacts
 from agent.host import HostContext, HostObservation
 from agent.model.report import ObservedReplica
 from agent.model.status import MemberView, Status
@@ -247,12 +248,21 @@ class NodeCore:
             term=max(context.raft.term, context.lead.term if context.lead is not None else 0),
             voters=context.raft.configuration.voters,
             linked=frozenset(context.peers) & context.state.members.keys(),
-            facts=self.coordination.facts(when),
+            facts=self._facts(when),
             now_ms=when.wall_ms,
             stale=not context.raft.is_leader,
             heard_ms=self.coordination.heard_ms,
             versions=versions | {context.id: self._host.agent_version},
         )
+
+    def _facts(self, when: Instant) -> ClusterFacts:
+        """The hosts as this agent knows them: its own always, the others' reports where it coordinates."""
+        facts, own = self.coordination.facts(when), self._host.own_report(when)
+        mine = facts.of(self._context.id)
+        if mine.report is not None or own is None:
+            return facts
+        hosts = facts.hosts | {self._context.id: msgspec.structs.replace(mine, report=own, awaited=False)}
+        return msgspec.structs.replace(facts, hosts=hosts)
 
     def observed(self, observation: HostObservation, when: Instant) -> None:
         """What this host runs has changed, or was looked at again."""
