@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from agent.errors import InputError
+from agent.errors import InputError, TooLarge
 from agent.formats.beacon import MAX_BEACON_BYTES, Beacon, decode_beacon, encode_beacon, sign_beacon
 from agent.formats.timestamps import rfc3339
 from agent.model.types import AgentId, ClusterId
@@ -85,7 +85,7 @@ def peer_address(beacon: Beacon, cluster: ClusterId, own: AgentId) -> tuple[Agen
 class Beacons:
     """The two sockets. `on_beacon(beacon, source address)` gets what parsed; signatures are the caller's to verify.
 
-    `counts`: `sent`, `received`, and by reason what was dropped: `rate`, `bad`, `too-many`, `send`.
+    `counts`: `sent`, `received`, and by reason what was dropped: `rate`, `bad`, `too-many`, `too-large`, `send`.
     """
 
     def __init__(self, announcer: Announcer, on_beacon: Callable[[Beacon, str], None], counts: Counter[str]) -> None:
@@ -137,7 +137,11 @@ class Beacons:
             stamped = msgspec.structs.replace(
                 beacon, timestamp=now, agent_id=a.id, cluster=a.cluster, seq=self._seq, sig=None
             )
-            data = encode_beacon(sign_beacon(stamped, a.key))
+            try:
+                data = encode_beacon(sign_beacon(stamped, a.key))
+            except TooLarge:  # an image with a very long name, say
+                self._counts["too-large"] += 1
+                continue
             for target in targets:
                 self._send(data, target)
 

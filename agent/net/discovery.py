@@ -89,6 +89,7 @@ class Discovery:
         if self._beacons is not None:
             self._beacons.start(self._settings.listen, self._settings.discovery_port)
         self._task = asyncio.get_running_loop().create_task(self._run(), name="discovery")
+        self._task.add_done_callback(_must_go_on)
 
     def announce(self) -> None:
         """Something changed: a round now."""
@@ -105,9 +106,13 @@ class Discovery:
             await self._mdns.stop()
 
     async def _run(self) -> None:
+        addresses: tuple[LocalAddress, ...] = ()
         while True:
             self._wake.clear()
-            addresses = await asyncio.to_thread(self._addresses)  # interfaces come and go
+            try:
+                addresses = await asyncio.to_thread(self._addresses)  # interfaces come and go
+            except OSError:  # one went while it was looked at: the last look stays
+                self.counts["interfaces"] += 1
             if self._beacons is not None:
                 targets = broadcast_targets(self._settings.listen, self._settings.broadcast_address, addresses)
                 self._beacons.send_round(self._compose(), targets)
@@ -146,3 +151,9 @@ class Discovery:
             if source != host:  # a host with many addresses may not know which one leads here
                 self._on_hint(peer, source, port)
         self._on_beacon(beacon, source)
+
+
+def _must_go_on(task: asyncio.Task[None]) -> None:
+    """It ends by `stop` only; anything else is a bug, for the event loop's handler, which ends the process."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        task.get_loop().call_exception_handler({"message": f"{task.get_name()} failed", "exception": error})

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
+from msgspec.structs import replace
 from zeroconf import IPVersion, ServiceStateChange
 from zeroconf.asyncio import AsyncZeroconf
 
@@ -111,6 +112,49 @@ async def test_a_change_is_announced_at_once_with_a_growing_number(port: int) ->
         assert after.seq is not None
         assert before.seq is not None
         assert after.seq > before.seq
+
+
+async def test_a_beacon_too_large_for_a_datagram_keeps_no_other_from_leaving(port: int) -> None:
+    """An image with a long name makes one; the agent itself must still be found."""
+    listener, sender = Finder("127.0.0.2"), Finder("127.0.0.3")
+    (own,) = sender.compose()
+    large = replace(own, service_id="large", capabilities={"version": "v" * 1200})
+    sender.compose = lambda: [large, own]  # type: ignore[method-assign]  # a fake
+    async with looking(port, listener), looking(port, sender) as (discovery,):
+        await wait_for(lambda: bool(listener.heard))
+        assert discovery.counts["too-large"] == 1
+    assert [beacon.service_id for beacon in listener.heard] == ["n"]
+
+
+async def test_interfaces_that_cant_be_looked_at_stop_nothing(port: int) -> None:
+    listener, sender = Finder("127.0.0.2"), Finder("127.0.0.3")
+    made = sender.discovery(port)
+
+    def gone() -> tuple[LocalAddress, ...]:
+        raise OSError("no such device")
+
+    made._addresses = gone
+    async with looking(port, listener):
+        await made.start()
+        try:
+            await wait_for(lambda: bool(listener.heard))
+        finally:
+            await made.stop()
+    assert made.counts["interfaces"] == 1
+
+
+async def test_a_defect_in_a_round_is_told_and_not_just_silence(port: int) -> None:
+    errors: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    sender = Finder("127.0.0.3")
+
+    def broken() -> Sequence[Beacon]:
+        raise RuntimeError("a bug")
+
+    sender.compose = broken  # type: ignore[method-assign]  # a fake
+    async with looking(port, sender):
+        await wait_for(lambda: bool(errors))
+    assert str(errors[0]["exception"]) == "a bug"
 
 
 async def test_the_datagram_is_seeds_json(port: int) -> None:
