@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import shutil
+import threading
 from pathlib import Path
 
 from agent.errors import InputError, Unprocessable
@@ -28,6 +29,8 @@ class BlobStore:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._lock = threading.Lock()
+        self._open: set[BlobWriter] = set()
 
     def open(self) -> None:
         """Make the directory; what a writer left half done is removed. Raises StorageError."""
@@ -59,14 +62,19 @@ class BlobStore:
 
     def begin(self, digest: Digest, size: int) -> BlobWriter:
         """Write one. Raises Unprocessable when the disk has no room for it."""
-        free = shutil.disk_usage(self._directory).free
-        if free < size + DISK_RESERVE_BYTES:
-            raise Unprocessable(
-                f"{size} bytes, and {max(free - DISK_RESERVE_BYTES, 0)} can be used on this disk",
-                where=str(self._directory),
-                fix="Make room there: `docker image prune` often helps.",
-            )
-        return BlobWriter(self.path(digest), size)
+        with self._lock:
+            self._open = {writer for writer in self._open if not writer.closed}
+            promised = sum(writer.missing for writer in self._open)
+            room = shutil.disk_usage(self._directory).free - promised - DISK_RESERVE_BYTES
+            if room < size:
+                raise Unprocessable(
+                    f"{size} bytes, and {max(room, 0)} can be used on this disk",
+                    where=str(self._directory),
+                    fix="Make room there: `docker image prune` often helps.",
+                )
+            writer = BlobWriter(self.path(digest), size)
+            self._open.add(writer)
+        return writer
 
     def remove(self, digest: Digest) -> None:
         """Gone already: fine."""
@@ -86,6 +94,16 @@ class BlobWriter:
         self._handle = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._hash = hashlib.sha256()
         self.written = 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more is written."""
+        return self._handle < 0
+
+    @property
+    def missing(self) -> int:
+        """Bytes that were announced and haven't come yet."""
+        return max(self._size - self.written, 0)
 
     def write(self, data: bytes) -> None:
         """The next bytes. Raises InputError when there are more than were announced."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from agent.errors import InputError, NotAllowed, NotFound, Unprocessable
 from agent.model.spec import MountedFile
 from agent.storage import blobs
-from agent.storage.blobs import BlobStore
+from agent.storage.blobs import DISK_RESERVE_BYTES, BlobStore
 from agent.storage.stack_files import StackFiles
 
 
@@ -87,6 +89,23 @@ def test_a_disk_without_room_is_said_before_anything_is_written(
     monkeypatch.setattr(blobs, "DISK_RESERVE_BYTES", 2**62)
     with pytest.raises(Unprocessable, match="0 can be used"):
         store.begin("0" * 64, 5)
+
+
+def test_contents_on_their_way_in_count_as_if_they_were_there(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several uploads that each fit alone must not fill the ledger's disk together."""
+    free = DISK_RESERVE_BYTES + 1000
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    first = store.begin("a" * 64, 600)
+    with pytest.raises(Unprocessable, match="400 can be used"):
+        store.begin("b" * 64, 600)
+    first.write(b"x" * 500)
+    free -= 500
+    store.begin("b" * 64, 400).abort()
+    first.abort()
+    free += 500
+    store.begin("b" * 64, 1000).abort()
 
 
 @pytest.mark.parametrize("name", ["../x", "A" * 64, "0" * 63, ""])
