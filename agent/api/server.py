@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import grp
 import os
 import socket
@@ -26,17 +25,13 @@ from agent.api.limits import (
     SHUTDOWN_TIMEOUT_S,
 )
 from agent.api.problems import plain_problem, problem_response
-from agent.errors import Conflict, InputError, MusterError, PortTaken
+from agent.errors import Conflict, MusterError
+from agent.net.acceptor import BACKLOG_CONNECTIONS, Acceptor, listen
 
-BACKLOG_CONNECTIONS = 256  # what the kernel keeps while the loop is busy
-ACCEPT_PAUSE_S = 0.1  # out of file descriptors: accepting again at once would only spin
 SOCKET_GROUP = "muster"  # its members may read status on the host without being root
 SOCKET_MODE = 0o660
 
 _LOCAL = "local"  # in place of an address: whoever is on the local socket
-
-_PASSING = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH}
-"""What accept(2) says of a connection that died in the queue; the next one is fine."""
 
 
 class _Connection(web.RequestHandler):
@@ -82,8 +77,7 @@ class ApiServer:
         self._tls = tls
         self.drops: Counter[str] = Counter()
         self._open: Counter[str] = Counter()
-        self._opening: set[asyncio.Task[None]] = set()
-        self._accepting: list[asyncio.Task[None]] = []
+        self._acceptors: list[Acceptor] = []
         self._local: socket.socket | None = None
         self._socket_path: Path | None = None
 
@@ -101,7 +95,7 @@ class ApiServer:
 
         Raises PortTaken, InputError (not an address of this host), Conflict (another agent has the socket).
         """
-        listener = _listen(host, port) if host is not None else None
+        listener = listen(host, port) if host is not None else None
         runner = web.AppRunner(
             app, handle_signals=False, access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_TIMEOUT_S
         )
@@ -113,8 +107,8 @@ class ApiServer:
                 server._socket_path = socket_path
             for each in (listener, server._local):
                 if each is not None:
-                    task = asyncio.get_running_loop().create_task(server._accept(each), name="api: accept")
-                    server._accepting.append(task)
+                    acceptor = Acceptor(each, admit=server._admit, serve=server._take, drops=server.drops)
+                    server._acceptors.append(acceptor)
         except BaseException:
             await server.close()
             raise
@@ -137,14 +131,11 @@ class ApiServer:
 
     async def close(self) -> None:
         """Stop accepting, end streams, give requests under way SHUTDOWN_TIMEOUT_S."""
-        tasks = [*self._accepting, *self._opening]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        if self._listener is not None:
-            self._listener.close()
-        if self._local is not None:
-            self._local.close()
+        for acceptor in self._acceptors:
+            await acceptor.close()
+        for listener in (self._listener, self._local):
+            if listener is not None:
+                listener.close()
         self._runner.app[STREAMS].close()
         await self._runner.cleanup()
         if self._socket_path is not None:
@@ -162,25 +153,12 @@ class ApiServer:
             lingering_time=1.0,
         )
 
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, address = await loop.sock_accept(listener)
-            except OSError as error:
-                if error.errno not in _PASSING:
-                    self.drops["accept"] += 1
-                    await asyncio.sleep(ACCEPT_PAUSE_S)
-                continue
-            host = str(address[0]) if isinstance(address, tuple) else _LOCAL
-            if reason := self._full(host):
-                self.drops[reason] += 1
-                connection.close()
-                continue
-            self._open[host] += 1
-            task = loop.create_task(self._take(connection, host))
-            self._opening.add(task)
-            task.add_done_callback(self._opening.discard)
+    def _admit(self, host: str) -> bool:
+        if reason := self._full(host or _LOCAL):
+            self.drops[reason] += 1
+            return False
+        self._open[host or _LOCAL] += 1
+        return True
 
     def _full(self, host: str) -> str:
         """The bound that one more from there would break; else nothing."""
@@ -190,8 +168,8 @@ class ApiServer:
             return "bound"
         return "address" if self._open[host] >= MAX_CONNECTIONS_PER_ADDRESS else ""
 
-    async def _take(self, connection: socket.socket, host: str) -> None:
-        protocol = self._protocol()
+    async def _take(self, connection: socket.socket, address: str) -> None:
+        protocol, host = self._protocol(), address or _LOCAL
         tls = self._tls if host != _LOCAL else None
         protocol.closed = lambda: self._forget(host)
         try:
@@ -213,21 +191,6 @@ class ApiServer:
         self._open[host] -= 1
         if self._open[host] <= 0:
             del self._open[host]
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(BACKLOG_CONNECTIONS)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise PortTaken((port,), where=host) from None
-        raise InputError(f"can't listen on port {port}: {error.strerror}", where=host) from None
-    return listener
 
 
 def _listen_local(path: Path) -> socket.socket:

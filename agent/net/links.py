@@ -26,12 +26,13 @@ import msgspec
 from agent.errors import InputError
 from agent.model.types import AgentId, Digest
 from agent.net import handshake
+from agent.net.acceptor import listen
 from agent.net.addresses import Address, AddressPolicy, is_ip
 from agent.net.dialler import BackOff, Dialler
 from agent.net.frames import RefusalReason, decode_frame, encode_frame
 from agent.net.handshake import Certified, HandshakeFailed, LocalAgent, Standing
 from agent.net.link import DownReason, Link, PeerInfo
-from agent.net.listener import Listener, listen
+from agent.net.listener import Listener
 from agent.node.messages import Alive, Frame
 
 # Linked at a time: every member of the largest cluster (agent.model.cluster), and the unknown ones below.
@@ -187,7 +188,8 @@ class LinkTable:
             await asyncio.sleep(0)
         for link in list(self._all):
             link.abort("stopping")
-        await asyncio.sleep(0)
+        for _ in range(3):
+            await asyncio.sleep(0)
 
     # --- what the owner asks ---
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import socket
 import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from agent.errors import InputError, PortTaken
+from agent.net.acceptor import Acceptor
 from agent.net.link import Link
 
 # Connections that haven't said who they are, together. Each holds some 50 KiB of TLS buffers: 6 MiB at most.
@@ -19,31 +18,6 @@ MAX_HALF_OPEN: Final = 128
 # The same from one address: more than a host's agent ever opens at once, far fewer than MAX_HALF_OPEN, so that one
 # address can't keep all others out.
 MAX_HALF_OPEN_PER_ADDRESS: Final = 16
-
-# Connections the kernel keeps for us: a whole cluster that dials at once.
-BACKLOG_CONNECTIONS: Final = 1024
-
-# When the process is out of file descriptors, accepting again at once would only spin.
-ACCEPT_PAUSE_S: Final = 0.1
-
-_PASSING = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH}
-"""What accept(2) says of a connection that died in the queue; the next one is fine."""
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises PortTaken, or InputError when the address isn't one of this host's."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(BACKLOG_CONNECTIONS)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise PortTaken((port,), where=host) from None
-        raise InputError(f"can't listen on port {port}: {error.strerror}", where=host) from None
-    return listener
 
 
 class Listener:
@@ -62,20 +36,18 @@ class Listener:
         handshake_timeout_s: float,
         drops: Counter[str],
     ) -> None:
-        self._listener = listener
         self._context = context
         self._make = make
         self._take = take
         self._timeout_s = handshake_timeout_s
         self._drops = drops
         self._half_open: Counter[str] = Counter()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._accepting = asyncio.get_running_loop().create_task(self._accept(), name="peer links: accept")
+        self._acceptor = Acceptor(listener, admit=self._admit, serve=self._open, drops=drops)
 
     @property
     def port(self) -> int:
         """The port in use, also when 0 was asked for."""
-        return int(self._listener.getsockname()[1])
+        return self._acceptor.port
 
     @property
     def half_open(self) -> int:
@@ -84,31 +56,14 @@ class Listener:
 
     async def close(self) -> None:
         """Stop accepting, and cut what isn't up yet."""
-        tasks = [self._accepting, *self._tasks]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._listener.close()
+        await self._acceptor.close()
 
-    async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, address = await loop.sock_accept(self._listener)
-            except OSError as error:
-                if error.errno not in _PASSING:
-                    self._drops["accept"] += 1
-                    await asyncio.sleep(ACCEPT_PAUSE_S)
-                continue
-            host = str(address[0])
-            if self.half_open >= MAX_HALF_OPEN or self._half_open[host] >= MAX_HALF_OPEN_PER_ADDRESS:
-                self._drops["half-open" if self.half_open >= MAX_HALF_OPEN else "address"] += 1
-                connection.close()
-                continue
-            self._half_open[host] += 1
-            task = loop.create_task(self._open(connection, host))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+    def _admit(self, host: str) -> bool:
+        if self.half_open >= MAX_HALF_OPEN or self._half_open[host] >= MAX_HALF_OPEN_PER_ADDRESS:
+            self._drops["half-open" if self.half_open >= MAX_HALF_OPEN else "address"] += 1
+            return False
+        self._half_open[host] += 1
+        return True
 
     async def _open(self, connection: socket.socket, host: str) -> None:
         loop = asyncio.get_running_loop()

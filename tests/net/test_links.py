@@ -177,7 +177,8 @@ async def test_a_peer_that_falls_silent_is_given_up(pair: list[Node]) -> None:
         await wait_for(lambda: a.linked(b))
         assert b.table._tick is not None
         b.table._tick.cancel()  # b says nothing any more, its kernel still acknowledges
-        b.table._listener._accepting.cancel()  # type: ignore[union-attr]  # and takes no new connection
+        assert b.table._listener is not None
+        await b.table._listener.close()  # and takes no new connection
         started = asyncio.get_running_loop().time()
         await wait_for(lambda: a.downs == [(b.id, "silent")])
         assert asyncio.get_running_loop().time() - started < 3 * a.timing.silence_timeout_s
