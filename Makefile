@@ -91,8 +91,8 @@ bench: $(VENV)/.stamp ## Measure what the README promises
 	$(BIN)/python -m tests.bench
 
 .PHONY: demo
-demo: $(VENV)/.stamp ## Show a cluster at work on this machine (MODE=loopback needs no root)
-	$(BIN)/bootstrap demo $(if $(MODE),--mode $(MODE))
+demo: $(VENV)/.stamp ## Show a cluster at work: a LAN of booted hosts as root on Debian, else MODE=loopback
+	@$(BIN)/python -m tests.lab.demo $(if $(MODE),--mode $(MODE))
 
 .PHONY: lab
 lab: $(VENV)/.stamp ## Start a lab of three hosts, as root

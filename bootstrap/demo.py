@@ -48,20 +48,20 @@ class Demo:
             for host in status.hosts:
                 step.note(f"{host.name}  {host.address}  {host.role}")
         with self._story.step("Deploy a web service through an agent that doesn't coordinate") as step:
-            through = _other_than(status, _coordinator(status))
+            through = other_than(status, coordinator_of(status))
             self._agent(step, "deploy", _as_typed(self._plan), "--via", through)
         with self._story.step("See what runs, ask it something") as step:
             self._agent(step, "status")
             self._ask_replicas(step, self._cluster.status(through))
         before = self._cluster.status(through)
-        lost = _coordinator(before)
+        lost = coordinator_of(before)
         with self._story.step(f"Kill the coordinator, {lost}, in the middle of its work") as step:
             pid = self._cluster.pid(lost)
             self._cluster.kill(lost)
             killed_at = time.monotonic()
             step.command(["kill", "-9", str(pid)])
             following = self._successor(lost, through)
-            step.note(f"{_coordinator(following)} coordinates {1000 * (time.monotonic() - killed_at):.0f} ms later")
+            step.note(f"{coordinator_of(following)} coordinates {1000 * (time.monotonic() - killed_at):.0f} ms later")
         with self._story.step("Nothing was lost: every replica answers, and the next change is taken") as step:
             self._ask_replicas(step, before)
             self._agent(step, "scale", STACK, f"{STACK}=4", "--detach")
@@ -71,8 +71,8 @@ class Demo:
             self._cluster.wait_ready()
             after = self._healthy(through, 4)
             self._agent(step, "status")
-            kept = {replica.container_id for replica in _replicas(before)}
-            if not kept <= {replica.container_id for replica in _replicas(after)}:
+            kept = {replica.container_id for replica in replicas_of(before)}
+            if not kept <= {replica.container_id for replica in replicas_of(after)}:
                 raise MusterError("a replica was started anew")
             step.note(f"All {len(kept)} replicas from before still run; one more has joined them.")
 
@@ -97,7 +97,7 @@ class Demo:
     def _ask_replicas(self, step: Step, status: Status) -> None:
         """A GET to every replica, on whatever host it is; the agents aren't on the way."""
         addresses = {host.name: host.address for host in status.hosts}
-        for replica in _replicas(status):
+        for replica in replicas_of(status):
             for port in replica.ports:
                 address, number = addresses[replica.host], port.host_port
                 step.command(["curl", f"http://{address}:{number}/"])
@@ -121,7 +121,7 @@ class Demo:
 
         def healthy() -> Status | None:
             status = self._cluster.status(through)
-            states = [replica.state for replica in _replicas(status)]
+            states = [replica.state for replica in replicas_of(status)]
             return status if states == ["healthy"] * count else None
 
         return _wait_for(healthy, f"fewer than {count} replicas are healthy")
@@ -132,17 +132,20 @@ def _as_typed(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def _coordinator(status: Status) -> str:
+def coordinator_of(status: Status) -> str:
+    """Its host's name. Raises MusterError when there is none."""
     if status.coordinator is None:
         raise MusterError("there is no coordinator")
     return status.coordinator.name
 
 
-def _replicas(status: Status) -> list[ReplicaStatus]:
+def replicas_of(status: Status) -> list[ReplicaStatus]:
+    """Of all stacks."""
     return [replica for stack in status.stacks for service in stack.services for replica in service.replicas]
 
 
-def _other_than(status: Status, name: str) -> str:
+def other_than(status: Status, name: str) -> str:
+    """The first host but this one."""
     return next(host.name for host in status.hosts if host.name != name)
 
 
@@ -182,13 +185,12 @@ def choose_plan(runtimes: Sequence[str], step: Step) -> Path:
 
 
 @click.command()
-@click.option("--mode", type=click.Choice(["loopback"]), default="loopback", help="Where the hosts are.")
 @click.option("--keep-logs", is_flag=True, help="Leave the agents' directory in place.")
-def demo(mode: str, keep_logs: bool) -> None:
+def demo(keep_logs: bool) -> None:
     """Show a cluster at work on this machine: deploy, lose the coordinator, go on. Takes half a minute at most."""
     story = Story.on(sys.stdout)
     directory = Path(tempfile.mkdtemp(prefix="muster-demo-"))
-    story.say(f"A cluster on {mode} addresses, in {directory}")
+    story.say(f"A cluster on loopback addresses, in {directory}")
     failed = ""
     cluster: LocalCluster | None = None
     try:

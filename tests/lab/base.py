@@ -34,6 +34,9 @@ TOOLS = {
 }
 """Command → Debian package: what the machine itself has to have."""
 
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+"""Without it, on Ubuntu for one, debootstrap would take what it downloads unverified."""
+
 SUITE = "bookworm"
 PACKAGES = (
     *("systemd", "systemd-sysv", "dbus", "openssh-server", "sudo", "python3", "ca-certificates"),
@@ -137,8 +140,19 @@ def is_built() -> bool:
 
 
 def missing_tools() -> list[str]:
-    """The Debian packages whose commands this machine lacks."""
-    return sorted({package for command, package in TOOLS.items() if shutil.which(command) is None})
+    """The Debian packages that this machine lacks."""
+    missing = {package for command, package in TOOLS.items() if shutil.which(command) is None}
+    return sorted(missing if KEYRING.exists() else {*missing, "debian-archive-keyring"})
+
+
+def written_bytes() -> int:
+    """What a build that is under way has written so far."""
+    sizes = 0
+    for directory, _, names in os.walk(_building(current())):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                sizes += os.lstat(os.path.join(directory, name)).st_blocks * 512  # stat(2): blocks of 512 bytes
+    return sizes
 
 
 def ensure(say: Say = lambda line: print(line, file=sys.stderr)) -> Base:
@@ -179,19 +193,36 @@ def _install_tools(say: Say) -> None:
 
 def _build(base: Base, say: Say) -> None:
     say(f"lab: building the base tree {base.path} (once, 1 to 2 minutes)")
-    mirror = os.environ.get("MUSTER_LAB_MIRROR", "http://deb.debian.org/debian")
-    tree = cache_dir() / f".building-{base.key}"
-    if tree.exists():  # a build that was cut; the lock says nobody is at it now
+    tree = _building(base)
+    if tree.exists():  # a build whose machine went down; the lock says nobody is at it now
         shutil.rmtree(tree)
+    try:
+        _fill(tree, say)
+        tree.rename(base.path)
+    except BaseException:
+        shutil.rmtree(tree, ignore_errors=True)  # what it started may be dying still; the next build looks again
+        raise
+    say(f"lab: base tree built in {base.path}")
+
+
+def _building(base: Base) -> Path:
+    """Where it is until it is whole."""
+    return cache_dir() / f".building-{base.key}"
+
+
+def _fill(tree: Path, say: Say) -> None:
+    mirror = os.environ.get("MUSTER_LAB_MIRROR", "http://deb.debian.org/debian")
     for name in ("plain", "docker", "packages", "work", "mnt"):
         (tree / name).mkdir(parents=True)
     private = ["unshare", "--mount", "--propagation", "private"]
+    say(f"lab: Debian {SUITE} with systemd, sshd and python3")
     execute(
         [*private, "debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, "plain", mirror],
         timeout_s=1200,
         cwd=tree,
     )
     _customise(tree / "plain")
+    say("lab: Docker, and its packages for hosts without it")
     execute(
         [*private, "sh", "-c", IN_DOCKER_LAYER, "sh", mirror, SUITE, " ".join(OFFLINE_PACKAGES), DOCKER],
         timeout_s=1200,
@@ -201,8 +232,6 @@ def _build(base: Base, say: Say) -> None:
     _index_packages(tree / "packages")
     for name in ("work", "mnt"):
         shutil.rmtree(tree / name)
-    tree.rename(base.path)
-    say(f"lab: base tree built in {base.path}")
 
 
 def _customise(plain: Path) -> None:

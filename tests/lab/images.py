@@ -40,17 +40,17 @@ env
 
 
 @functools.cache
-def archive(tree: Base, name: str = DEMO) -> bytes:
-    """The image as `docker load` reads it. Raises LabError for a name without a tag."""
+def archive(tree: Base, name: str = DEMO, serve: str = SERVE) -> bytes:
+    """The image as `docker load` reads it, with `serve` as its script. Raises LabError for a name without a tag."""
     if not _NAME.fullmatch(name):
         raise LabError(f"image name {name!r}: repository:tag is wanted")
     busybox = tree.path / "busybox"
-    return build(name, busybox.read_bytes(), execute([str(busybox), "--list"]).stdout.split())
+    return build(name, busybox.read_bytes(), execute([str(busybox), "--list"]).stdout.split(), serve)
 
 
-def build(name: str, busybox: bytes, applets: list[str]) -> bytes:
+def build(name: str, busybox: bytes, applets: list[str], serve: str = SERVE) -> bytes:
     """The `docker save` archive (image specification 1.2) of one layer. The same input gives the same bytes."""
-    layer = _layer(busybox, applets)
+    layer = _layer(busybox, applets, serve)
     digest = hashlib.sha256(layer).hexdigest()
     config = {
         "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
@@ -75,7 +75,7 @@ def build(name: str, busybox: bytes, applets: list[str]) -> bytes:
     return buffer.getvalue()
 
 
-def _layer(busybox: bytes, applets: list[str]) -> bytes:
+def _layer(busybox: bytes, applets: list[str], serve: str) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name in ("bin", "etc", "tmp", "www", "www/cgi-bin"):
@@ -87,7 +87,7 @@ def _layer(busybox: bytes, applets: list[str]) -> bytes:
             link = tarfile.TarInfo(f"bin/{applet}")
             link.type, link.linkname = tarfile.SYMTYPE, "busybox"
             tar.addfile(link)
-        _add(tar, "bin/serve", SERVE.encode(), 0o755)
+        _add(tar, "bin/serve", serve.encode(), 0o755)
         _add(tar, "etc/passwd", b"root:x:0:0:root:/:/bin/sh\n")
         _add(tar, "www/health", b"ok\n")
         _add(tar, "www/cgi-bin/env", SHOW_ENVIRONMENT.encode(), 0o755)

@@ -37,7 +37,7 @@ class Lab:
     def __init__(self, now: state.LabState) -> None:
         self.name = now.name
         self.layout = now.layout
-        tree = base.Base(key=now.base, path=base.cache_dir() / now.base)
+        self.base = tree = base.Base(key=now.base, path=base.cache_dir() / now.base)
         places = [Path(path) for path in now.cgroups]
         self._machines = {node.name: Host(now.name, node, tree, places) for node in now.layout.machines}
         self.hosts = {node.name: self._machines[node.name] for node in now.layout.hosts}
@@ -120,7 +120,7 @@ class Lab:
             return reason
         if base.missing_tools() or not base.is_built():
             return "the lab's base tree is not built: python -m tests.lab base"
-        return _kernel_lacks()
+        return kernel_lacks()
 
     @property
     def faults(self) -> Faults:
@@ -247,7 +247,8 @@ def machine_lacks() -> str | None:
     return cgroups.check_supported()
 
 
-def _kernel_lacks() -> str | None:
+def kernel_lacks() -> str | None:
+    """What of the lab's network this kernel refuses, or None; needs the tools."""
     trial = "ip link add b0 type bridge && ip link add v0 type veth peer name v1 && nft add table bridge trial"
     result = execute(["unshare", "--net", "--mount", "sh", "-c", trial], check=False)
     return None if result.ok else f"this kernel can't make the lab's network: {result.stderr.strip()[-200:]}"
