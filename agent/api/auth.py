@@ -7,12 +7,27 @@ import socket
 from aiohttp import web
 
 from agent.errors import InputError, NotAllowed, NotAuthenticated
-from agent.instruction import BlobClaims, BlobUse, covers_stack, grant_stack, read_access, read_blob
+from agent.instruction import BlobClaims, BlobUse, covers_stack, grant_stack, read_access, read_blob, unverified_claims
 from agent.model.cluster import Operator
 from agent.model.types import Digest, Label
 from agent.state import ClusterState, audience_of
 
 _FIX = "Make a token with `agent token`, and send it as `Authorization: Bearer <token>`."
+
+UNSIGNED_INSTRUCTION_FIX = (
+    "An instruction comes with its own token, a `deploy+jwt` over its body: `agent deploy` and the other commands sign "
+    "one. What `agent token` makes only reads."
+)
+UNSIGNED_BLOB_FIX = "A content comes with its own token, a `blob+jwt`: `agent deploy` and `agent load` sign one."
+
+
+def check_instruction_token(token: str) -> None:
+    """Whether it is an instruction's by its form; whether it is valid the ledger says. Raises NotAuthenticated."""
+    try:
+        unverified_claims(token)
+    except InputError as error:
+        what = f"not an instruction's token: {error.what}"
+        raise NotAuthenticated(what, where="Authorization", fix=UNSIGNED_INSTRUCTION_FIX) from None
 
 
 def is_local(request: web.BaseRequest) -> bool:
@@ -21,14 +36,14 @@ def is_local(request: web.BaseRequest) -> bool:
     return connection is not None and connection.family == socket.AF_UNIX
 
 
-def bearer(request: web.BaseRequest) -> str:
-    """The token of the request's one `Authorization: Bearer` (RFC 6750 §2.1). Raises NotAuthenticated."""
+def bearer(request: web.BaseRequest, *, fix: str = _FIX) -> str:
+    """The token of the request's one `Authorization: Bearer` (RFC 6750 §2.1). Raises NotAuthenticated with `fix`."""
     values = request.headers.getall("Authorization", [])
     if not values:
-        raise NotAuthenticated("no token", where="Authorization", fix=_FIX)
+        raise NotAuthenticated("no token", where="Authorization", fix=fix)
     scheme, _, token = values[0].partition(" ")
     if len(values) > 1 or scheme.lower() != "bearer" or not token or not token.isascii():
-        raise NotAuthenticated("not one bearer token", where="Authorization", fix=_FIX)
+        raise NotAuthenticated("not one bearer token", where="Authorization", fix=fix)
     return token.strip(" ")
 
 
@@ -50,9 +65,9 @@ def reader(request: web.BaseRequest, state: ClusterState, now_s: float) -> Opera
 def sender(request: web.BaseRequest, state: ClusterState, now_s: float, use: BlobUse, digest: Digest) -> BlobClaims:
     """What an operator signed about the content `digest`. Raises NotAuthenticated or NotAllowed. `now_s` as above."""
     try:
-        claims = read_blob(bearer(request), state.operators, audience_of(state), now_s)
+        claims = read_blob(bearer(request, fix=UNSIGNED_BLOB_FIX), state.operators, audience_of(state), now_s)
     except InputError as error:
-        raise NotAuthenticated(error.what, where="Authorization") from None
+        raise NotAuthenticated(error.what, where="Authorization", fix=UNSIGNED_BLOB_FIX) from None
     if (claims.use, claims.digest) != (use, digest):
         raise NotAuthenticated(f"the token is for the {claims.use} {claims.digest}", where="Authorization")
     return claims

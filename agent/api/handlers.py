@@ -70,8 +70,10 @@ class Handlers:
 
     async def submit(self, request: web.Request) -> InstructionResult:
         """The body's exact bytes and the token that binds them; no bytes: a deploy that the cluster holds."""
-        token = auth.bearer(request)
-        body = await read_body(request, MAX_BODY_BYTES) or held_body(self._port.state, token)
+        token = auth.bearer(request, fix=auth.UNSIGNED_INSTRUCTION_FIX)
+        sent = await read_body(request, MAX_BODY_BYTES)
+        auth.check_instruction_token(token)
+        body = sent or held_body(self._port.state, token)
         result = await self._port.submit(token, body)
         if result.outcome != "applied":
             raise ResultRefused(_refusal(result), result)

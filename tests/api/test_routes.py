@@ -235,6 +235,18 @@ async def test_an_instruction_is_applied_and_the_same_again_gets_the_first_answe
     assert again == first
 
 
+async def test_an_instruction_without_a_signed_token_is_told_how_they_come(
+    anonymous: aiohttp.ClientSession, cluster: FakeCluster, running: RunningNode
+) -> None:
+    """Not to make an access token, which only reads."""
+    for headers in ({}, {"Authorization": "Bearer junk"}, {"Authorization": f"Bearer {cluster.access_token()}"}):
+        async with anonymous.post("/api/v1/instructions", data=b"{}", headers=headers) as response:
+            found = await problem(response, 401)
+        assert "`agent deploy`" in found["fix"]
+        assert "only reads" in found["fix"]
+    assert running.node.submitted == []
+
+
 async def test_a_conflict_names_who_was_first_and_when(anonymous: aiohttp.ClientSession, cluster: FakeCluster) -> None:
     instruct(cluster, "deploy", "stack:shop", shop())
     token, body = signed(cluster, "deploy", "stack:shop", shop(replicas=2), rev=1)
