@@ -179,5 +179,5 @@ class Connection:
         if "Permission denied (" in complaint and self._resolved is not None:
             locked = await asyncio.to_thread(ssh.locked_key, self._resolved.identity_files)
             if locked is not None:
-                return NotAllowed(f"the key {locked} is locked", fix=f"ssh-add {locked}")
+                return NotAllowed(f"the key {locked} is locked", fix=f"Unlock it: ssh-add {locked}")
         return ssh.explain(self._host, self._resolved, complaint, code)

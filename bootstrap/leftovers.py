@@ -44,7 +44,7 @@ def end_processes(data_dirs: Iterable[Path]) -> None:
             raise InputError(f"not a record of a process: {error}", where=str(path)) from None
     left = processes.end_all([f"MUSTER_RUN={run}".encode() for run in runs if run], grace_s=STOP_GRACE_S)
     if left:
-        raise MusterError(f"processes that can't be ended: {', '.join(map(str, left))}", fix="ps -fp shows them.")
+        raise MusterError(f"processes that can't be ended: {', '.join(map(str, left))}", fix="`ps -fp` shows them.")
     for path in records:
         path.unlink(missing_ok=True)
 

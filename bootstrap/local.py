@@ -162,7 +162,7 @@ class LocalCluster:
         for agent in self.layout.agents:
             if agent.name == name:
                 return agent.address
-        raise NotFound(f"there is no agent {name}", where=str(self.directory), fix=f"agents: {', '.join(self.names)}")
+        raise NotFound(f"there is no agent {name}", where=str(self.directory), fix=f"Agents: {', '.join(self.names)}.")
 
     def agent_directory(self, name: str) -> Path:
         """Everything of one agent."""

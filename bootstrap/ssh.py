@@ -105,7 +105,9 @@ def resolve(host: InventoryHost, settings: SshSettings) -> Resolved:
             check=False,
         )
     except FileNotFoundError:
-        raise RuntimeUnavailable("there is no ssh on this machine", fix="apt install openssh-client") from None
+        raise RuntimeUnavailable(
+            "there is no ssh on this machine", fix="Install it: apt install openssh-client"
+        ) from None
     except subprocess.TimeoutExpired:
         raise TimedOut("`ssh -G` doesn't end", fix="Look at `Match exec` lines in ~/.ssh/config.") from None
     if done.returncode != 0:
@@ -206,7 +208,7 @@ def _known_as(host: InventoryHost) -> str:
 
 
 def _sudo_rule(case: _Case) -> MusterError:
-    fix = f"--ask-sudo-password; or let {case.user} use sudo without one, or log in as root."
+    fix = f"Add --ask-sudo-password; or let {case.user} use sudo without one, or log in as root."
     return NotAllowed(f"sudo asks {case.user} for a password", fix=fix)
 
 
@@ -242,7 +244,9 @@ _COMPLAINTS: Final = (
     ),
     (
         r"sudo: (?:command )?not found|sudo: No such file",
-        lambda c: NotAllowed(f"there is no sudo, and {c.user} isn't root", fix="apt install sudo there; or use root@."),
+        lambda c: NotAllowed(
+            f"there is no sudo, and {c.user} isn't root", fix="Install it there: apt install sudo; or use root@."
+        ),
     ),
     (
         TOO_OLD + r" (\S+)",
@@ -252,7 +256,9 @@ _COMPLAINTS: Final = (
     ),
     (
         r"python\S*: (?:command )?not found|python\S*: No such file|unknown command:? .*python",
-        lambda c: MusterError("there is no python3", fix="apt install python3 there (dnf, apk, …); 3.11 or later."),
+        lambda c: MusterError(
+            "there is no python3", fix="Install it there: apt install python3 (dnf, apk, …); 3.11 or later."
+        ),
     ),
     (
         r"No space left on device",
@@ -267,7 +273,8 @@ _COMPLAINTS: Final = (
     (
         r"Bad owner or permissions on (\S+)|(Load key .*: bad permissions)",
         lambda c: NotAllowed(
-            f"ssh won't use {c.match[1] or 'the key'}: others may write or read it", fix="chmod 600 it."
+            f"ssh won't use {c.match[1] or 'the key'}: others may write or read it",
+            fix="Close it to them: `chmod 600`.",
         ),
     ),
 )

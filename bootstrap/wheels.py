@@ -124,5 +124,5 @@ def _distribution(name: str) -> Distribution:
         return distribution(name)
     except PackageNotFoundError:
         raise NotFound(
-            "Muster isn't installed as a distribution", fix="pip install it, or use the checkout's venv."
+            "Muster isn't installed as a distribution", fix="Install it with pip, or use the checkout's venv."
         ) from None

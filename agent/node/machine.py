@@ -64,7 +64,9 @@ class Machine:
         """
         entry = decode_entry(genesis)
         if not isinstance(entry, GenesisEntry):
-            raise errors.StorageError("the first entry isn't a genesis", fix="enrol this host again with bootstrap")
+            raise errors.StorageError(
+                "the first entry isn't a genesis", fix="Enrol this host again with `bootstrap install`."
+            )
         if boot.snapshot is None:
             voters = tuple(sorted(entry.genesis.voters))
             configuration = raft.Configuration(voters=voters)

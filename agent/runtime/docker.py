@@ -230,7 +230,7 @@ class DockerRuntime:
             if error.code == 409:
                 what = f"a container named {spec.container_name} is there already and isn't this replica's"
                 raise errors.Conflict(
-                    what, fix=f"docker rm {spec.container_name}, or another container_name"
+                    what, fix=f"`docker rm {spec.container_name}` there, or another `container_name`."
                 ) from error
             raise
         try:

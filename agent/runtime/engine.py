@@ -69,7 +69,9 @@ def engine_errors(what: str) -> Iterator[None]:
             NotThere(f"{what}: {said}") if status == 404 else EngineRefused(f"{what}: {said}", code=status)
         ) from error
     except (*_CONNECTION_ERRORS, docker.errors.DockerException, OSError) as error:
-        raise errors.RuntimeUnavailable(f"Docker doesn't answer while {what}", fix="systemctl status docker") from error
+        raise errors.RuntimeUnavailable(
+            f"Docker doesn't answer while {what}", fix="Look at `systemctl status docker` there."
+        ) from error
 
 
 class Engine:
@@ -299,7 +301,7 @@ def _id(container: str) -> str:
 def _same_cluster(what: str, present: dict[str, str], ours: dict[str, str]) -> None:
     owner = present.get("muster.cluster")
     if owner is not None and owner != ours["muster.cluster"]:
-        raise errors.Conflict(f"{what} belongs to another cluster", fix="rename it in the plan, or the stack")
+        raise errors.Conflict(f"{what} belongs to another cluster", fix="Rename it in the plan, or the stack.")
 
 
 def _raise_for_status(response: requests.Response) -> None:
@@ -318,7 +320,7 @@ def _loaded(messages: Iterable[Any]) -> tuple[str, ...]:
             if (loaded := _LOADED.fullmatch(line.strip())) is not None:
                 found.append(loaded[1])
     if not found:
-        raise errors.Unprocessable("Docker found no image in the archive", fix="make it with `docker save IMAGE`")
+        raise errors.Unprocessable("Docker found no image in the archive", fix="Make it with `docker save IMAGE`.")
     return tuple(found)
 
 

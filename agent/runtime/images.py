@@ -55,7 +55,7 @@ async def ensure_image(
         found = await find(image)
     if found is None:
         what = f"image {image.ref} isn't the one that the plan pins ({image.digest})"
-        raise errors.NotFound(what, fix="deploy with the digest of the image that is meant")
+        raise errors.NotFound(what, fix="Deploy with the digest of the image that is meant.")
     return found
 
 
@@ -84,5 +84,5 @@ async def _pull(engine: Engine, image: Image, progress: Callable[[str], None]) -
 def _cannot(image: Image, why: str) -> errors.NotFound:
     return errors.NotFound(
         f"image {image.ref} isn't on this host and can't be pulled: {why}",
-        fix="load it there (docker load), or give a reference that this host can pull",
+        fix="Bring it there with `agent load`, or give a reference that this host can pull.",
     )

@@ -57,7 +57,7 @@ def resolve_command(spec: ReplicaSpec, directory: Path) -> list[str]:
         found = shutil.which(program, path=environment_of(spec, "")["PATH"])
     if found is None:
         raise errors.NotFound(
-            f"there is no program {program!r} on this host", fix="install it, or deploy another command"
+            f"there is no program {program!r} on this host", fix="Install it, or deploy another command."
         )
     return [found, *arguments[1:]]
 

@@ -193,7 +193,7 @@ def _answered(state: ClusterState, claims: Claims) -> InstructionResult | None:
         outcome="conflict",
         at=at,
         what=what,
-        fix="look at what changed, then make the change again on top of it",
+        fix="Look at what changed, then make the change again on top of it.",
         kind="conflict",
     )
 

@@ -24,13 +24,13 @@ def _enrol(state: ClusterState, signed: Signed, body: Body) -> ClusterState:
     assert isinstance(body, Enrol)
     member = body.member
     if member.id in state.expelled:
-        raise Conflict(f"{member.id} was expelled, and ids never return", fix="let the host make a new identity")
+        raise Conflict(f"{member.id} was expelled, and ids never return", fix="Let the host make a new identity.")
     if agent_id_of(bytes.fromhex(member.signing_key)) != member.id:
         raise InputError("the id isn't the one of the signing key", where="$.member.id")
     known = member_named(state, member.name)
     if known is not None and known.id != member.id:
         raise Conflict(
-            f"the name {member.name} belongs to {known.id}", fix="expel that one first, or take another name"
+            f"the name {member.name} belongs to {known.id}", fix="`agent expel` that one first, or take another name."
         )
     if member.id not in state.members and len(state.members) >= MAX_MEMBERS:
         raise Unprocessable(f"the cluster has its {MAX_MEMBERS} members")
@@ -46,9 +46,9 @@ def _expel(state: ClusterState, signed: Signed, _body: Body) -> ClusterState:
     """Remove a member for ever; its assignments go with it, so that the coordinator places them elsewhere."""
     agent = signed.name
     if agent not in state.members:
-        raise NotFound(f"no member has the id {agent}", fix="`agent members` lists them")
+        raise NotFound(f"no member has the id {agent}", fix="`agent members` lists them.")
     if len(state.members) == 1:
-        raise Unprocessable("the last member can't be expelled", fix="uninstall it instead")
+        raise Unprocessable("the last member can't be expelled", fix="`bootstrap uninstall` it instead.")
     lost = assignments_on(state, agent)
     stacks = {
         name: replace(stack, moved_index=state.index, moved_at=state.at)
@@ -85,7 +85,7 @@ def _grant(state: ClusterState, signed: Signed, body: Body) -> ClusterState:
 def _revoke(state: ClusterState, signed: Signed, _body: Body) -> ClusterState:
     """End an operator's authority. What it signed stays in force, so its grants stay as evidence."""
     if signed.name not in state.operators:
-        raise NotFound(f"no operator is called {signed.name}", fix="`agent operator list` lists them")
+        raise NotFound(f"no operator is called {signed.name}", fix="`agent operator list` lists them.")
     operators = {name: operator for name, operator in state.operators.items() if name != signed.name}
     _want_admin(operators)
     return replace(state, operators=operators)
@@ -93,7 +93,7 @@ def _revoke(state: ClusterState, signed: Signed, _body: Body) -> ClusterState:
 
 def _want_admin(operators: dict[OperatorName, Operator]) -> None:
     if not any(operator.scope == "admin" for operator in operators.values()):
-        raise Unprocessable("the last admin can't go", fix="grant admin to somebody else first")
+        raise Unprocessable("the last admin can't go", fix="Grant `admin` to somebody else first.")
 
 
 def _cancel(state: ClusterState, signed: Signed, _body: Body) -> ClusterState:

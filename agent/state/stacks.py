@@ -99,9 +99,9 @@ def _start(state: ClusterState, signed: Signed, body: Body) -> ClusterState:
 def _stack(state: ClusterState, signed: Signed) -> StackState:
     stack = state.stacks.get(signed.name)
     if stack is None:
-        raise NotFound(f"no stack is called {signed.name}", fix="`agent status` lists them")
+        raise NotFound(f"no stack is called {signed.name}", fix="`agent status` lists them.")
     if stack.removing:
-        raise Unprocessable(f"{signed.name} is being removed", fix="deploy it again to keep it")
+        raise Unprocessable(f"{signed.name} is being removed", fix="Deploy it again to keep it.")
     return stack
 
 
@@ -116,7 +116,7 @@ def _check_services(stack: Stack, names: Collection[Label]) -> None:
     for name in sorted(names):
         if name not in stack.services:
             known = ", ".join(sorted(stack.services))
-            raise NotFound(f"{stack.name} has no service {name}", where="$.services", fix=f"it has {known}")
+            raise NotFound(f"{stack.name} has no service {name}", where="$.services", fix=f"It has {known}.")
 
 
 def _check_hosts(state: ClusterState, stack: Stack) -> None:
@@ -126,7 +126,7 @@ def _check_hosts(state: ClusterState, stack: Stack) -> None:
             raise Unprocessable(
                 f"{service.host} isn't a member of this cluster",
                 where=f"$.services.{name}.host",
-                fix=f"enrol it, or name one of {known}",
+                fix=f"Enrol it, or name one of {known}.",
             )
 
 

@@ -144,4 +144,6 @@ def _directory(root: Path, parents: list[str], path: str, *, make: bool = True) 
 
 
 def _in_the_way(path: str, what: str) -> NotAllowed:
-    return NotAllowed(f"file ./{path} can't be put into the stack's directory: {what}", fix="move it away on that host")
+    return NotAllowed(
+        f"file ./{path} can't be put into the stack's directory: {what}", fix="Move it away on that host."
+    )

@@ -255,7 +255,7 @@ class TestSupplies:
         one = spec(files=(MountedFile(path="certs/a", digest=DIGEST, size=9, mode=0o600),))
         with pytest.raises(errors.NotFound, match=r"file \./certs/a of the plan isn't with any member") as missing:
             await self.supplies(world).lay(one, lambda step, detail: None)
-        assert "deploy it again" in missing.value.fix
+        assert "Deploy it again" in missing.value.fix
 
 
 class TestLoading:

@@ -245,7 +245,7 @@ def own_address(config: Config) -> str:
     usable = usable_addresses(all_addresses())
     if not usable:
         raise InputError(
-            "this host has no address that others could reach", where="advertise", fix="set it in the configuration"
+            "this host has no address that others could reach", where="advertise", fix="Set it in the configuration."
         )
     return usable[0].ip
 

@@ -239,13 +239,13 @@ class Driver:
         """What was asked of this agent before may still happen."""
         here = self.core.context.name_of(self.core.context.id)
         return errors.Unreachable(
-            f"the agent on {here} is stopping", fix="ask another agent; send the same again there"
+            f"the agent on {here} is stopping", fix="Ask another agent; send the same again there."
         )
 
     def _unlinked(self, peer: AgentId) -> errors.Unreachable:
         here = self.core.context.name_of(self.core.context.id)
         return errors.Unreachable(
-            f"{here} has no link with {self.core.context.name_of(peer)}", fix="ask another agent, or try again soon"
+            f"{here} has no link with {self.core.context.name_of(peer)}", fix="Ask another agent, or try again soon."
         )
 
     # The loop
@@ -340,7 +340,7 @@ class Driver:
             return
         if replies.full():
             self.core.cancel(call)
-            behind = errors.TooMany(f"{QUEUED_REPLIES} parts weren't read in time", fix="read faster, or ask for less")
+            behind = errors.TooMany(f"{QUEUED_REPLIES} parts weren't read in time", fix="Read faster, or ask for less.")
             self._cut(replies, Failed(fault=fault_of(behind)))
         else:
             replies.put_nowait((reply, end))

@@ -145,9 +145,9 @@ class AgentService:
         known = self.state.stacks.get(stack)
         if known is None:
             listed = ", ".join(sorted(self.state.stacks)) or "none"
-            return errors.NotFound(f"no stack {stack!r}", fix=f"stacks here: {listed}")
+            return errors.NotFound(f"no stack {stack!r}", fix=f"Stacks here: {listed}.")
         what = f"{stack}/{service or '*'}" + (f".{slot}" if slot is not None else "")
-        return errors.NotFound(f"no replica matches {what}", fix=f"see `agent ps`; {stack} is {known.phase}")
+        return errors.NotFound(f"no replica matches {what}", fix=f"See `agent ps`; {stack} is {known.phase}.")
 
     def _spread(self, events: tuple[Event, ...]) -> None:
         for queue in list(self._listeners):

@@ -39,7 +39,7 @@ class Serving:
     def serve(self, serve: Serve) -> None:
         """A peer asks."""
         if len(self._open) >= MAX_SERVED:
-            error = errors.TooMany(f"{MAX_SERVED} calls are open here already", fix="close some of the streams")
+            error = errors.TooMany(f"{MAX_SERVED} calls are open here already", fix="Close some of the streams.")
             self._reply(serve, Failed(fault=fault_of(error)), end=True)
             return
         key = (serve.peer, serve.call)

@@ -74,7 +74,7 @@ class Supplies:
         except errors.NotFound:
             raise errors.NotFound(
                 f"file ./{file.path} of the plan isn't with any member",
-                fix="deploy it again from where the plan's files are",
+                fix="Deploy it again from where the plan's files are.",
             ) from None
         except errors.MusterError as error:
             raise errors.MusterError(f"file ./{file.path} of the plan can't be had: {error.what}") from error
