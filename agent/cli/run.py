@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,11 +136,18 @@ def _freeze() -> None:
     gc.freeze()
 
 
-def _give_up(agent: Agent, context: dict[str, object]) -> None:
-    """An error that nobody awaited is a broken invariant too."""
+def _give_up(agent: Agent, context: dict[str, Any]) -> None:
+    """An error that nobody awaited is a broken invariant; but what zeroconf makes of strangers' packets is not ours."""
+    from loguru import logger
+
     error = context.get("exception")
-    if isinstance(error, Exception):
-        agent.driver.fail(error)
+    if not isinstance(error, Exception):
+        return
+    modules = {frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)}
+    if any(name == "zeroconf" or name.startswith("zeroconf.") for name in modules):
+        logger.warning("mDNS: a packet that zeroconf couldn't take: {}", type(error).__name__)
+        return
+    agent.driver.fail(error)
 
 
 def _notify(state: str) -> None:
