@@ -18,8 +18,6 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from agent.client import home_client
-from agent.client.ssh import SshDestination, write_destinations
 from agent.errors import DeploymentFailed, InputError, MusterError
 from agent.home import GENESIS_FILE, Home, KnownMember, open_home, remember
 from agent.model.decode import convert
@@ -146,10 +144,9 @@ class Installation:
             return
         if not (self._home.path / GENESIS_FILE).exists():
             await asyncio.to_thread(self._found, reached)
-        await asyncio.to_thread(self._remember_ways, reached)
         members = self._members()
         old = [site for site in reached if site.id in members]
-        await self._each(old, self._bring_up)
+        await asyncio.gather(self._each(old, self._bring_up), asyncio.to_thread(self._remember_ways, reached))
         new = [site for site in reached if site.id not in members]
         if new:
             await self._each(new, self._enrol)
@@ -170,6 +167,8 @@ class Installation:
 
     def _remember_ways(self, sites: Sequence[Site]) -> None:
         """How ssh gets there, for commands that can't reach an agent's API."""
+        from agent.client.ssh import SshDestination, write_destinations
+
         ways = {}
         for site in sites:
             if site.plan is not None and not site.host.local:
@@ -181,6 +180,8 @@ class Installation:
     async def _enrol(self, site: Site) -> None:
         """A signed instruction to any member, then the home knows it."""
         assert site.request is not None
+        from agent.client import home_client  # a third of all imports; most runs enrol nobody
+
         site.tell("enrolling")
         body = await asyncio.to_thread(enrol_body, self._home, site.request, dict(site.host.labels))
         client = await asyncio.to_thread(home_client, self._home)
@@ -228,6 +229,8 @@ class Installation:
             if not seen.unseen and not seen.reason:
                 return
             unseen = [names[AgentId(each)] for each in seen.unseen if each in names and each != site.id]
+            if not seen.answers:
+                unseen = []  # its own trouble comes first
             raise await self._unseen(site, unseen, seen.reason)
 
         await self._each(sites, wait)

@@ -9,21 +9,22 @@ import json
 import os
 import select
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
 
 from bootstrap.remote import layout, tree
 from bootstrap.remote.firewall import open_firewall
-from bootstrap.remote.probe import engine_answers
-from bootstrap.remote.system import lines, must, put, run, shown, which
+from bootstrap.remote.probe import engine_answers, unit_state
+from bootstrap.remote.system import ENVIRONMENT, lines, must, put, run, shown, which
 from bootstrap.remote.wire import Failure
 
 IDENTITY_TIMEOUT_S = 60.0  # a quarter of a second on an idle machine
 START_TIMEOUT_S = 90.0  # the unit's own limit is below it
 PACKAGES_TIMEOUT_S = 900.0  # a slow mirror
 DOCKER_TIMEOUT_S = 30.0
-ROUND_S = 0.03  # between two looks at the agent's members
+ROUND_S = 0.1  # between two looks at the agent's members
 CONNECT_TIMEOUT_S = 3.0  # to a peer on the LAN
 SOCKET_TIMEOUT_S = 10.0
 MAX_ANSWER_BYTES = 16_777_216
@@ -83,31 +84,78 @@ def install_docker() -> list[str]:
     return []
 
 
-def request(ask: dict[str, Any]) -> dict[str, Any]:
-    """The identity request of this host, with the keys it has or makes now. Raises Failure."""
-    argv = [_agent(), "identity", "request", "--name", ask["name"], "--json"]
-    if ask["address"]:
+class Joining:
+    """One `agent identity join`, which asks and waits for the grant: two commands would take twice as long."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def request(self, ask: dict[str, Any]) -> dict[str, Any]:
+        """The identity request of this host, with the keys it has or makes now. Raises Failure."""
+        self.end()
+        argv = [f"{layout.CURRENT}/{layout.LAUNCHER}", "identity", "join", "--name", ask["name"], "--json"]
         argv += ["--address", ask["address"]]
-    value = json.loads(_ask_agent(argv, None))
-    if not isinstance(value, dict):
-        raise Failure("the agent's request isn't understood")
-    return value
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, env=ENVIRONMENT, cwd="/")
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise self._failure()
+        value = json.loads(line)
+        if not isinstance(value, dict):
+            raise Failure("the agent's request isn't understood")
+        return value
+
+    def accept(self, ask: dict[str, Any]) -> None:
+        """Hand the grant to this host's agent, which checks it. Raises Failure."""
+        if self._process is None:
+            raise Failure("a grant that wasn't asked for")
+        self._finish(ask["grant"].encode())
+
+    def end(self) -> None:
+        """Without a grant."""
+        if self._process is not None:
+            self._finish(b"")
+
+    def _finish(self, data: bytes) -> None:
+        assert self._process is not None
+        try:
+            _, complaint = self._process.communicate(data, IDENTITY_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
+            raise Failure("the agent didn't take its identity in time") from None
+        code, self._process = self._process.returncode, None
+        if code != 0:
+            raise _problem(complaint)
+
+    def _failure(self) -> Failure:
+        assert self._process is not None
+        _, complaint = self._process.communicate()
+        self._process = None
+        return _problem(complaint)
 
 
-def accept(ask: dict[str, Any]) -> None:
-    """Hand the grant to this host's agent, which checks it. Raises Failure."""
-    _ask_agent([_agent(), "identity", "accept", "--json"], ask["grant"].encode())
+def _problem(complaint: bytes) -> Failure:
+    """What `agent … --json` wrote to stderr (RFC 9457), or else its end."""
+    text = complaint.decode("utf-8", "replace")
+    try:
+        problem = json.loads(text.strip().splitlines()[-1])
+        return Failure(problem["detail"], problem.get("where", ""), problem.get("fix", ""))
+    except (ValueError, KeyError, IndexError, TypeError):
+        return Failure(f"`agent identity` failed: {text.strip()[-300:]}")
 
 
 def start(ask: dict[str, Any]) -> bool:
     """The unit enabled and running; `restart` when it runs what is out of date. Whether that did anything."""
-    enabled = run(["systemctl", "is-enabled", layout.UNIT]).out.strip() == "enabled"
-    active = run(["systemctl", "is-active", layout.UNIT]).out.strip() == "active"
-    if enabled and active and not ask["restart"]:
+    state = unit_state()
+    enabled = state["enabled"] == "enabled"
+    if enabled and state["active"] == "active" and not ask["restart"]:
         return False
     if ask["reload"] and enabled:
         must(["systemctl", "daemon-reload"])
-    run(["systemctl", "reset-failed", layout.UNIT])
+    if state["active"] == "failed":
+        run(["systemctl", "reset-failed", layout.UNIT])
     if not enabled:
         must(["systemctl", "enable", "--quiet", layout.UNIT])  # which reloads
     output = run(["systemctl", "restart" if ask["restart"] else "start", layout.UNIT], timeout_s=START_TIMEOUT_S)
@@ -209,21 +257,6 @@ def ask_socket(path: str, accepted: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("no object")
     return value
-
-
-def _agent() -> str:
-    return f"{layout.CURRENT}/{layout.LAUNCHER}"
-
-
-def _ask_agent(argv: list[str], data: Any) -> str:
-    output = run(argv, data, IDENTITY_TIMEOUT_S)
-    if output.code == 0:
-        return output.out
-    try:
-        problem = json.loads(output.err.strip().splitlines()[-1])
-        raise Failure(problem["detail"], problem.get("where", ""), problem.get("fix", ""))
-    except (ValueError, KeyError, IndexError, TypeError):
-        raise Failure(f"`{shown(argv[:3])}` failed: {output.said}") from None
 
 
 def _missing_group() -> bool:

@@ -17,13 +17,14 @@ Answer = Callable[[dict[str, Any]], object]
 
 def serve(wire: Wire, ssh_connection: str) -> None:
     """Answer until the end of input. A question that fails is answered too, and the next one taken."""
+    joining = install.Joining()
     answers: dict[str, Answer] = {
         "probe": lambda ask: probe(ask, ssh_connection),
         "look": lambda ask: tree.look(ask["version"], ask["manifest"]),
         "unpack": lambda ask: tree.unpack(wire, ask),
         "apply": lambda ask: install.apply(ask, wire.step),
-        "request": install.request,
-        "accept": install.accept,
+        "request": joining.request,
+        "accept": joining.accept,
         "start": install.start,
         "wait": install.wait,
         "reach": install.reach,
@@ -33,6 +34,7 @@ def serve(wire: Wire, ssh_connection: str) -> None:
     while True:
         ask = wire.receive()
         if ask is None:
+            joining.end()
             return
         wire.expect(ask.get("size", 0))
         try:

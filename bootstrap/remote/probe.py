@@ -55,7 +55,6 @@ def probe(ask: dict[str, Any], ssh_connection: str) -> dict[str, Any]:
 
 def installed() -> dict[str, Any]:
     """What of ours is there."""
-    states = run(["systemctl", "is-active", layout.UNIT]), run(["systemctl", "is-enabled", layout.UNIT])
     config = read(layout.CONFIG)
     certificate = read(layout.DATA + "/identity/certificate.pem")
     current = os.path.basename(os.path.realpath(layout.CURRENT)) if os.path.islink(layout.CURRENT) else ""
@@ -64,9 +63,15 @@ def installed() -> dict[str, Any]:
         "config": config.decode("utf-8", "replace") if config is not None else None,
         "certificate": certificate.decode("ascii", "replace") if certificate is not None else None,
         "granted": os.path.exists(layout.DATA + "/identity/grant.json"),
-        "active": states[0].out.strip(),
-        "enabled": states[1].out.strip(),
+        **unit_state(),
     }
+
+
+def unit_state() -> dict[str, str]:
+    """`active` and `enabled` of the agent's unit, in systemd's words; empty for a unit that isn't there."""
+    output = run(["systemctl", "show", "--property=ActiveState,UnitFileState", layout.UNIT]).out
+    values = dict(line.partition("=")[::2] for line in lines(output))
+    return {"active": values.get("ActiveState", ""), "enabled": values.get("UnitFileState", "")}
 
 
 def pythons(named: str | None) -> list[dict[str, Any]]:

@@ -279,7 +279,7 @@ ALL = [
         ([chain("drop"), rule({"match": {"left": {"meta": {"key": "iifname"}}, "right": "lo"}}, ACCEPT)], ALL),
         ([chain("drop"), rule(port("tcp", 9999), port("tcp", 9998), ACCEPT)], ALL),
     ],
-)  # fmt: skip
+)  # fmt: skip  # one rule a line reads as a table
 def test_nftables(answers: Callable[[Commands], None], rules: list[dict[str, Any]], expected: list[str]) -> None:
     answers({"nft": (0, json.dumps({"nftables": [{"metainfo": {}}, *rules]}))})
     assert commands() == expected
