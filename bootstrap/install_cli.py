@@ -7,6 +7,7 @@ import getpass
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -180,14 +181,15 @@ def _home(explicit: str | None, name: str | None, *, dry: bool) -> tuple[Home, P
             raise InputError(f"the cluster in {path} is called {home.cluster.name}", where="--name")
         return home, None
     called = name or (path.name if is_label(path.name) else DEFAULT_NAME)
+    if dry:  # one to plan with, gone when the command ends
+        directory = Path(click.get_current_context().with_resource(tempfile.TemporaryDirectory(prefix="muster-plan-")))
+        made = create_home(directory / "home", name=called, operator="plan", recovery_file=directory / "recovery.key")
+        return made, None
     recovery = Path(os.environ.get("HOME", "/")) / f"muster-{called}-recovery.key"
     number = 1
     while recovery.exists():
         number += 1
         recovery = recovery.with_name(f"muster-{called}-recovery-{number}.key")
-    if dry:
-        fix = "Without --dry-run it is made first; nothing happens to hosts that it can't reach."
-        raise NotFound("there is no cluster home yet to plan with", where=str(path), fix=fix)
     return create_home(path, name=called, operator=_operator_name(), recovery_file=recovery), recovery
 
 

@@ -70,6 +70,14 @@ def test_a_mistake_in_the_list_is_named_by_line_and_column(desk: Desk) -> None:
     assert "bad.txt:2:14: expected a port 1..65535" in result.stderr
 
 
+def test_a_dry_run_before_there_is_anything_leaves_nothing(desk: Desk) -> None:
+    hosts = desk.write_hosts("root@n1", name="one.txt")
+    planned = desk.install("--dry-run", hosts=hosts)
+    assert {UNIT, "/etc/muster/agent.toml", "group muster"} <= set(planned["hosts"]["n1"]["changed"])
+    assert not (desk.lab.operator.home / ".config/muster").exists()
+    assert not desk.lab.host("n1").run(["test", "-e", "/opt/muster"], check=False).ok
+
+
 def test_a_host_key_that_is_not_known_is_refused_and_believed_when_told(desk: Desk) -> None:
     known = desk.lab.operator.home / ".ssh" / "known_hosts"
     before = known.read_text()
