@@ -54,22 +54,27 @@ def named_services(body: Body, services: frozenset[Label]) -> frozenset[Label]:
 def in_force(stack: StackState, services: frozenset[Label], evidence: list[Evidence]) -> list[Evidence]:
     """Which instructions on a stack since its deploy still prove something that the state says.
 
-    Per service: the newest restart ever; the newest scale, and the newest stop or start, both since the deploy in force
-    and since the one that a failed rollout returns to.
+    Each restart that is some service's generation; per service the newest scale, and the newest stop or start, both
+    since the deploy in force and since the one that a failed rollout returns to.
     """
     floor = min(ref.revision for ref in (stack.deployed, stack.previous) if ref is not None)
-    newest: dict[tuple[str, Label, bool], Evidence] = {}
+    newest: dict[tuple[str, Label, bool, int], Evidence] = {}
     for item in sorted(evidence, key=lambda item: item.revision):
         body = body_of(item)
         if isinstance(body, Remove):
             if stack.removing:
-                newest["remove", "", False] = item
+                newest["remove", "", False, 0] = item
             continue
-        if item.act != "restart" and item.revision < floor:
+        if item.act == "restart":
+            # A restart of "all" was of the services deployed then: only the generations tell which those were.
+            if item.revision in stack.generations.values():
+                newest["restart", "", False, item.revision] = item
+            continue
+        if item.revision < floor:
             continue
         group = "run" if item.act in ("stop", "start") else item.act
-        since_deploy = item.act != "restart" and item.revision > stack.deployed.revision
+        since_deploy = item.revision > stack.deployed.revision
         for service in named_services(body, services):
-            newest[group, service, since_deploy] = item
+            newest[group, service, since_deploy, 0] = item
     kept = {item.revision: item for item in newest.values() if item.act != "start"}
     return [kept[revision] for revision in sorted(kept)]

@@ -209,6 +209,7 @@ ACTS = st.lists(
 @settings(max_examples=60, deadline=None)
 @example(["deploy", "scale", "healthy", "deploy", "scale", "deploy"], 1)
 @example(["deploy", "scale", "healthy", "deploy", "scale", "failed", "restart"], 1)
+@example(["deploy", "deploy", "restart", "healthy", "deploy", "restart"], 1)
 @given(ACTS, st.integers(1, 4))
 def test_every_reachable_state_proves_itself(acts: list[str], cut: int) -> None:
     """Whatever happened, the evidence that `apply` keeps is enough, and it doesn't grow with history."""
