@@ -10,7 +10,7 @@ from typing import TypeVar, cast, overload
 
 T = TypeVar("T")
 
-TIMEOUT_S = 5.0  # generous: a loaded two-core machine stalls for a second now and then
+TIMEOUT_S = 20.0  # generous: two busy cores stretch everything, and only a failure waits this long
 INTERVAL_S = 0.01  # short against what a test may take, long against what a condition costs
 
 
