@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,13 +96,13 @@ def prepare(story: Story) -> None:
 
 @contextmanager
 def beating(step: Step) -> Iterator[None]:
-    """Every BEAT_S a line says how much has been written."""
-    done = threading.Event()
+    """Every BEAT_S a line says how long it has been, and how much there is."""
+    done, began = threading.Event(), time.monotonic()
 
     def beat() -> None:
         while not done.wait(BEAT_S):
             if megabytes := base.written_bytes() // MEGABYTE:
-                step.note(f"… {megabytes} MB written")
+                step.note(f"… {time.monotonic() - began:.0f} s, {megabytes} MB on disk")
 
     thread = threading.Thread(target=beat, name="demo-progress", daemon=True)
     thread.start()

@@ -64,7 +64,7 @@ class LanStory:
             self._make_image()
             self._type(step, "agent", "load", IMAGE_FILE)
         with self._story.step(
-            f"Deploy it through {through}: {lost} coordinates, but any host takes instructions"
+            f"Deploy a web service through {through}, though {lost} coordinates: any host takes it"
         ) as step:
             self._type(step, "agent", "deploy", self._copy_plan(), "--via", through)
             self._type(step, "agent", "status")

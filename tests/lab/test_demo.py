@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from bootstrap.demo import demo as loopback_demo
 from bootstrap.story import Story
 from tests.lab import demo, leftovers
 from tests.lab.demo import announce, is_debian, one_line, why_no_lan
@@ -85,7 +86,7 @@ def test_a_reason_takes_one_line() -> None:
 def shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str, str]:
     """Exit status, output and errors of the command where there can be no LAN, with the loopback story left out."""
     monkeypatch.setattr(demo, "look", lambda: "the lab needs root")
-    monkeypatch.setattr(demo.loopback_demo, "main", lambda **_: print("the loopback story"))
+    monkeypatch.setattr(loopback_demo, "main", lambda **_: print("the loopback story"))
     with pytest.raises(SystemExit) as ended:
         demo.main(args=list(arguments))
     captured = capsys.readouterr()
