@@ -36,6 +36,7 @@ START_WALL_MS = 1_800_000_000_000
 MAX_SPINS = 20  # timers at one moment: more is an agent that would burn a core
 ROUNDING_S = 1e-7  # between two clocks; a timer that comes too early by it would be set again and again
 PROGRESS_S = 8.0  # after the faults stopped, an instruction applies within this
+SETTLES_S = 2.0  # what was committed this long before the end has reached everyone
 
 Input = Callable[[NodeCore, Instant], None]
 
@@ -101,6 +102,7 @@ class World:
     network: Network = field(init=False)
     mishaps: Faults = field(init=False)
     _genesis: Entry = field(init=False)
+    _settled: int = 0
     _queue: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     _order: itertools.count[int] = field(default_factory=itertools.count)
 
@@ -132,6 +134,7 @@ class World:
             self.add(member.id)
         self.operators.begin()
         self.mishaps.begin()
+        self.after(max(0.0, self.until_s - SETTLES_S), self._note_settled)
         if self.weather.calm_after_s > 0:
             self.after(self.weather.calm_after_s, self.mishaps.settle_for_calm)
             self.after(self.weather.calm_after_s + PROGRESS_S, self._must_have_progressed)
@@ -141,9 +144,13 @@ class World:
     def _end(self) -> None:
         settled = [agent for agent in self.alive() if agent.id not in self.left_out]
         self.checks.agree_at_last(
-            (agent.id, agent.core) for agent in settled if agent.core is not None and not self._expelled(agent)
+            ((agent.id, agent.core) for agent in settled if agent.core is not None and not self._expelled(agent)),
+            self._settled,
         )
         self.operators.must_be_linearizable()
+
+    def _note_settled(self) -> None:
+        self._settled = self.checks.last
 
     def _expelled(self, agent: SimAgent) -> bool:
         return any(agent.id in other.core.context.state.expelled for other in self.alive() if other.core is not None)
