@@ -19,8 +19,8 @@ class Workload(Struct, frozen=True, kw_only=True):
     """A container or process of ours, as the runtime sees it now.
 
     `id` is the runtime's own (64-hex container id; `pid:start time` for processes). `health` is the engine's own health
-    check; `none` when there is none (agent-made checks are `agent.host.checks`' business). `cluster` and `agent` say whose
-    it is: several agents may share one engine. Times in epoch ms.
+    check; `none` when there is none (agent-made checks are `agent.host.checks`' business). `cluster` and `agent` say
+    whose it is: several agents may share one engine. Times in epoch ms.
     """
 
     id: str
