@@ -1,8 +1,8 @@
 """The Docker Engine's API as far as we use it: blocking calls with our own errors. Shell; call in threads.
 
 Two traps of docker-py are closed here. It puts what it is given into the URL as it is (`../volumes/x` names a volume),
-so only full container ids and names of our own patterns are passed. And it merges stdout and stderr of a log, and
-never times a pull out; those two requests are made through its session directly.
+so only full container ids and names of our own patterns are passed. And it merges stdout and stderr of a log, never
+times a pull out, and doesn't free the connection of events; those requests are made through its session directly.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import docker.constants
 import docker.errors
 import docker.utils
 import requests
-from docker.types.daemon import CancellableStream
 
 from agent import errors
 from agent.model.stack import Image
+from agent.runtime.answers import StreamedAnswer
 from agent.runtime.containers import CONTAINER_ID
 from agent.runtime.protocol import RawLine
 
@@ -91,7 +91,10 @@ class Engine:
             if self._client is None:
                 with engine_errors("connecting"):
                     client = docker.APIClient(base_url=self._base_url, timeout=CALL_TIMEOUT_S)
-                    self.version = str(client.version()["Version"])[:64]
+                    with contextlib.ExitStack() as unless_connected:
+                        unless_connected.callback(client.close)
+                        self.version = str(client.version()["Version"])[:64]
+                        unless_connected.pop_all()
                 self._client = client
             return self._client
 
@@ -227,12 +230,12 @@ class Engine:
                 stream=True,
                 timeout=(CALL_TIMEOUT_S, LOAD_TIMEOUT_S),
             )
-            _raise_for_status(response)
             with contextlib.closing(response):
+                _raise_for_status(response)
                 return _loaded(json.loads(line) for line in response.iter_lines() if line)
 
-    def open_pull(self, image: Image) -> CancellableStream[Any]:
-        """A stream of progress messages, one JSON object a line. `close` ends it from any thread."""
+    def open_pull(self, image: Image) -> StreamedAnswer[Any]:
+        """A stream of progress messages, one JSON object a line."""
         client = self.client()
         repository, tag = docker.utils.parse_repository_tag(image.ref)
         registry, _ = docker.auth.resolve_repository_name(repository)
@@ -246,23 +249,28 @@ class Engine:
                 timeout=(CALL_TIMEOUT_S, PULL_STALL_S),
             )
             _raise_for_status(response)
-        return CancellableStream((json.loads(line) for line in response.iter_lines() if line), response)
+        return StreamedAnswer((json.loads(line) for line in response.iter_lines() if line), response)
 
     # Streams
 
-    def open_events(self, labels: dict[str, str]) -> CancellableStream[Any]:
+    def open_events(self, labels: dict[str, str]) -> StreamedAnswer[Any]:
         """A stream of container events (decoded) with these labels."""
+        client = self.client()
         wanted = [f"{name}={value}" for name, value in labels.items()]
         kinds = ["create", "start", "die", "stop", "kill", "destroy", "oom", "health_status", "pause", "unpause"]
         with engine_errors("listening to events"):
-            found: CancellableStream[Any] = self.client().events(
-                decode=True, filters={"type": "container", "label": wanted, "event": kinds}
+            response = client.get(
+                f"{client.base_url}/v{client.api_version}/events",
+                params={"filters": json.dumps({"type": ["container"], "label": wanted, "event": kinds})},
+                stream=True,
+                timeout=(CALL_TIMEOUT_S, None),
             )
-        return found
+            _raise_for_status(response)
+        return StreamedAnswer((json.loads(line) for line in response.iter_lines() if line), response)
 
     def open_logs(
         self, container: str, *, tail: int | None, since: datetime | None, follow: bool
-    ) -> CancellableStream[Any]:
+    ) -> StreamedAnswer[Any]:
         """A container's log, line by line."""
         client = self.client()
         with engine_errors("reading a log"):
@@ -280,7 +288,7 @@ class Engine:
                 timeout=(CALL_TIMEOUT_S, None if follow else CALL_TIMEOUT_S),
             )
             _raise_for_status(response)
-        return CancellableStream(_log_lines(response.raw.read), response)
+        return StreamedAnswer(_log_lines(response.raw.read), response)
 
 
 def _listens(url: str) -> None:
@@ -308,7 +316,8 @@ def _raise_for_status(response: requests.Response) -> None:
     try:
         response.raise_for_status()
     except requests.exceptions.HTTPError as error:
-        docker.errors.create_api_error_from_http_exception(error)
+        with contextlib.closing(response):  # whatever its body is, and whether it comes
+            docker.errors.create_api_error_from_http_exception(error)
 
 
 def _loaded(messages: Iterable[Any]) -> tuple[str, ...]:

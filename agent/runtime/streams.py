@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Protocol, TypeVar
@@ -14,10 +15,12 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
-class Closable(Protocol[T_co]):
-    """What is read: iterated in the thread, closed from the loop's side, which must end the iteration."""
+class Readable(Protocol[T_co]):
+    """What is read: iterated and closed in the thread, cancelled from the loop's side, which must end the iteration."""
 
     def __iter__(self) -> Iterator[T_co]: ...
+
+    def cancel(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -29,13 +32,13 @@ class _End:
         self.error = error
 
 
-async def iterate(open_stream: Callable[[], Closable[T]], name: str) -> AsyncGenerator[T, None]:
-    """Items of the stream that `open_stream` (called in the thread) opens. Its errors are raised here."""
+async def iterate(open_stream: Callable[[], Readable[T]], name: str) -> AsyncGenerator[T, None]:
+    """Items of the stream that `open_stream` opens; the thread opens and closes it. Its errors are raised here."""
     loop = asyncio.get_running_loop()
     items: asyncio.Queue[T | _End] = asyncio.Queue()  # bounded by `room`
     room = threading.Semaphore(MAX_AHEAD_ITEMS)
     closing = threading.Event()
-    opened: list[Closable[T]] = []
+    opened: list[Readable[T]] = []
 
     def give(item: T | _End) -> None:
         if not loop.is_closed():
@@ -44,14 +47,15 @@ async def iterate(open_stream: Callable[[], Closable[T]], name: str) -> AsyncGen
     def read() -> None:
         error: Exception | None = None
         try:
-            stream = open_stream()
-            opened.append(stream)
-            if not closing.is_set():
-                for item in stream:
-                    room.acquire()
-                    if closing.is_set():
-                        break
-                    give(item)
+            # Closed here and nowhere else: only this thread knows that nobody reads from it any more.
+            with contextlib.closing(open_stream()) as stream:
+                opened.append(stream)
+                if not closing.is_set():  # else it was too late to be cancelled
+                    for item in stream:
+                        room.acquire()
+                        if closing.is_set():
+                            break
+                        give(item)
         except Exception as caught:  # noqa: BLE001  # not gone over: raised again on the reader's side
             error = caught
         give(_End(error))
@@ -68,5 +72,5 @@ async def iterate(open_stream: Callable[[], Closable[T]], name: str) -> AsyncGen
         closing.set()
         room.release()
         for stream in opened:
-            stream.close()
+            stream.cancel()
         await asyncio.shield(loop.run_in_executor(None, thread.join, JOIN_TIMEOUT_S))
