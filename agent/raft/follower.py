@@ -32,7 +32,18 @@ class Follower:
         self._refused: tuple[int, int] | None = None
 
     def on_append(self, leader: str, append: Append) -> None:
-        """Raft §5.3. Raises LogDiverged when the leader contradicts a committed entry."""
+        """Raft §5.3. Raises LogDiverged when one of our voters contradicts a committed entry.
+
+        Anybody else who does so may be lying, and that is no reason to stop.
+        """
+        try:
+            self._take(leader, append)
+        except LogDiverged:
+            if leader in self._state.membership.current.voters:
+                raise
+            self._state.drop("contradicts what is committed")
+
+    def _take(self, leader: str, append: Append) -> None:
         state, log = self._state, self._state.log
         if not follows(append.entries, append.prev_index, append.prev_term, append.term) or not _readable(
             append.entries

@@ -451,6 +451,13 @@ class TestSafety:
         with pytest.raises(LogDiverged):
             survivor.receive("b", Append(term=9, prev_index=3, prev_term=5, commit=1))
 
+    def test_somebody_who_is_no_voter_of_ours_ends_nothing_by_contradicting(self) -> None:
+        survivor = Bench(terms=(0, 1, 1, 1), commit=4)
+        survivor.receive("z", Append(term=9, prev_index=3, prev_term=5, commit=1))
+        survivor.receive("z", Append(term=9, prev_index=1, prev_term=0, commit=1, entries=log_of(9, first=2)))
+        assert survivor.log_terms == [0, 1, 1, 1]
+        assert survivor.raft.dropped["contradicts what is committed"] == 2
+
     def test_a_new_leader_begins_with_an_entry_of_its_own(self) -> None:
         bench = Bench(terms=(0, 1))
         bench.lead()
