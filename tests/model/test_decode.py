@@ -207,7 +207,11 @@ json_values = st.recursive(
 )
 FIELDS = ["name", "services", "web", "image", "ref", "ports", "host_port", "environment", "replicas", "health"]
 near_misses = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["web", "docker", "global", ""]),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.sampled_from(["web", "docker", "global", ""]),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=4),
     max_leaves=16,
 )
