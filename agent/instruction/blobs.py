@@ -10,18 +10,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from msgspec import Meta, Struct
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec import Meta
 
-from agent.errors import NotAllowed, NotAuthenticated
-from agent.instruction.keys import public_key_of
+from agent.errors import NotAllowed
+from agent.instruction.fresh import FreshClaims, read_fresh
 from agent.instruction.operator import DEFAULT_SKEW_S, audience_of, new_jti
 from agent.instruction.scopes import includes
-from agent.instruction.tokens import read_token, write_token
+from agent.instruction.tokens import write_token
 from agent.model.cluster import Operator
 from agent.model.decode import convert
 from agent.model.stack import MAX_FILES_BYTES
-from agent.model.types import ClusterId, Digest, Jti, Label, OperatorName
+from agent.model.types import ClusterId, Digest, Label, OperatorName
 
 MAX_BLOB_TTL_S = 300  # to begin with; a long transfer isn't cut
 MAX_IMAGE_BYTES = 17_179_869_184  # 16 GiB, above the largest images with models inside
@@ -30,14 +30,9 @@ MAX_NAMED_HOSTS = 30  # the token has 4 KiB; for more hosts, name none: then all
 BlobUse = Literal["file", "image"]
 
 
-class BlobClaims(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class BlobClaims(FreshClaims, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Whole seconds; `size` in bytes. `hosts`: members' names for an image to be loaded on; none: all of them."""
 
-    iss: Annotated[str, Meta(max_length=63)]
-    aud: Annotated[str, Meta(max_length=64)]
-    iat: Annotated[int, Meta(ge=0, le=2**40)]
-    exp: Annotated[int, Meta(ge=0, le=2**40)]
-    jti: Jti
     use: BlobUse
     digest: Digest
     size: Annotated[int, Meta(ge=0, le=MAX_IMAGE_BYTES)]
@@ -80,16 +75,18 @@ def read_blob(
     skew_s: float = DEFAULT_SKEW_S,
 ) -> BlobClaims:
     """The claims of a token that is valid now and whose operator may do this. Raises NotAuthenticated or NotAllowed."""
-
-    def key_for(claims: BlobClaims) -> Ed25519PublicKey | None:
-        operator = operators.get(claims.iss)
-        return public_key_of(operator.key) if operator is not None else None
-
-    claims = read_token(token, typ="blob+jwt", claims_type=BlobClaims, audience=audience, key_for=key_for)
-    if not 0 < claims.exp - claims.iat <= MAX_BLOB_TTL_S:
-        raise NotAuthenticated(f"a blob token is valid for at most {MAX_BLOB_TTL_S} s", where="exp")
-    if not claims.iat - skew_s <= now_s < claims.exp + skew_s:
-        raise NotAuthenticated("the blob token isn't valid now", where="exp", fix="Give the command again.")
+    claims = read_fresh(
+        token,
+        BlobClaims,
+        typ="blob+jwt",
+        operators=operators,
+        audience=audience,
+        now_s=now_s,
+        skew_s=skew_s,
+        max_ttl_s=MAX_BLOB_TTL_S,
+        name="blob token",
+        fix="Give the command again.",
+    )
     _check(operators[claims.iss], claims)
     return claims
 

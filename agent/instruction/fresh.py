@@ -1,0 +1,59 @@
+"""What access and blob tokens share: short-lived, an operator's, checked against a clock when they are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, TypeVar
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from msgspec import Meta, Struct
+
+from agent.errors import NotAuthenticated
+from agent.instruction.keys import public_key_of
+from agent.instruction.tokens import Typ, read_token
+from agent.model.cluster import Operator
+from agent.model.types import Jti, OperatorName
+
+
+class FreshClaims(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The claims that both have. Whole seconds since the epoch."""
+
+    iss: Annotated[str, Meta(max_length=63)]
+    aud: Annotated[str, Meta(max_length=64)]
+    iat: Annotated[int, Meta(ge=0, le=2**40)]
+    exp: Annotated[int, Meta(ge=0, le=2**40)]
+    jti: Jti
+
+
+_C = TypeVar("_C", bound=FreshClaims)
+
+
+def read_fresh(
+    token: str,
+    claims_type: type[_C],
+    *,
+    typ: Typ,
+    operators: Mapping[OperatorName, Operator],
+    audience: str,
+    now_s: float,
+    skew_s: float,
+    max_ttl_s: int,
+    name: str,
+    fix: str,
+) -> _C:
+    """The claims of a token that is valid now. Raises NotAuthenticated; a revoked operator's tokens end at once.
+
+    `name` is what errors call it; `fix` is for one that isn't valid any more, or yet.
+    """
+
+    def key_for(claims: _C) -> Ed25519PublicKey | None:
+        operator = operators.get(claims.iss)
+        return public_key_of(operator.key) if operator is not None else None
+
+    claims = read_token(token, typ=typ, claims_type=claims_type, audience=audience, key_for=key_for)
+    if not 0 < claims.exp - claims.iat <= max_ttl_s:
+        article = "an" if name[0] in "aeiou" else "a"
+        raise NotAuthenticated(f"{article} {name} is valid for at most {max_ttl_s} s", where="exp")
+    if not claims.iat - skew_s <= now_s < claims.exp + skew_s:
+        raise NotAuthenticated(f"the {name} isn't valid now", where="exp", fix=fix)
+    return claims
