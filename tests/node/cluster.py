@@ -51,8 +51,8 @@ from agent.node.machine import Compaction
 from agent.node.messages import Frame
 from agent.raft import Entry, EntryKind, RaftTiming
 from agent.swim import SwimConfig
-from tests.node.disk import Disk
 from tests.support.ledger import ANCHOR, CLUSTER, START_MS, key_of_person, member, operator
+from tests.support.memory_disk import MemoryDisk
 
 MAX_SPINS = 20  # timers at one moment; more would burn a core in a real agent
 OFTEN = Compaction(every_entries=3, kept_entries=0)  # a snapshot every few entries, nothing kept behind it
@@ -65,7 +65,7 @@ class Node:
 
     cluster: Cluster
     member: Member
-    disk: Disk
+    disk: MemoryDisk
     core: NodeCore | None = None
     life: int = 0
     skew_ms: int = 0
@@ -191,7 +191,7 @@ class Cluster:
 
     def add(self, item: Member) -> Node:
         """A host with its keys and the genesis; not started."""
-        node = self.nodes[item.name] = Node(self, item, Disk(self._genesis))
+        node = self.nodes[item.name] = Node(self, item, MemoryDisk(self._genesis))
         return node
 
     def n(self, name: str) -> Node:

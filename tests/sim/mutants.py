@@ -250,7 +250,7 @@ def _wiped_voter_comes_back(crash: Any) -> Any:
         was_up = host.core is not None
         crash(self, host)
         if was_up and self.rng.random() < 0.2:
-            host.disk = SimDisk(host.disk.genesis, host.disk.founders)
+            host.disk = SimDisk(host.disk.genesis, founders=host.disk.founders)
             self.checks.restarted(host.id, host.disk)
 
     return mutant

@@ -188,7 +188,7 @@ class World:
 
     def add(self, id: AgentId) -> None:
         """A host with a disk that holds the genesis; its agent starts soon."""
-        disk = SimDisk(self._genesis, Configuration(voters=self.cast.genesis.voters))
+        disk = SimDisk(self._genesis, founders=Configuration(voters=self.cast.genesis.voters))
         agent = SimAgent(id, disk, clock_ahead_s=self.rng.random() * 1000, clock_skew_ms=self.rng.randint(-5000, 5000))
         self.agents[id] = agent
         self.checks.restarted(id, disk)

@@ -21,8 +21,8 @@ from agent.node.messages import CallFrame, CancelFrame, Frame, RaftFrame
 from agent.raft import Entry, EntryKind, Persist, RaftTiming
 from agent.raft.messages import Append, AppendResponse, PreVote, PreVoteResponse, Vote, VoteResponse
 from agent.swim import SwimConfig, SwimMessage
-from tests.node.disk import Disk
 from tests.support.ledger import ANCHOR, CLUSTER, START_MS, member, operator
+from tests.support.memory_disk import MemoryDisk
 
 QUIET = RaftTiming(heartbeat_s=20.0, election_timeout_min_s=50.0, election_timeout_max_s=60.0)
 """No timer of consensus fires in a test that doesn't want it."""
@@ -32,7 +32,7 @@ QUIET = RaftTiming(heartbeat_s=20.0, election_timeout_min_s=50.0, election_timeo
 class FakeDisk:
     """`hold` keeps writes waiting; `error` is what they meet."""
 
-    disk: Disk
+    disk: MemoryDisk
     log: list[object]
     error: Exception | None = None
     open: asyncio.Event = field(default_factory=asyncio.Event)
@@ -149,7 +149,7 @@ async def bench(*, voters: int = 1, members: int = 3, timing: RaftTiming = QUIET
         voters=tuple(item.id for item in made[:voters]),
     )
     data = encode_entry(GenesisEntry(at=START_MS, genesis=genesis))
-    disk = Disk(Entry(index=1, term=0, kind=EntryKind.NORMAL, data=data))
+    disk = MemoryDisk(Entry(index=1, term=0, kind=EntryKind.NORMAL, data=data))
     settings = NodeSettings(
         id=made[0].id,
         boot=1,

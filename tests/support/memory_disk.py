@@ -9,8 +9,8 @@ from agent.raft import Entry, HardState, Persist, Snapshot
 
 
 @dataclass(slots=True)
-class Disk:
-    """`log` by index. The ledger file (agent.storage) does the same, with fsync."""
+class MemoryDisk:
+    """`log` by index, contiguous, written in order. The ledger file (agent.storage) does the same, with fsync."""
 
     genesis: Entry
     hard_state: HardState = field(default_factory=HardState)
@@ -24,14 +24,19 @@ class Disk:
 
     def write(self, persist: Persist, verified_through: int) -> None:
         """One transaction, in the order that `Persist` documents."""
-        self.hard_state = persist.hard_state or self.hard_state
+        if persist.hard_state is not None:
+            self.hard_state = persist.hard_state
         if persist.truncate_from is not None:
-            self.log = {index: entry for index, entry in self.log.items() if index < persist.truncate_from}
+            for index in [index for index in self.log if index >= persist.truncate_from]:
+                del self.log[index]
             self.verified_through = min(self.verified_through, persist.truncate_from - 1)
-        self.snapshot = persist.snapshot or self.snapshot
-        self.log |= {entry.index: entry for entry in persist.entries}
+        if persist.snapshot is not None:
+            self.snapshot = persist.snapshot
+        for entry in persist.entries:
+            self.log[entry.index] = entry
         if persist.compact_to is not None:
-            self.log = {index: entry for index, entry in self.log.items() if index > persist.compact_to}
+            for index in [index for index in self.log if index <= persist.compact_to]:
+                del self.log[index]
         self.commit = max(self.commit, persist.commit or 0)
         self.verified_through = max(self.verified_through, verified_through)
 
