@@ -32,6 +32,7 @@ from agent.raft.replication import Replication
 from agent.raft.state import Outbox
 from tests.sim.disk import SimDisk
 from tests.sim.world import World
+from tests.support.memory_disk import MemoryDisk
 
 MAX_SEEDS = 60
 CAUGHT = (AssertionError, InvariantBroken, MusterError, RaftError, ValueError, LookupError)
@@ -257,8 +258,8 @@ def _wiped_voter_comes_back(crash: Any) -> Any:
 
 
 MUTANTS: dict[str, tuple[Any, str, Mutation]] = {
-    "vote not persisted": (SimDisk, "write", _vote_not_persisted),
-    "term and vote persisted apart": (SimDisk, "write", _vote_persisted_after_the_term),
+    "vote not persisted": (MemoryDisk, "write", _vote_not_persisted),
+    "term and vote persisted apart": (MemoryDisk, "write", _vote_persisted_after_the_term),
     "append acknowledged before persist": (Outbox, "send_after_persist", _append_acknowledged_before_persist),
     "vote for a log that is behind": (RaftLog, "is_up_to_date", _always(True)),
     "two votes in a term": (Election, "on_vote", _votes_for_everybody),
