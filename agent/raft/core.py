@@ -22,11 +22,14 @@ from agent.raft.messages import (
     HeartbeatResponse,
     InstallSnapshot,
     InstallSnapshotResponse,
+    LeaderAnswer,
+    LeaderMessage,
     Message,
     PreVote,
     PreVoteResponse,
     ReadIndex,
     ReadIndexResponse,
+    TermedMessage,
     TimeoutNow,
     Vote,
     VoteResponse,
@@ -34,13 +37,10 @@ from agent.raft.messages import (
 from agent.raft.quorum import VoteResult
 from agent.raft.ready import FollowerStatus, ReadState, Ready, Role
 from agent.raft.state import RaftState
+from agent.raft.strangers import Strangers
 
 # No honest member is that many elections ahead; a lying one must not use up the numbers there are.
 MAX_TERM_JUMP = 2**32
-
-LeaderMessage = Append | Heartbeat | InstallSnapshot
-LeaderAnswer = AppendResponse | HeartbeatResponse | InstallSnapshotResponse
-TermedMessage = LeaderMessage | LeaderAnswer | Vote | VoteResponse | PreVoteResponse | TimeoutNow
 
 
 class Raft:
@@ -88,6 +88,7 @@ class Raft:
             raise ValueError("the log has a later term than the stored one")
         self._now = self._taken_at = now
         self._election = Election(self._state, now)
+        self._strangers = Strangers(self._state)
         self._follower = Follower(self._state, verify_snapshots=verify_snapshots)
         self._leadership: Leadership | None = None
         self._handover = Handover(self._state)
@@ -117,6 +118,8 @@ class Raft:
         self._now = now
         if sender == self.id:
             self._state.drop("message from myself")
+            return
+        if not self._strangers.heard(sender, message, now, leader_trusted=self._trusts_leader()):
             return
         if isinstance(message, PreVote | ReadIndex | ReadIndexResponse) or self._settle_term(sender, message):
             self._handlers[type(message)](sender, message)
@@ -183,12 +186,18 @@ class Raft:
 
     def _on_leader_message(self, sender: str, message: LeaderMessage) -> None:
         state = self._state
-        if self.is_leader or self.leader not in (None, sender):
+        known = state.knows(sender)
+        if self.is_leader or (self.leader not in (None, sender) and (state.knows_leader or not known)):
             # Raft §5.2 (election safety) rules this out: one of the two lies.
             state.drop("second leader in a term")
             return
+        fresh = self.leader != sender
         self._follow(state.term, sender)
-        self._election.heard_leader(self._now)
+        if known or not state.is_voter:
+            self._election.heard_leader(self._now)
+        elif fresh:
+            # What a stranger says later doesn't put the own campaign off: it may lie.
+            self._election.wait(self._now)
         was_voter = state.is_voter
         if isinstance(message, Append):
             self._follower.on_append(sender, message)

@@ -74,9 +74,7 @@ class Election:
 
     def trusts_leader(self, now: float) -> bool:
         """Whether a leader was heard within the minimum timeout: then nobody's campaign is helped (thesis §4.2.3)."""
-        return (
-            self._state.leader is not None and now - self._heard_leader_at < self._state.timing.election_timeout_min_s
-        )
+        return self._state.knows_leader and now - self._heard_leader_at < self._state.timing.election_timeout_min_s
 
     def canvass(self, now: float) -> None:
         """Ask for pre-votes: would I win? Moves nobody's term (thesis §9.6)."""

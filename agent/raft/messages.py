@@ -135,6 +135,10 @@ class ReadIndexResponse(_Message, frozen=True, kw_only=True, tag="read-index-res
     index: Index
 
 
+LeaderMessage = Append | Heartbeat | InstallSnapshot
+LeaderAnswer = AppendResponse | HeartbeatResponse | InstallSnapshotResponse
+TermedMessage = LeaderMessage | LeaderAnswer | Vote | VoteResponse | PreVoteResponse | TimeoutNow
+
 Message = (
     PreVote
     | PreVoteResponse

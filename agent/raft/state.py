@@ -83,6 +83,18 @@ class RaftState:
             membership.index > commit and self.id in membership.at(commit).voters
         )
 
+    def knows(self, id: str) -> bool:
+        """Whether `id` is in the configuration in force, or in the one that is committed: a voter or a learner."""
+        membership = self.membership
+        return id in membership.current.members or (
+            membership.index > self.log.commit and id in membership.at(self.log.commit).members
+        )
+
+    @property
+    def knows_leader(self) -> bool:
+        """Whether a member of ours leads, and not a stranger that says so."""
+        return self.leader is not None and self.knows(self.leader)
+
     @property
     def hard_state(self) -> HardState:
         return HardState(self.term, self.vote)

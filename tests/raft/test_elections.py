@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import pytest
 
-from agent.raft import ProposalDropped, Role, TransferRefused
+from agent.raft import Configuration, Entry, EntryKind, Message, ProposalDropped, Role, TransferRefused
 from agent.raft.messages import (
     Append,
     AppendResponse,
     Heartbeat,
     HeartbeatResponse,
+    InstallSnapshot,
+    InstallSnapshotResponse,
     PreVote,
     PreVoteResponse,
     TimeoutNow,
@@ -92,6 +95,99 @@ class TestPreVote:
             bench.receive(voter, PreVoteResponse(term=3, granted=False))
         assert bench.raft.role is Role.FOLLOWER
         assert bench.raft.deadline() - bench.now >= 0.5
+
+
+class TestStrangers:
+    """A peer that isn't in our configuration: removed, hostile, or a voter whose coming we missed (Raft §4.1)."""
+
+    TERMED: ClassVar = [
+        Vote(term=9, last_index=9, last_term=9),
+        Vote(term=9, last_index=9, last_term=9, forced=True),
+        Heartbeat(term=9, commit=1, round=1),
+        Append(term=9, prev_index=1, prev_term=0, commit=1),
+        InstallSnapshot(
+            term=9, index=5, snapshot_term=1, configuration=Configuration(("x",)), offset=0, total=1, data=b"x"
+        ),
+        AppendResponse(term=9, accepted=False, index=1),
+        HeartbeatResponse(term=9, round=1),
+        InstallSnapshotResponse(term=9, index=1, offset=0),
+        VoteResponse(term=9, granted=False),
+        PreVoteResponse(term=9, granted=False),
+        TimeoutNow(term=9),
+    ]
+
+    @pytest.mark.parametrize("message", TERMED)
+    def test_it_deposes_no_leader_that_is_well(self, message: Message) -> None:
+        """Thesis §4.2.3."""
+        bench = Bench()
+        bench.lead(commit=True)
+        assert not bench.receive("x", message)
+        assert bench.raft.is_leader
+        assert bench.raft.term == 1
+        assert bench.raft.dropped["stranger moves the term"] == 1
+
+    @pytest.mark.parametrize("message", TERMED)
+    def test_it_takes_no_follower_away_from_a_leader_that_is_well(self, message: Message) -> None:
+        bench = following(Bench())
+        assert not bench.receive("x", message)
+        assert (bench.raft.term, bench.raft.leader) == (1, "b")
+
+    def test_a_voter_that_our_log_does_not_name_yet_gets_our_vote_when_the_leader_is_gone(self) -> None:
+        bench = following(Bench())
+        bench.now += 0.5
+        assert bench.vote_for(2, sender="x").granted
+
+    def test_and_is_followed_and_known_as_soon_as_its_log_names_it(self) -> None:
+        bench = following(Bench())
+        bench.now += 0.5
+        config = Entry(2, 2, EntryKind.CONFIG, Configuration(("a", "b", "x")).encode())
+        append = Append(term=2, prev_index=1, prev_term=0, commit=1, entries=(config,))
+        assert only(bench.receive("x", append), AppendResponse).accepted
+        bench.receive("x", Heartbeat(term=2, commit=1, round=1))
+        assert not bench.pre_vote_for(3, 9, 9).granted, "its leadership is protected as anybody's"
+
+    def test_it_cannot_thwart_one_election_after_another(self) -> None:
+        """A voter heard once every two longest timeouts has time for an election in between."""
+        bench = Bench()
+        for tenth in range(200):
+            bench.wait(0.1)
+            bench.receive("x", Vote(term=bench.raft.term + 1, last_index=99, last_term=99))
+            bench.receive("x", Heartbeat(term=bench.raft.term, commit=1, round=tenth + 1))
+        assert bench.raft.term <= 1 + 20.0 / 2.0
+        assert len(of(bench.sent, PreVote)) >= 2 * 10
+
+    def test_what_says_that_it_leads_is_no_reason_to_refuse_a_voter_that_we_know(self) -> None:
+        bench = Bench()
+        bench.receive("x", Heartbeat(term=1, commit=1, round=1))
+        assert bench.raft.leader == "x"
+        assert bench.pre_vote_for(2, sender="b").granted
+        assert bench.vote_for(2, sender="b").granted
+
+    def test_a_leader_that_we_know_takes_the_place_of_one_that_we_do_not(self) -> None:
+        bench = Bench()
+        bench.receive("x", Heartbeat(term=1, commit=1, round=1))
+        bench.receive("b", Heartbeat(term=1, commit=1, round=1))
+        assert bench.raft.leader == "b"
+        bench.receive("x", Heartbeat(term=1, commit=1, round=2))
+        assert bench.raft.leader == "b"
+
+    def test_it_cannot_keep_a_voter_from_campaigning(self) -> None:
+        """Only the one that it silences may have the log that the others need (Raft §5.4.1)."""
+        bench = Bench()
+        bench.receive("x", Heartbeat(term=1, commit=1, round=1))
+        for number in range(100):
+            bench.wait(0.02)
+            bench.receive("x", Heartbeat(term=1, commit=1, round=number + 2))
+        assert of(bench.sent, PreVote)
+
+    def test_a_member_whose_removal_is_not_committed_yet_is_none(self) -> None:
+        """Thesis §4.2.2: until then it may be the only one who can commit it."""
+        bench = Bench()
+        bench.lead(commit=True)
+        bench.raft.propose_configuration(Configuration(("a", "b")), bench.now)
+        bench.settle()
+        bench.receive("c", AppendResponse(term=9, accepted=False, index=1))
+        assert bench.raft.term == 9
 
 
 class TestStickiness:

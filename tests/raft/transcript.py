@@ -12,6 +12,8 @@ happens by itself: messages wait until they are delivered, and Readys until they
     take a | finish a               the same in two halves: send_now and the disk begins | the disk ends, the rest
     deliver [a->b]                  all messages waiting (of one direction), in order
     drop a->b                       lose them
+    say x->b vote term=9            x, who may be anybody, sends a vote, heartbeat, append-response or pre-vote
+    wait SECONDS                    let time pass; nothing happens by itself
     stabilize                       handle and deliver until nothing is left
     crash a                         lose what isn't on disk, and what it is doing
     restart a
@@ -38,7 +40,15 @@ from agent.raft import (
     Ready,
 )
 from agent.raft.entry import Snapshot
-from agent.raft.messages import Append, AppendResponse, Heartbeat, HeartbeatResponse, InstallSnapshot
+from agent.raft.messages import (
+    Append,
+    AppendResponse,
+    Heartbeat,
+    HeartbeatResponse,
+    InstallSnapshot,
+    PreVote,
+    Vote,
+)
 from tests.raft.cluster import Machine, Member
 
 
@@ -238,6 +248,27 @@ class Transcript:
 
     def do_drop(self, direction: str) -> None:
         self._say(f"{len(self._pick(direction))} lost")
+
+    def do_say(self, direction: str, kind: str, term: str) -> None:
+        """A message that no core of ours made: of somebody who was removed, or who lies."""
+        sender, receiver = direction.split("->")
+        number = int(term.removeprefix("term="))
+        message: Message = {
+            "vote": Vote(term=number, last_index=99, last_term=number, forced=True),
+            "pre-vote": PreVote(term=number, last_index=99, last_term=number),
+            "heartbeat": Heartbeat(term=number, commit=1, round=1),
+            "append-response": AppendResponse(term=number, accepted=False, index=1),
+        }[kind]
+        self._say(f"{direction} {_message(message)}")
+        raft = self._members[receiver].running
+        before = dict(raft.dropped)
+        raft.receive(sender, message, self._now)
+        for reason, count in raft.dropped.items():
+            if count != before.get(reason, 0):
+                self._say(f"{receiver} drops it: {reason}")
+
+    def do_wait(self, seconds: str) -> None:
+        self._now += float(seconds)
 
     def do_stabilize(self) -> None:
         while True:

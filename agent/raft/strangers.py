@@ -1,0 +1,43 @@
+"""What a member does with the words of a peer that isn't in its configuration (Raft §4.1; thesis §4.2.3).
+
+The peer may be a voter that this log doesn't name yet: a returning voter and a later one must meet. Or it was removed,
+or it lies: then it must neither depose a leader nor thwart every election.
+"""
+
+from __future__ import annotations
+
+import math
+
+from agent.raft.messages import LeaderMessage, Message, PreVote, PreVoteResponse, ReadIndex, ReadIndexResponse
+from agent.raft.state import RaftState
+
+# Between two strangers that are heard, in longest election timeouts: the voters can elect somebody undisturbed.
+PAUSE_TIMEOUTS = 2
+
+
+class Strangers:
+    """Lets a stranger move the term, or come to lead, only while no leader of ours is well, and then rarely."""
+
+    def __init__(self, state: RaftState) -> None:
+        self._state = state
+        self._heard_from = -math.inf
+
+    def heard(self, sender: str, message: Message, now: float, *, leader_trusted: bool) -> bool:
+        """Whether `message` is to be handled; one of a member of ours always is."""
+        if self._state.knows(sender) or not self._moves(sender, message):
+            return True
+        if leader_trusted or now < self._heard_from:
+            self._state.drop("stranger moves the term")
+            return False
+        self._heard_from = now + PAUSE_TIMEOUTS * self._state.timing.election_timeout_max_s
+        return True
+
+    def _moves(self, sender: str, message: Message) -> bool:
+        """Whether taking it would change our term or our leader."""
+        state = self._state
+        if isinstance(message, PreVote | ReadIndex | ReadIndexResponse):
+            return False
+        if isinstance(message, PreVoteResponse) and message.granted:
+            return False
+        comes_to_lead = isinstance(message, LeaderMessage) and message.term == state.term and state.leader != sender
+        return message.term > state.term or comes_to_lead
