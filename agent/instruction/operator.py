@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Mapping
+from functools import lru_cache
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -23,6 +24,9 @@ from agent.model.types import ClusterId, Digest, Jti, OperatorName, Target
 
 MAX_TTL_S = 300  # long enough to resend through a change of coordinator, short enough for a stolen laptop
 DEFAULT_SKEW_S = 30  # hosts without a common NTP source drift by less between two looks
+
+REMEMBERED = 256  # verified instructions; more than are between admission and `apply` at one time
+MAX_REMEMBERED_BODY_BYTES = 32_768  # so that all of them together have 8 MiB at most
 
 _encoder = msgspec.json.Encoder(order="deterministic")
 
@@ -96,11 +100,35 @@ def read_instruction(
     """Everything about an instruction that doesn't depend on time or state; a pure function, so `apply` uses it too.
 
     `verify=False` leaves out the signature alone: `apply` uses it for what this agent has seen verified before.
+    An agent reads an instruction up to three times (from its API or a peer, at admission, in `apply`), so the newest
+    that held are remembered, by all that the answer depends on.
 
     Raises NotAuthenticated (token, signature, body's digest), NotAllowed (scope, stack) or InputError (TooLarge too):
     act and target don't go together, or the body isn't the act's.
     """
+    if verify and len(body) <= MAX_REMEMBERED_BODY_BYTES and (signer := operators.get(_signer(token))) is not None:
+        return _remembered(token, body, signer, audience)
+    return _read(token, body, operators, audience, verify=verify)
 
+
+@lru_cache(REMEMBERED)
+def _signer(token: str) -> OperatorName:
+    """Whose key must have made the token, nobody vouches for it yet; empty for what is no token."""
+    try:
+        return unverified_claims(token).iss
+    except (InputError, TypeError):  # TypeError: not even text
+        return ""
+
+
+@lru_cache(REMEMBERED)
+def _remembered(token: str, body: bytes, signer: Operator, audience: str) -> VerifiedInstruction:
+    """Refusals aren't remembered: they raise."""
+    return _read(token, body, {signer.name: signer}, audience, verify=True)
+
+
+def _read(
+    token: str, body: bytes, operators: Mapping[OperatorName, Operator], audience: str, *, verify: bool
+) -> VerifiedInstruction:
     def key_for(claims: Claims) -> Ed25519PublicKey | None:
         operator = operators.get(claims.iss)
         return public_key_of(operator.key) if operator is not None else None

@@ -151,6 +151,8 @@ def _parse(data: bytes, where: str) -> object:
 
 
 def _check_depth(text: str, where: str) -> None:
+    if text.count("{") + text.count("[") <= MAX_DEPTH:
+        return  # the usual case, without looking at what is inside strings
     depth = 0
     for match in _BRACKETS.finditer(text):
         mark = text[match.start()]
