@@ -8,7 +8,10 @@ import os
 import sys
 
 from tests.bench.figures import Figure, as_json, as_text
-from tests.bench.measures import MEASURES
+from tests.bench.measures import MEASURES as LOOPBACK
+from tests.bench.throughput import throughput
+
+MEASURES = {**LOOPBACK, "throughput": throughput}
 
 
 def main() -> int:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """`values` are the runs'; the median is what counts against `target` (at most; None: only shown)."""
+    """`values` are the runs'; the median is what counts against `target` (None: only shown), at most or `at_least`."""
 
     name: str
     unit: str
     values: Sequence[float]
     target: float | None = None
+    at_least: bool = False
     note: str = ""
     digits: int = 2
     median: float = field(init=False)
@@ -25,11 +26,13 @@ class Figure:
     @property
     def reached(self) -> bool:
         """Whether the promise holds here and now."""
-        return self.target is None or self.median <= self.target
+        if self.target is None:
+            return True
+        return self.median >= self.target if self.at_least else self.median <= self.target
 
     @property
     def ratio(self) -> float | None:
-        """Median over target: below 1 is better than promised."""
+        """Median over target: at most 1 as promised, or at least 1 where more is better."""
         return self.median / self.target if self.target else None
 
 
@@ -55,7 +58,7 @@ def as_text(figures: Sequence[Figure]) -> str:
     rows = [head]
     for figure in figures:
         d = figure.digits
-        target = "" if figure.target is None else f"≤ {figure.target:g}"
+        target = "" if figure.target is None else f"{'≥' if figure.at_least else '≤'} {figure.target:.4g}"
         ratio = "" if figure.ratio is None else f"{figure.ratio:.2f}"
         mark = "" if figure.target is None else "ok" if figure.reached else "MISSED"
         spread = f"{min(figure.values):.{d}f} … {max(figure.values):.{d}f}"
