@@ -19,7 +19,7 @@ from agent.node.messages import Frame
 
 FRAME_VERSION: Final = 1
 
-# The largest frames are a status of 10,000 replicas (about 5 MiB), a snapshot's chunk and an instruction (1 MiB each).
+# The largest frames are a status of 10,000 replicas (about 5 MiB), an instruction and a snapshot's part (1 MiB each).
 MAX_FRAME_BYTES: Final = 8 * 1024 * 1024
 
 # Before a peer has said who it is: a hello is about 1 KiB.

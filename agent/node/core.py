@@ -29,6 +29,7 @@ from agent.node.chronicle import Chronicle
 from agent.node.context import Context, Lead, Peer
 from agent.node.coordination import Coordination
 from agent.node.effects import Cut, Datagram, Effect, Replied, Serve, Store, Unserve, Want
+from agent.node.followers import Followers
 from agent.node.inquiries import Inquiries
 from agent.node.instant import Instant
 from agent.node.local_host import LocalHost
@@ -51,10 +52,11 @@ from agent.node.messages import (
     StatusIs,
     Submit,
     SwimFrame,
+    TakenFrame,
 )
 from agent.node.status import View, build_members, build_status
 from agent.node.submissions import Submissions
-from agent.node.subscriptions import Followers, Following
+from agent.node.subscriptions import Following
 from agent.raft.messages import Append
 from agent.state import Applied
 from agent.swim import MemberChanged, Swim, SwimConfig, SwimMessage
@@ -121,7 +123,7 @@ class NodeCore:
         self.chronicle = Chronicle(self._context)
         self._inquiries = Inquiries(self._context, self.status)
         self._followers = Followers(self._context)
-        self._following = Following(self._context, machine.vouches_for)
+        self._following = Following(self._context, machine.vouches_for, settings.limits.snapshot_bytes)
         self.coordination = Coordination(self._context, self.chronicle)
         self._host = LocalHost(self._context, settings.host, settings.agent_version, self.coordination.report)
         self._configuration = core.configuration
@@ -336,6 +338,8 @@ class NodeCore:
                 self._followers.cancelled(sender, call)
                 self.chronicle.cancelled(sender, call)
                 self._context.emit(Unserve(peer=sender, call=call))
+            case TakenFrame(id=call, parts=parts):
+                self._followers.taken(sender, call, parts, when)
             case Alive():
                 pass
 
@@ -348,7 +352,7 @@ class NodeCore:
             case FollowEvents():
                 self.chronicle.serve(sender, call)
             case FollowLedger():
-                self._followers.serve(sender, call, request)
+                self._followers.serve(sender, call, request, when)
             case FollowLogs() | FetchBlob() | LoadImage():
                 self._context.emit(Serve(peer=sender, call=call, request=request))
 
@@ -359,7 +363,7 @@ class NodeCore:
             self._notice_leader(when)
             self._drain_swim(when)
             self._following.pump(when)
-            self._followers.pump()
+            self._followers.pump(when)
             self.chronicle.pump()
             self.coordination.pump(when)
             self._host.pump(when)

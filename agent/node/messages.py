@@ -17,7 +17,9 @@ from agent.model.instruction import MAX_BODY_BYTES, MAX_TOKEN_BYTES, Instruction
 from agent.model.report import HostReport
 from agent.model.status import Status
 from agent.model.types import AgentId, Digest, Label
-from agent.raft import Entry, Message, Snapshot
+from agent.raft import Configuration, Entry, Message
+from agent.raft.entry import MAX_INDEX, Index, Term
+from agent.raft.messages import MAX_CHUNK_BYTES
 from agent.swim import SwimMessage
 
 MAX_BLOB_WINDOW_BYTES = 262_144  # one answer: on a 10 Mbit/s link it holds a heartbeat up for 0.2 s
@@ -70,9 +72,16 @@ class FollowEvents(Struct, frozen=True, kw_only=True, tag="events", omit_default
 
 
 class FollowLedger(Struct, frozen=True, kw_only=True, tag="ledger", omit_defaults=True):
-    """An observer subscribes to committed entries from `index` on. Answered by `Ledger` parts until a `Cancel`."""
+    """An observer subscribes to committed entries from `index` on. Answered by `Ledger` parts until a `Cancel`.
 
-    index: int
+    The voter goes a few parts ahead of what `TakenFrame`s say. `snapshot`, `digest`, `offset`: index and sha256 of a
+    snapshot that the observer has the first bytes of.
+    """
+
+    index: Annotated[int, Meta(ge=0, le=MAX_INDEX)]
+    snapshot: Annotated[int, Meta(ge=0, le=MAX_INDEX)] = 0
+    digest: Digest | Literal[""] = ""
+    offset: Annotated[int, Meta(ge=0, le=MAX_INDEX)] = 0
 
 
 class FetchBlob(Struct, frozen=True, kw_only=True, tag="blob", omit_defaults=True):
@@ -112,15 +121,27 @@ class Events(Struct, frozen=True, kw_only=True, tag="event_list", omit_defaults=
     events: tuple[Event, ...]
 
 
+class SnapshotPart(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The bytes from `offset` of a snapshot `total` bytes long, whose sha256 is `digest`."""
+
+    index: Index
+    term: Term
+    configuration: Configuration
+    digest: Digest
+    total: Index
+    offset: Index
+    data: Annotated[bytes, Meta(max_length=MAX_CHUNK_BYTES)]
+
+
 class Ledger(Struct, frozen=True, kw_only=True, tag="entries", omit_defaults=True):
-    """Committed entries in order; `snapshot` comes first when the voter no longer has the entry asked for.
+    """Committed entries in order; a snapshot's parts come first when the voter no longer has the entry asked for.
 
     `leader`: who coordinates in `term`, as the voter knows; a part may come for this news alone.
     """
 
     entries: tuple[Entry, ...] = ()
     commit: int = 0
-    snapshot: Snapshot | None = None
+    snapshot: SnapshotPart | None = None
     leader: AgentId | None = None
     term: int = 0
 
@@ -170,8 +191,15 @@ class CancelFrame(Struct, frozen=True, kw_only=True, tag="cancel", omit_defaults
     id: CallId
 
 
+class TakenFrame(Struct, frozen=True, kw_only=True, tag="taken", omit_defaults=True):
+    """The caller has taken the first `parts` replies to its call; whoever answers may go on."""
+
+    id: CallId
+    parts: Annotated[int, Meta(ge=1, le=2**53)]
+
+
 class Alive(Struct, frozen=True, kw_only=True, tag="alive", omit_defaults=True):
     """Nothing to say for a while; the link is used all the same."""
 
 
-Frame = RaftFrame | SwimFrame | ReportFrame | CallFrame | ReplyFrame | CancelFrame | Alive
+Frame = RaftFrame | SwimFrame | ReportFrame | CallFrame | ReplyFrame | CancelFrame | TakenFrame | Alive

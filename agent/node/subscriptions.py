@@ -1,23 +1,24 @@
-"""Observers: agents that don't vote follow one voter's committed entries (DESIGN "Consensus", observers).
+"""The observer's side of a subscription: agents that don't vote follow one voter's committed entries (DESIGN
+"Consensus", observers).
 
-Both sides: an observer picks its voter by rendezvous hash, so that observers spread evenly and only those of a lost
-voter move; a voter streams what it has committed, a snapshot first where its log begins later, and who coordinates.
+An observer picks its voter by rendezvous hash, so that observers spread evenly and only those of a lost voter move.
+What it took it tells, so that the voter sends on; a snapshot's parts are kept over a change of voters.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from agent.model.types import AgentId
 from agent.node.context import Context, Lead
 from agent.node.instant import Instant
 from agent.node.machine import are_readable
-from agent.node.messages import CallFrame, CancelFrame, FollowLedger, Ledger, Reply
-from agent.raft import Compacted, ObservationRefused, Snapshot
+from agent.node.messages import CallFrame, CancelFrame, FollowLedger, Ledger, Reply, SnapshotPart, TakenFrame
+from agent.raft import ObservationRefused, Snapshot
 
-PART_BYTES = 524_288  # one part stays well inside a frame and doesn't hold up a heartbeat for long
+TAKEN_EVERY_PARTS = 2  # half of the voter's window: it never runs dry, and a part in two costs an answer
 RETRY_S = 0.5  # after a voter ended the stream, or said what can't be; another one is picked then, if there is one
 LEADERLESS_S = 2.0  # a voter without a leader for so long may have been removed while it was away: it asks others
 
@@ -26,16 +27,57 @@ LEADERLESS_S = 2.0  # a voter without a leader for so long may have been removed
 SILENT_S = 2.0
 
 
+def voter_for(observer: AgentId, voters: Collection[AgentId]) -> AgentId | None:
+    """Whom an observer follows (rendezvous hash); None without voters."""
+    return max(voters, key=lambda voter: hashlib.sha256(f"{voter} {observer}".encode()).digest(), default=None)
+
+
+@dataclass(slots=True)
+class _Arriving:
+    """A snapshot on its way, as far as it is here. It is the same one on every voter that calls it by these names."""
+
+    index: int = 0
+    digest: str = ""
+    data: bytearray = field(default_factory=bytearray)
+
+    def add(self, part: SnapshotPart, max_bytes: int) -> Snapshot | None:
+        """The snapshot, once all of it is here. Raises ObservationRefused for a part that doesn't continue it."""
+        if (part.index, part.digest) != (self.index, self.digest):
+            self.forget()
+            self.index, self.digest = part.index, part.digest
+        if part.offset != len(self.data) or part.total > max_bytes or part.offset + len(part.data) > part.total:
+            self.forget()
+            raise ObservationRefused(f"a part of a snapshot from {part.offset} on doesn't continue what is here")
+        self.data += part.data
+        if len(self.data) < part.total:
+            return None
+        data, digest = bytes(self.data), self.digest
+        self.forget()
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise ObservationRefused("a snapshot isn't what its digest says")
+        return Snapshot(index=part.index, term=part.term, configuration=part.configuration, data=data)
+
+    def forget(self) -> None:
+        self.index, self.digest = 0, ""
+        self.data.clear()
+
+
 @dataclass(slots=True)
 class Following:
-    """The observer's side. Idle on a voter that has a leader. `vouches_for`: whether a snapshot's signatures hold.
+    """Idle on a voter that has a leader. `vouches_for`: whether a snapshot's signatures hold; `max_snapshot_bytes`: no
+    larger one is gathered.
 
-    `_patient_until`: by then the voter that we follow has to name a coordinator; None while it does. `_avoided`: voters
-    that were no good, until none is left.
+    `_taken`: parts of this subscription that were taken, `_told` of them are known to the voter. `_patient_until`: by
+    then the voter that we follow has to name a coordinator; None while it does. `_avoided`: voters that were no good,
+    until none is left.
     """
 
     context: Context
     vouches_for: Callable[[Snapshot], bool]
+    max_snapshot_bytes: int
+    _arriving: _Arriving = field(default_factory=_Arriving)
+    _taken: int = 0
+    _told: int = 0
     _voter: AgentId | None = None
     _call: int = 0
     _retry_at: float = 0.0
@@ -55,6 +97,8 @@ class Following:
             return
         self._leave()
         if wanted is None:
+            if self.context.raft.leader is not None:
+                self._arriving.forget()  # a leader feeds this log now
             return
 
         def on_reply(reply: Reply | None, end: bool, at: Instant) -> None:
@@ -62,7 +106,13 @@ class Following:
 
         self._voter, self._patient_until = wanted, when.mono + SILENT_S
         self._call = self.context.calls.open(wanted, on_reply)
-        request = FollowLedger(index=self.context.raft.commit + 1)
+        arriving = self._arriving
+        request = FollowLedger(
+            index=self.context.raft.commit + 1,
+            snapshot=arriving.index,
+            digest=arriving.digest,
+            offset=len(arriving.data),
+        )
         self.context.send(wanted, CallFrame(id=self._call, request=request))
 
     def deadline(self) -> float:
@@ -82,7 +132,7 @@ class Following:
         if linked <= self._avoided:
             self._avoided.clear()
         good = linked - self._avoided
-        return max(good, key=lambda voter: hashlib.sha256(f"{voter} {self.context.id}".encode()).digest(), default=None)
+        return voter_for(self.context.id, good)
 
     def _left_behind(self, when: Instant) -> bool:
         """Whether nobody has led us for long. Who was removed meanwhile hears nothing of it from any leader."""
@@ -97,26 +147,37 @@ class Following:
         if self._call and (peer := self.context.calls.close(self._call)) is not None:
             self.context.send(peer, CancelFrame(id=self._call))
         self._voter, self._call, self._patient_until, self.context.told = None, 0, None, None
+        self._taken = self._told = 0
 
     def _on_reply(self, reply: Reply | None, end: bool, when: Instant) -> None:
         believed = isinstance(reply, Ledger) and self._take(reply, when)
         if believed and not end:
+            self._tell_taken()
             return
         if reply is not None and self._voter is not None:
             self._avoided.add(self._voter)
         self._leave()
         self._retry_at = when.mono + RETRY_S
 
+    def _tell_taken(self) -> None:
+        self._taken += 1
+        if self._voter is not None and self._taken - self._told >= TAKEN_EVERY_PARTS:
+            self._told = self._taken
+            self.context.send(self._voter, TakenFrame(id=self._call, parts=self._taken))
+
     def _take(self, part: Ledger, when: Instant) -> bool:
         raft = self.context.raft
         try:
             if part.snapshot is not None:
-                if not self.vouches_for(part.snapshot):
-                    return False
-                raft.observe_snapshot(part.snapshot, when.mono)
+                snapshot = self._arriving.add(part.snapshot, self.max_snapshot_bytes)
+                if snapshot is not None:
+                    if not self.vouches_for(snapshot):
+                        return False
+                    raft.observe_snapshot(snapshot, when.mono)
             if not are_readable(part.entries):
                 return False
             if part.entries:
+                self._arriving.forget()
                 raft.observe(part.entries, part.commit, when.mono)
         except ObservationRefused:
             return False
@@ -126,61 +187,3 @@ class Following:
             self.context.told = None
             self._patient_until = self._patient_until or when.mono + SILENT_S
         return True
-
-
-@dataclass(slots=True)
-class _Follower:
-    """Invariant: everything below `next` was sent on `call`, and `told` with it."""
-
-    call: int
-    next: int
-    told: Lead | None = None
-
-
-@dataclass(slots=True)
-class Followers:
-    """The voter's side: where each subscriber stands; one subscription a peer."""
-
-    context: Context
-    _followers: dict[AgentId, _Follower] = field(default_factory=dict)
-
-    def serve(self, peer: AgentId, call: int, request: FollowLedger) -> None:
-        """A peer subscribes, instead of what it subscribed to before."""
-        self._followers[peer] = _Follower(call, max(1, request.index))
-        self.pump()
-
-    def cancelled(self, peer: AgentId, call: int) -> None:
-        """The peer follows somebody else now."""
-        if peer in self._followers and self._followers[peer].call == call:
-            del self._followers[peer]
-
-    def peer_lost(self, peer: AgentId) -> None:
-        """The peer subscribes again when it is back."""
-        self._followers.pop(peer, None)
-
-    def pump(self) -> None:
-        """Send what was committed since, and who coordinates."""
-        commit, lead = self.context.raft.commit, self.context.lead
-        for peer, follower in self._followers.items():
-            while follower.next <= commit:
-                part = self._part(follower.next, commit, lead)
-                follower.next, follower.told = part.commit + 1, lead
-                self.context.reply(peer, follower.call, part, end=False)
-            if follower.told != lead:
-                follower.told = lead
-                self.context.reply(peer, follower.call, _news(lead), end=False)
-
-    def _part(self, start: int, commit: int, lead: Lead | None) -> Ledger:
-        raft = self.context.raft
-        leader, term = lead or (None, 0)
-        try:
-            entries = raft.entries_between(start, commit, PART_BYTES)
-        except Compacted:
-            assert raft.snapshot is not None, "a log that begins later has a snapshot before it"
-            return Ledger(snapshot=raft.snapshot, commit=raft.snapshot.index, leader=leader, term=term)
-        return Ledger(entries=entries, commit=entries[-1].index, leader=leader, term=term)
-
-
-def _news(lead: Lead | None) -> Ledger:
-    leader, term = lead or (None, 0)
-    return Ledger(leader=leader, term=term)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import msgspec
@@ -10,9 +11,16 @@ from msgspec.structs import replace
 
 from agent.control.autopilot import DEAD_S, HEALTHY_S
 from agent.model.instruction import Scale
-from agent.node.messages import CallFrame, CancelFrame, FollowLedger, Frame, Ledger, ReplyFrame
+from agent.node.messages import (
+    CallFrame,
+    CancelFrame,
+    FollowLedger,
+    Frame,
+    Ledger,
+    ReplyFrame,
+    SnapshotPart,
+)
 from agent.node.subscriptions import LEADERLESS_S, RETRY_S
-from agent.raft import Snapshot
 from agent.state import decode_snapshot, encode_snapshot
 from tests.node.cluster import OFTEN, Cluster, Node
 from tests.support.ledger import operator
@@ -179,12 +187,17 @@ def test_an_observer_behind_the_log_starts_from_a_snapshot() -> None:
     assert observer.up.context.state.stacks["shop"].revision == 7, "it is on the disk"
 
 
+def part_of(data: bytes, *, like: SnapshotPart) -> SnapshotPart:
+    """A whole snapshot in one part."""
+    return replace(like, data=data, total=len(data), offset=0, digest=hashlib.sha256(data).hexdigest())
+
+
 def forge(part: Ledger) -> Ledger:
     """Another operator in the snapshot, granted by nobody."""
     assert part.snapshot is not None
     state = decode_snapshot(part.snapshot.data)
     forged = replace(state, operators={**state.operators, "eve": operator("eve")})
-    return replace(part, snapshot=replace(part.snapshot, data=encode_snapshot(forged)))
+    return replace(part, snapshot=part_of(encode_snapshot(forged), like=part.snapshot))
 
 
 def test_a_forged_snapshot_is_refused_and_another_voter_asked() -> None:
@@ -221,8 +234,9 @@ def test_a_snapshot_that_isnt_one_ends_nobody(garbage: bytes) -> None:
     (observer,) = observers(cluster)
     voter = followed_by(cluster, observer)
     call = next(s.frame.id for s in reversed(observer.sent) if isinstance(s.frame, CallFrame))
-    snapshot = Snapshot(index=90, term=1, configuration=observer.up.context.raft.configuration, data=garbage)
-    part = Ledger(snapshot=snapshot, commit=90)
+    configuration = observer.up.context.raft.configuration
+    name = SnapshotPart(index=90, term=1, configuration=configuration, digest="", total=0, offset=0, data=b"")
+    part = Ledger(snapshot=part_of(garbage, like=name))
     observer.up.frame(voter.id, ReplyFrame(id=call, reply=part, end=False), observer.when)
     cluster.run(RETRY_S)
     assert observer.up.context.state.index < 90

@@ -1,0 +1,152 @@
+"""The voter's side of observers' subscriptions: what it committed, a snapshot first where its log begins later, and who
+coordinates (DESIGN "Consensus", observers).
+
+Each subscriber is at most `WINDOW_PARTS` parts ahead of what it said it took, so one that reads slowly costs this much
+of memory and no more, and holds nobody else up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from agent import errors
+from agent.model.fault import fault_of
+from agent.model.types import AgentId
+from agent.node.context import Context, Lead
+from agent.node.instant import Instant
+from agent.node.messages import FollowLedger, Ledger, SnapshotPart
+from agent.raft import Compacted, Snapshot
+
+PART_BYTES = 262_144  # on a 10 Mbit/s link one part holds a heartbeat up for 0.2 s
+WINDOW_PARTS = 4  # on their way to one subscriber; 1 MiB fills a LAN's link over its round trip many times
+
+# A subscriber that takes nothing for so long while a snapshot is on its way to it is let go: else each would keep its
+# own old snapshot in memory.
+STALLED_S = 30.0
+
+
+@dataclass(slots=True)
+class _Follower:
+    """Invariants: everything below `next` was sent on `call`, and `told` with it; sent <= taken + WINDOW_PARTS.
+
+    `snapshot` with `offset`: what is being sent instead of entries, from where on. `resumes`: what it asked for.
+    `moved_at`: seconds, when it last took a part.
+    """
+
+    call: int
+    next: int
+    moved_at: float
+    resumes: FollowLedger
+    told: Lead | None = None
+    snapshot: Snapshot | None = None
+    offset: int = 0
+    sent: int = 0
+    taken: int = 0
+
+    @property
+    def has_room(self) -> bool:
+        return self.sent < self.taken + WINDOW_PARTS
+
+
+@dataclass(slots=True)
+class Followers:
+    """Where each subscriber stands; one subscription a peer.
+
+    `_behind`: those that may be sent something now; `_loading`: those that a snapshot is on its way to.
+    """
+
+    context: Context
+    _followers: dict[AgentId, _Follower] = field(default_factory=dict)
+    _behind: set[AgentId] = field(default_factory=set)
+    _loading: set[AgentId] = field(default_factory=set)
+    _pumped: tuple[int, Lead | None] = (0, None)
+    _named: tuple[Snapshot, str] | None = None
+
+    def serve(self, peer: AgentId, call: int, request: FollowLedger, when: Instant) -> None:
+        """A peer subscribes, instead of what it subscribed to before."""
+        self.peer_lost(peer)
+        self._followers[peer] = _Follower(call, max(1, request.index), when.mono, request)
+        self._behind.add(peer)
+        self.pump(when)
+
+    def taken(self, peer: AgentId, call: int, parts: int, when: Instant) -> None:
+        """The peer has taken that many parts of its subscription."""
+        follower = self._followers.get(peer)
+        if follower is not None and follower.call == call and follower.taken < parts <= follower.sent:
+            follower.taken, follower.moved_at = parts, when.mono
+            self._behind.add(peer)
+
+    def cancelled(self, peer: AgentId, call: int) -> None:
+        """The peer follows somebody else now."""
+        if peer in self._followers and self._followers[peer].call == call:
+            self.peer_lost(peer)
+
+    def peer_lost(self, peer: AgentId) -> None:
+        """The peer subscribes again when it is back."""
+        self._followers.pop(peer, None)
+        self._behind.discard(peer)
+        self._loading.discard(peer)
+
+    def pump(self, when: Instant) -> None:
+        """Send what was committed since, and who coordinates, as far as each one's window goes."""
+        commit, lead = self.context.raft.commit, self.context.lead
+        if (commit, lead) != self._pumped:
+            self._pumped = commit, lead
+            self._behind.update(self._followers)
+        for peer in sorted(self._behind):
+            follower = self._followers[peer]
+            while follower.has_room and (part := self._next_part(peer, follower, commit, lead)) is not None:
+                follower.sent, follower.told = follower.sent + 1, lead
+                self.context.reply(peer, follower.call, part, end=False)
+        self._behind.clear()
+        for peer in [peer for peer in self._loading if when.mono >= self._followers[peer].moved_at + STALLED_S]:
+            fault = fault_of(errors.TooMany(f"nothing of a snapshot was taken for {STALLED_S:.0f} s"))
+            self.context.fail(peer, self._followers[peer].call, fault)
+            self.peer_lost(peer)
+
+    def _next_part(self, peer: AgentId, follower: _Follower, commit: int, lead: Lead | None) -> Ledger | None:
+        """None once the subscriber was told everything."""
+        leader, term = lead or (None, 0)
+        if follower.snapshot is None and follower.next <= commit:
+            try:
+                entries = self.context.raft.entries_between(follower.next, commit, PART_BYTES)
+            except Compacted:
+                self._begin_snapshot(peer, follower)
+            else:
+                follower.next = entries[-1].index + 1
+                return Ledger(entries=entries, commit=entries[-1].index, leader=leader, term=term)
+        if follower.snapshot is not None:
+            return Ledger(snapshot=self._snapshot_part(peer, follower, follower.snapshot), leader=leader, term=term)
+        return Ledger(leader=leader, term=term) if follower.told != lead else None
+
+    def _begin_snapshot(self, peer: AgentId, follower: _Follower) -> None:
+        """From where the subscriber said that it has it, if it is this one."""
+        snapshot = self.context.raft.snapshot
+        assert snapshot is not None, "a log that begins later has a snapshot before it"
+        resumes = follower.resumes
+        has_it = (resumes.snapshot, resumes.digest) == (snapshot.index, self._digest(snapshot))
+        follower.snapshot = snapshot
+        follower.offset = min(resumes.offset, len(snapshot.data)) if has_it else 0
+        self._loading.add(peer)
+
+    def _snapshot_part(self, peer: AgentId, follower: _Follower, snapshot: Snapshot) -> SnapshotPart:
+        start = follower.offset
+        follower.offset = min(start + PART_BYTES, len(snapshot.data))
+        if follower.offset == len(snapshot.data):
+            follower.next, follower.snapshot = snapshot.index + 1, None
+            self._loading.discard(peer)
+        return SnapshotPart(
+            index=snapshot.index,
+            term=snapshot.term,
+            configuration=snapshot.configuration,
+            digest=self._digest(snapshot),
+            total=len(snapshot.data),
+            offset=start,
+            data=snapshot.data[start : follower.offset],
+        )
+
+    def _digest(self, snapshot: Snapshot) -> str:
+        if self._named is None or self._named[0] is not snapshot:
+            self._named = snapshot, hashlib.sha256(snapshot.data).hexdigest()
+        return self._named[1]

@@ -1,0 +1,116 @@
+"""A subscription's flow: parts of a bounded size, few of them ahead, a snapshot that goes on after a break."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from agent.model.stack import Service
+from agent.node.followers import PART_BYTES, STALLED_S, WINDOW_PARTS
+from agent.node.messages import CallFrame, Failed, FollowLedger, Frame, Ledger, ReplyFrame, SnapshotPart, TakenFrame
+from agent.node.subscriptions import RETRY_S, voter_for
+from tests.node.cluster import OFTEN, Cluster, Node, stack
+
+LARGE = Service(runtime="process", command=("serve",), environment={f"KEY_{n}": "x" * 4000 for n in range(200)})
+SEVERAL_PARTS = 3 * WINDOW_PARTS
+
+
+def large() -> tuple[Cluster, Node, Node]:
+    """A cluster whose snapshot has many parts, the observer that needs it and is down, and its voter."""
+    cluster = Cluster(2, compaction=OFTEN)
+    voter = cluster.elect()
+    observer = next(node for node in cluster.alive if node is not voter)
+    cluster.crash(observer.name)
+    for number in range(SEVERAL_PARTS * PART_BYTES // 800_000 + 2):
+        token = cluster.signed("deploy", f"stack:s{number}", stack(f"s{number}", web=LARGE))
+        assert voter.result(voter.submit(*token)).outcome == "applied"
+    snapshot = voter.up.context.raft.snapshot
+    assert snapshot is not None
+    assert len(snapshot.data) > SEVERAL_PARTS * PART_BYTES
+    voter.forget()
+    return cluster, observer, voter
+
+
+def parts(voter: Node) -> list[SnapshotPart]:
+    """The snapshot's parts that left."""
+    replies = [send.frame.reply for send in voter.sent if isinstance(send.frame, ReplyFrame)]
+    return [reply.snapshot for reply in replies if isinstance(reply, Ledger) and reply.snapshot is not None]
+
+
+def test_a_snapshot_comes_in_parts_and_each_once() -> None:
+    cluster, observer, voter = large()
+    cluster.start(observer.name)
+    cluster.run(0.1)
+    assert observer.up.context.state.chain == voter.up.context.state.chain
+    sent = parts(voter)
+    assert max(len(part.data) for part in sent) == PART_BYTES
+    assert sum(len(part.data) for part in sent) == sent[0].total
+
+
+def test_who_takes_nothing_is_sent_a_window_and_no_more() -> None:
+    """A slow observer can't fill its voter's queue."""
+    cluster, observer, voter = large()
+    cluster.lost = lambda sender, to, frame: isinstance(frame, TakenFrame)
+    cluster.start(observer.name)
+    cluster.run(5.0)
+    for number in range(3):
+        voter.deploy(f"more{number}")
+    cluster.run(1.0)
+    assert len(parts(voter)) == WINDOW_PARTS
+
+
+def test_after_a_break_the_rest_of_the_snapshot_comes() -> None:
+    cluster, observer, voter = large()
+
+    def breaks(sender: str, to: str, frame: Frame) -> bool:
+        return isinstance(frame, ReplyFrame) and len(parts(voter)) > SEVERAL_PARTS // 2
+
+    cluster.lost = breaks
+    cluster.start(observer.name)
+    cluster.run(0.1)
+    arrived = len(parts(voter)) - 1
+    voter.forget()
+    cluster.lost = lambda sender, to, frame: False
+    cluster.cut(observer.name)
+    cluster.mend()
+    cluster.run(RETRY_S + 0.1)
+    assert observer.up.context.state.chain == voter.up.context.state.chain
+    asked = [send.frame.request for send in observer.sent if isinstance(send.frame, CallFrame)]
+    assert [ask.offset for ask in asked if isinstance(ask, FollowLedger)][-1] >= (arrived - WINDOW_PARTS) * PART_BYTES
+    assert parts(voter)[0].offset > 0
+
+
+def test_a_part_that_continues_nothing_is_refused_and_all_is_asked_for_again() -> None:
+    cluster, observer, voter = large()
+    hidden: list[Frame] = []
+
+    def one_is_lost(sender: str, to: str, frame: Frame) -> bool:
+        if not hidden and isinstance(frame, ReplyFrame) and len(parts(voter)) == 3:
+            hidden.append(frame)
+            return True
+        return False
+
+    cluster.lost = one_is_lost
+    cluster.start(observer.name)
+    cluster.run(RETRY_S + 0.1)
+    assert hidden
+    assert observer.up.context.state.chain == voter.up.context.state.chain
+
+
+def test_who_takes_nothing_of_a_snapshot_for_long_is_let_go() -> None:
+    """Else each slow one would keep an old snapshot in its voter's memory."""
+    cluster, observer, voter = large()
+    cluster.lost = lambda sender, to, frame: isinstance(frame, TakenFrame)
+    cluster.start(observer.name)
+    cluster.run(STALLED_S + RETRY_S / 2)
+    ends = [s.frame for s in voter.sent if isinstance(s.frame, ReplyFrame) and isinstance(s.frame.reply, Failed)]
+    assert len(ends) == 1
+    cluster.lost = lambda sender, to, frame: False
+    cluster.run(RETRY_S + 0.1)
+    assert observer.up.context.state.chain == voter.up.context.state.chain
+
+
+def test_a_thousand_observers_spread_over_five_voters() -> None:
+    """At most 250 streams a voter."""
+    voters = [f"voter-{number}" for number in range(5)]
+    streams = Counter(voter_for(f"host-{number}", voters) for number in range(1000))
+    assert max(streams.values()) <= 250
