@@ -28,6 +28,7 @@ from agent.state import apply, audience_of
 
 ANSWER_DEADLINE_S = 10.0  # how long the API keeps a client waiting; several elections fit into it
 NO_MAJORITY_AFTER_S = 2.0  # without a majority linked for this long, waiting on is no kindness
+OWN_APPLY_WAIT_S = 1.0  # for our own ledger to have what the coordinator says it applied; a heartbeat brings it
 RETRY_S = 0.05  # after a coordinator said it no longer is one, or had no room
 MAX_PENDING = 1000  # instructions under way through one agent; a client above it hears 429
 CLOCK_SKEW_S = 60  # an operator's clock may be this far from the coordinator's
@@ -38,7 +39,8 @@ class _Pending:
     """`origin`: a request of our own API, or (peer, call). `call` and `leader`: how and to whom it was forwarded.
 
     `sent`: it left our hands once, so that it may happen whatever we hear. `current_from`: a state at this index or
-    later has all that anybody was told before we asked.
+    later has all that anybody was told before we asked. `told`: the coordinator's answer, which waits for our own
+    apply: whoever changes something here reads it here afterwards.
     """
 
     origin: int | tuple[AgentId, int]
@@ -47,12 +49,13 @@ class _Pending:
     body: bytes
     since: float
     expires: float
-    state: Literal["waiting", "forwarded", "asking", "proposed"] = "waiting"
+    state: Literal["waiting", "forwarded", "told", "asking", "proposed"] = "waiting"
     call: int = 0
     leader: AgentId | None = None
     term: int = 0
     sent: bool = False
     current_from: int | None = None
+    told: InstructionResult | None = None
     retry_at: float = 0.0
 
 
@@ -116,7 +119,7 @@ class Submissions:
         """When `pump` is next wanted without other cause: always later than the last one."""
         waiting = [pending for pending in self._pending.values() if pending.state == "waiting"]
         moments = [pending.expires for pending in self._pending.values()]
-        moments += [pending.retry_at for pending in waiting]
+        moments += [pending.retry_at for pending in self._pending.values() if pending.state in ("waiting", "told")]
         moments += [max(pending.since, self._last_quorum) + NO_MAJORITY_AFTER_S for pending in waiting]
         return min((moment for moment in moments if moment > self._pumped_at), default=float("inf"))
 
@@ -137,6 +140,10 @@ class Submissions:
         self.pump(when)
 
     def _advance(self, number: int, pending: _Pending, when: Instant) -> None:
+        if pending.told is not None:
+            if self.context.state.index >= pending.told.index or when.mono >= min(pending.retry_at, pending.expires):
+                self._answer(number, pending.told)
+            return
         if when.mono >= pending.expires:
             self._expire(number, pending)
         elif self._in_vain(pending):
@@ -215,7 +222,9 @@ class Submissions:
         pending = self._pending.get(number)
         if pending is None:
             return
-        if isinstance(reply, Submitted):
+        if isinstance(reply, Submitted) and reply.result.outcome == "applied":
+            pending.state, pending.told, pending.retry_at = "told", reply.result, when.mono + OWN_APPLY_WAIT_S
+        elif isinstance(reply, Submitted):
             self._answer(number, reply.result)
         elif isinstance(reply, Failed) and reply.fault.kind != errors.NoMajority.kind:
             self._answer(number, reply.fault)

@@ -8,7 +8,13 @@ from agent.instruction import encode_body
 from agent.model.instruction import Remove, Scale
 from agent.node.effects import Answer
 from agent.node.messages import CallFrame, CancelFrame, RaftFrame, ReplyFrame, Submit, Submitted
-from agent.node.submissions import ANSWER_DEADLINE_S, CLOCK_SKEW_S, MAX_PENDING, NO_MAJORITY_AFTER_S
+from agent.node.submissions import (
+    ANSWER_DEADLINE_S,
+    CLOCK_SKEW_S,
+    MAX_PENDING,
+    NO_MAJORITY_AFTER_S,
+    OWN_APPLY_WAIT_S,
+)
 from agent.raft.messages import Append, AppendResponse
 from tests.node.cluster import Cluster, Node, jti_of, stack
 from tests.support.ledger import START_MS
@@ -115,6 +121,31 @@ def test_a_follower_that_applies_it_first_answers_itself(cluster: Cluster) -> No
     request = follower.deploy()
     cluster.until(lambda: request in follower.answers, within_s=1.0)
     assert follower.result(request).outcome == "applied"
+
+
+def test_whoever_changes_something_through_a_follower_reads_it_there_afterwards(cluster: Cluster) -> None:
+    coordinator, follower = cluster.elect(), cluster.followers[0]
+    cluster.lost = lambda sender, to, frame: (
+        to == follower.name and isinstance(frame, RaftFrame) and isinstance(frame.message, Append)
+    )
+    request = follower.deploy()
+    assert "shop" in coordinator.up.context.state.stacks
+    assert request not in follower.answers, "the coordinator has answered, and our own state doesn't have it yet"
+    cluster.lost = lambda sender, to, frame: False
+    cluster.until(lambda: request in follower.answers, within_s=OWN_APPLY_WAIT_S)
+    assert "shop" in follower.up.context.state.stacks
+    assert follower.result(request).outcome == "applied"
+
+
+def test_a_follower_whose_ledger_stays_behind_passes_the_coordinators_answer_on(cluster: Cluster) -> None:
+    follower = cluster.followers[0]
+    cluster.lost = lambda sender, to, frame: (
+        to == follower.name and isinstance(frame, RaftFrame) and isinstance(frame.message, Append)
+    )
+    request = follower.deploy()
+    cluster.until(lambda: request in follower.answers, within_s=OWN_APPLY_WAIT_S + 0.2)
+    assert follower.result(request).outcome == "applied"
+    assert "shop" not in follower.up.context.state.stacks
 
 
 # Coordinators that go
