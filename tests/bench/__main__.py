@@ -7,11 +7,12 @@ import json
 import os
 import sys
 
+from tests.bench.elections import false_elections, handover
 from tests.bench.figures import Figure, as_json, as_text
 from tests.bench.measures import MEASURES as LOOPBACK
 from tests.bench.throughput import throughput
 
-MEASURES = {**LOOPBACK, "throughput": throughput}
+MEASURES = {**LOOPBACK, "handover": handover, "false_elections": false_elections, "throughput": throughput}
 
 
 def main() -> int:
