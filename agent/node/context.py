@@ -8,9 +8,11 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from agent.model.fault import Fault
-from agent.model.types import AgentId
+from agent.model.types import AgentId, Millis
 from agent.node.calls import CallBook
+from agent.node.clock import UNHEARD_S, LedgerClock
 from agent.node.effects import Effect, Send
+from agent.node.instant import Instant
 from agent.node.messages import Failed, Frame, Reply, ReplyFrame
 from agent.raft import Raft
 from agent.state import ClusterState
@@ -41,6 +43,7 @@ class Context:
     raft: Raft
     swim: Swim
     state: ClusterState
+    clock: LedgerClock
     told: Lead | None = None
     peers: dict[AgentId, Peer] = field(default_factory=dict)
     calls: CallBook = field(default_factory=CallBook)
@@ -66,6 +69,22 @@ class Context:
     def leads(self) -> bool:
         """Whether this agent coordinates and has applied an entry of its own term (Raft §8): its state is whole."""
         return self.raft.is_leader and self.raft.term_at(self.state.index) == self.raft.term
+
+    def clock_ms(self, when: Instant) -> Millis:
+        """What time it is, by this agent's clock as its peers see it."""
+        return self.clock.now_ms(self.state.at, self.raft.configuration.voters, when)
+
+    def ledger_ms(self, when: Instant) -> Millis:
+        """The stamp of an entry that this agent, coordinating, proposes now: ledger time never goes back."""
+        return max(self.state.at, self.clock_ms(when))
+
+    def may_stamp(self, when: Instant) -> bool:
+        """Whether this agent coordinates with its whole state, and has had its clock checked by its peers."""
+        since = self.raft.leader_since
+        if not self.leads or since is None:
+            return False
+        linked = self.peers.keys() & self.state.members.keys()
+        return when.mono >= since + UNHEARD_S or self.clock.is_checked(self.raft.configuration.voters, linked)
 
     @property
     def lead(self) -> Lead | None:

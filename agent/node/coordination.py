@@ -13,6 +13,7 @@ from agent.model.ledger import encode_entry
 from agent.model.report import HostReport
 from agent.model.types import AgentId
 from agent.node.chronicle import Chronicle
+from agent.node.clock import UNHEARD_S
 from agent.node.context import Context
 from agent.node.instant import Instant
 from agent.node.telling import tell_applied, tell_host, tell_replicas
@@ -51,6 +52,7 @@ class Coordination:
             return
         self.reports[report.host] = report
         self.heard_ms[report.host] = when.wall_ms
+        self.context.clock.heard(report.host, report.at, when)
         self._dirty = True
         tell_replicas(self.chronicle, self.context, known, report, when)
 
@@ -73,8 +75,8 @@ class Coordination:
             self._resign()
             return
         if self._since is None:
-            self._since, self._dirty = when, True
-        if not self.context.leads or self.context.state.index < self._decided_through:
+            self._since, self._dirty, self._look_at = when, True, when.mono + UNHEARD_S
+        if not self.context.may_stamp(when) or self.context.state.index < self._decided_through:
             return
         if self._dirty or when.mono >= self._look_at:
             self._dirty, self._look_at = False, when.mono + LOOK_EVERY_S
@@ -94,7 +96,7 @@ class Coordination:
         return Watch(
             coordinator=self.context.id,
             since=since.mono,
-            since_ms=since.wall_ms,
+            since_ms=self.context.ledger_ms(when) - int((when.mono - since.mono) * 1000),
             linked=frozenset(self.context.peers),
             swim=sightings,
             reports=self.reports,
@@ -109,12 +111,13 @@ class Coordination:
         """Soft state belongs to one coordinator's time: the next one is told anew."""
         if self._since is not None:
             self.reports.clear()
+            self.context.clock.forget()
             self._since, self._decided_through, self._look_at = None, 0, float("inf")
             self._vitals = Vitals(self.context)
 
     def _decide(self, when: Instant) -> None:
         state, raft = self.context.state, self.context.raft
-        now_ms = max(state.at, when.wall_ms)
+        now_ms = self.context.ledger_ms(when)
         try:
             for entry in next_entries(state, self.facts(when), now_ms):
                 self._decided_through = raft.propose(encode_entry(entry), when.mono)

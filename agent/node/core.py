@@ -26,6 +26,7 @@ from agent.model.status import MemberView, Status
 from agent.model.types import AgentId
 from agent.node.calls import OnReply
 from agent.node.chronicle import Chronicle
+from agent.node.clock import LedgerClock
 from agent.node.context import Context, Lead, Peer
 from agent.node.coordination import Coordination
 from agent.node.effects import Cut, Datagram, Effect, Replied, Serve, Store, Unserve, Want
@@ -33,7 +34,7 @@ from agent.node.followers import Followers
 from agent.node.inquiries import Inquiries
 from agent.node.instant import Instant
 from agent.node.local_host import LocalHost
-from agent.node.machine import Compaction, Machine, NodeBoot, are_readable
+from agent.node.machine import Compaction, Machine, NodeBoot, judge_append
 from agent.node.messages import (
     Alive,
     CallFrame,
@@ -116,7 +117,8 @@ class NodeCore:
             verify_snapshots=True,
         )
         swim = Swim(id=settings.id, config=settings.swim, rng=rng, now=when.mono)
-        self._context = Context(id=settings.id, boot=settings.boot, raft=core, swim=swim, state=machine.state)
+        clock = LedgerClock(settings.id)
+        self._context = Context(settings.id, settings.boot, core, swim, machine.state, clock)
         self._machine = machine
         self._disk = _Disk(kept_commit=boot.commit)
         self.submissions = Submissions(self._context)
@@ -202,10 +204,7 @@ class NodeCore:
             return
         known = sender in self._context.state.members
         if isinstance(frame, RaftFrame):
-            if isinstance(frame.message, Append) and not are_readable(frame.message.entries):
-                self._drop("unreadable_entry")
-            else:
-                self._context.raft.receive(sender, frame.message, when.mono)
+            self._consensus(sender, frame.message, when)
         elif not known:
             self._drop("unknown_member")
         else:
@@ -318,6 +317,16 @@ class NodeCore:
         return handing_over
 
     # Inside
+
+    def _consensus(self, sender: AgentId, message: raft.Message, when: Instant) -> None:
+        if isinstance(message, Append):
+            judged = judge_append(message, self._context.state.at, when.wall_ms)
+            if judged.dropped:
+                self._drop(judged.dropped)
+            if judged.append is None:
+                return
+            message = judged.append
+        self._context.raft.receive(sender, message, when.mono)
 
     def _member_frame(self, sender: AgentId, frame: Frame, when: Instant) -> None:
         match frame:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
 from agent import errors, raft
+from agent.control.clock import is_far_ahead
 from agent.model.ledger import GenesisEntry, decode_entry
+from agent.model.types import Millis
+from agent.raft.messages import Append
 from agent.state import (
     Applied,
     ClusterState,
@@ -18,6 +22,7 @@ from agent.state import (
     encode_snapshot,
     genesis_state,
     is_readable,
+    stamp_of,
 )
 
 SNAPSHOT_EVERY_ENTRIES = 5_000  # replaying them at a start takes about a second
@@ -126,6 +131,29 @@ class Machine:
 def are_readable(entries: Iterable[raft.Entry]) -> bool:
     """Whether the state machine can take all of them, once they are committed; the genesis (term 0) is here already."""
     return all(is_readable(entry.data) for entry in entries if entry.kind is raft.EntryKind.NORMAL and entry.term > 0)
+
+
+class JudgedAppend(NamedTuple):
+    """What is left of a leader's message, None for nothing; `dropped`: why something isn't, as it is counted."""
+
+    append: Append | None
+    dropped: str = ""
+
+
+def judge_append(append: Append, ledger_ms: Millis, own_ms: Millis) -> JudgedAppend:
+    """A follower doesn't acknowledge what it can't read, nor a stamp that is far ahead of its own clock.
+
+    Once a majority has stored such an entry all the same (it is committed), it was this clock that is wrong.
+    """
+    for position, entry in enumerate(append.entries):
+        if entry.kind is not raft.EntryKind.NORMAL or entry.term == 0:
+            continue
+        stamp = stamp_of(entry.data)
+        if stamp is None:
+            return JudgedAppend(None, "unreadable_entry")
+        if entry.index > append.commit and is_far_ahead(stamp, own_ms, ledger_ms):
+            return JudgedAppend(msgspec.structs.replace(append, entries=append.entries[:position]), "entry_far_ahead")
+    return JudgedAppend(append)
 
 
 def _brings_back(ours: ClusterState, offered: ClusterState) -> bool:

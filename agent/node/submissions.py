@@ -152,7 +152,8 @@ class Submissions:
         if number not in self._pending or pending.state != "waiting" or when.mono < pending.retry_at:
             return
         if self.context.leads:
-            self._admit(number, pending, when)
+            if self.context.may_stamp(when):
+                self._admit(number, pending, when)
         elif isinstance(pending.origin, tuple):
             if not self.context.raft.is_leader:
                 self._answer(number, fault_of(self._no_coordinator(pending)))
@@ -180,9 +181,8 @@ class Submissions:
         say that a revision isn't there which others have seen.
         """
         state = self.context.state
-        entry = InstructionEntry(
-            at=max(state.at, when.wall_ms), token=pending.token, body=pending.body, via=self.context.id
-        )
+        at = self.context.ledger_ms(when)
+        entry = InstructionEntry(at=at, token=pending.token, body=pending.body, via=self.context.id)
         data = encode_entry(entry)
         _, foretold = apply(state, state.index + 1, data)
         result = foretold.result
@@ -193,7 +193,7 @@ class Submissions:
                 self._ask_majority(number, pending, when)
             return
         try:
-            check_times(pending.verified.claims, when.wall_ms // 1000, CLOCK_SKEW_S)
+            check_times(pending.verified.claims, self.context.clock_ms(when) // 1000, CLOCK_SKEW_S)
             self.context.raft.propose(data, when.mono)
         except errors.MusterError as error:
             self._answer(number, fault_of(error))

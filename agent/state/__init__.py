@@ -5,7 +5,7 @@ state, applied = apply(state, index, data)        # for every committed entry of
 snapshot = encode_snapshot(state)                 # decode_snapshot checks every signature in it again
 """
 
-from agent.state.apply import STATE_LEVEL, apply, genesis_state, is_readable
+from agent.state.apply import STATE_LEVEL, apply, genesis_state, is_readable, stamp_of
 from agent.state.errors import SnapshotRefused, UnknownEntry
 from agent.state.placing import PORT_TRIES, may_have
 from agent.state.queries import (
@@ -50,6 +50,7 @@ __all__ = [
     "satisfies",
     "service_of",
     "stack_at",
+    "stamp_of",
     "wanted_replicas",
     "wants_stopped",
 ]

@@ -20,7 +20,7 @@ from agent.model.ledger import (
     PhaseEntry,
     decode_entry,
 )
-from agent.model.types import Digest, Jti
+from agent.model.types import Digest, Jti, Millis
 from agent.state.errors import UnknownEntry
 from agent.state.membership import MEMBERSHIP_ACTS
 from agent.state.placing import Ignored, place, set_phase
@@ -92,11 +92,18 @@ def is_readable(data: bytes) -> bool:
 
     Who leads may be taken: an entry that ends every agent that applies it would end the cluster, at each start again.
     """
+    return stamp_of(data) is not None
+
+
+def stamp_of(data: bytes) -> Millis | None:
+    """When an entry behind the genesis was proposed, by its coordinator's word; None for one that isn't readable."""
     try:
         entry = _decode(data)
     except UnknownEntry:
-        return False
-    return not isinstance(entry, GenesisEntry) and not (isinstance(entry, LevelEntry) and entry.level > STATE_LEVEL)
+        return None
+    if isinstance(entry, GenesisEntry) or (isinstance(entry, LevelEntry) and entry.level > STATE_LEVEL):
+        return None
+    return entry.at
 
 
 def _decode(data: bytes) -> LedgerEntry:

@@ -1,0 +1,36 @@
+"""Clocks that are years off, on any of the hosts, while faults go on: the ledger's time stays near the true one."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.sim.weather import Weather
+from tests.sim.world import START_WALL_MS, World
+
+YEARS_MS = 10 * 365 * 86_400_000
+DAY_MS = 86_400_000
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_one_clock_in_three_years_ahead_or_in_1970_moves_nothing(seed: int) -> None:
+    def misset(world: World) -> None:
+        agents = list(world.agents.values())
+        for agent in agents:
+            agent.clock_skew_ms = 0
+        world.rng.choice(agents).clock_skew_ms = world.rng.choice([YEARS_MS, -START_WALL_MS])
+        world.after(5.0, lambda: misset(world))
+
+    def lose_the_coordinator(world: World) -> None:
+        for agent in [agent for agent in world.alive() if agent.leads]:
+            world.crash(agent)
+            world.restart(agent, 1.0)
+        world.after(7.0, lambda: lose_the_coordinator(world))
+
+    def script(world: World) -> None:
+        world.after(0.0, lambda: misset(world))
+        world.after(6.0, lambda: lose_the_coordinator(world))
+
+    world = World(seed, size=3, until_s=60.0, given=Weather.fair(), script=script).run()
+    times = [agent.core.context.state.at for agent in world.alive() if agent.core is not None]
+    assert max(abs(at - world.wall_ms) for at in times) < DAY_MS
+    assert world.operators.applied_at > 45.0
