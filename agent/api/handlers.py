@@ -18,7 +18,7 @@ from agent.api.streams import Streams
 from agent.api.views import held_body, operator_views, result_of, services_view, stack_view, target_view
 from agent.api.workers import MAX_WORKER_BODY_BYTES, bare_refusal, decode_worker
 from agent.formats.timestamps import rfc3339
-from agent.model.api import BlobView, Members, Operators, Services, StackView, TargetView
+from agent.model.api import BlobView, Members, Operators, Recovery, Services, StackView, TargetView
 from agent.model.explain import shown
 from agent.model.fault import Fault, error_of
 from agent.model.instruction import MAX_BODY_BYTES, InstructionResult
@@ -78,6 +78,17 @@ class Handlers:
         if result.outcome != "applied":
             raise ResultRefused(_refusal(result), result)
         return result
+
+    async def recovery(self, _request: web.Request) -> Recovery:
+        """For the operator who has to sign it."""
+        return self._port.recovery()
+
+    async def recover(self, request: web.Request) -> InstructionResult:
+        """The body's exact bytes and the token that binds them, as `submit` has them."""
+        token = auth.bearer(request, fix=auth.UNSIGNED_INSTRUCTION_FIX)
+        body = await read_body(request, MAX_BODY_BYTES)
+        auth.check_instruction_token(token)
+        return await self._port.recover(token, body)
 
     async def instruction(self, request: web.Request) -> InstructionResult:
         """What became of an instruction."""

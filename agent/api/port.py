@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from agent.model.api import ImageProgress
+from agent.model.api import ImageProgress, Recovery
 from agent.model.events import Event, LogLine
 from agent.model.instruction import InstructionResult
 from agent.model.status import AgentRef, Health, MemberView, Status
@@ -43,6 +43,12 @@ class NodePort(Protocol):
 
     async def submit(self, token: str, body: bytes) -> InstructionResult:
         """Bring an instruction into the ledger, through the coordinator wherever it is."""
+
+    def recovery(self) -> Recovery:
+        """What this agent would begin another epoch with."""
+
+    async def recover(self, token: str, body: bytes) -> InstructionResult:
+        """Begin another epoch with this agent alone, which starts anew; only when no majority is there."""
 
     async def status(self) -> Status:
         """The coordinator's view where one answers, else this agent's own, marked stale."""

@@ -12,7 +12,7 @@ from msgspec import Struct
 from agent.api.handlers import Handlers
 from agent.api.parameters import BlobQuery, EventsQuery, LogsQuery, NoQuery
 from agent.api.workers import AddWorker
-from agent.model.api import BlobView, ImageProgress, Members, Operators, Services, StackView, TargetView
+from agent.model.api import BlobView, ImageProgress, Members, Operators, Recovery, Services, StackView, TargetView
 from agent.model.events import Event, LogLine
 from agent.model.instruction import InstructionResult
 from agent.model.status import Health, Status
@@ -115,6 +115,22 @@ ROUTES: tuple[Route, ...] = (
         summary="What became of an instruction",
         answer=InstructionResult,
         problems=(404,),
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/recovery",
+        handler=Handlers.recovery,
+        summary="What this agent would begin another epoch with, once the majority is lost for good",
+        answer=Recovery,
+    ),
+    Route(
+        method="POST",
+        path="/api/v1/recovery",
+        handler=Handlers.recover,
+        summary="Begin another epoch with this agent alone: a signed `recover`; refused while a majority may be there",
+        access="instruction",
+        answer=InstructionResult,
+        problems=(403, 409, 413, 422),
     ),
     Route(
         method="GET",

@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "events": ("agent.cli.events:events", "Show what happened, and what happens."),
     "operator": ("agent.cli.operators:operator", "Say who may change what: operators, their keys and scopes."),
     "expel": ("agent.cli.expel:expel", "Take a host out of the cluster for ever."),
+    "recover": ("agent.cli.recover:recover", "Go on with one survivor when the majority is lost for good."),
     "cancel": ("agent.cli.cancel:cancel", "Close an instruction that was never answered."),
     "token": ("agent.cli.token:token", "Make an access token for curl and dashboards."),
     "run": ("agent.cli.run:run", "Run the agent of this host (the daemon itself)."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import signal
@@ -37,13 +38,17 @@ def run(file: str | None, log_level: str | None) -> int:
     gc.disable()  # until `_freeze`: what is imported now stays, so looking through it again and again is lost time
     config = read_config(file, os.environ, {"log_level": log_level})
     _log_to_stderr(config)
-    return asyncio.run(_serve(config))
+    while (code := asyncio.run(_serve(config))) is None:
+        pass
+    return code
 
 
-async def _serve(config: Config) -> int:
+async def _serve(config: Config) -> int | None:
+    """One life of the agent; None when it has to start anew, with a ledger of another epoch."""
     from loguru import logger
 
     from agent.node.driver.agent import Agent
+    from agent.node.driver.loop import EpochBegan
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -60,7 +65,8 @@ async def _serve(config: Config) -> int:
             stopping = asyncio.create_task(stop.wait(), name="stop")
             ends: tuple[asyncio.Future[Any], ...] = (stopping, agent.driver.failed)
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            _notify("STOPPING=1")
+            if stop.is_set() or not _renews(agent):
+                _notify("STOPPING=1")
             for task in (watchdog, stopping):
                 task.cancel()
             await asyncio.gather(watchdog, stopping, return_exceptions=True)
@@ -68,10 +74,20 @@ async def _serve(config: Config) -> int:
             await api.close()
     finally:
         await agent.stop()
-    if agent.driver.failed.done():
-        agent.driver.failed.result()
+    if _renews(agent) and not stop.is_set():
+        return None
+    with contextlib.suppress(EpochBegan):
+        if agent.driver.failed.done():
+            agent.driver.failed.result()
     logger.info("stopped")
     return EXIT_OK
+
+
+def _renews(agent: Agent) -> bool:
+    from agent.node.driver.loop import EpochBegan
+
+    failed = agent.driver.failed
+    return failed.done() and isinstance(failed.exception(), EpochBegan)
 
 
 class _Api:

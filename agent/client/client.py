@@ -31,6 +31,7 @@ from agent.model.api import (
     Members,
     Operators,
     ProblemDetails,
+    Recovery,
     Services,
     StackView,
     TargetView,
@@ -38,7 +39,7 @@ from agent.model.api import (
 from agent.model.decode import convert
 from agent.model.events import Event, LogLine
 from agent.model.fault import error_of
-from agent.model.instruction import Act, Body, InstructionResult
+from agent.model.instruction import Act, Body, InstructionResult, Recover
 from agent.model.status import Health, Status
 from agent.model.types import Digest, Jti, Label, Target
 
@@ -151,6 +152,29 @@ class Client:
         return streams.logs(self, f"/api/v1/stacks/{quote(stack, safe='')}/logs", given)
 
     # Changes
+
+    async def recoveries(self) -> list[Recovery]:
+        """What each member that answers would begin another epoch with; a read, of every one by itself."""
+
+        async def ask(endpoint: Endpoint) -> Recovery | None:
+            request = Request(method="GET", path="/api/v1/recovery", headers=self.headers(), timeout_s=PROBE_TIMEOUT_S)
+            with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError, MusterError):
+                return await self.call(endpoint, request, Recovery)
+            return None
+
+        await self.connect()  # tells the cluster's time, which tokens go by
+        answers = await asyncio.gather(*(ask(endpoint) for endpoint in self._endpoints))
+        return [answer for answer in answers if answer is not None]
+
+    async def recover(self, revision: int, body: Recover) -> InstructionResult:
+        """Signs the beginning of another epoch, brings it to the member that is asked, and remembers it in the home.
+
+        Raises Conflict, NotAllowed and the like; TimedOut when the survivor doesn't answer: look at it again then.
+        """
+        result = await Submission.sign(self, "recover", "cluster", revision, body).bring_to("/api/v1/recovery")
+        home, _ = self.signer()
+        self.home, self._token = await asyncio.to_thread(remember, home, epoch=body.epoch), None
+        return result
 
     async def submit(self, act: Act, target: Target, body: Body) -> InstructionResult:
         """Signs the change on top of the target's present revision, and brings it in.
@@ -291,8 +315,13 @@ class Client:
             )
 
 
-def home_client(home: Home, *, via: str | None = None, notice: Notice = lambda text: None) -> Client:
-    """Any member of the home's cluster. Reads files: call it outside the event loop. Raises as `Home.operator_key`."""
+def home_client(
+    home: Home, *, via: str | None = None, key: Ed25519PrivateKey | None = None, notice: Notice = lambda text: None
+) -> Client:
+    """Any member of the home's cluster. Reads files: call it outside the event loop. Raises as `Home.operator_key`.
+
+    `key` signs instead of the home's own, e.g. the recovery key.
+    """
     last = ""
     with contextlib.suppress(MusterError):
         last = read_file(home.path / LAST_FILE).decode("utf-8", "replace")
@@ -304,7 +333,7 @@ def home_client(home: Home, *, via: str | None = None, notice: Notice = lambda t
         transport,
         candidates(home.cluster, via=via, last=last),
         home=home,
-        key=home.operator_key(),
+        key=key or home.operator_key(),
         notice=notice,
     )
 

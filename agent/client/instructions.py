@@ -86,11 +86,15 @@ class Submission:
             await asyncio.sleep(RETRY_S)
         return await self._ask()
 
-    async def _send(self) -> InstructionResult:
+    async def bring_to(self, path: str) -> InstructionResult:
+        """The answer of the member that is asked, once: for what isn't the whole ledger's. Raises as `bring_in`."""
+        return await self._send(path)
+
+    async def _send(self, path: str = "/api/v1/instructions") -> InstructionResult:
         endpoint = await self.client.connect()
         request = Request(
             method="POST",
-            path="/api/v1/instructions",
+            path=path,
             headers={"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"},
             body=self.body,
             timeout_s=SUBMIT_TIMEOUT_S,

@@ -22,6 +22,7 @@ _NEEDED: dict[Act, ScopeName] = {
     "expel": "admin",
     "grant": "admin",
     "revoke": "admin",
+    "recover": "admin",
 }
 
 

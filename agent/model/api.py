@@ -12,7 +12,7 @@ from agent.model.instruction import Act, InstructionResult
 from agent.model.ledger import AssignedPort, Phase
 from agent.model.report import ReplicaState
 from agent.model.stack import InstructionRef, Stack
-from agent.model.status import MemberView
+from agent.model.status import AgentRef, MemberView
 from agent.model.types import Digest, Jti, Label, OperatorName, PublicKey, Target
 
 PROBLEM_TYPE_PREFIX = "urn:muster:problem:"
@@ -45,6 +45,26 @@ class Members(Struct, frozen=True, kw_only=True):
 
     answered_by: str
     members: tuple[MemberView, ...]
+
+
+class Recovery(Struct, frozen=True, kw_only=True):
+    """`GET /api/v1/recovery`: what this agent would begin the next epoch with (`agent recover --new-epoch`).
+
+    `index` and `chain` are the head of its ledger, of `term`; what is behind `committed` it doesn't know to be
+    committed. `revision` is the target `cluster`'s. `lost`: voters that it has no link with. `unfit`: why no epoch may
+    begin here now, else empty.
+    """
+
+    survivor: AgentRef
+    epoch: int
+    revision: int
+    term: int
+    index: int
+    chain: Digest
+    committed: int
+    voters: tuple[AgentRef, ...]
+    lost: tuple[AgentRef, ...]
+    unfit: str = ""
 
 
 class OperatorView(Struct, frozen=True, kw_only=True):

@@ -9,14 +9,16 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from agent.model.cluster import Member, Operator
+from agent.model.cluster import MAX_VOTERS, Member, Operator
 from agent.model.stack import MAX_REPLICAS, Stack
-from agent.model.types import Digest, Jti, Label, Millis, Target
+from agent.model.types import AgentId, Digest, Jti, Label, Millis, Target
 
 MAX_BODY_BYTES = 1_048_576  # a plan of 200 services with full environments is well below it
 MAX_TOKEN_BYTES = 4096  # our claims need about 500
 
-Act = Literal["deploy", "remove", "scale", "restart", "stop", "start", "enrol", "expel", "grant", "revoke", "cancel"]
+Act = Literal[
+    "deploy", "remove", "scale", "restart", "stop", "start", "enrol", "expel", "grant", "revoke", "cancel", "recover"
+]
 
 ServiceNames = Annotated[tuple[Label, ...], Meta(max_length=200)]
 
@@ -84,7 +86,23 @@ class Cancel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
     jti: Jti | None = None
 
 
-Body = Stack | Remove | Scale | Services | Enrol | Expel | Grant | Revoke | Cancel
+class Recover(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Begins another epoch when the majority is lost for good: `survivor` is its first and only voter.
+
+    `index` and `chain` name the head of the survivor's ledger, uncommitted entries included: all that is kept. `lost`
+    are the voters that weren't reached; named for the audit, and refused nothing. It never goes through consensus,
+    which there is none of.
+    """
+
+    version: Literal[1] = 1
+    epoch: Annotated[int, Meta(ge=2, le=2**31)]
+    survivor: AgentId
+    index: Annotated[int, Meta(ge=1, le=2**53)]
+    chain: Digest
+    lost: Annotated[tuple[AgentId, ...], Meta(max_length=MAX_VOTERS)] = ()
+
+
+Body = Stack | Remove | Scale | Services | Enrol | Expel | Grant | Revoke | Cancel | Recover
 
 BODIES: dict[Act, type[Body]] = {
     "deploy": Stack,
@@ -98,6 +116,7 @@ BODIES: dict[Act, type[Body]] = {
     "grant": Grant,
     "revoke": Revoke,
     "cancel": Cancel,
+    "recover": Recover,
 }
 """Which body an act binds. The kind of target each act takes is `TARGET_KINDS`."""
 
@@ -113,6 +132,7 @@ TARGET_KINDS: dict[Act, frozenset[str]] = {
     "grant": frozenset({"operator"}),
     "revoke": frozenset({"operator"}),
     "cancel": frozenset({"cluster", "stack", "operator", "member", "host", "secret"}),
+    "recover": frozenset({"cluster"}),
 }
 
 

@@ -29,7 +29,7 @@ _LENGTH = struct.Struct(">I")
 HEADER_BYTES: Final = _LENGTH.size
 _VERSION_BYTE = bytes([FRAME_VERSION])
 
-RefusalReason = Literal["protocol", "identity", "hello", "cluster", "epoch", "expelled", "self", "busy"]
+RefusalReason = Literal["protocol", "identity", "hello", "cluster", "expelled", "self", "busy"]
 """Why a link isn't taken up. `identity`: the certificate; `hello`: its signature, audience or binding."""
 
 

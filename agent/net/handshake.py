@@ -135,8 +135,6 @@ async def _hear(link: Link, me: LocalAgent, peer: Certified, authority: Authorit
         raise HandshakeFailed("hello", "certificate and hello are of two agents")
     if opening.cluster != me.cluster:
         raise HandshakeFailed("cluster", f"the peer is of cluster {opening.cluster}")
-    if opening.epoch != me.epoch:
-        raise HandshakeFailed("epoch", f"the peer is in epoch {opening.epoch}, we are in {me.epoch}")
     standing = authority(peer.id, peer.certificate)  # only now: it may have been expelled while we waited
     if standing == "expelled":
         raise HandshakeFailed("expelled")

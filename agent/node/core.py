@@ -30,6 +30,7 @@ from agent.node.clock import LedgerClock
 from agent.node.context import Context, Lead, Peer
 from agent.node.coordination import Coordination
 from agent.node.effects import Cut, Datagram, Effect, Replied, Serve, Store, Unserve, Want
+from agent.node.epochs import Epochs
 from agent.node.followers import Followers
 from agent.node.inquiries import Inquiries
 from agent.node.instant import Instant
@@ -127,6 +128,7 @@ class NodeCore:
         self._followers = Followers(self._context)
         self._following = Following(self._context, machine.vouches_for, settings.limits.snapshot_bytes)
         self.coordination = Coordination(self._context, self.chronicle)
+        self.epochs = Epochs(self._context, machine)
         self._host = LocalHost(self._context, settings.host, settings.agent_version, self.coordination.report)
         self._configuration = core.configuration
         self._lead: Lead | None = None
@@ -176,6 +178,8 @@ class NodeCore:
 
     def link_up(self, peer: Peer, when: Instant) -> None:
         """A peer link is up: both sides are who they say (agent.net.links)."""
+        if self.epochs.link_up(peer):
+            return
         self._context.peers[peer.id] = peer
         self._context.raft.peer_linked(peer.id, when.mono)
         if peer.known:
@@ -185,7 +189,7 @@ class NodeCore:
 
     def link_down(self, peer: AgentId, when: Instant) -> None:
         """The link with `peer` is gone."""
-        if self._context.peers.pop(peer, None) is None:
+        if self.epochs.link_down(peer, when) or self._context.peers.pop(peer, None) is None:
             return
         self._context.raft.peer_unlinked(peer, when.mono)
         self._followers.peer_lost(peer)
@@ -198,6 +202,8 @@ class NodeCore:
 
     def frame(self, sender: AgentId, frame: Frame, when: Instant) -> None:
         """A frame over the link with `sender`. What an unknown member may not say is dropped before it is looked at."""
+        if self.epochs.frame(sender, frame, when):
+            return
         peer = self._context.peers.get(sender)
         if peer is None or sender in self._context.state.expelled:
             self._drop("unlinked" if peer is None else "expelled")
@@ -370,6 +376,7 @@ class NodeCore:
         self._drain_raft(when)
         while True:
             self._notice_leader(when)
+            self.epochs.pump(when)
             self._drain_swim(when)
             self._following.pump(when)
             self._followers.pump(when)

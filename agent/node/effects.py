@@ -95,4 +95,11 @@ class Replied(Struct, frozen=True, kw_only=True):
     end: bool
 
 
-Effect = Store | Send | Datagram | Want | Cut | Answer | Reconcile | Publish | Serve | Unserve | Replied
+class BeginEpoch(Struct, frozen=True, kw_only=True):
+    """Keep this proven snapshot instead of all that the ledger holds, and start anew with it. `what` tells a person."""
+
+    snapshot: raft.Snapshot
+    what: str
+
+
+Effect = Store | BeginEpoch | Send | Datagram | Want | Cut | Answer | Reconcile | Publish | Serve | Unserve | Replied

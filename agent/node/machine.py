@@ -97,6 +97,16 @@ class Machine:
             self.verified_through = max(self.verified_through, entry.index)
         return applied
 
+    def ahead(self, entries: Iterable[raft.Entry]) -> ClusterState:
+        """What the state would be with these entries behind it."""
+        state = self.state
+        for entry in entries:
+            if entry.kind is raft.EntryKind.NORMAL:
+                state, _ = apply(state, entry.index, entry.data)
+            else:
+                state = msgspec.structs.replace(state, index=entry.index)
+        return state
+
     def vouches_for(self, snapshot: raft.Snapshot) -> bool:
         """Whether every signature in a snapshot that a peer offers holds, and it takes nothing back."""
         try:

@@ -84,6 +84,10 @@ class FollowLedger(Struct, frozen=True, kw_only=True, tag="ledger", omit_default
     offset: Annotated[int, Meta(ge=0, le=MAX_INDEX)] = 0
 
 
+class FetchEpoch(Struct, frozen=True, kw_only=True, tag="epoch", omit_defaults=True):
+    """An agent of an earlier epoch asks for proof of the later one. Answered by a `Ledger` with a snapshot."""
+
+
 class FetchBlob(Struct, frozen=True, kw_only=True, tag="blob", omit_defaults=True):
     """The next bytes of a content. Answered by one `BlobPart` or a fault; the receiver asks on, at its own speed."""
 
@@ -100,7 +104,7 @@ class LoadImage(Struct, frozen=True, kw_only=True, tag="load", omit_defaults=Tru
     token: Annotated[str, Meta(max_length=MAX_TOKEN_BYTES)]
 
 
-Request = Submit | GetStatus | FollowLogs | FollowEvents | FollowLedger | FetchBlob | LoadImage
+Request = Submit | GetStatus | FollowLogs | FollowEvents | FollowLedger | FetchEpoch | FetchBlob | LoadImage
 Served = FollowLogs | FetchBlob | LoadImage
 """What the host behind the core answers (the `Serve` effect)."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -479,6 +480,10 @@ class Raft:
         Raises Compacted when `first` is before `first_index`: send `snapshot` then.
         """
         return self._state.log.slice(first, min(last, self.commit), max_bytes)
+
+    def entries_behind(self, index: int) -> tuple[Entry, ...]:
+        """All entries behind `index`, committed or not. Raises Compacted as `entries_between`."""
+        return self._state.log.slice(index + 1, self.last_index, sys.maxsize)
 
     def quorum_active(self, now: float) -> bool:
         """Whether this member leads and a majority of voters answered within an election timeout."""

@@ -5,7 +5,8 @@ state, applied = apply(state, index, data)        # for every committed entry of
 snapshot = encode_snapshot(state)                 # decode_snapshot checks every signature in it again
 """
 
-from agent.state.apply import STATE_LEVEL, apply, genesis_state, is_readable, stamp_of
+from agent.state.apply import STATE_LEVEL, apply, begin_epoch, genesis_state, is_readable, stamp_of
+from agent.state.epochs import check_crossing
 from agent.state.errors import SnapshotRefused, UnknownEntry
 from agent.state.placing import PORT_TRIES, may_have
 from agent.state.queries import (
@@ -38,6 +39,8 @@ __all__ = [
     "assignments_of",
     "assignments_on",
     "audience_of",
+    "begin_epoch",
+    "check_crossing",
     "decode_snapshot",
     "deployed_stack",
     "digest",

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
 from agent.errors import InvariantBroken, MusterError
-from agent.instruction import VerifiedInstruction, read_instruction
-from agent.model.instruction import Act, Claims, InstructionResult, TargetRecord
+from agent.instruction import read_instruction
+from agent.model.fault import Fault, error_of
+from agent.model.instruction import Act, Body, Claims, InstructionResult, TargetRecord
 from agent.model.ledger import (
     AssignEntry,
     GenesisEntry,
@@ -19,8 +22,10 @@ from agent.model.ledger import (
     LevelEntry,
     PhaseEntry,
     decode_entry,
+    encode_entry,
 )
 from agent.model.types import Digest, Jti, Millis
+from agent.state import epochs
 from agent.state.errors import UnknownEntry
 from agent.state.membership import MEMBERSHIP_ACTS
 from agent.state.placing import Ignored, place, set_phase
@@ -35,7 +40,8 @@ _V = TypeVar("_V")
 
 _NO_CHAIN = "0" * 64
 _NO_JTI = "0" * 32  # in the answer to a token that can't be believed about anything, its jti included
-_ACTS = {**STACK_ACTS, **MEMBERSHIP_ACTS}
+_Acts = Mapping[Act, Callable[[ClusterState, Signed, Body], ClusterState]]
+_ACTS: _Acts = {**STACK_ACTS, **MEMBERSHIP_ACTS, "recover": epochs.refuse}
 
 
 def genesis_state(data: bytes) -> ClusterState:
@@ -73,10 +79,10 @@ def apply(state: ClusterState, index: int, data: bytes, *, verify: bool = True) 
     if index <= state.index:
         raise InvariantBroken(f"entry {index} comes again, the state is at {state.index}")
     entry = _decode(data)
-    base = replace(state, index=index, chain=_link(state.chain, index, data), at=max(state.at, entry.at))
+    base = _behind(state, index, data, entry)
     match entry:
         case InstructionEntry():
-            return _instruct(base, entry, verify=verify)
+            return _instruct(base, entry, _ACTS, verify=verify)
         case AssignEntry():
             return _coordinate(base, entry)
         case PhaseEntry():
@@ -85,6 +91,22 @@ def apply(state: ClusterState, index: int, data: bytes, *, verify: bool = True) 
             return _raise_level(base, entry)
         case GenesisEntry():
             raise UnknownEntry(f"entry {index} is a second genesis")
+
+
+def begin_epoch(state: ClusterState, entry: InstructionEntry) -> tuple[ClusterState, InstructionResult]:
+    """The state with which the next epoch begins, one index behind `state`, and the answer to the operator.
+
+    `state` is the survivor's (`entry.via`), with all that its ledger holds. Everything about the instruction is checked
+    but its times. Raises the MusterError that it is refused with.
+    """
+    acts: _Acts = {"recover": partial(epochs.recover, state, entry.via)}
+    base = _behind(state, state.index + 1, encode_entry(entry), entry)
+    begun, applied = _instruct(base, entry, acts, verify=True)
+    result = applied.result
+    assert result is not None
+    if result.outcome != "applied" or applied.act != "recover" or result.repeated:
+        raise error_of(Fault(kind=result.kind, status=0, what=result.what, where=result.target, fix=result.fix))
+    return begun, result
 
 
 def is_readable(data: bytes) -> bool:
@@ -113,6 +135,10 @@ def _decode(data: bytes) -> LedgerEntry:
         raise UnknownEntry(f"an entry that this version can't read: {error}") from None
 
 
+def _behind(state: ClusterState, index: int, data: bytes, entry: LedgerEntry) -> ClusterState:
+    return replace(state, index=index, chain=_link(state.chain, index, data), at=max(state.at, entry.at))
+
+
 def _link(chain: Digest, index: int, data: bytes) -> Digest:
     return hashlib.sha256(bytes.fromhex(chain) + index.to_bytes(8, "big") + data).hexdigest()
 
@@ -139,7 +165,9 @@ def _coordinate(base: ClusterState, entry: AssignEntry | PhaseEntry) -> tuple[Cl
     return state, replace(applied, assigned=assigned, released=released, stacks=gone)
 
 
-def _instruct(base: ClusterState, entry: InstructionEntry, *, verify: bool) -> tuple[ClusterState, Applied]:
+def _instruct(
+    base: ClusterState, entry: InstructionEntry, acts: _Acts, *, verify: bool
+) -> tuple[ClusterState, Applied]:
     applied = Applied(index=base.index, at=base.at, kind="instruction")
     try:
         verified = read_instruction(entry.token, entry.body, base.operators, audience_of(base), verify=verify)
@@ -151,7 +179,7 @@ def _instruct(base: ClusterState, entry: InstructionEntry, *, verify: bool) -> t
         return base, replace(applied, result=answer)
     signed = Signed(claims=claims, operator=verified.operator.name, token=entry.token, body=entry.body)
     try:
-        state = _act(base, signed, verified)
+        state = acts.get(claims.act, epochs.refuse)(base, signed, verified.body)
     except MusterError as error:
         refusal = _refusal(base, claims, verified.operator.name, error)
         return _remember(base, refusal), replace(applied, result=refusal)
@@ -167,12 +195,6 @@ def _instruct(base: ClusterState, entry: InstructionEntry, *, verify: bool) -> t
     )
     state = replace(state, targets={**state.targets, claims.target: record})
     return state, _changes(base, state, replace(applied, result=result))
-
-
-def _act(base: ClusterState, signed: Signed, verified: VerifiedInstruction) -> ClusterState:
-    """The state with the instruction done. Raises MusterErrors that say why it can't be."""
-    act: Act = signed.claims.act
-    return _ACTS[act](base, signed, verified.body)
 
 
 def _answered(state: ClusterState, claims: Claims) -> InstructionResult | None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from agent.errors import MusterError
-from agent.instruction import VerifiedInstruction, audience_of, read_instruction
+from agent.instruction import VerifiedInstruction, audience_of, read_instruction, unverified_claims
 from agent.model.cluster import Genesis, Operator
-from agent.model.instruction import Body, Enrol, Grant, Remove, Scale, Services
+from agent.model.instruction import Body, Enrol, Grant, Recover, Remove, Scale, Services
 from agent.model.ledger import Assignment, GenesisEntry, decode_entry
 from agent.model.types import Label, OperatorName
 from agent.state.errors import SnapshotRefused
-from agent.state.signed import named_services
+from agent.state.signed import body_of, named_services
 from agent.state.types import ClusterState, Evidence, SignedStack, StackState
 
 MAX_EPOCHS = 1_000  # since genesis; each is a restore by hand, and tokens of all of them are tried
@@ -26,7 +27,9 @@ def prove(state: ClusterState) -> None:
     """
     genesis = _genesis(state)
     _check_names(state)
-    operators = _Operators(state, genesis)
+    audiences = [audience_of(state.cluster, epoch) for epoch in range(state.epoch, genesis.epoch - 1, -1)]
+    operators = Operators(genesis.admins, _grants(state), audiences)
+    _check_epochs(state, genesis, operators)
     _want(all(operators.had(operator) for operator in state.operators.values()), "an operator that nobody granted")
     founders = {member.id: member for member in genesis.members}
     made: defaultdict[str, list[VerifiedInstruction]] = defaultdict(list)
@@ -75,21 +78,47 @@ def _check_names(state: ClusterState) -> None:
         _want(key == f"{item.target}/{item.revision}", "an instruction as another than it is")
 
 
-class _Operators:
-    """Everybody who ever was an operator, by name: one name may have had several keys and scopes."""
+def beginnings(state: ClusterState) -> dict[int, Evidence]:
+    """What began each epoch of a state but its first, by epoch. As it says itself: nothing is verified."""
+    found: dict[int, Evidence] = {}
+    for item in state.evidence.values():
+        if item.act == "recover":
+            body = body_of(item)
+            assert isinstance(body, Recover)
+            found[body.epoch] = item
+    return found
 
-    def __init__(self, state: ClusterState, genesis: Genesis) -> None:
-        self._audiences = [audience_of(state.cluster, epoch) for epoch in range(state.epoch, genesis.epoch - 1, -1)]
-        self._known: dict[OperatorName, list[Operator]] = {admin.name: [admin] for admin in genesis.admins}
-        grants = sorted(
-            (item for item in state.evidence.values() if item.act == "grant"),
-            key=lambda item: (item.target, item.revision),
-        )
-        while grants:  # whoever granted may have been granted by one further down
-            later = [item for item in grants if not self._grant(item)]
-            if len(later) == len(grants):
+
+def _check_epochs(state: ClusterState, genesis: Genesis, operators: Operators) -> None:
+    """Each epoch since genesis was begun by an admin, in the one before it."""
+    begun = beginnings(state)
+    _want(sorted(begun) == list(range(genesis.epoch + 1, state.epoch + 1)), "an epoch that nobody began")
+    for epoch, item in begun.items():
+        operators.verify(item)
+        before = audience_of(state.cluster, epoch - 1)
+        _want(unverified_claims(item.token).aud == before, "an epoch that nobody began in the one before")
+
+
+def _grants(state: ClusterState) -> Iterable[Evidence]:
+    return (item for item in state.evidence.values() if item.act == "grant")
+
+
+class Operators:
+    """Everybody who ever was an operator, by name: one name may have had several keys and scopes.
+
+    They are `first`, and whom they granted something, in any order. Raises SnapshotRefused for a grant by nobody who
+    could.
+    """
+
+    def __init__(self, first: Iterable[Operator], grants: Iterable[Evidence], audiences: Sequence[str]) -> None:
+        self._audiences = audiences
+        self._known: dict[OperatorName, list[Operator]] = {operator.name: [operator] for operator in first}
+        waiting = sorted(grants, key=lambda item: (item.target, item.revision))
+        while waiting:  # whoever granted may have been granted by one further down
+            later = [item for item in waiting if not self._grant(item)]
+            if len(later) == len(waiting):
                 raise SnapshotRefused("it names a grant by nobody who could")
-            grants = later
+            waiting = later
 
     def had(self, operator: Operator) -> bool:
         """Whether exactly this operator was granted at some time."""
@@ -125,7 +154,7 @@ class _Operators:
         return None
 
 
-def _check_deploy(operators: _Operators, key: str, signed: SignedStack) -> None:
+def _check_deploy(operators: Operators, key: str, signed: SignedStack) -> None:
     claims = operators.verify(signed).claims
     same = (claims.act, claims.target, claims.rev, claims.bdg) == (
         "deploy",

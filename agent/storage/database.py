@@ -58,6 +58,16 @@ class Boot(msgspec.Struct, frozen=True, kw_only=True):
     starts: int
 
 
+class NewEpoch(msgspec.Struct, frozen=True, kw_only=True):
+    """All that was kept goes, and this is where the ledger begins again. Proven, and of a later epoch.
+
+    What this agent promised in the epoch before binds nobody any more: no agent of the one talks to one of the other.
+    Terms go on all the same.
+    """
+
+    snapshot: Snapshot
+
+
 class _State(msgspec.Struct, kw_only=True):
     """The one row of `state`."""
 
@@ -113,7 +123,7 @@ class LedgerFile:
         """Drawn when the file was made; the identity names it."""
         return self._state.ledger
 
-    def commit(self, batch: Sequence[Persist], verified_through: int = 0) -> None:
+    def commit(self, batch: Sequence[Persist | NewEpoch], verified_through: int = 0) -> None:
         """Write all of `batch`, in order, in one transaction, and fsync.
 
         Raises StorageError when the disk fails (then nothing of the batch counts as written, and the file must not be
@@ -121,8 +131,11 @@ class LedgerFile:
         """
         try:
             self._db.execute("BEGIN IMMEDIATE")
-            for persist in batch:
-                self._apply(persist)
+            for item in batch:
+                if isinstance(item, NewEpoch):
+                    self._begin(item.snapshot)
+                else:
+                    self._apply(item)
             self._state.verified = max(self._state.verified, min(verified_through, self._state.last_index))
             self._write_state()
             self._db.execute("COMMIT")
@@ -271,6 +284,15 @@ class LedgerFile:
             state.commit_index = max(state.commit_index, persist.commit)
         if state.commit_index > state.last_index:
             raise InvariantBroken(f"commit {state.commit_index} beyond the last entry {state.last_index}")
+
+    def _begin(self, snapshot: Snapshot) -> None:
+        state = self._state
+        if snapshot.term > state.term:
+            state.term, state.vote = snapshot.term, None
+        self._db.execute("DELETE FROM entries")
+        state.last_index = state.commit_index = 0
+        self._keep_snapshot(snapshot)
+        state.verified = snapshot.index
 
     def _truncate(self, index: int, *, replaced: bool) -> None:
         if index <= self._state.commit_index and not replaced:

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import InvariantBroken
-from agent.raft import Entry, Persist
-from agent.storage.database import Boot, LedgerFile
+from agent.raft import Entry, Persist, Snapshot
+from agent.storage.database import Boot, LedgerFile, NewEpoch
 
 __all__ = ["MAX_GROUPED_WRITES", "Boot", "Ledger"]
 
 MAX_GROUPED_WRITES = 256  # one transaction's worth: bounds how long the first of them waits for the last
 
-_Job = tuple[Persist, "asyncio.Future[None]"]
+_Job = tuple[Persist | NewEpoch, "asyncio.Future[None]"]
 
 
 class Ledger:
@@ -81,14 +81,25 @@ class Ledger:
         Raises StorageError when the disk fails, InvariantBroken when `persist` contradicts the log; both for ever:
         the process has to end.
         """
+        if persist.truncate_from is not None:
+            self._verified_through = min(self._verified_through, max(persist.truncate_from - 1, 0))
+        await self._put(persist)
+
+    async def begin_epoch(self, snapshot: Snapshot) -> None:
+        """Begin again with a proven snapshot of a later epoch, instead of all that is here. Raises as `write`.
+
+        The agent has to start anew from what is on the disk then.
+        """
+        self._verified_through = 0
+        await self._put(NewEpoch(snapshot=snapshot))
+
+    async def _put(self, item: Persist | NewEpoch) -> None:
         if self._failure is not None:
             raise self._failure
         if self._closed:
             raise InvariantBroken("the ledger is closed")
-        if persist.truncate_from is not None:
-            self._verified_through = min(self._verified_through, max(persist.truncate_from - 1, 0))
         done: asyncio.Future[None] = self._loop.create_future()
-        self._jobs.put((persist, done))
+        self._jobs.put((item, done))
         await asyncio.shield(done)  # a cancelled caller doesn't cancel the write
 
     def set_verified_through(self, index: int) -> None:
@@ -129,7 +140,7 @@ class Ledger:
     def _write_batch(self, batch: list[_Job]) -> None:
         if self._failure is None:
             try:
-                self._file.commit([persist for persist, _ in batch], self._verified_through)
+                self._file.commit([item for item, _ in batch], self._verified_through)
                 self.commits += 1
             except Exception as error:  # noqa: BLE001 whoever waits raises it, and the process ends
                 self._failure = error

@@ -10,9 +10,9 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from loguru import logger
 
@@ -27,6 +27,7 @@ from agent.node.context import Peer
 from agent.node.core import NodeCore
 from agent.node.effects import (
     Answer,
+    BeginEpoch,
     Cut,
     Datagram,
     Effect,
@@ -41,12 +42,13 @@ from agent.node.effects import (
 )
 from agent.node.instant import Instant
 from agent.node.messages import Failed, Frame, Reply, Request
-from agent.raft import Persist
+from agent.raft import Persist, Snapshot
 from agent.state import ClusterState
 from agent.swim import SwimMessage
 
 LINK_WAIT_S = 3.0  # for a link to a member that we don't always keep one with; a dial takes a few round trips
 QUEUED_REPLIES = 1_000  # parts of the answer to one call that nobody has read yet; a reader further behind is cut
+EPOCH_ANSWER_S = 0.2  # between an epoch's beginning and this agent's start anew, for the answer to the operator
 LATE_S = 0.03  # a timer later than this means that the loop stood still: hear the sockets first
 
 
@@ -71,11 +73,17 @@ class Disk(Protocol):
 
     async def write(self, persist: Persist) -> None: ...
 
+    async def begin_epoch(self, snapshot: Snapshot) -> None: ...
+
 
 class Hands(Protocol):
     """agent.node.driver.hosting.Hosting, likewise."""
 
     def set_desired(self, wanted: Reconcile) -> None: ...
+
+
+class EpochBegan(Exception):
+    """Not an error: the ledger is of another epoch now, and the agent has to start anew with it."""
 
 
 def now() -> Instant:
@@ -94,6 +102,7 @@ class Driver:
         self._timer: asyncio.TimerHandle | None = None
         self._flushing = False
         self._stopped = False
+        self._leaving_epoch = False
         self._writes: set[asyncio.Task[None]] = set()
         self._answers: dict[int, asyncio.Future[InstructionResult | Status]] = {}
         self._replies: dict[int, asyncio.Queue[tuple[Reply | None, bool]]] = {}
@@ -148,7 +157,7 @@ class Driver:
     @property
     def ended(self) -> bool:
         """Whether this agent has stopped or failed: nothing more reaches its core, and nothing comes out of it."""
-        return self._stopped or self.failed.done()
+        return self._stopped or self._leaving_epoch or self.failed.done()
 
     async def submit(self, token: str, body: bytes) -> InstructionResult:
         """Raises the MusterError that the instruction met, and Unreachable when this agent ends before its answer."""
@@ -161,6 +170,18 @@ class Driver:
         answer = await self._ask(lambda number: self.core.ask_status(number, now()))
         assert isinstance(answer, Status)
         return answer
+
+    async def recover(self, token: str, body: bytes) -> InstructionResult:
+        """Begin the next epoch here, with this agent alone. On the disk when this returns; the agent ends then.
+
+        Raises the MusterError that the instruction met, or Unreachable.
+        """
+        if self.ended:
+            raise self._over()
+        snapshot, result = self.core.epochs.begin(token, body, now())
+        what = f"epoch {self.state.epoch + 1} begins here, signed by {result.by}"
+        await self._leave_epoch(snapshot, what)
+        return result
 
     async def _ask(self, ask: Callable[[int], None]) -> InstructionResult | Status:
         if self.ended:
@@ -307,9 +328,9 @@ class Driver:
             case Datagram(to=to, message=message):
                 self._wire.send_datagram(to, message)
             case Store():
-                task = self._loop.create_task(self._store(effect), name="store")
-                self._writes.add(task)
-                task.add_done_callback(self._writes.discard)
+                self._write(self._store(effect), "store")
+            case BeginEpoch(snapshot=snapshot, what=what):
+                self._write(self._leave_epoch(snapshot, what), "epoch")
             case Want(peers=peers):
                 self._wanted = peers
                 self._want()
@@ -317,6 +338,11 @@ class Driver:
                 self._wire.expel(peer)
             case _:
                 self._run_here(effect)
+
+    def _write(self, write: Coroutine[Any, Any, None], name: str) -> None:
+        task = self._loop.create_task(write, name=name)
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
 
     def _run_here(self, effect: Effect) -> None:
         """The effects that stay on this host."""
@@ -346,7 +372,7 @@ class Driver:
             replies.put_nowait((reply, end))
 
     async def _store(self, store: Store) -> None:
-        if self.failed.done():
+        if self.failed.done() or self._leaving_epoch:
             return
         with self._fatal():
             self._disk.set_verified_through(store.verified_through)
@@ -354,6 +380,14 @@ class Driver:
             if store.settles and not self.ended:
                 self.core.stored(now())
                 self._flush()
+
+    async def _leave_epoch(self, snapshot: Snapshot, what: str) -> None:
+        """Nothing that belongs to the epoch before is written behind the snapshot: the core has ended by then."""
+        logger.warning("{}", what)
+        self._leaving_epoch = True
+        with self._fatal():
+            await self._disk.begin_epoch(snapshot)
+            self._loop.call_later(EPOCH_ANSWER_S, self.fail, EpochBegan(what))
 
     def _answer(self, request: int, answer: InstructionResult | Status | Fault) -> None:
         future = self._answers.get(request)

@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 
 from agent import __version__, errors
-from agent.model.api import ImageProgress
+from agent.model.api import ImageProgress, Recovery
 from agent.model.events import Event, LogLine
 from agent.model.instruction import InstructionResult
 from agent.model.status import AgentRef, Health, MemberView, Status
@@ -92,6 +92,14 @@ class AgentService:
     async def submit(self, token: str, body: bytes) -> InstructionResult:
         """See NodePort."""
         return await self._driver.submit(token, body)
+
+    def recovery(self) -> Recovery:
+        """See NodePort."""
+        return self._driver.core.epochs.look(now())
+
+    async def recover(self, token: str, body: bytes) -> InstructionResult:
+        """See NodePort."""
+        return await self._driver.recover(token, body)
 
     async def status(self) -> Status:
         """See NodePort. The two counts of SEED's are of what this agent itself hears and serves."""

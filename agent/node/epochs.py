@@ -1,0 +1,154 @@
+"""Epochs on an agent: beginning another one when the majority is lost for good, and following into it.
+
+Peers of another epoch are linked, and nothing they say counts but this: whoever is behind asks for the snapshot that
+the later epoch began with or went on from, proves it (agent.state.epochs), and begins again with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from agent import errors, raft
+from agent.instruction import check_times, unverified_claims
+from agent.model.api import Recovery
+from agent.model.instruction import InstructionResult
+from agent.model.ledger import InstructionEntry
+from agent.model.status import AgentRef
+from agent.model.types import AgentId
+from agent.node.context import Context, Peer
+from agent.node.effects import BeginEpoch
+from agent.node.instant import Instant
+from agent.node.machine import Machine
+from agent.node.messages import CallFrame, FetchEpoch, Frame, Ledger, Reply, ReplyFrame
+from agent.state import ClusterState, SnapshotRefused, begin_epoch, check_crossing, decode_snapshot, encode_snapshot
+
+# Without a coordinator for so long: an election takes a second or two, and a restart of all agents some more.
+LOST_AFTER_S = 10.0
+
+
+@dataclass(slots=True)
+class Epochs:
+    """`others`: linked peers of another epoch. `refused`: why a later epoch's proof was none, by who offered it."""
+
+    context: Context
+    machine: Machine
+    others: dict[AgentId, Peer] = field(default_factory=dict)
+    refused: dict[AgentId, str] = field(default_factory=dict)
+    _leaderless_since: float | None = None
+    _left: bool = False
+
+    # Peers of another epoch
+
+    def link_up(self, peer: Peer) -> bool:
+        """Whether the peer is of another epoch, so that this is all that it is told."""
+        if peer.epoch == self.context.state.epoch:
+            return False
+        self.others[peer.id] = peer
+        if peer.epoch > self.context.state.epoch:
+
+            def on_reply(reply: Reply | None, _end: bool, _at: Instant) -> None:
+                if isinstance(reply, Ledger) and reply.snapshot is not None:
+                    self._offered(peer, reply.snapshot)
+
+            call = self.context.calls.open(peer.id, on_reply)
+            self.context.send(peer.id, CallFrame(id=call, request=FetchEpoch()))
+        return True
+
+    def link_down(self, peer: AgentId, when: Instant) -> bool:
+        """Likewise, when its link is gone."""
+        if self.others.pop(peer, None) is None:
+            return False
+        self.context.calls.peer_lost(peer, when)
+        return True
+
+    def frame(self, sender: AgentId, frame: Frame, when: Instant) -> bool:
+        """Whether the frame is of a peer of another epoch; all but the one question and its answer is dropped."""
+        if sender not in self.others:
+            return False
+        snapshot = self.context.raft.snapshot  # since this epoch began there always is one, and it is of it
+        match frame:
+            case CallFrame(id=call, request=FetchEpoch()) if snapshot and sender in self.context.state.members:
+                self.context.reply(sender, call, Ledger(snapshot=snapshot))
+            case ReplyFrame(id=call, reply=reply, end=end):
+                self.context.calls.replied(sender, call, reply, end, when)
+        return True
+
+    def _offered(self, peer: Peer, snapshot: raft.Snapshot) -> None:
+        if self._left:
+            return
+        ours = self.context.state
+        try:
+            offered = decode_snapshot(snapshot.data, verify=True, founded_as=ours)
+            if peer.id not in offered.members or offered.index != snapshot.index:
+                raise SnapshotRefused("it doesn't fit who offers it")
+            check_crossing(ours, offered)
+        except SnapshotRefused as error:
+            self.refused[peer.id] = f"epoch {peer.epoch}, which nothing proves: {error}"
+            return
+        self._left = True
+        what = f"epoch {offered.epoch} began on {self.context.name_of(peer.id)} or is followed there; this agent joins"
+        lost = f"; what it knew of epoch {ours.epoch} up to entry {ours.index} ends here"
+        self.context.emit(BeginEpoch(snapshot=snapshot, what=what + lost))
+
+    # Beginning one
+
+    def pump(self, when: Instant) -> None:
+        """Notice for how long nobody has coordinated."""
+        if self.context.leader is not None:
+            self._leaderless_since = None
+        elif self._leaderless_since is None:
+            self._leaderless_since = when.mono
+
+    def look(self, when: Instant) -> Recovery:
+        """What an operator has to know and to sign."""
+        context, head = self.context, self._head()
+        voters = context.raft.configuration.voters
+        lost = [voter for voter in voters if voter != context.id and voter not in context.peers]
+        return Recovery(
+            survivor=self._ref(context.id),
+            epoch=context.state.epoch,
+            revision=head.targets["cluster"].revision if "cluster" in head.targets else 0,
+            term=context.raft.term_at(head.index) or 0,
+            index=head.index,
+            chain=head.chain,
+            committed=context.raft.commit,
+            voters=tuple(self._ref(voter) for voter in voters),
+            lost=tuple(self._ref(voter) for voter in lost),
+            unfit=self._unfit(when),
+        )
+
+    def begin(self, token: str, body: bytes, when: Instant) -> tuple[raft.Snapshot, InstructionResult]:
+        """What to begin the next epoch with, and the operator's answer. Nothing has changed by then.
+
+        Raises the MusterError that the instruction is refused with; Conflict while a majority may be there.
+        """
+        if unfit := self._unfit(when):
+            raise errors.Conflict(unfit, where="cluster", fix="Sign changes as always, e.g. `agent status` first.")
+        claims = unverified_claims(token)
+        if claims.act != "recover":
+            raise errors.InputError(f"{claims.act} begins no epoch", where="act")
+        check_times(claims, when.wall_ms / 1000)
+        entry = InstructionEntry(at=when.wall_ms, token=token, body=body, via=self.context.id)
+        state, result = begin_epoch(self._head(), entry)
+        self._left = True
+        configuration = raft.Configuration(voters=(self.context.id,))
+        term = self.context.raft.term + 1
+        data = encode_snapshot(state)
+        return raft.Snapshot(index=state.index, term=term, configuration=configuration, data=data), result
+
+    def _head(self) -> ClusterState:
+        """Our state with all that the log holds behind it. What was acknowledged may be there, and we not know it."""
+        return self.machine.ahead(self.context.raft.entries_behind(self.context.state.index))
+
+    def _unfit(self, when: Instant) -> str:
+        if self._left:
+            return "another epoch is beginning here already"
+        leader, since = self.context.leader, self._leaderless_since
+        if leader is not None:
+            return f"the majority is there: {self.context.name_of(leader)} coordinates"
+        if since is None or when.mono < since + LOST_AFTER_S:
+            return f"nobody coordinates since less than {LOST_AFTER_S:.0f} s: there may be an election"
+        return ""
+
+    def _ref(self, agent: AgentId) -> AgentRef:
+        return AgentRef(id=agent, name=self.context.name_of(agent))

@@ -1,0 +1,62 @@
+"""The majority lost for good: one survivor goes on in another epoch, and who comes back joins it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from agent.model.instruction import Services
+from bootstrap.local import LocalCluster
+from tests.loopback.world import EXAMPLE, coordinator_of, request, wait_healthy, wait_status
+from tests.support.agents import AgentHttps, Desk
+
+EXIT_ERROR, EXIT_USAGE, EXIT_DEGRADED, EXIT_NOT_ALLOWED = 1, 2, 3, 5
+LONE_S = 11.0
+
+
+def lose_majority(cluster: LocalCluster) -> None:
+    for name in ("n1", "n3"):
+        cluster.kill(name)
+    wait_status(cluster, "n2", lambda status: status.coordinator is None, "n2 is alone")
+
+
+def test_a_survivor_goes_on_in_another_epoch_and_the_others_join_it(make_cluster: Callable[..., LocalCluster]) -> None:
+    cluster = make_cluster(3)
+    cluster.up()
+    cluster.wait_ready()
+    desk = Desk(cluster)
+    refused = desk.run("recover", "--new-epoch", "--lost", "n1,n3", code=None)
+    assert refused.returncode != 0
+    assert "the majority is there" in refused.stderr
+    desk.run("deploy", str(EXAMPLE))
+    placed = wait_healthy(cluster, "web", 3)
+    old_token, old_body = desk.sign("restart", "stack:web", 2, Services())
+
+    lose_majority(cluster)
+    time.sleep(LONE_S)
+    wrong = desk.run("recover", "--new-epoch", "--lost", "n1", code=EXIT_USAGE)
+    assert "n1, n3" in wrong.stderr
+    nobody = desk.run("recover", "--new-epoch", code=EXIT_USAGE)
+    assert "--lost n1, n3" in nobody.stderr
+    done = desk.run("recover", "--new-epoch", "--lost", "n1,n3")
+    assert "epoch 2: n2 goes on alone" in done.stdout
+    assert desk.home.cluster.epoch == 2
+    assert coordinator_of(cluster, "n2") == "n2"
+    mine = next(replica for replica in placed.values() if replica.host == "n2")
+    assert request(cluster, mine).startswith("hello from n2"), "what ran goes on running"
+    desk.run("--via", "n2", "scale", "web", "web=2", "--detach")
+
+    with AgentHttps(cluster, "n2") as https:
+        answer = https.ask("POST", "/api/v1/instructions", token=old_token, body=old_body)
+    assert answer.status == 401, "a token of the old epoch has ended"
+
+    cluster.start("n1")
+    cluster.start("n3")
+    joined = wait_status(
+        cluster, "n1", lambda s: s.cluster.epoch == 2 and not s.stale and s.coordinator, "n1 joins the new epoch"
+    )
+    assert joined.coordinator is not None
+    assert joined.coordinator.name == "n2"
+    wait_status(cluster, "n3", lambda s: s.cluster.epoch == 2 and not s.stale, "n3 joins the new epoch")
+    wait_healthy(cluster, "web", 2, through="n3")
+    assert "epoch 2" in cluster.output_file("n1").read_text()
