@@ -36,7 +36,7 @@ def recover(new_epoch: bool, lost: str | None, recovery_key: str | None) -> None
     """
     options = current_options()
     if not new_epoch:
-        raise InputError("says what to do", where="--new-epoch", fix="agent recover --new-epoch")
+        raise InputError("says what to do", where="--new-epoch", fix="Say `agent recover --new-epoch`.")
     client = client_of(options, recovery_key)
 
     async def run() -> None:
@@ -89,7 +89,8 @@ def _confirm(client: Client, chosen: Recovery, given: str | None) -> None:
             raise InputError(f"the voters that {survivor} doesn't reach are {listed}", where="--lost")
         return
     if not sys.stdin.isatty():
-        raise InputError("gives up voters, and nobody is there to be asked", where="recover", fix=f"--lost {listed}")
+        fix = f"Add --lost {listed}"
+        raise InputError("gives up voters, and nobody is there to be asked", where="recover", fix=fix)
     unsure = chosen.index - chosen.committed
     lines = (
         f"{survivor} becomes the only voter of epoch {chosen.epoch + 1}, and decides alone.",

@@ -115,8 +115,8 @@ BODIES: dict[Act, type[Body]] = {
     "expel": Expel,
     "grant": Grant,
     "revoke": Revoke,
-    "cancel": Cancel,
     "recover": Recover,
+    "cancel": Cancel,
 }
 """Which body an act binds. The kind of target each act takes is `TARGET_KINDS`."""
 
@@ -131,8 +131,8 @@ TARGET_KINDS: dict[Act, frozenset[str]] = {
     "expel": frozenset({"member"}),
     "grant": frozenset({"operator"}),
     "revoke": frozenset({"operator"}),
-    "cancel": frozenset({"cluster", "stack", "operator", "member", "host", "secret"}),
     "recover": frozenset({"cluster"}),
+    "cancel": frozenset({"cluster", "stack", "operator", "member", "host", "secret"}),
 }
 
 

@@ -39,6 +39,7 @@ from agent.model.instruction import (
     Enrol,
     Expel,
     Grant,
+    Recover,
     Remove,
     Revoke,
     Scale,
@@ -70,6 +71,7 @@ BODY_OF: dict[Act, tuple[str, Body]] = {
     "grant": ("operator:ci", Grant(operator=Operator(name="ci", key=public_hex(OTHER), scope="deploy"))),
     "revoke": ("operator:ci", Revoke()),
     "cancel": ("stack:shop", Cancel(jti="0" * 32)),
+    "recover": ("cluster", Recover(epoch=2, survivor="a" * 26, index=7, chain="0" * 64, lost=("b" * 26,))),
 }
 
 
@@ -376,6 +378,7 @@ NEEDS: dict[str, ScopeName] = {
     "expel": "admin",
     "grant": "admin",
     "revoke": "admin",
+    "recover": "admin",
 }
 ORDER: list[ScopeName] = ["read", "operate", "deploy", "admin"]
 

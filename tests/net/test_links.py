@@ -295,15 +295,15 @@ async def test_a_peer_no_longer_wanted_while_it_is_dialled_leaves_nothing_open(p
         await wait_for(lambda: len(a.table._all) == len(a.table.peers()))
 
 
-async def test_another_epoch_is_refused_and_said(pair: list[Node]) -> None:
+async def test_a_peer_of_another_epoch_is_linked_and_its_epoch_told(pair: list[Node]) -> None:
+    """What it may say then is the node core's affair (agent.node.epochs)."""
     a, b = pair
     async with running(a):
         b.host = "127.0.0.2"
         await b.start(epoch=2)
         b.knows(a)
-        await wait_for(lambda: b.table.refusals.get(a.id) == "epoch")
-        assert a.table.counts["refused-epoch"] >= 1
-        assert (a.ups, b.ups) == ([], [])
+        await wait_for(lambda: a.linked(b) and b.linked(a))
+        assert (a.table.peers()[b.id].epoch, b.table.peers()[a.id].epoch) == (2, 1)
         await b.table.stop()
 
 

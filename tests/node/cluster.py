@@ -34,6 +34,7 @@ from agent.node.context import Peer
 from agent.node.core import NodeCore, NodeSettings
 from agent.node.effects import (
     Answer,
+    BeginEpoch,
     Cut,
     Datagram,
     Effect,
@@ -49,7 +50,7 @@ from agent.node.effects import (
 from agent.node.instant import Instant
 from agent.node.machine import Compaction
 from agent.node.messages import Frame
-from agent.raft import Entry, EntryKind, RaftTiming
+from agent.raft import Entry, EntryKind, RaftTiming, Snapshot
 from agent.swim import SwimConfig
 from tests.support.ledger import ANCHOR, CLUSTER, START_MS, key_of_person, member, operator
 from tests.support.memory_disk import MemoryDisk
@@ -232,12 +233,11 @@ class Cluster:
     ) -> tuple[str, bytes]:
         """Token and body, signed now by a right clock unless `how` says another `now_s`."""
         raw = encode_body(body)
-        options: dict[str, Any] = {"now_s": START_MS / 1000 + self.now, **how}
+        options: dict[str, Any] = {"now_s": START_MS / 1000 + self.now, "epoch": 1, **how}
         token = sign_instruction(
             key_of_person(by),
             operator_name=by,
             cluster=CLUSTER,
-            epoch=1,
             act=act,
             target=target,
             revision=rev,
@@ -294,6 +294,14 @@ class Cluster:
             self._unlink(name, other)
         self.settle()
 
+    def begin_epoch(self, node: Node, snapshot: Snapshot) -> None:
+        """As the driver does: the disk first, then a start anew."""
+        node.disk.begin_epoch(snapshot)
+        node.core = None
+        for other in self.nodes:
+            self._unlink(node.name, other)
+        self.start(node.name)
+
     def cut(self, *names: str) -> None:
         """`names` and the others are apart, and their links break."""
         for name in names:
@@ -335,7 +343,8 @@ class Cluster:
                 self._links.add(pair)
                 for node, peer in ((one, other), (other, one)):
                     known = peer.id in node.up.context.state.members
-                    node.up.link_up(Peer(id=peer.id, known=known, agent_version="0.1.0"), node.when)
+                    epoch = peer.up.context.state.epoch
+                    node.up.link_up(Peer(id=peer.id, known=known, agent_version="0.1.0", epoch=epoch), node.when)
 
     # Time
 
@@ -417,6 +426,8 @@ class Cluster:
                     self._deliver(node, lambda core, when: core.observed(running(effect), when))
             case Serve() | Unserve():
                 node.served.append(effect)
+            case BeginEpoch(snapshot=snapshot):
+                self._queue.append(lambda: self.begin_epoch(node, snapshot))
 
     def write(self, node: Node) -> None:
         """The disk has everything that waits."""

@@ -19,11 +19,11 @@ from agent.api.limits import RateLimit
 from agent.api.server import ApiServer
 from agent.api.streams import Streams
 from agent.control.facts import ClusterFacts, HostFacts
-from agent.errors import InputError
+from agent.errors import Conflict, InputError
 from agent.formats.timestamps import rfc3339
 from agent.home import Home, KnownMember, remember
 from agent.instruction import read_instruction, sign_access
-from agent.model.api import ImageProgress
+from agent.model.api import ImageProgress, Recovery
 from agent.model.cluster import Operator
 from agent.model.events import Event, LogLine
 from agent.model.instruction import InstructionResult
@@ -220,6 +220,24 @@ class FakeNode:
                 await asyncio.Event().wait()
         finally:
             self.following -= 1
+
+    def recovery(self) -> Recovery:
+        state = self.ledger.state
+        return Recovery(
+            survivor=self.me,
+            epoch=state.epoch,
+            revision=0,
+            term=1,
+            index=state.index,
+            chain=state.chain,
+            committed=state.index,
+            voters=(self.me,),
+            lost=(),
+            unfit="the majority is there: n1 coordinates",
+        )
+
+    async def recover(self, token: str, body: bytes) -> InstructionResult:
+        raise Conflict("the majority is there: n1 coordinates")
 
     def metrics(self) -> bytes:
         return b"# HELP muster_up 1\nmuster_up 1.0\n"

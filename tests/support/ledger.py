@@ -107,7 +107,7 @@ class Ledger:
             key_of_person(by),
             operator_name=by,
             cluster=CLUSTER,
-            epoch=1,
+            epoch=self.state.epoch,
             act=act,
             target=target,
             revision=revision,

@@ -40,6 +40,13 @@ class MemoryDisk:
         self.commit = max(self.commit, persist.commit or 0)
         self.verified_through = max(self.verified_through, verified_through)
 
+    def begin_epoch(self, snapshot: Snapshot) -> None:
+        """One transaction: the snapshot instead of everything."""
+        if snapshot.term > self.hard_state.term:
+            self.hard_state = HardState(term=snapshot.term, vote=None)
+        self.log.clear()
+        self.snapshot, self.commit, self.verified_through = snapshot, snapshot.index, snapshot.index
+
     def boot(self) -> NodeBoot:
         """What a start reads."""
         return NodeBoot(

@@ -1,0 +1,178 @@
+"""Agents of two epochs: the survivor begins one, and whoever meets it follows once it has seen who signed it."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from agent import raft
+from agent.errors import Conflict, MusterError
+from agent.model.instruction import Enrol, Recover
+from agent.node.context import Peer
+from agent.node.epochs import LOST_AFTER_S
+from agent.node.messages import CallFrame, FetchBlob, FetchEpoch, FollowLedger, Ledger, ReplyFrame
+from agent.raft import Configuration
+from agent.state import encode_snapshot
+from tests.node.cluster import Cluster, Node, stack
+from tests.support.ledger import member
+
+
+def recovery(node: Node) -> Recover:
+    look = node.up.epochs.look(node.when)
+    lost = tuple(voter.id for voter in look.lost)
+    return Recover(epoch=look.epoch + 1, survivor=node.id, index=look.index, chain=look.chain, lost=lost)
+
+
+def recover(node: Node, **how: object) -> None:
+    """As the driver does it."""
+    token, body = node.cluster.signed("recover", "cluster", recovery(node), **how)  # type: ignore[arg-type]
+    snapshot, result = node.up.epochs.begin(token, body, node.when)
+    assert result.outcome == "applied"
+    node.cluster.begin_epoch(node, snapshot)
+
+
+def lonely(cluster: Cluster, name: str) -> Node:
+    """That node, when all others have crashed for so long that they count as lost."""
+    for other in list(cluster.nodes):
+        if other != name:
+            cluster.crash(other)
+    cluster.run(LOST_AFTER_S + 2.0)
+    return cluster.n(name)
+
+
+def epochs(cluster: Cluster) -> set[int]:
+    return {node.up.context.state.epoch for node in cluster.alive}
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    made = Cluster(3)
+    made.elect()
+    return made
+
+
+def test_the_survivor_decides_alone_with_all_that_it_had(cluster: Cluster) -> None:
+    node = cluster.n("n2")
+    assert node.result(node.deploy()).outcome == "applied"
+    cluster.run(0.5)
+    recover(lonely(cluster, "n2"))
+    cluster.until(lambda: cluster.coordinator is node)
+    assert node.up.context.raft.configuration == Configuration(voters=(node.id,))
+    assert node.up.context.state.stacks.keys() == {"shop"}
+    again = node.deploy("next", epoch=2)
+    cluster.until(lambda: again in node.answers)
+    assert node.result(again).outcome == "applied"
+
+
+def test_a_token_of_the_epoch_before_is_refused(cluster: Cluster) -> None:
+    node = lonely(cluster, "n2")
+    token, body = cluster.signed("deploy", "stack:shop", stack())
+    recover(node)
+    cluster.until(lambda: cluster.coordinator is node)
+    assert node.fault(node.submit(token, body)).kind == "not-authenticated"
+
+
+def test_what_was_never_known_to_be_committed_is_kept(cluster: Cluster) -> None:
+    leader = cluster.elect()
+    cluster.cut(leader.name)
+    request = leader.deploy()
+    cluster.run(0.1)
+    assert request not in leader.answers
+    assert "shop" not in leader.up.context.state.stacks
+    node = lonely(cluster, leader.name)
+    assert node.up.epochs.look(node.when).committed < node.up.epochs.look(node.when).index
+    recover(node)
+    assert "shop" in node.up.context.state.stacks
+
+
+def test_while_somebody_coordinates_or_may_soon_none_begins(cluster: Cluster) -> None:
+    node = cluster.n("n2")
+    token, body = cluster.signed("recover", "cluster", recovery(node))
+    with pytest.raises(Conflict, match="coordinates"):
+        node.up.epochs.begin(token, body, node.when)
+    cluster.crash("n1")
+    cluster.crash("n3")
+    cluster.run(LOST_AFTER_S / 2)
+    with pytest.raises(Conflict, match="election"):
+        node.up.epochs.begin(token, body, node.when)
+
+
+def test_none_begins_without_an_admins_fresh_signature(cluster: Cluster) -> None:
+    node = lonely(cluster, "n2")
+    for how in ({"by": "nobody"}, {"epoch": 2}, {"now_s": 1.0}, {"rev": 2}):
+        with pytest.raises(MusterError):
+            recover(node, **how)
+    assert node.up.context.state.epoch == 1
+    assert node.disk.snapshot is None
+
+
+@pytest.mark.parametrize("survivor", ["n1", "n2", "n3"])
+def test_who_comes_back_follows_and_votes_again(cluster: Cluster, survivor: str) -> None:
+    node = lonely(cluster, survivor)
+    recover(node)
+    cluster.until(lambda: cluster.coordinator is node)
+    for name in cluster.nodes.keys() - {survivor}:
+        cluster.start(name)
+    cluster.until(lambda: epochs(cluster) == {2})
+    cluster.until(lambda: len(node.up.context.raft.configuration.voters) == 3, within_s=60.0)
+    request = node.deploy(epoch=2)
+    cluster.until(lambda: all("shop" in other.up.context.state.stacks for other in cluster.alive))
+    assert node.result(request).outcome == "applied"
+
+
+def test_a_majority_that_lived_on_elsewhere_follows_too(cluster: Cluster) -> None:
+    """It was given up too soon: what it took meanwhile ends, as the operator was told."""
+    cluster.cut("n2")
+    node = cluster.n("n2")
+    cluster.run(LOST_AFTER_S + 2.0)
+    recover(node)
+    others = [cluster.n("n1"), cluster.n("n3")]
+    request = others[0].deploy("elsewhere")
+    cluster.until(lambda: request in others[0].answers)
+    assert others[0].result(request).outcome == "applied"
+    cluster.mend()
+    cluster.until(lambda: epochs(cluster) == {2})
+    cluster.run(3.0)
+    assert all("elsewhere" not in other.up.context.state.stacks for other in cluster.alive)
+    assert {other.up.context.state.chain for other in cluster.alive} == {node.up.context.state.chain}
+
+
+def test_a_host_that_is_new_to_the_cluster_starts_at_genesis_and_follows(cluster: Cluster) -> None:
+    node = lonely(cluster, "n1")
+    recover(node)
+    cluster.until(lambda: cluster.coordinator is node)
+    item = member("n4")
+    new = cluster.add(item)
+    cluster.instruct("enrol", f"member:{item.id}", Enrol(member=item), epoch=2)
+    cluster.start("n4")
+    cluster.until(lambda: new.up.context.state.epoch == 2)
+    cluster.until(lambda: item.id in new.up.context.state.members)
+
+
+def test_a_stranger_is_given_nothing_and_nothing_but_the_question_is_answered(cluster: Cluster) -> None:
+    node = lonely(cluster, "n2")
+    recover(node)
+    cluster.until(lambda: cluster.coordinator is node)
+    stranger, behind = member("n9"), cluster.n("n1").member
+    for peer in (stranger, behind):
+        node.up.link_up(Peer(id=peer.id, known=peer is behind, epoch=1), node.when)
+        for call, request in enumerate((FetchEpoch(), FollowLedger(index=1), FetchBlob(digest="0" * 64)), 1):
+            node.up.frame(peer.id, CallFrame(id=call, request=request), node.when)
+        sent = [effect.frame for effect in node.up.take_effects() if getattr(effect, "to", None) == peer.id]
+        answered = [frame.id for frame in sent if isinstance(frame, ReplyFrame)]
+        assert answered == ([] if peer is stranger else [1])
+
+
+def test_a_later_epoch_that_nothing_proves_leads_nobody_away(cluster: Cluster) -> None:
+    node, liar = cluster.n("n1"), cluster.n("n3").member
+    state = replace(node.up.context.state, epoch=2)
+    forged = raft.Snapshot(
+        index=state.index, term=9, configuration=Configuration(voters=(liar.id,)), data=encode_snapshot(state)
+    )
+    node.up.link_down(liar.id, node.when)
+    node.up.link_up(Peer(id=liar.id, known=True, epoch=2), node.when)
+    asked = [effect.frame for effect in node.up.take_effects() if getattr(effect, "to", None) == liar.id]
+    call = next(frame.id for frame in asked if isinstance(frame, CallFrame) and frame.request == FetchEpoch())
+    node.up.frame(liar.id, ReplyFrame(id=call, reply=Ledger(snapshot=forged)), node.when)
+    assert "nothing proves" in node.up.epochs.refused[liar.id]
+    assert node.up.context.state.epoch == 1
