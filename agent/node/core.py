@@ -128,7 +128,7 @@ class NodeCore:
         self._followers = Followers(self._context)
         self._following = Following(self._context, machine.vouches_for, settings.limits.snapshot_bytes)
         self.coordination = Coordination(self._context, self.chronicle)
-        self.epochs = Epochs(self._context, machine)
+        self.epochs = Epochs(self._context, machine, settings.limits.snapshot_bytes)
         self._host = LocalHost(self._context, settings.host, settings.agent_version, self.coordination.report)
         self._configuration = core.configuration
         self._lead: Lead | None = None

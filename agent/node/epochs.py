@@ -17,9 +17,11 @@ from agent.model.status import AgentRef
 from agent.model.types import AgentId
 from agent.node.context import Context, Peer
 from agent.node.effects import BeginEpoch
+from agent.node.followers import Parts
 from agent.node.instant import Instant
 from agent.node.machine import Machine
-from agent.node.messages import CallFrame, FetchEpoch, Frame, Ledger, Reply, ReplyFrame
+from agent.node.messages import CallFrame, FetchEpoch, Frame, Ledger, Reply, ReplyFrame, SnapshotPart
+from agent.node.subscriptions import Arriving
 from agent.state import ClusterState, SnapshotRefused, begin_epoch, check_crossing, decode_snapshot, encode_snapshot
 
 # Without a coordinator for so long: an election takes a second or two, and a restart of all agents some more.
@@ -32,8 +34,11 @@ class Epochs:
 
     context: Context
     machine: Machine
+    max_snapshot_bytes: int
     others: dict[AgentId, Peer] = field(default_factory=dict)
     refused: dict[AgentId, str] = field(default_factory=dict)
+    _arriving: dict[AgentId, Arriving] = field(default_factory=dict)
+    _parts: Parts = field(default_factory=Parts)
     _leaderless_since: float | None = None
     _left: bool = False
 
@@ -45,19 +50,36 @@ class Epochs:
             return False
         self.others[peer.id] = peer
         if peer.epoch > self.context.state.epoch:
-
-            def on_reply(reply: Reply | None, _end: bool, _at: Instant) -> None:
-                if isinstance(reply, Ledger) and reply.snapshot is not None:
-                    self._offered(peer, reply.snapshot)
-
-            call = self.context.calls.open(peer.id, on_reply)
-            self.context.send(peer.id, CallFrame(id=call, request=FetchEpoch()))
+            self._arriving.pop(peer.id, None)
+            self._ask(peer, FetchEpoch())
         return True
+
+    def _ask(self, peer: Peer, request: FetchEpoch) -> None:
+        def on_reply(reply: Reply | None, _end: bool, _at: Instant) -> None:
+            if isinstance(reply, Ledger) and reply.snapshot is not None:
+                self._take(peer, reply.snapshot)
+
+        call = self.context.calls.open(peer.id, on_reply)
+        self.context.send(peer.id, CallFrame(id=call, request=request))
+
+    def _take(self, peer: Peer, part: SnapshotPart) -> None:
+        """A part, then the next is asked for; a peer whose parts don't fit together isn't asked any more."""
+        arriving = self._arriving.setdefault(peer.id, Arriving())
+        try:
+            snapshot = arriving.add(part, self.max_snapshot_bytes)
+        except raft.ObservationRefused as error:
+            self.refused[peer.id] = str(error)
+            return
+        if snapshot is None:
+            self._ask(peer, FetchEpoch(index=part.index, offset=part.offset + len(part.data)))
+        else:
+            self._offered(peer, snapshot)
 
     def link_down(self, peer: AgentId, when: Instant) -> bool:
         """Likewise, when its link is gone."""
         if self.others.pop(peer, None) is None:
             return False
+        self._arriving.pop(peer, None)
         self.context.calls.peer_lost(peer, when)
         return True
 
@@ -67,8 +89,9 @@ class Epochs:
             return False
         snapshot = self.context.raft.snapshot  # since this epoch began there always is one, and it is of it
         match frame:
-            case CallFrame(id=call, request=FetchEpoch()) if snapshot and sender in self.context.state.members:
-                self.context.reply(sender, call, Ledger(snapshot=snapshot))
+            case CallFrame(id=call, request=FetchEpoch() as asked) if snapshot and sender in self.context.state.members:
+                start = asked.offset if asked.index == snapshot.index else 0
+                self.context.reply(sender, call, Ledger(snapshot=self._parts.at(snapshot, start)))
             case ReplyFrame(id=call, reply=reply, end=end):
                 self.context.calls.replied(sender, call, reply, end, when)
         return True

@@ -27,6 +27,30 @@ STALLED_S = 30.0
 
 
 @dataclass(slots=True)
+class Parts:
+    """Cuts snapshots into parts; their sha256, which each part names, is computed once."""
+
+    _named: tuple[Snapshot, str] | None = None
+
+    def digest(self, snapshot: Snapshot) -> str:
+        if self._named is None or self._named[0] is not snapshot:
+            self._named = snapshot, hashlib.sha256(snapshot.data).hexdigest()
+        return self._named[1]
+
+    def at(self, snapshot: Snapshot, offset: int) -> SnapshotPart:
+        """The part from there on."""
+        return SnapshotPart(
+            index=snapshot.index,
+            term=snapshot.term,
+            configuration=snapshot.configuration,
+            digest=self.digest(snapshot),
+            total=len(snapshot.data),
+            offset=offset,
+            data=snapshot.data[offset : offset + PART_BYTES],
+        )
+
+
+@dataclass(slots=True)
 class _Follower:
     """Invariants: everything below `next` was sent on `call`, and `told` with it; sent <= taken + WINDOW_PARTS.
 
@@ -61,7 +85,7 @@ class Followers:
     _behind: set[AgentId] = field(default_factory=set)
     _loading: set[AgentId] = field(default_factory=set)
     _pumped: tuple[int, Lead | None] = (0, None)
-    _named: tuple[Snapshot, str] | None = None
+    _parts: Parts = field(default_factory=Parts)
 
     def serve(self, peer: AgentId, call: int, request: FollowLedger, when: Instant) -> None:
         """A peer subscribes, instead of what it subscribed to before."""
@@ -125,7 +149,7 @@ class Followers:
         snapshot = self.context.raft.snapshot
         assert snapshot is not None, "a log that begins later has a snapshot before it"
         resumes = follower.resumes
-        has_it = (resumes.snapshot, resumes.digest) == (snapshot.index, self._digest(snapshot))
+        has_it = (resumes.snapshot, resumes.digest) == (snapshot.index, self._parts.digest(snapshot))
         follower.snapshot = snapshot
         follower.offset = min(resumes.offset, len(snapshot.data)) if has_it else 0
         self._loading.add(peer)
@@ -136,17 +160,4 @@ class Followers:
         if follower.offset == len(snapshot.data):
             follower.next, follower.snapshot = snapshot.index + 1, None
             self._loading.discard(peer)
-        return SnapshotPart(
-            index=snapshot.index,
-            term=snapshot.term,
-            configuration=snapshot.configuration,
-            digest=self._digest(snapshot),
-            total=len(snapshot.data),
-            offset=start,
-            data=snapshot.data[start : follower.offset],
-        )
-
-    def _digest(self, snapshot: Snapshot) -> str:
-        if self._named is None or self._named[0] is not snapshot:
-            self._named = snapshot, hashlib.sha256(snapshot.data).hexdigest()
-        return self._named[1]
+        return self._parts.at(snapshot, start)

@@ -85,7 +85,13 @@ class FollowLedger(Struct, frozen=True, kw_only=True, tag="ledger", omit_default
 
 
 class FetchEpoch(Struct, frozen=True, kw_only=True, tag="epoch", omit_defaults=True):
-    """An agent of an earlier epoch asks for proof of the later one. Answered by a `Ledger` with a snapshot."""
+    """An agent of an earlier epoch asks for proof of the later one. Answered by a `Ledger` with a part of a snapshot.
+
+    `index`, `offset`: of the snapshot that it has the first bytes of; of another one the first part comes.
+    """
+
+    index: Index = 0
+    offset: Index = 0
 
 
 class FetchBlob(Struct, frozen=True, kw_only=True, tag="blob", omit_defaults=True):

@@ -33,7 +33,7 @@ def voter_for(observer: AgentId, voters: Collection[AgentId]) -> AgentId | None:
 
 
 @dataclass(slots=True)
-class _Arriving:
+class Arriving:
     """A snapshot on its way, as far as it is here. It is the same one on every voter that calls it by these names."""
 
     index: int = 0
@@ -75,7 +75,7 @@ class Following:
     context: Context
     vouches_for: Callable[[Snapshot], bool]
     max_snapshot_bytes: int
-    _arriving: _Arriving = field(default_factory=_Arriving)
+    _arriving: Arriving = field(default_factory=Arriving)
     _taken: int = 0
     _told: int = 0
     _voter: AgentId | None = None

@@ -8,8 +8,10 @@ from msgspec.structs import replace
 from agent import raft
 from agent.errors import Conflict, MusterError
 from agent.model.instruction import Enrol, Recover
+from agent.node import followers
 from agent.node.context import Peer
 from agent.node.epochs import LOST_AFTER_S
+from agent.node.followers import Parts
 from agent.node.messages import CallFrame, FetchBlob, FetchEpoch, FollowLedger, Ledger, ReplyFrame
 from agent.raft import Configuration
 from agent.state import encode_snapshot
@@ -173,6 +175,17 @@ def test_a_later_epoch_that_nothing_proves_leads_nobody_away(cluster: Cluster) -
     node.up.link_up(Peer(id=liar.id, known=True, epoch=2), node.when)
     asked = [effect.frame for effect in node.up.take_effects() if getattr(effect, "to", None) == liar.id]
     call = next(frame.id for frame in asked if isinstance(frame, CallFrame) and frame.request == FetchEpoch())
-    node.up.frame(liar.id, ReplyFrame(id=call, reply=Ledger(snapshot=forged)), node.when)
+    node.up.frame(liar.id, ReplyFrame(id=call, reply=Ledger(snapshot=Parts().at(forged, 0))), node.when)
     assert "nothing proves" in node.up.epochs.refused[liar.id]
     assert node.up.context.state.epoch == 1
+
+
+def test_a_long_proof_comes_in_parts(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(followers, "PART_BYTES", 500)
+    node = lonely(cluster, "n2")
+    recover(node)
+    cluster.until(lambda: cluster.coordinator is node)
+    other = cluster.start("n1")
+    cluster.until(lambda: other.up.context.state.epoch == 2)
+    assert other.disk.snapshot is not None
+    assert len(other.disk.snapshot.data) > 1000
