@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from agent.model.instruction import Services
 from bootstrap.local import LocalCluster
 from tests.loopback.world import EXAMPLE, coordinator_of, request, wait_healthy, wait_status
 from tests.support.agents import AgentHttps, Desk
+from tests.support.waiting import wait_for_sync
 
 EXIT_ERROR, EXIT_USAGE, EXIT_DEGRADED, EXIT_NOT_ALLOWED = 1, 2, 3, 5
-LONE_S = 11.0
+LONE_S = 20.0  # agent.node.epochs.LOST_AFTER_S, and some
+
+
+def look(desk: Desk) -> dict[str, object]:
+    with AgentHttps(desk.cluster, "n2") as https:
+        found: dict[str, object] = https.ask("GET", "/api/v1/recovery", token=desk.access_token()).json
+    return found
 
 
 def lose_majority(cluster: LocalCluster) -> None:
@@ -33,7 +39,7 @@ def test_a_survivor_goes_on_in_another_epoch_and_the_others_join_it(make_cluster
     old_token, old_body = desk.sign("restart", "stack:web", 2, Services())
 
     lose_majority(cluster)
-    time.sleep(LONE_S)
+    wait_for_sync(lambda: not look(desk)["unfit"], LONE_S, what="nobody coordinates for long")
     wrong = desk.run("recover", "--new-epoch", "--lost", "n1", code=EXIT_USAGE)
     assert "n1, n3" in wrong.stderr
     nobody = desk.run("recover", "--new-epoch", code=EXIT_USAGE)

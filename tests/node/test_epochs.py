@@ -27,7 +27,7 @@ def recovery(node: Node) -> Recover:
 
 def recover(node: Node, **how: object) -> None:
     """As the driver does it."""
-    token, body = node.cluster.signed("recover", "cluster", recovery(node), **how)  # type: ignore[arg-type]
+    token, body = node.cluster.signed("recover", "cluster", recovery(node), **how)  # type: ignore[arg-type]  # `signed`'s
     snapshot, result = node.up.epochs.begin(token, body, node.when)
     assert result.outcome == "applied"
     node.cluster.begin_epoch(node, snapshot)

@@ -27,7 +27,7 @@ def recovery(ledger: Ledger, **changes: object) -> Recover:
 
 
 def entry_of(ledger: Ledger, body: Recover, **how: object) -> InstructionEntry:
-    return replace(ledger.signed("recover", "cluster", body, **how), via=ledger.id("n1"))  # type: ignore[arg-type]
+    return replace(ledger.signed("recover", "cluster", body, **how), via=ledger.id("n1"))  # type: ignore[arg-type]  # `signed`'s
 
 
 def begun(ledger: Ledger, **how: object) -> tuple[ClusterState, InstructionResult]:
