@@ -44,13 +44,19 @@ class RaftTiming(msgspec.Struct, frozen=True, kw_only=True):
     """A chunk of a snapshot not answered for this long is sent again, with the next heartbeat's answer. ≥ the time one
     chunk takes on the slowest link."""
 
+    slow_persist_s: float = 1.000
+    """A leader whose disk took this long hands over: a disk that stalls once mostly stalls again, and whoever waits
+    for its answer waits with it (etcd #13527). ≫ an fsync on a busy disk."""
+
     def __post_init__(self) -> None:
         if not 0 < 2 * self.heartbeat_s < self.election_timeout_min_s < self.election_timeout_max_s:
             raise ValueError("timing must keep 0 < 2 × heartbeat_s < election_timeout_min_s < election_timeout_max_s")
         if not 0 <= self.link_loss_delay_min_s < self.link_loss_delay_max_s <= self.election_timeout_min_s:
             raise ValueError("timing must keep 0 <= link_loss_delay_min_s < link_loss_delay_max_s <= election timeout")
-        if self.first_election_delay_max_s < 0 or self.snapshot_retry_s <= 0 or self.link_loss_attempts < 0:
+        if min(self.first_election_delay_max_s, self.link_loss_attempts) < 0 or self.snapshot_retry_s <= 0:
             raise ValueError("timing must not be negative")
+        if self.slow_persist_s <= self.heartbeat_s:
+            raise ValueError("timing must keep heartbeat_s < slow_persist_s")
 
     @classmethod
     def lan(cls) -> RaftTiming:

@@ -397,6 +397,8 @@ class Raft:
         self._election.own_vote_persisted()
         if self._leadership is not None:
             self._leadership.advance_commit()
+            if ready.persist is not None:
+                self._leadership.disk_took(now - self._taken_at, now)
         self._settle()
 
     # --- what is known -----------------------------------------------------------------------------------------------

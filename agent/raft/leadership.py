@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 from agent.raft.entry import MAX_ENTRY_BYTES, Configuration, Entry, EntryKind
@@ -106,6 +107,12 @@ class Leadership:
         self._transfer_until = now + state.timing.election_timeout_max_s
         self._finish_transfer()
         return to
+
+    def disk_took(self, seconds: float, now: float) -> None:
+        """A write is done: who needs too long for one lets somebody else lead, if there is anybody."""
+        if seconds >= self._state.timing.slow_persist_s and self._transfer_to is None:
+            with contextlib.suppress(TransferRefused):
+                self.transfer(None, now)
 
     def _finish_transfer(self) -> None:
         """The successor must have everything, or it wouldn't be elected; proposals stand still until then."""

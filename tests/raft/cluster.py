@@ -71,6 +71,7 @@ class Member:
         self.id = id
         self.genesis = configuration
         self.disk = Disk()
+        self.stalls_s = 0.0
         self.machine = Machine()
         self.raft: Raft | None = None
         self.flight: Ready | None = None
@@ -180,6 +181,10 @@ class Cluster:
     def heal(self) -> None:
         self.blocked = set()
 
+    def stall(self, id: str, *, for_s: float = 1e9) -> None:
+        """The member's next write takes so long."""
+        self.members[id].stalls_s = for_s
+
     def cut(self, sender: str, receiver: str) -> bool:
         return (sender, receiver) in self.blocked
 
@@ -222,7 +227,10 @@ class Cluster:
         if member.flight is None and (ready := raft.take_ready()) is not None:
             member.flight = ready
             self._send(id, ready.send_now)
-            delay = self.rng.uniform(*self.network.fsync_s) if ready.persist is not None else 0.0
+            delay = 0.0
+            if ready.persist is not None:
+                delay = self.rng.uniform(*self.network.fsync_s) + member.stalls_s
+                member.stalls_s = 0.0
             self.at(delay, lambda: self._finish(id, ready))
         deadline = raft.deadline()
         if deadline != float("inf") and self._timers.get(id) != deadline:
@@ -283,6 +291,13 @@ class Cluster:
         leader = self.leader()
         assert leader is not None
         return leader
+
+    def elect_and_settle(self) -> str:
+        """Start everybody; the leader's first entry is with everyone."""
+        self.start()
+        self.replicate(b"first")
+        self.run(1.0)
+        return self.elect()
 
     def propose(self, data: bytes, *, to: str | None = None) -> int:
         leader = to or self.elect()
