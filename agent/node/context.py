@@ -22,13 +22,16 @@ from agent.swim import Swim
 class Peer(Struct, frozen=True, kw_only=True):
     """A linked peer. `known`: our ledger names it as a member; if not, it takes part in consensus and nothing more.
 
-    `epoch`: the cluster's, as its ledger has it (agent.node.epochs).
+    `boot` counts its agent's starts; `level`: the ledger's highest that it can apply; `epoch`: the cluster's, as its
+    ledger has it (agent.node.epochs).
     """
 
     id: AgentId
     known: bool
     agent_version: str = ""
     epoch: int = 1
+    boot: int = 0
+    level: int = 1
 
 
 class Lead(NamedTuple):

@@ -14,7 +14,7 @@ from agent.model.report import HostReport
 from agent.model.types import AgentId
 from agent.node.chronicle import Chronicle
 from agent.node.clock import UNHEARD_S
-from agent.node.context import Context
+from agent.node.context import Context, Peer
 from agent.node.instant import Instant
 from agent.node.telling import tell_applied, tell_host, tell_replicas
 from agent.node.vitals import Vitals
@@ -42,6 +42,12 @@ class Coordination:
 
     def __post_init__(self) -> None:
         self._vitals = Vitals(self.context)
+
+    def link_up(self, peer: Peer) -> None:
+        """A peer with an earlier life than the one that reported (agent.node.lives) is told of anew."""
+        known = self.reports.get(peer.id)
+        if known is not None and known.boot > peer.boot:
+            del self.reports[peer.id]
 
     def report(self, report: HostReport, when: Instant) -> None:
         """A host's soft state. Late ones are older than what we know; ones for another coordinator aren't ours."""

@@ -27,6 +27,7 @@ from agent.model.types import AgentId
 from agent.node.calls import OnReply
 from agent.node.chronicle import Chronicle
 from agent.node.clock import LedgerClock
+from agent.node.consensus import Consensus
 from agent.node.context import Context, Lead, Peer
 from agent.node.coordination import Coordination
 from agent.node.effects import Cut, Datagram, Effect, Replied, Serve, Store, Unserve, Want
@@ -35,7 +36,7 @@ from agent.node.followers import Followers
 from agent.node.inquiries import Inquiries
 from agent.node.instant import Instant
 from agent.node.local_host import LocalHost
-from agent.node.machine import Compaction, Machine, NodeBoot, judge_append
+from agent.node.machine import Compaction, Machine, NodeBoot
 from agent.node.messages import (
     Alive,
     CallFrame,
@@ -59,7 +60,6 @@ from agent.node.messages import (
 from agent.node.status import View, build_members, build_status
 from agent.node.submissions import Submissions
 from agent.node.subscriptions import Following
-from agent.raft.messages import Append
 from agent.state import Applied
 from agent.swim import MemberChanged, Swim, SwimConfig, SwimMessage
 from agent.swim import Send as SwimSend
@@ -121,9 +121,11 @@ class NodeCore:
         clock = LedgerClock(settings.id)
         self._context = Context(settings.id, settings.boot, core, swim, machine.state, clock)
         self._machine = machine
+        self.drops: dict[str, int] = {}
         self._disk = _Disk(kept_commit=boot.commit)
         self.submissions = Submissions(self._context)
         self.chronicle = Chronicle(self._context)
+        self._consensus = Consensus(self._context, self.chronicle, self._drop)
         self._inquiries = Inquiries(self._context, self.status)
         self._followers = Followers(self._context)
         self._following = Following(self._context, machine.vouches_for, settings.limits.snapshot_bytes)
@@ -132,7 +134,6 @@ class NodeCore:
         self._host = LocalHost(self._context, settings.host, settings.agent_version, self.coordination.report)
         self._configuration = core.configuration
         self._lead: Lead | None = None
-        self.drops: dict[str, int] = {}
         self._members_changed(when)
         self._settle(when)
 
@@ -181,7 +182,8 @@ class NodeCore:
         if self.epochs.link_up(peer):
             return
         self._context.peers[peer.id] = peer
-        self._context.raft.peer_linked(peer.id, when.mono)
+        self._consensus.link_up(peer, when)
+        self.coordination.link_up(peer)
         if peer.known:
             self._context.swim.link_up(peer.id, when.mono)
         self._host.peers_changed()
@@ -210,7 +212,7 @@ class NodeCore:
             return
         known = sender in self._context.state.members
         if isinstance(frame, RaftFrame):
-            self._consensus(sender, frame.message, when)
+            self._consensus.receive(sender, frame.message, when)
         elif not known:
             self._drop("unknown_member")
         else:
@@ -323,16 +325,6 @@ class NodeCore:
         return handing_over
 
     # Inside
-
-    def _consensus(self, sender: AgentId, message: raft.Message, when: Instant) -> None:
-        if isinstance(message, Append):
-            judged = judge_append(message, self._context.state.at, when.wall_ms)
-            if judged.dropped:
-                self._drop(judged.dropped)
-            if judged.append is None:
-                return
-            message = judged.append
-        self._context.raft.receive(sender, message, when.mono)
 
     def _member_frame(self, sender: AgentId, frame: Frame, when: Instant) -> None:
         match frame:
@@ -452,6 +444,7 @@ class NodeCore:
             if not peer.known and peer.id in state.members:
                 context.peers[peer.id] = msgspec.structs.replace(peer, known=True)
         configuration = context.raft.configuration
+        self._consensus.reconfigured()
         wanted = frozenset((*configuration.voters, *configuration.learners)) - {context.id} - state.expelled
         context.emit(Want(peers=wanted))
 

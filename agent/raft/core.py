@@ -11,7 +11,7 @@ from agent.raft.config import RaftLimits, RaftTiming
 from agent.raft.election import Election
 from agent.raft.entry import Configuration, Entry, HardState, Snapshot
 from agent.raft.errors import NotLeader
-from agent.raft.follower import Follower
+from agent.raft.follower import Follower, answer_stale
 from agent.raft.handover import Handover
 from agent.raft.leadership import Leadership
 from agent.raft.log import open_log
@@ -117,8 +117,8 @@ class Raft:
         Raises LogDiverged when a leader contradicts what is committed here; the process must end then.
         """
         self._now = now
-        if sender == self.id:
-            self._state.drop("message from myself")
+        if sender == self.id or self.fenced:
+            self._state.drop("fenced" if self.fenced else "message from myself")
             return
         if not self._strangers.heard(sender, message, now, leader_trusted=self._trusts_leader()):
             return
@@ -140,18 +140,9 @@ class Raft:
                 return False
             self._follow(message.term)
         elif message.term < state.term:
-            self._answer_stale(sender, message)
+            answer_stale(state, sender, message)
             return False
         return True
-
-    def _answer_stale(self, sender: str, message: TermedMessage) -> None:
-        """A leader of an earlier term must hear that it is over, or a member ahead of it never gets back in."""
-        state = self._state
-        if isinstance(message, LeaderMessage):
-            refusal = AppendResponse(term=state.term, accepted=False, index=0)
-            state.outbox.send_after_persist(sender, refusal)
-        elif isinstance(message, Vote):
-            state.outbox.send_after_persist(sender, VoteResponse(term=state.term, granted=False))
 
     def _follow(self, term: int, leader: str | None = None) -> None:
         if self._leadership is not None:
@@ -341,8 +332,7 @@ class Raft:
 
         Raises ValueError when `index` isn't applied yet or not after the last snapshot.
         """
-        state, log = self._state, self._state.log
-        term = log.term_at(index)
+        state, log, term = self._state, self._state.log, self.term_at(index)
         if term is None or index > log.applied or (state.snapshot is not None and index <= state.snapshot.index):
             raise ValueError(f"can't compact at {index}: applied {log.applied}, first entry {self.first_index}")
         state.snapshot = state.outbox.snapshot = Snapshot(
@@ -426,12 +416,17 @@ class Raft:
         return self._state.leader
 
     @property
+    def fenced(self) -> bool:
+        """Whether this member's disk went back: it takes no part until it has left the configuration."""
+        return self._state.fenced_at is not None
+
+    @property
     def is_leader(self) -> bool:
         return self._leadership is not None
 
     @property
     def leader_since(self) -> float | None:
-        """When this member's leadership began; None when it doesn't lead."""
+        """When this member's leadership began."""
         return self._leadership.since if self._leadership is not None else None
 
     @property

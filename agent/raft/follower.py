@@ -15,6 +15,10 @@ from agent.raft.messages import (
     HeartbeatResponse,
     InstallSnapshot,
     InstallSnapshotResponse,
+    LeaderMessage,
+    TermedMessage,
+    Vote,
+    VoteResponse,
 )
 from agent.raft.ready import Role
 from agent.raft.state import RaftState
@@ -80,12 +84,17 @@ class Follower:
         state.membership.extend(entries)
 
     def on_heartbeat(self, leader: str, heartbeat: Heartbeat) -> None:
-        """Answered before the disk: it promises only that this member follows `leader` just now."""
+        """Answered before the disk: it promises only that this member follows `leader` just now.
+
+        The commit index told never passes what this member acknowledged to this leader.
+        """
         state, log = self._state, self._state.log
         if heartbeat.commit > log.last_index:
             state.drop("heartbeat commits what isn't here")
-        else:
-            log.commit_to(heartbeat.commit)
+            if state.knows(leader):
+                state.fence(leader, heartbeat.commit)
+            return
+        log.commit_to(heartbeat.commit)
         state.outbox.send_now(leader, HeartbeatResponse(term=state.term, round=heartbeat.round))
 
     def on_install_snapshot(self, leader: str, chunk: InstallSnapshot) -> None:
@@ -186,6 +195,7 @@ class Follower:
         self._merge(entries)
         log.commit_to(last.index)
         self._reach_term(last.term)
+        self._state.lift_fence()
 
     def observe_snapshot(self, snapshot: Snapshot) -> None:
         """See `Raft.observe_snapshot`."""
@@ -194,6 +204,7 @@ class Follower:
             raise ObservationRefused(f"snapshot at {snapshot.index} is behind {self._state.log.commit}")
         self._restore(snapshot)
         self._reach_term(snapshot.term)
+        self._state.lift_fence()
 
     def _check_observer(self) -> None:
         state = self._state
@@ -204,6 +215,15 @@ class Follower:
         """A log never holds a later term than its member's own (Raft fig. 3.2)."""
         if term > self._state.term:
             self._state.follow(term, None)
+
+
+def answer_stale(state: RaftState, sender: str, message: TermedMessage) -> None:
+    """A leader of an earlier term must hear that it is over, or a member ahead of it never gets back in."""
+    if isinstance(message, LeaderMessage):
+        refusal = AppendResponse(term=state.term, accepted=False, index=0)
+        state.outbox.send_after_persist(sender, refusal)
+    elif isinstance(message, Vote):
+        state.outbox.send_after_persist(sender, VoteResponse(term=state.term, granted=False))
 
 
 def _readable(entries: Sequence[Entry]) -> bool:

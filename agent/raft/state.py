@@ -38,8 +38,9 @@ class Outbox:
 class RaftState:
     """Persistent and volatile state (Raft fig. 3.1), without what only an election or a leader needs.
 
-    `linked`: peers the shell has a link to. `persisted_hard_state`: what a restart would find. `dropped` counts
-    messages that were thrown away, by reason. `snapshot`: the newest, for whoever is too far behind.
+    `fenced_at`: see `fence`; None while this member may take part. `linked`: peers the shell has a link to.
+    `persisted_hard_state`: what a restart would find. `dropped` counts messages that were thrown away, by reason.
+    `snapshot`: the newest, for whoever is too far behind.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class RaftState:
         self.log = log
         self.membership = membership
         self.snapshot = snapshot
+        self.fenced_at: int | None = None
         self.linked: set[str] = set()
         self.dropped: Counter[str] = Counter()
         self.outbox = Outbox()
@@ -105,6 +107,22 @@ class RaftState:
         if term > self.term:
             self.term, self.vote = term, None
         self.role, self.leader = Role.FOLLOWER, leader
+
+    def fence(self, leader: str, index: int) -> None:
+        """`leader` has this member's word for entries up to `index`, and the log here ends before: the disk went back
+        to an earlier state, and with it what this member promised (Raft fig. 3.1).
+
+        It neither votes nor acknowledges until it has left the configuration, as one that comes anew may. The vote is
+        given to who leads, so that a restart doesn't give it to another one in this term.
+        """
+        self.fenced_at = index
+        self.vote = self.vote or leader
+        self.leader = None
+
+    def lift_fence(self) -> None:
+        """The log is caught up again, and says that this member doesn't count any more."""
+        if self.fenced_at is not None and self.log.commit >= self.fenced_at and not self.knows(self.id):
+            self.fenced_at = None
 
     def drop(self, reason: str) -> None:
         """A remote's fault, or bad luck of the network: counted, nothing else."""

@@ -1,7 +1,8 @@
 """Identity and ledger are born together, each naming the other (DESIGN "Identity and trust").
 
 A wiped ledger under a kept identity would let a voter vote twice in one term; a kept ledger under a fresh identity
-would speak for somebody else. Both are refused: the host comes back as a new member.
+would speak for somebody else; an older copy of the ledger, put back beside the identity, has forgotten votes. All are
+refused: the host comes back as a new member.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ async def open_ledger(data_dir: Path, identity: Identity) -> tuple[Ledger, Boot]
         agent_id=identity.id,
         genesis_entry=genesis_entry(identity),
         ledger_id=identity.ledger,
+        least_starts=identity.starts,
     )
-    if identity.ledger is None:
-        # Before anything else is written to it.
-        await asyncio.to_thread(bind_ledger, data_dir, ledger.ledger_id)
+    # Before anything else is written to it.
+    await asyncio.to_thread(bind_ledger, data_dir, ledger.ledger_id, boot.starts)
     return ledger, boot

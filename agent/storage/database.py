@@ -95,10 +95,13 @@ class LedgerFile:
     """One open ledger; all calls come from one thread. Exclusive: a second opener gets a StorageError.
 
     `ledger_id` is the id that the identity names, or None when the identity never had a ledger; only then a file is
-    made. Raises StorageError when the file can't be vouched for.
+    made. `least_starts`: an earlier start of this agent has seen that count in it. Raises StorageError when the file
+    can't be vouched for.
     """
 
-    def __init__(self, path: Path, *, agent_id: str, genesis_entry: Entry, ledger_id: str | None = None) -> None:
+    def __init__(
+        self, path: Path, *, agent_id: str, genesis_entry: Entry, ledger_id: str | None = None, least_starts: int = 0
+    ) -> None:
         self.path = path
         if not path.exists() and ledger_id is not None:
             raise self._refusal("the ledger is missing, and with it what this agent has voted and stored")
@@ -111,6 +114,7 @@ class LedgerFile:
                     self._create(agent_id, genesis_entry)
                 self._check_file()
                 self._state = self._read_state(agent_id, genesis_entry, ledger_id)
+                self._count_start(least_starts)
                 self.boot = self._read_boot()
             except BaseException:
                 self._db.close()
@@ -215,8 +219,14 @@ class LedgerFile:
             raise self._refusal("the identity names another ledger than this one")
         if state.genesis != _genesis_digest(genesis_entry):
             raise self._refusal("the ledger began with another genesis than the one this agent was given")
-        state.starts += 1
         return state
+
+    def _count_start(self, least: int) -> None:
+        """Refused before it is counted: else an older copy would pass once it was tried often enough."""
+        if self._state.starts < least:
+            counted = self._state.starts
+            raise self._refusal(f"the ledger is an older copy: it counts {counted} of this agent's {least} starts")
+        self._state.starts += 1
 
     def _read_boot(self) -> Boot:
         snapshot = self._read_snapshot()

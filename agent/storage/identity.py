@@ -39,6 +39,7 @@ DIRECTORY: Final = "identity"
 
 # A genesis of 1000 members (4 MiB), its token and a certificate, and JSON's escaping of them.
 MAX_GRANT_BYTES: Final = 9 * 1024 * 1024
+MAX_STARTS_DIGITS: Final = 18  # a start a second for longer than there are hosts
 
 _REPAIR: Final = "Run `bootstrap install` for this host again; it repairs the identity."
 _AGAIN: Final = (
@@ -51,6 +52,7 @@ _AGAIN: Final = (
 class Identity:
     """Who this agent is. The paths are for `ssl`, which reads files only; `ledger` is None before the first start.
 
+    `starts`: how many the ledger has counted at least.
     `genesis_bytes` and `genesis_token` are what the operator signed.
     """
 
@@ -63,6 +65,7 @@ class Identity:
     genesis_bytes: bytes
     genesis_token: str
     ledger: str | None
+    starts: int
     signing_key: Ed25519PrivateKey = field(repr=False)
     sealing_key: X25519PrivateKey = field(repr=False)
 
@@ -160,14 +163,31 @@ def load(data_dir: Path) -> Identity:
         genesis_bytes=grant.genesis.encode(),
         genesis_token=grant.genesis_token,
         ledger=read_private(ledger).decode("ascii", "replace").strip() if ledger.exists() else None,
+        starts=_read_starts(home),
         signing_key=keys.signing,
         sealing_key=keys.sealing,
     )
 
 
-def bind_ledger(data_dir: Path, ledger_id: str) -> None:
-    """Name the ledger that was born with this identity; from now on no other one is taken, and none is made again."""
-    write_private(data_dir / DIRECTORY / "ledger", ledger_id.encode())
+def bind_ledger(data_dir: Path, ledger_id: str, starts: int) -> None:
+    """Name the ledger that was born with this identity; from now on no other one is taken, and none is made again.
+
+    `starts` is what it counts now: one that counts less is an older copy.
+    """
+    home = data_dir / DIRECTORY
+    if not (home / "ledger").exists():
+        write_private(home / "ledger", ledger_id.encode())
+    write_private(home / "starts", str(starts).encode())
+
+
+def _read_starts(home: Path) -> int:
+    """Before the first start there is no count, and none in an identity that never kept one."""
+    if not (home / "starts").exists():
+        return 0
+    text = read_private(home / "starts").decode("ascii", "replace").strip()
+    if not (text.isdecimal() and len(text) <= MAX_STARTS_DIGITS):
+        raise StorageError("the count of starts can't be read", where=str(home / "starts"), fix=_AGAIN)
+    return int(text)
 
 
 def _make_keys(data_dir: Path, home: Path) -> None:

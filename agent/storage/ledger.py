@@ -42,11 +42,18 @@ class Ledger:
 
     @classmethod
     async def open(
-        cls, path: Path, *, agent_id: str, genesis_entry: Entry, ledger_id: str | None = None
+        cls,
+        path: Path,
+        *,
+        agent_id: str,
+        genesis_entry: Entry,
+        ledger_id: str | None = None,
+        least_starts: int = 0,
     ) -> tuple[Ledger, Boot]:
         """Open the ledger at `path`, or make it with `genesis_entry` (index 1, term 0) as its first.
 
-        `ledger_id` is what the identity names as its ledger: then none is made, and another one is refused.
+        `ledger_id` is what the identity names as its ledger: then none is made, and another one is refused, as is one
+        that counts fewer than `least_starts`.
         Raises StorageError when the file can't be vouched for, with what to do.
         """
         loop = asyncio.get_running_loop()
@@ -56,7 +63,13 @@ class Ledger:
 
         def run() -> None:
             try:
-                file = LedgerFile(path, agent_id=agent_id, genesis_entry=genesis_entry, ledger_id=ledger_id)
+                file = LedgerFile(
+                    path,
+                    agent_id=agent_id,
+                    genesis_entry=genesis_entry,
+                    ledger_id=ledger_id,
+                    least_starts=least_starts,
+                )
             except BaseException as error:  # noqa: BLE001 handed to whoever awaits, who raises it
                 _tell(loop, opened, error)
                 return

@@ -270,10 +270,11 @@ class Cluster:
         """From its disk, with nothing remembered."""
         node = self.n(name)
         node.life += 1
+        node.disk.starts += 1
         node.waiting.clear()
         settings = NodeSettings(
             id=node.id,
-            boot=node.life,
+            boot=node.disk.starts,
             genesis=self._genesis.data,
             host=HostContext(address=node.member.address),
             agent_version="0.1.0",
@@ -343,8 +344,9 @@ class Cluster:
                 self._links.add(pair)
                 for node, peer in ((one, other), (other, one)):
                     known = peer.id in node.up.context.state.members
-                    epoch = peer.up.context.state.epoch
-                    node.up.link_up(Peer(id=peer.id, known=known, agent_version="0.1.0", epoch=epoch), node.when)
+                    epoch, boot = peer.up.context.state.epoch, peer.disk.starts
+                    told = Peer(id=peer.id, known=known, agent_version="0.1.0", epoch=epoch, boot=boot)
+                    node.up.link_up(told, node.when)
 
     # Time
 

@@ -68,8 +68,8 @@ class Network:
         if other in a.core.context.state.expelled or one in b.core.context.state.expelled:
             return
         self.links.add(pair)
-        for agent, peer in ((a, other), (b, one)):
-            self._world.hand_in(agent, _linked(peer))
+        for agent, peer in ((a, b), (b, a)):
+            self._world.hand_in(agent, _linked(peer.id, peer.disk.starts))
 
     def unlink(self, one: AgentId, other: AgentId) -> None:
         """The connection breaks; whoever lives notices at once, and dials again."""
@@ -169,10 +169,10 @@ class Network:
             world.after(delay, arrive)
 
 
-def _linked(peer: AgentId) -> Callable[[NodeCore, Instant], None]:
+def _linked(peer: AgentId, boot: int) -> Callable[[NodeCore, Instant], None]:
     def up(core: NodeCore, when: Instant) -> None:
         known = peer in core.context.state.members
-        core.link_up(Peer(id=peer, known=known, agent_version="sim"), when)
+        core.link_up(Peer(id=peer, known=known, agent_version="sim", boot=boot), when)
 
     return up
 

@@ -207,11 +207,12 @@ class World:
     def start(self, agent: SimAgent) -> None:
         """From the disk, with nothing remembered."""
         agent.life += 1
+        agent.disk.starts += 1
         agent.timer_at = float("inf")
         self.checks.restarted(agent.id, agent.disk)
         settings = NodeSettings(
             id=agent.id,
-            boot=agent.life,
+            boot=agent.disk.starts,
             genesis=agent.disk.genesis.data,
             host=HostContext(address=self.cast.name(agent.id)),
             agent_version="sim",

@@ -207,6 +207,36 @@ async def test_a_wiped_ledger_under_a_kept_identity_is_refused(tmp_path: Path, m
         await open_ledger(home, await asyncio.to_thread(identity.load, home))
 
 
+async def test_an_older_copy_of_the_ledger_is_refused_however_often_it_is_tried(
+    tmp_path: Path, me: identity.Identity
+) -> None:
+    """It has forgotten what this agent voted since."""
+    home, copies = tmp_path / "n1", tmp_path / "copies"
+    copies.mkdir()
+    for start in range(4):
+        ledger, boot = await open_ledger(home, await asyncio.to_thread(identity.load, home))
+        await ledger.close()
+        assert boot.starts == start + 1
+        if start == 1:
+            shutil.copy2(home / "ledger.db", copies)
+    shutil.copy2(copies / "ledger.db", home)
+    for _ in range(4):
+        with pytest.raises(StorageError, match="older copy") as refused:
+            await open_ledger(home, await asyncio.to_thread(identity.load, home))
+        assert "new member" in refused.value.fix
+
+
+async def test_a_start_that_was_cut_before_it_was_noted_is_no_older_copy(tmp_path: Path, me: identity.Identity) -> None:
+    home = tmp_path / "n1"
+    for _ in range(2):
+        ledger, _ = await open_ledger(home, await asyncio.to_thread(identity.load, home))
+        await ledger.close()
+    await asyncio.to_thread(identity.bind_ledger, home, ledger.ledger_id, 1)
+    ledger, boot = await open_ledger(home, await asyncio.to_thread(identity.load, home))
+    await ledger.close()
+    assert boot.starts == 3
+
+
 async def test_a_kept_ledger_under_a_fresh_identity_is_refused(tmp_path: Path, me: identity.Identity) -> None:
     home = tmp_path / "n1"
     ledger, _ = await open_ledger(home, me)
@@ -219,7 +249,7 @@ async def test_a_kept_ledger_under_a_fresh_identity_is_refused(tmp_path: Path, m
 
 def test_a_host_with_a_ledger_isnt_taken_into_another_cluster(tmp_path: Path) -> None:
     found(tmp_path, 1)
-    identity.bind_ledger(tmp_path / "n1", "0" * 32)
+    identity.bind_ledger(tmp_path / "n1", "0" * 32, 1)
     with pytest.raises(InputError, match="another cluster"):
         identity.accept(tmp_path / "n1", granted(tmp_path / "n1", Trust()))
 

@@ -10,7 +10,10 @@ from agent.raft import Entry, HardState, Persist, Snapshot
 
 @dataclass(slots=True)
 class MemoryDisk:
-    """`log` by index, contiguous, written in order. The ledger file (agent.storage) does the same, with fsync."""
+    """`log` by index, contiguous, written in order; `starts` counts the lives of its agent.
+
+    The ledger file (agent.storage) does the same, with fsync.
+    """
 
     genesis: Entry
     hard_state: HardState = field(default_factory=HardState)
@@ -18,6 +21,7 @@ class MemoryDisk:
     snapshot: Snapshot | None = None
     commit: int = 1
     verified_through: int = 1
+    starts: int = 0
 
     def __post_init__(self) -> None:
         self.log[1] = self.genesis

@@ -134,7 +134,16 @@ class Network:
     def link_up(self, peer: PeerInfo) -> None:
         """A link, whoever dialled it."""
         self._envelope.set_boot(peer.id, peer.boot)
-        self.inputs.link_up(Peer(id=peer.id, known=peer.known, agent_version=peer.agent_version, epoch=peer.epoch))
+        self.inputs.link_up(
+            Peer(
+                id=peer.id,
+                known=peer.known,
+                agent_version=peer.agent_version,
+                boot=peer.boot,
+                level=peer.level,
+                epoch=peer.epoch,
+            )
+        )
 
     def link_down(self, peer: AgentId, reason: DownReason) -> None:
         """The link is gone."""

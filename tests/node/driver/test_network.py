@@ -128,7 +128,7 @@ async def test_a_link_is_told_with_what_our_ledger_knows(identities: list[Identi
     net.link_up(info)
     net.link_down(member.id, "lost")
     assert isinstance(net.inputs, Inputs)
-    assert net.inputs.seen == [Peer(id=member.id, known=False, agent_version="0.2.0"), (member.id, "lost")]
+    assert net.inputs.seen == [Peer(id=member.id, known=False, agent_version="0.2.0", boot=4), (member.id, "lost")]
 
 
 async def test_a_frame_that_no_peer_takes_is_dropped_and_counted(

@@ -1,0 +1,50 @@
+"""Somebody puts an older copy of a voter's disk back, while the others work: nothing acknowledged is lost by it."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from tests.sim.disk import SimDisk
+from tests.sim.weather import Weather
+from tests.sim.world import SimAgent, World
+
+COPIED_AT_S = 6.0
+PUT_BACK_AT_S = 12.0
+REPLACED_S = 60.0  # 30 s until it counts as dead, 10 s of health, and some
+
+
+@pytest.mark.parametrize("starts_between", [0, 2])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_voter_with_an_older_disk_is_replaced_and_comes_anew(seed: int, starts_between: int) -> None:
+    chosen: list[SimAgent] = []
+
+    def copy_the_disk(world: World) -> None:
+        victim = next(agent for agent in world.alive() if not agent.leads)
+        chosen.append(victim)
+        older = copy.deepcopy(victim.disk)
+        for number in range(starts_between):
+            world.after(1.0 + number, lambda: bounce(world, victim))
+        world.after(PUT_BACK_AT_S - COPIED_AT_S, lambda: put_back(world, victim, older))
+
+    def bounce(world: World, victim: SimAgent) -> None:
+        world.crash(victim)
+        world.start(victim)
+
+    def put_back(world: World, victim: SimAgent, older: SimDisk) -> None:
+        world.crash(victim)
+        victim.disk = older
+        world.start(victim)
+
+    def script(world: World) -> None:
+        world.after(COPIED_AT_S, lambda: copy_the_disk(world))
+
+    world = World(seed, size=3, until_s=PUT_BACK_AT_S + REPLACED_S, given=Weather.fair(), script=script).run()
+    (victim,) = chosen
+    assert victim.core is not None
+    assert not victim.core.context.raft.fenced
+    others = [agent for agent in world.alive() if agent is not victim]
+    assert all(victim.id in agent.voters for agent in others), "it is a voter again"
+    changes = [configuration for _, configuration in world.checks.configurations]
+    assert any(victim.id not in configuration.voters for configuration in changes), "and it wasn't in between"
