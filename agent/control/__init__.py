@@ -1,30 +1,31 @@
 """The coordinator's decisions, pure: state and facts in, ledger entries out.
 
 facts = cluster_facts(state.members, configuration.voters, watch, now)
-for entry in next_entries(state, facts, ledger_now_ms):    # once all that was proposed before is applied
-    raft.propose(encode_entry(entry), now)
+decision = decide(state, facts, ledger_now_ms)    # once all that was proposed before is applied
+for entry in decision.entries:
+    raft.propose(encode_entry(entry), now)    # and each host is told its decision.errands
 change = next_change(configuration, state.members, health, me)    # one configuration change in flight
 """
 
 from agent.control.autopilot import AgentHealth, VoterChange, next_change
 from agent.control.facts import ClusterFacts, HostFacts
 from agent.control.failure import Sighting, Watch, cluster_facts, next_look
-from agent.control.rollout import next_entries, step
+from agent.control.rollout import Decision, decide
 from agent.control.scheduler import Schedule, same_container, schedule
 
 __all__ = [
     "AgentHealth",
     "ClusterFacts",
+    "Decision",
     "HostFacts",
     "Schedule",
     "Sighting",
     "VoterChange",
     "Watch",
     "cluster_facts",
+    "decide",
     "next_change",
-    "next_entries",
     "next_look",
     "same_container",
     "schedule",
-    "step",
 ]

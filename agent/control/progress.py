@@ -7,6 +7,7 @@ from typing import Literal
 from msgspec import Struct
 
 from agent.control.facts import ClusterFacts
+from agent.model.errand import Finding
 from agent.model.ledger import Assignment
 from agent.model.report import ObservedReplica
 from agent.model.spec import ReplicaKey
@@ -33,6 +34,7 @@ class Reports:
     def __init__(self, facts: ClusterFacts) -> None:
         self.facts = facts
         self._by_host: dict[AgentId, dict[ReplicaKey, ObservedReplica]] = {}
+        self._findings: dict[AgentId, dict[str, Finding]] = {}
 
     def observed(self, assignment: Assignment) -> ObservedReplica | None:
         """What its host says of the assignment's replica."""
@@ -44,6 +46,14 @@ class Reports:
                 ReplicaKey(stack=item.stack, service=item.service, slot=item.slot): item for item in replicas
             }
         return self._by_host[host].get(key_of(assignment))
+
+    def findings(self, host: AgentId) -> dict[str, Finding]:
+        """What the host says of its errands, by their ids."""
+        if host not in self._findings:
+            report = self.facts.of(host).report
+            found = report.findings if report is not None else ()
+            self._findings[host] = {finding.errand: finding for finding in found}
+        return self._findings[host]
 
 
 def judge(stack: StackState, assignment: Assignment, reports: Reports, now_ms: Millis, *, stopped: bool) -> Progress:

@@ -1,11 +1,12 @@
 """A stack's way from one revision to the next: what the coordinator proposes to the ledger. Pure.
 
 All that a rollout has to remember is in the ledger (phase, assignments), so the next coordinator goes on where this one
-stopped, and `step` proposes the same twice if asked twice. Ask again only when everything proposed before is applied.
+stopped, and `decide` says the same twice if asked twice.
 
-Order: services without a role, then main, then workers; a class begins when the one before it is healthy. A first
-deploy makes all replicas of a class at once; a replica that runs is replaced only if its service changed, one slot of a
-service at a time. What only gets another pointer keeps its container.
+Order: every host that gets a replica says that it can run it (`preparation`); then services without a role, then main,
+then workers; a class begins when the one before it is healthy; at last hosts say that they reach each other's replicas
+(`validation`). A first deploy makes all replicas of a class at once; a replica that runs is replaced only if its
+service changed, one slot of a service at a time. What only gets another pointer keeps its container.
 """
 
 from __future__ import annotations
@@ -13,14 +14,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
+from msgspec import Struct
+
 from agent.control.facts import ClusterFacts
 from agent.control.placements import Placements
+from agent.control.preparation import PLACE_DEADLINE_MS, judge_preparation, preparations
 from agent.control.progress import HEALTHY_DEADLINE_MS, Progress, Reports, deadline_passed, judge
 from agent.control.scheduler import ROLES, Schedule, same_container, schedule
+from agent.control.validation import Visit, judge_validation, may_be_asked, reaching
+from agent.model.errand import MAX_ERRANDS, Errand
 from agent.model.ledger import AssignEntry, Assignment, LedgerEntry, Phase, PhaseEntry, Slot
 from agent.model.spec import ReplicaKey
 from agent.model.stack import Role
-from agent.model.types import Label, Millis
+from agent.model.types import AgentId, Label, Millis
 from agent.state import ClusterState, StackState, deployed_stack, key_of, service_of, wants_stopped
 
 MAX_CHANGES_PER_ENTRY = 1000  # assignments; a few ports each keep the entry far below what the log takes
@@ -30,22 +36,27 @@ PHASE_OF: dict[Role, Phase] = {"service": "services", "main": "main", "worker": 
 _ORDER: tuple[Phase, ...] = ("preparing", "services", "main", "workers", "validating")
 
 
-def next_entries(state: ClusterState, facts: ClusterFacts, now_ms: Millis) -> tuple[LedgerEntry, ...]:
-    """What to propose now for all stacks; one index over the assignments serves them all.
+class Decision(Struct, frozen=True, kw_only=True):
+    """`entries` to propose; `errands`: what each host is to find out now, all of it; others have nothing to do."""
 
-    Ask again only when everything proposed before is applied: until then the answer would be the same again.
+    entries: tuple[LedgerEntry, ...] = ()
+    errands: dict[AgentId, tuple[Errand, ...]] = {}
+
+
+def decide(state: ClusterState, facts: ClusterFacts, now_ms: Millis) -> Decision:
+    """What to do now for all stacks; one index over the assignments serves them all.
+
+    Decide again only when everything proposed before is applied: until then the answer would be the same again.
     """
     placements, reports = Placements(state), Reports(facts)
-    return tuple(
-        entry for name in sorted(state.stacks) for entry in _Rollout(state, name, reports, now_ms, placements).entries()
-    )
-
-
-def step(state: ClusterState, stack: Label, facts: ClusterFacts, now_ms: Millis) -> tuple[LedgerEntry, ...]:
-    """What to propose now for this stack; nothing: wait, or all is as it should be. `now_ms` is ledger time."""
-    if stack not in state.stacks:
-        return ()
-    return tuple(_Rollout(state, stack, Reports(facts), now_ms, Placements(state)).entries())
+    entries: list[LedgerEntry] = []
+    errands: dict[AgentId, tuple[Errand, ...]] = {}
+    for name in sorted(state.stacks):
+        rollout = _Rollout(state, name, reports, now_ms, placements)
+        entries.extend(rollout.entries())
+        for host, wanted in rollout.errands.items():
+            errands[host] = (*errands.get(host, ()), *wanted)[:MAX_ERRANDS]
+    return Decision(entries=tuple(entries), errands=errands)
 
 
 class _Rollout:
@@ -63,6 +74,7 @@ class _Rollout:
         self._plan = Schedule()
         self._changes: dict[ReplicaKey, Assignment] = {}
         self._judged: dict[Label, list[tuple[ReplicaKey, Progress]]] = {}
+        self.errands: dict[AgentId, tuple[Errand, ...]] = {}
 
     def entries(self) -> Iterator[LedgerEntry]:
         if self._stack.removing:
@@ -79,6 +91,12 @@ class _Rollout:
 
     def _roll(self) -> Iterator[LedgerEntry]:
         """Forward to healthy: the first class that isn't done is worked on, the ones behind it wait."""
+        if self._stack.phase == "preparing":
+            prepared = self._prepared()
+            if prepared.verdict == "failed":
+                yield self._phase("failed", f"preparation: {prepared.reason}; nothing was changed")
+            if prepared.verdict != "done":
+                return
         early = {key for key in self._changes if self._undisturbed(key)}
         for role in ROLES:
             names = [name for name, service in sorted(self._services.items()) if service.role == role]
@@ -94,10 +112,69 @@ class _Rollout:
                 return
         if self._plan.release:
             yield from self._assign((), self._plan.release)
-        elif self._before("validating"):
+            return
+        validated = self._validated()
+        if self._before("validating"):
             yield self._phase("validating")
-        else:
+        elif validated.verdict == "failed":
+            yield self._phase("failed", validated.reason + self._returning())
+        elif validated.verdict == "done":
             yield self._phase(self._end())
+
+    def _prepared(self) -> Progress:
+        """Whether every host is ready for what it is to start; none has to be where nothing is started."""
+        for key, reason in self._plan.pending.items():
+            if self._waits_for_host(key):
+                late = deadline_passed(self._stack, self._facts, self._now_ms, PLACE_DEADLINE_MS)
+                return Progress(
+                    verdict="failed" if late else "working", reason=f"{key.service}.{key.slot} has no host: {reason}"
+                )
+        starts = [change for key, change in sorted(self._changes.items()) if self._starts(key)]
+        asked = preparations(self._stack, starts)
+        self.errands.update(asked)
+        return judge_preparation(self._stack, self._state.members, asked, self._reports, self._now_ms)
+
+    def _waits_for_host(self, key: ReplicaKey) -> bool:
+        """Whether this change is what can't be placed; a replica that it leaves alone may have been so before."""
+        current = self._current.get(key)
+        if wants_stopped(self._stack, key.service):
+            return False
+        generation = self._stack.generations.get(key.service, 0)
+        return current is None or (current.instruction, current.generation) != (self._stack.deployed, generation)
+
+    def _starts(self, key: ReplicaKey) -> bool:
+        """Whether a change makes another container or process, and not just another pointer."""
+        if wants_stopped(self._stack, key.service):
+            return False
+        current = self._current.get(key)
+        stays = current is not None and current.host == self._changes[key].host
+        return not (stays and self._undisturbed(key))
+
+    def _validated(self) -> Progress:
+        """Whether hosts reach what runs: requests go round all its replicas, from other hosts, and each answers."""
+        main = next(
+            (item.host for key, item in sorted(self._current.items()) if self._services[key.service].role == "main"),
+            None,
+        )
+        visits = [
+            Visit(replica=item, also=main if self._services[key.service].role == "worker" else None)
+            for key, item in sorted(self._current.items())
+            if self._answers(key, item)
+        ]
+        hosts = [
+            member.id
+            for member in sorted(self._state.members.values(), key=lambda member: member.name)
+            if may_be_asked(self._facts, member.id)
+        ]
+        asked = reaching(self._stack, visits, hosts)
+        self.errands.update(asked)
+        return judge_validation(self._stack, self._state.members, asked, self._current, self._reports, self._now_ms)
+
+    def _answers(self, key: ReplicaKey, assignment: Assignment) -> bool:
+        """Whether the replica runs and publishes a TCP port; one that ended well isn't asked any more."""
+        seen = self._reports.observed(assignment)
+        runs = seen is not None and seen.state == "healthy" and not wants_stopped(self._stack, key.service)
+        return runs and any(port.protocol == "tcp" for port in assignment.ports)
 
     def _mend(self) -> Iterator[LedgerEntry]:
         """After a failure: go back if there is something to go back to, else keep what runs and replace nothing."""
@@ -109,7 +186,7 @@ class _Rollout:
         ]
         if allowed or self._plan.release:
             yield from self._assign(allowed, self._plan.release)
-        elif not returned and self._done(list(self._services)):
+        elif not returned and self._done(list(self._services)) and self._validated().verdict == "done":
             yield self._phase(self._end())
 
     def _let_go(self) -> list[ReplicaKey]:

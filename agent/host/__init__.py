@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from agent.host.desired import Desired, HostContext, Refused, desired
+from agent.host.errands import Task, resolve_errands
 from agent.host.life import Life, ReconcileMemory
 from agent.host.observation import HostObservation
 from agent.host.policy import HostPolicy
@@ -30,7 +31,9 @@ __all__ = [
     "Remove",
     "Start",
     "Stop",
+    "Task",
     "desired",
     "reconcile",
     "replica_states",
+    "resolve_errands",
 ]

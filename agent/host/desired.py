@@ -64,7 +64,7 @@ def desired(state: ClusterState, agent: AgentId, context: HostContext) -> Desire
         if agent not in state.members or stack_state is None or stack_state.removing:
             continue
         stacks.add(key.stack)
-        made = _resolve(state, agent, state.assignments[key], context)
+        made = resolve(state, agent, state.assignments[key], context)
         if isinstance(made, Refused):
             refused.append(made)
         elif key.service in stack_state.stopped:
@@ -83,10 +83,8 @@ def desired(state: ClusterState, agent: AgentId, context: HostContext) -> Desire
     )
 
 
-def _resolve(
-    state: ClusterState, agent: AgentId, assignment: Assignment, context: HostContext
-) -> ReplicaSpec | Refused:
-    """The one replica as a spec, or why not."""
+def resolve(state: ClusterState, agent: AgentId, assignment: Assignment, context: HostContext) -> ReplicaSpec | Refused:
+    """The one replica as a spec, or why this host doesn't run it."""
     key = ReplicaKey(stack=assignment.stack, service=assignment.service, slot=assignment.slot)
     revision = assignment.instruction.revision
     signed = state.signed.get(assignment.instruction.digest)

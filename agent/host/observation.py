@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from agent.model.errand import Finding
 from agent.model.report import HostResources, ObservedReplica, PortConflict, RuntimeInfo
 
 
@@ -15,3 +16,4 @@ class HostObservation(Struct, frozen=True, kw_only=True):
     busy_ports: tuple[PortConflict, ...] = ()
     runtimes: tuple[RuntimeInfo, ...] = ()
     resources: HostResources = HostResources()
+    findings: tuple[Finding, ...] = ()

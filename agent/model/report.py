@@ -6,6 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from agent.model.errand import Finding
 from agent.model.ledger import AssignedPort
 from agent.model.stack import RuntimeName
 from agent.model.types import AgentId, Labels, Millis
@@ -75,7 +76,7 @@ class HostReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The whole of a host's soft state. `boot` counts the agent's starts; (boot, sequence) orders reports.
 
     `applied` is the ledger index that the host had reconciled against: a report older than an assignment says nothing
-    about it. `linked` are the members the host has a peer link with.
+    about it. `linked` are the members the host has a peer link with; `findings` answer the errands that it was sent on.
     """
 
     host: AgentId
@@ -91,3 +92,4 @@ class HostReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     replicas: tuple[ObservedReplica, ...] = ()
     busy_ports: tuple[PortConflict, ...] = ()
     linked: tuple[AgentId, ...] = ()
+    findings: tuple[Finding, ...] = ()

@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, field
 
-from agent.control import ClusterFacts, Sighting, Watch, cluster_facts, next_change, next_entries
+from agent.control import ClusterFacts, Sighting, Watch, cluster_facts, decide, next_change
 from agent.model.ledger import encode_entry
 from agent.model.report import HostReport
 from agent.model.types import AgentId
+from agent.node.asking import Asking
 from agent.node.chronicle import Chronicle
 from agent.node.clock import UNHEARD_S
 from agent.node.context import Context, Peer
@@ -39,8 +40,10 @@ class Coordination:
     _look_at: float = float("inf")
     _pumped_at: float = float("-inf")
     _vitals: Vitals = field(init=False)
+    asking: Asking = field(init=False)
 
     def __post_init__(self) -> None:
+        self.asking = Asking(self.context)
         self._vitals = Vitals(self.context)
 
     def link_up(self, peer: Peer) -> None:
@@ -118,6 +121,7 @@ class Coordination:
         if self._since is not None:
             self.reports.clear()
             self.context.clock.forget()
+            self.asking.forget()
             self._since, self._decided_through, self._look_at = None, 0, float("inf")
             self._vitals = Vitals(self.context)
 
@@ -125,7 +129,9 @@ class Coordination:
         state, raft = self.context.state, self.context.raft
         now_ms = self.context.ledger_ms(when)
         try:
-            for entry in next_entries(state, self.facts(when), now_ms):
+            decision = decide(state, self.facts(when), now_ms)
+            self.asking.ask(decision.errands, self.reports, when)
+            for entry in decision.entries:
                 self._decided_through = raft.propose(encode_entry(entry), when.mono)
             self._heal_voters(when)
         except (NotLeader, ProposalDropped):

@@ -21,7 +21,6 @@ import msgspec
 from agent import errors, raft
 from agent.control import ClusterFacts
 from agent.host import HostContext, HostObservation
-from agent.model.report import ObservedReplica
 from agent.model.status import MemberView, Status
 from agent.model.types import AgentId
 from agent.node.calls import OnReply
@@ -39,6 +38,7 @@ from agent.node.local_host import LocalHost
 from agent.node.machine import Compaction, Machine, NodeBoot
 from agent.node.messages import (
     Alive,
+    AskFrame,
     CallFrame,
     CancelFrame,
     FetchBlob,
@@ -132,6 +132,7 @@ class NodeCore:
         self.coordination = Coordination(self._context, self.chronicle)
         self.epochs = Epochs(self._context, machine, settings.limits.snapshot_bytes)
         self._host = LocalHost(self._context, settings.host, settings.agent_version, self.coordination.report)
+        self.coordination.asking.ask_here = self._host.asked
         self._configuration = core.configuration
         self._lead: Lead | None = None
         self._members_changed(when)
@@ -240,9 +241,10 @@ class NodeCore:
         """This agent's own view; `stale` where a coordinator would know better."""
         return build_status(self._context.state, self._view(when))
 
-    def replicas(self) -> tuple[ObservedReplica, ...]:
-        """What this host runs, as last observed."""
-        return self._host.observation.replicas
+    @property
+    def observation(self) -> HostObservation:
+        """This host, as last observed."""
+        return self._host.observation
 
     def members(self, when: Instant) -> tuple[MemberView, ...]:
         """The members as this agent itself sees them."""
@@ -335,6 +337,11 @@ class NodeCore:
                     self.coordination.report(report, when)
                 else:
                     self._drop("report_for_another")
+            case AskFrame(errands=errands):
+                if sender == self._context.leader:
+                    self._host.asked(errands)
+                else:
+                    self._drop("errands_of_another")
             case CallFrame(id=call, request=request):
                 self._serve(sender, call, request, when)
             case ReplyFrame(id=call, reply=reply, end=end):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from agent import raft, swim
-from agent.host import Desired
+from agent.host import Desired, Task
 from agent.model.events import Event
 from agent.model.fault import Fault
 from agent.model.instruction import InstructionResult
@@ -66,6 +66,12 @@ class Reconcile(Struct, frozen=True, kw_only=True):
     applied: int
 
 
+class Examine(Struct, frozen=True, kw_only=True):
+    """What this host has to find out for the coordinator, replacing what it had before; what it finds is observed."""
+
+    tasks: tuple[Task, ...]
+
+
 class Publish(Struct, frozen=True, kw_only=True):
     """Events for whoever listens at this agent."""
 
@@ -102,4 +108,18 @@ class BeginEpoch(Struct, frozen=True, kw_only=True):
     what: str
 
 
-Effect = Store | BeginEpoch | Send | Datagram | Want | Cut | Answer | Reconcile | Publish | Serve | Unserve | Replied
+Effect = (
+    Store
+    | BeginEpoch
+    | Send
+    | Datagram
+    | Want
+    | Cut
+    | Answer
+    | Reconcile
+    | Examine
+    | Publish
+    | Serve
+    | Unserve
+    | Replied
+)

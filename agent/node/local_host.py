@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from agent.host import HostContext, HostObservation, desired
+from agent.host import HostContext, HostObservation, Task, desired, resolve_errands
+from agent.model.errand import Errand
 from agent.model.report import HostReport
 from agent.node.context import Context, Lead
-from agent.node.effects import Reconcile
+from agent.node.effects import Examine, Reconcile
 from agent.node.instant import Instant
 from agent.node.messages import ReportFrame
 from agent.state import STATE_LEVEL
@@ -30,10 +31,17 @@ class LocalHost:
     _moved: bool = True
     _told: Lead | None = None
     _tell_at: float = 0.0
+    _errands: tuple[Errand, ...] = ()
+    _tasks: tuple[Task, ...] = ()
 
     def ledger_moved(self) -> None:
         """What the ledger wants of this host may have changed."""
         self._moved = True
+
+    def asked(self, errands: tuple[Errand, ...]) -> None:
+        """The coordinator's errands, all of them; what the ledger says of them is looked up now and when it moves."""
+        self._errands = errands
+        self._examine()
 
     def observed(self, observation: HostObservation) -> None:
         """What runs here has changed, or was looked at again."""
@@ -49,6 +57,7 @@ class LocalHost:
         if self._moved:
             self._moved = False
             self._reconcile()
+            self._examine()
         lead = self.context.lead
         if lead is None or (lead.agent != self.context.id and lead.agent not in self.context.peers):
             self._told = None
@@ -71,6 +80,12 @@ class LocalHost:
         state = self.context.state
         self.context.emit(Reconcile(desired=desired(state, self.context.id, self.host), applied=state.index))
 
+    def _examine(self) -> None:
+        tasks = resolve_errands(self.context.state, self.context.id, self.host, self._errands)
+        if tasks != self._tasks:
+            self._tasks = tasks
+            self.context.emit(Examine(tasks=tasks))
+
     def own_report(self, when: Instant) -> HostReport | None:
         """What this agent knows of its own host whoever coordinates; None before it has looked."""
         return self._report(when) if self.observation.runtimes or self.observation.applied else None
@@ -91,4 +106,5 @@ class LocalHost:
             replicas=seen.replicas,
             busy_ports=seen.busy_ports,
             linked=tuple(sorted(self.context.peers)),
+            findings=seen.findings,
         )

@@ -1,8 +1,8 @@
 """What agents say to each other over the peer link: one tagged union, one frame each.
 
-Four kinds: consensus (`RaftFrame`), membership (`SwimFrame`), soft state (`ReportFrame`), and calls: a request with an
-id, answered by one or more replies, the last with `end`. `agent.net.frames` puts them on the wire with a length and a
-version.
+Four kinds: consensus (`RaftFrame`), membership (`SwimFrame`), soft state (`ReportFrame`, `AskFrame`), and calls: a
+request with an id, answered by one or more replies, the last with `end`. `agent.net.frames` puts them on the wire with
+a length and a version.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from agent.model.errand import MAX_ERRANDS, Errand
 from agent.model.events import Event, LogLine
 from agent.model.fault import Fault
 from agent.model.instruction import MAX_BODY_BYTES, MAX_TOKEN_BYTES, InstructionResult
@@ -43,6 +44,12 @@ class ReportFrame(Struct, frozen=True, kw_only=True, tag="report", omit_defaults
     """A host's soft state, to the coordinator."""
 
     report: HostReport
+
+
+class AskFrame(Struct, frozen=True, kw_only=True, tag="ask", omit_defaults=True):
+    """The coordinator's errands for a host, all of them: those sent before and not in it are over."""
+
+    errands: Annotated[tuple[Errand, ...], Meta(max_length=MAX_ERRANDS)] = ()
 
 
 class Submit(Struct, frozen=True, kw_only=True, tag="submit", omit_defaults=True):
@@ -212,4 +219,4 @@ class Alive(Struct, frozen=True, kw_only=True, tag="alive", omit_defaults=True):
     """Nothing to say for a while; the link is used all the same."""
 
 
-Frame = RaftFrame | SwimFrame | ReportFrame | CallFrame | ReplyFrame | CancelFrame | TakenFrame | Alive
+Frame = RaftFrame | SwimFrame | ReportFrame | AskFrame | CallFrame | ReplyFrame | CancelFrame | TakenFrame | Alive

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from agent import errors
 from agent.host.policy import volume_kind
+from agent.model.ledger import AssignedPort
 from agent.model.report import HostResources, RuntimeInfo
 from agent.model.spec import ReplicaKey, ReplicaSpec
 from agent.model.stack import RuntimeName, Volume
@@ -96,6 +97,9 @@ class DockerRuntime:
 
     async def prepare(self, spec: ReplicaSpec, progress: Progress) -> None:
         await self._image(spec, progress)
+
+    async def taken(self, ports: Sequence[AssignedPort]) -> tuple[int, ...]:
+        return await self._in_thread(partial(taken_ports, self._publish_address, ports))
 
     async def load_image(self, archive: Path) -> tuple[str, ...]:
         return await self._in_slow_thread(partial(self._engine.load, archive))

@@ -19,7 +19,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from agent import errors
+from agent.model.ledger import AssignedPort
 from agent.model.report import HostResources, RuntimeInfo
 from agent.model.spec import ReplicaKey, ReplicaSpec
 from agent.model.stack import RuntimeName
@@ -37,6 +38,7 @@ from agent.runtime.logfiles import read_logs, rotate
 from agent.runtime.machine import host_resources
 from agent.runtime.protocol import Progress, RawLine
 from agent.runtime.records import Record
+from agent.runtime.sockets import taken_ports
 from agent.runtime.supervisor import Supervisor
 from agent.runtime.watch import Watch, open_process
 
@@ -65,6 +67,7 @@ class ProcessRuntime:
     ) -> None:
         self._supervisor = Supervisor(cluster=cluster, agent=agent, data_dir=data_dir, publish_address=publish_address)
         self._data_dir = data_dir
+        self._publish_address = publish_address
         self._use_systemd = use_systemd
         self._executor = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="process-runtime")
         self._hints = Hints()
@@ -113,6 +116,9 @@ class ProcessRuntime:
 
     async def prepare(self, spec: ReplicaSpec, progress: Progress) -> None:
         await self._in_thread(partial(self._supervisor.prepare, spec))
+
+    async def taken(self, ports: Sequence[AssignedPort]) -> tuple[int, ...]:
+        return await self._in_thread(partial(taken_ports, self._publish_address, ports))
 
     async def start(self, spec: ReplicaSpec, progress: Progress) -> Workload:
         progress("starting", "")

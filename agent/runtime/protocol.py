@@ -7,13 +7,14 @@ cut anywhere; a failed `start` leaves nothing behind.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 from msgspec import Struct
 
+from agent.model.ledger import AssignedPort
 from agent.model.report import HostResources, RuntimeInfo
 from agent.model.spec import ReplicaKey, ReplicaSpec
 from agent.model.stack import RuntimeName
@@ -73,6 +74,9 @@ class Runtime(Protocol):
 
     async def prepare(self, spec: ReplicaSpec, progress: Progress) -> None:
         """What `start` needs and can be had before its predecessor stops: the image, the program. Raises as `start`."""
+
+    async def taken(self, ports: Sequence[AssignedPort]) -> tuple[int, ...]:
+        """Those of the host ports that can't be bound now, our own workloads' among them."""
 
     async def stop(self, workload_id: str) -> None:
         """SIGTERM, after the grace it was started with SIGKILL. Gone already: fine."""

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from agent.control import next_entries, step
+from agent.control import Decision, decide
+from agent.control.preparation import PLACE_DEADLINE_MS
 from agent.control.progress import HEALTHY_DEADLINE_MS, PULL_DEADLINE_MS
 from agent.control.rollout import MAX_CHANGES_PER_ENTRY, REMOVE_WAIT_MS
 from agent.model.instruction import Enrol
@@ -85,7 +86,7 @@ def test_reports_from_before_the_last_change_do_not_count() -> None:
         host: replace(known, report=replace(known.report, applied=before.index - 1)) if known.report else known
         for host, known in made.facts().hosts.items()
     }
-    entries = step(before, "shop", replace(stale, hosts=hosts), made.ledger.now_ms)
+    entries = decide(before, replace(stale, hosts=hosts), made.ledger.now_ms).entries
     assert not [
         entry for entry in entries if isinstance(entry, PhaseEntry) and entry.phase in ("validating", "healthy")
     ]
@@ -225,11 +226,11 @@ class TestRemove:
         assert known.report is not None
         behind = replace(known, report=replace(known.report, applied=made.state.index - 1))
         facts = replace(facts, hosts={**facts.hosts, late: behind})
-        entries = step(made.state, "shop", facts, made.ledger.now_ms)
+        entries = decide(made.state, facts, made.ledger.now_ms).entries
         released = {slot.slot for entry in entries if isinstance(entry, AssignEntry) for slot in entry.release}
         waiting = {slot for slot, host in made.hosts_of("web").items() if host == "n1"}
         assert released == {1, 2} - waiting
-        after = step(made.state, "shop", facts, made.ledger.now_ms + REMOVE_WAIT_MS)
+        after = decide(made.state, facts, made.ledger.now_ms + REMOVE_WAIT_MS).entries
         assert {slot.slot for entry in after if isinstance(entry, AssignEntry) for slot in entry.release} == {1, 2}
 
     def test_a_dead_host_does_not_hold_a_removal_up(self) -> None:
@@ -291,10 +292,10 @@ class TestFailure:
     def test_a_replica_without_host_fails_with_the_hosts_reasons(self) -> None:
         made = world(web=service(labels={"disk": "ssd"}))
         made.settle()
-        assert made.phase() == "services"
-        made.later(HEALTHY_DEADLINE_MS / 1000)
+        assert made.phase() == "preparing"
+        made.later(PLACE_DEADLINE_MS / 1000)
         made.settle()
-        assert made.state.stacks["shop"].reason.startswith("web.1 has no host: n1: label disk=ssd wanted")
+        assert "web.1 has no host: n1: label disk=ssd wanted" in made.state.stacks["shop"].reason
 
     def test_a_host_that_has_not_reported_never_fails_a_rollout(self) -> None:
         made = world(web=service(replicas=2))
@@ -312,7 +313,7 @@ class TestFailure:
         made.settle()
         made.later(10 * HEALTHY_DEADLINE_MS / 1000)
         facts = replace(made.facts(), since_ms=made.ledger.now_ms)
-        assert step(made.state, "shop", facts, made.ledger.now_ms) == ()
+        assert decide(made.state, facts, made.ledger.now_ms).entries == ()
 
     def test_a_failed_restart_stops_at_the_first_slot(self) -> None:
         made = world(web=service(replicas=3))
@@ -405,9 +406,8 @@ class TestHosts:
 def test_asking_twice_gives_the_same_answer() -> None:
     made = world(**classes())
     facts = made.facts()
-    one = step(made.state, "shop", facts, made.ledger.now_ms)
-    assert one == step(made.state, "shop", facts, made.ledger.now_ms)
-    assert one == next_entries(made.state, facts, made.ledger.now_ms)
+    one = decide(made.state, facts, made.ledger.now_ms).entries
+    assert one == decide(made.state, facts, made.ledger.now_ms).entries
 
 
 def test_stacks_planned_together_share_no_port() -> None:
@@ -415,13 +415,13 @@ def test_stacks_planned_together_share_no_port() -> None:
     ledger.deploy(stack("one", web=service(ports=(PORT,))))
     ledger.deploy(stack("two", web=service(ports=(PORT,))))
     made = World(ledger)
-    ledger.propose(*next_entries(ledger.state, made.facts(), ledger.now_ms))
+    made.settle()
     assert {item.ports[0].host_port for item in ledger.state.assignments.values()} == {8443, 8444}
 
 
-def test_an_unknown_stack_is_nothing_to_do() -> None:
+def test_without_stacks_there_is_nothing_to_do() -> None:
     made = world()
-    assert step(made.state, "nope", made.facts(), 0) == ()
+    assert made.decide() == Decision()
 
 
 WEB = st.builds(

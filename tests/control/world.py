@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from agent.control import ClusterFacts, HostFacts, step
+from agent.control import ClusterFacts, Decision, HostFacts, decide
 from agent.model.cluster import Member
+from agent.model.errand import Errand, Finding, Prepare, Unreached, errand_id
 from agent.model.ledger import AssignEntry, Assignment, LedgerEntry
 from agent.model.report import (
     HostReport,
@@ -34,6 +35,7 @@ def report(
     replicas: Iterable[ObservedReplica] = (),
     busy: Iterable[PortConflict] = (),
     linked: Iterable[AgentId] = (),
+    findings: Iterable[Finding] = (),
 ) -> HostReport:
     return HostReport(
         host=host,
@@ -47,6 +49,7 @@ def report(
         replicas=tuple(replicas),
         busy_ports=tuple(busy),
         linked=tuple(linked),
+        findings=tuple(findings),
     )
 
 
@@ -75,7 +78,10 @@ class World:
     """`ledger` and its hosts. What runs on a host is what its assignments say; the test sets what is wrong.
 
     `sick`: (service, command) → state of replicas that don't get healthy. `dead`, `silent` (never reported): names of
-    hosts. `taken`: (host name, port) that something foreign listens on. `history`: every entry that `step` proposed.
+    hosts. `taken`: (host name, port) that something foreign listens on. `unfit`: (host name, service) → why it can't be
+    prepared there, `pulling`: what is still under way there; `blocked`: (host name, host name) where the first doesn't
+    reach the other. `mute` hosts don't answer errands. `history`: every entry that `step` proposed; `errands`: what
+    hosts are asked now.
     """
 
     def __init__(self, ledger: Ledger) -> None:
@@ -85,7 +91,13 @@ class World:
         self.silent: set[str] = set()
         self.taken: set[tuple[str, int]] = set()
         self.memory: dict[str, int] = {}
+        self.unfit: dict[tuple[str, Label], str] = {}
+        self.pulling: set[tuple[str, Label]] = set()
+        self.blocked: set[tuple[str, str]] = set()
+        self.mute: set[str] = set()
         self.history: list[LedgerEntry] = []
+        self.errands: dict[AgentId, tuple[Errand, ...]] = {}
+        self.refused: dict[AgentId, dict[PortConflict, None]] = {}
 
     @property
     def state(self) -> ClusterState:
@@ -94,19 +106,28 @@ class World:
     def facts(self) -> ClusterFacts:
         return ClusterFacts(hosts={item.id: self._host(item) for item in self.state.members.values()})
 
-    def step(self, stack: str = "shop") -> tuple[LedgerEntry, ...]:
+    def decide(self) -> Decision:
+        """One decision; what hosts are asked, they answer before the next."""
+        decision = decide(self.state, self.facts(), self.ledger.now_ms)
+        if decision.errands != self.errands:
+            self.errands = decision.errands
+            self._try_ports()
+            return self.decide() if not decision.entries else decision
+        return decision
+
+    def step(self) -> tuple[LedgerEntry, ...]:
         """One decision, applied; hosts follow before the next."""
-        entries = step(self.state, stack, self.facts(), self.ledger.now_ms)
+        entries = self.decide().entries
         self.history.extend(entries)
         for applied in self.ledger.propose(*entries):
             assert not applied.ignored, applied.ignored
         return entries
 
-    def settle(self, stack: str = "shop", steps: int = 200) -> None:
+    def settle(self, steps: int = 200) -> None:
         """Until nothing is left to propose."""
         for _ in range(steps):
             self.ledger.now_ms += 10
-            if not self.step(stack):
+            if not self.step():
                 return
         raise AssertionError(f"still proposing after {steps} steps: {self.history[-3:]}")
 
@@ -144,9 +165,48 @@ class World:
             applied=self.state.index,
             memory_mib=self.memory.get(member.name, 8192),
             replicas=[one for item in mine if (one := self._replica(item, busy)) is not None],
-            busy=busy,
+            busy=[*busy, *self.refused.get(member.id, ())],
+            findings=[found for errand in self.errands.get(member.id, ()) if (found := self._find(member, errand))],
         )
         return HostFacts(liveness="alive", report=told)
+
+    def _try_ports(self) -> None:
+        """What preparing finds out about ports stays known for a while."""
+        for host, errands in self.errands.items():
+            asked = [errand for errand in errands if isinstance(errand, Prepare)]
+            known = self.refused.setdefault(host, {})
+            for item in (item for errand in asked for item in errand.assignments):
+                known.update(dict.fromkeys(self._conflicts(self.state.members[host], item)))
+
+    def _find(self, member: Member, errand: Errand) -> Finding | None:
+        if member.name in self.mute:
+            return None
+        if isinstance(errand, Prepare):
+            unfit = self.unfit.get((member.name, errand.service), "")
+            taken = [one for item in errand.assignments for one in self._conflicts(member, item)]
+            busy = taken or (member.name, errand.service) in self.pulling
+            return Finding(
+                errand=errand_id(errand),
+                kind="prepare",
+                stack=errand.stack,
+                service=errand.service,
+                state="failed" if unfit else "working" if busy else "ready",
+                detail=unfit,
+            )
+        unreached = tuple(
+            Unreached(service=slot.service, slot=slot.slot, port=port.host_port, reason="no answer")
+            for slot in errand.slots
+            for item in [self.state.assignments[ReplicaKey(stack=errand.stack, service=slot.service, slot=slot.slot)]]
+            for port in item.ports
+            if (member.name, self.state.members[item.host].name) in self.blocked
+        )
+        return Finding(
+            errand=errand_id(errand),
+            kind="reach",
+            stack=errand.stack,
+            state="failed" if unreached else "ready",
+            unreached=unreached,
+        )
 
     def _conflicts(self, member: Member, item: Assignment) -> list[PortConflict]:
         return [

@@ -18,9 +18,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec.structs import replace
+
 from agent.host import HostContext, HostObservation
 from agent.instruction import encode_body, sign_instruction
 from agent.model.cluster import Genesis, Member
+from agent.model.errand import Finding
 from agent.model.events import Event
 from agent.model.fault import Fault
 from agent.model.instruction import Act, Body, Enrol, Expel, InstructionResult
@@ -38,6 +41,7 @@ from agent.node.effects import (
     Cut,
     Datagram,
     Effect,
+    Examine,
     Publish,
     Reconcile,
     Replied,
@@ -52,6 +56,7 @@ from agent.node.machine import Compaction
 from agent.node.messages import Frame
 from agent.raft import Entry, EntryKind, RaftTiming, Snapshot
 from agent.swim import SwimConfig
+from tests.support.errands import all_right
 from tests.support.ledger import ANCHOR, CLUSTER, START_MS, key_of_person, member, operator
 from tests.support.memory_disk import MemoryDisk
 
@@ -80,6 +85,7 @@ class Node:
     cuts: list[AgentId] = field(default_factory=list)
     wanted: frozenset[AgentId] = frozenset()
     desired: list[Reconcile] = field(default_factory=list)
+    findings: tuple[Finding, ...] = ()
     served: list[Serve | Unserve] = field(default_factory=list)
     replied: list[Replied] = field(default_factory=list)
     _request: int = 0
@@ -108,6 +114,10 @@ class Node:
         self.sent.clear()
         self.desired.clear()
         self.stores.clear()
+
+    def with_findings(self) -> HostObservation:
+        """What was observed last, with what was found since."""
+        return replace(self.up.observation, findings=self.findings)
 
     def hand_over(self, to: Node) -> None:
         """The coordination, whole."""
@@ -425,7 +435,11 @@ class Cluster:
             case Reconcile():
                 node.desired.append(effect)
                 if node.obeys:
-                    self._deliver(node, lambda core, when: core.observed(running(effect), when))
+                    seen = running(effect, findings=node.findings)
+                    self._deliver(node, lambda core, when: core.observed(seen, when))
+            case Examine(tasks=tasks):
+                node.findings = tuple(map(all_right, tasks))
+                self._deliver(node, lambda core, when: core.observed(node.with_findings(), when))
             case Serve() | Unserve():
                 node.served.append(effect)
             case BeginEpoch(snapshot=snapshot):

@@ -25,6 +25,10 @@ class Weather:
     write_s: float = 0.0003
     crash_voting: float = 0.0
     fault_every_s: float = 1.0
+    no_image: float = 0.0
+    port_taken: float = 0.0
+    unreached: float = 0.0
+    ailing: float = 0.0
     weights: dict[str, float] = field(default_factory=dict)
     limits: RaftLimits = field(default_factory=RaftLimits)
     compaction: Compaction = field(default_factory=Compaction)
@@ -49,6 +53,10 @@ class Weather:
             weights=weights,
             limits=small,
             compaction=Compaction(every_entries=every, kept_entries=rng.choice([0, every // 2])),
+            no_image=rng.choice([0.0, 0.0, 0.2]),
+            port_taken=rng.choice([0.0, 0.2]),
+            unreached=rng.choice([0.0, 0.0, 0.2]),
+            ailing=rng.choice([0.0, 0.0, 0.2]),
             left_out=rng.choice(["nobody", "nobody", "dead", "cut off", "deaf", "mute"]),
         )
 

@@ -13,12 +13,11 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from agent.host import HostContext, HostObservation
+from agent.host import HostContext
 from agent.model.ledger import GenesisEntry, encode_entry
-from agent.model.report import HostResources, ObservedReplica, RuntimeInfo
 from agent.model.types import AgentId
 from agent.node.core import NodeCore, NodeSettings
-from agent.node.effects import Answer, Cut, Datagram, Effect, Reconcile, Send, Store, Want
+from agent.node.effects import Answer, Cut, Datagram, Effect, Examine, Reconcile, Send, Store, Want
 from agent.node.instant import Instant
 from agent.node.messages import RaftFrame
 from agent.node.submissions import ANSWER_DEADLINE_S
@@ -28,6 +27,7 @@ from tests.sim.checks import Checks, Violated
 from tests.sim.cluster import Cast
 from tests.sim.disk import SimDisk
 from tests.sim.faults import REFUSED, Faults
+from tests.sim.hosts import SimHost
 from tests.sim.network import Network
 from tests.sim.operators import Operators
 from tests.sim.weather import Weather
@@ -62,6 +62,7 @@ class SimAgent:
     fired_at: float = float("-inf")
     spins: int = 0
     stalled_lately: bool = False
+    host: SimHost = field(init=False)
 
     @property
     def leads(self) -> bool:
@@ -209,6 +210,7 @@ class World:
         agent.life += 1
         agent.disk.starts += 1
         agent.timer_at = float("inf")
+        agent.host = SimHost(self, agent)
         self.checks.restarted(agent.id, agent.disk)
         settings = NodeSettings(
             id=agent.id,
@@ -342,7 +344,9 @@ class World:
             case Answer(request=request, answer=answer):
                 self.operators.answered(agent, request, answer)
             case Reconcile():
-                self._obey(agent, effect)
+                agent.host.obey(effect)
+            case Examine():
+                agent.host.examine(effect)
             case Cut(peer=peer):
                 self.network.unlink(agent.id, peer)
             case Want(peers=peers):
@@ -350,7 +354,7 @@ class World:
             case _:
                 pass
 
-    # Disk and containers
+    # Disk
 
     def stall_disk(self, agent: SimAgent, for_s: float) -> None:
         """Nothing gets to the disk for a while."""
@@ -380,32 +384,3 @@ class World:
         took = min(self.rng.expovariate(1 / mean), 8 * mean)
         wanted = agent.disk_busy_until = max(self.now, agent.disk_busy_until) + took
         self.after(wanted - self.now, written)
-
-    def _obey(self, agent: SimAgent, reconcile: Reconcile) -> None:
-        """A runtime without faults: what is wanted runs, healthy, a little later."""
-        replicas = tuple(
-            ObservedReplica(
-                stack=spec.key.stack,
-                service=spec.key.service,
-                slot=spec.key.slot,
-                state="stopped" if spec in reconcile.desired.stopped else "healthy",
-                revision=spec.revision,
-                spec_hash=spec.hash,
-                runtime="process",
-                ports=spec.ports,
-            )
-            for spec in (*reconcile.desired.specs, *reconcile.desired.stopped)
-        )
-        observation = HostObservation(
-            applied=reconcile.applied,
-            replicas=replicas,
-            runtimes=(RuntimeInfo(name="process", available=True),),
-            resources=HostResources(memory_mib=4096, cpu_millis=4000),
-        )
-        life = agent.life
-
-        def done() -> None:
-            if agent.life == life:
-                self.hand_in(agent, lambda core, when: core.observed(observation, when))
-
-        self.after(self.rng.random() * 0.2, done)

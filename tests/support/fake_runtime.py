@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 
 from msgspec.structs import replace
 
 from agent import errors
+from agent.model.ledger import AssignedPort
 from agent.model.report import HostResources, RuntimeInfo
 from agent.model.spec import ReplicaKey, ReplicaSpec
 from agent.model.stack import RuntimeName
@@ -20,8 +21,9 @@ from agent.runtime.protocol import Progress, RawLine
 class FakeRuntime:
     """Implements `agent.runtime.protocol.Runtime`.
 
-    `calls` lists what was asked of it; `fail_start` errors are raised by the next starts, in order; `away` makes it
-    unreachable; `hold` keeps starts waiting until it is set, `slow_look` keeps what a look has seen.
+    `calls` lists what was asked of it; `fail_start` errors are raised by the next starts, in order, `fail_prepare` by
+    the next preparations; `taken_ports` can't be bound; `away` makes it unreachable; `hold` and `hold_prepare` keep
+    starts and preparations waiting until they are set, `slow_look` keeps what a look has seen.
     """
 
     def __init__(self, name: RuntimeName = "docker") -> None:
@@ -30,6 +32,10 @@ class FakeRuntime:
         self.calls: list[tuple[str, str]] = []
         self.fail_start: list[errors.MusterError] = []
         self.fail_prepare: list[errors.MusterError] = []
+        self.taken_ports: set[int] = set()
+        self.has = HostResources(memory_mib=1024, cpu_millis=2000, disk_free_mib=1000)
+        self.hold_prepare = asyncio.Event()
+        self.hold_prepare.set()
         self.away = False
         self.hold = asyncio.Event()
         self.hold.set()
@@ -57,7 +63,7 @@ class FakeRuntime:
         return RuntimeInfo(name=self.name, available=not self.away, version="fake")
 
     async def resources(self) -> HostResources:
-        return HostResources(memory_mib=1024, cpu_millis=2000, disk_free_mib=1000)
+        return self.has
 
     async def observe(self) -> tuple[Workload, ...]:
         self._reachable()
@@ -71,8 +77,12 @@ class FakeRuntime:
         self.calls.append(("prepare", str(spec.key)))
         self._reachable()
         progress("pulling", "1 of 1 layers")
+        await self.hold_prepare.wait()
         if self.fail_prepare:
             raise self.fail_prepare.pop(0)
+
+    async def taken(self, ports: Sequence[AssignedPort]) -> tuple[int, ...]:
+        return tuple(port.host_port for port in ports if port.host_port in self.taken_ports)
 
     async def start(self, spec: ReplicaSpec, progress: Progress) -> Workload:
         self.calls.append(("start", str(spec.key)))

@@ -93,7 +93,10 @@ class Announcing:
             version=__version__,
             status="healthy" if context.leader is not None else "starting",
         )
-        return [own, *(beacon for replica in self._driver.core.replicas() if (beacon := self._instance(replica)))]
+        return [
+            own,
+            *(beacon for replica in self._driver.core.observation.replicas if (beacon := self._instance(replica))),
+        ]
 
     def _instance(self, replica: ObservedReplica) -> Beacon | None:
         state = self._driver.core.context.state

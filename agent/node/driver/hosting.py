@@ -24,18 +24,19 @@ from agent.host import life
 from agent.host.desired import Desired
 from agent.host.life import ReconcileMemory
 from agent.host.observation import HostObservation
-from agent.host.ports import conflicts
+from agent.host.ports import conflicts, held_ports
 from agent.host.reconcile import current_of, reconcile
 from agent.host.states import replica_states
-from agent.model.report import HostResources, ObservedReplica, RuntimeInfo
+from agent.model.report import HostResources, ObservedReplica, PortConflict, RuntimeInfo
 from agent.model.spec import ReplicaKey
 from agent.model.stack import RuntimeName
 from agent.model.workload import Workload
 from agent.node.driver.acting import ActionFailed, Executor, Result, Started, StartFailed
 from agent.node.driver.checking import Checker
 from agent.node.driver.compose_files import ComposeFiles
+from agent.node.driver.examining import Examiner
 from agent.node.driver.supplies import Supplies
-from agent.node.effects import Reconcile
+from agent.node.effects import Examine, Reconcile
 from agent.runtime.protocol import LoadsImages, RawLine, Runtime
 
 SWEEP_INTERVAL_S = 5.0  # a lost hint is made good within this; an observation costs a few milliseconds
@@ -64,6 +65,12 @@ class Hosting:
         self._compose = ComposeFiles(data_dir, publish_address=publish_address)
         self._executor = Executor(self._runtimes, self._result, self._progress, supplies)
         self._supplies = supplies
+        self._examiner = Examiner(
+            self._runtimes,
+            held=lambda: held_ports(self._everything()),
+            on_change=self._wake.set,
+            supplier=supplies,
+        )
         self._desired: Desired | None = None
         self._applied = 0
         self._memory = ReconcileMemory()
@@ -93,6 +100,7 @@ class Hosting:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._examiner.close()
         await self._executor.close()
         await self._checker.close()
         words = list(self._words.values())
@@ -112,6 +120,10 @@ class Hosting:
                 self._supplies.want(desired)
             self._executor.abandon({spec.key: spec.hash for spec in desired.specs})
         self._wake.set()
+
+    def examine(self, wanted: Examine) -> None:
+        """What the coordinator wants to know of this host from now on; the answers are part of the observation."""
+        self._examiner.set(wanted.tasks)
 
     async def load_image(self, archive: Path) -> tuple[str, ...] | None:
         """The names of the images that an engine here has loaded; None when no engine here takes any.
@@ -246,13 +258,18 @@ class Hosting:
         observation = HostObservation(
             applied=self._applied if desired is not None else 0,
             replicas=replicas,
-            busy_ports=conflicts(self._memory.lives, desired.specs) if desired is not None else (),
+            busy_ports=self._busy_ports(),
+            findings=self._examiner.findings,
             runtimes=tuple(self._infos[name] for name in sorted(self._infos)),
             resources=self._resources,
         )
         if observation != self.observation:
             self.observation = observation
             self._on_observed(observation)
+
+    def _busy_ports(self) -> tuple[PortConflict, ...]:
+        wanted = self._desired.specs if self._desired is not None else ()
+        return tuple(dict.fromkeys((*conflicts(self._memory.lives, wanted), *self._examiner.conflicts)))
 
     async def _tidy(self) -> None:
         """Once nothing is left to do: what stacks that are gone have left behind."""

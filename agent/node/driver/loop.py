@@ -31,6 +31,7 @@ from agent.node.effects import (
     Cut,
     Datagram,
     Effect,
+    Examine,
     Publish,
     Reconcile,
     Replied,
@@ -80,6 +81,8 @@ class Hands(Protocol):
     """agent.node.driver.hosting.Hosting, likewise."""
 
     def set_desired(self, wanted: Reconcile) -> None: ...
+
+    def examine(self, wanted: Examine) -> None: ...
 
 
 class EpochBegan(Exception):
@@ -353,6 +356,8 @@ class Driver:
                 self._replied(call, reply, end)
             case Reconcile():
                 self._hands.set_desired(effect)
+            case Examine():
+                self._hands.examine(effect)
             case Publish(events=events):
                 self.on_events(events)
             case Serve():

@@ -16,7 +16,7 @@ from agent.model.types import AgentId
 from agent.node.context import Peer
 from agent.node.core import NodeCore, NodeSettings
 from agent.node.driver.loop import Driver, now
-from agent.node.effects import Reconcile
+from agent.node.effects import Examine, Reconcile
 from agent.node.messages import CallFrame, CancelFrame, Frame, RaftFrame
 from agent.raft import Entry, EntryKind, Persist, RaftTiming
 from agent.raft.messages import Append, AppendResponse, PreVote, PreVoteResponse, Vote, VoteResponse
@@ -86,9 +86,13 @@ class FakeWire:
 @dataclass(slots=True)
 class FakeHands:
     wanted: list[Reconcile] = field(default_factory=list)
+    examined: list[Examine] = field(default_factory=list)
 
     def set_desired(self, wanted: Reconcile) -> None:
         self.wanted.append(wanted)
+
+    def examine(self, wanted: Examine) -> None:
+        self.examined.append(wanted)
 
 
 @dataclass(slots=True)

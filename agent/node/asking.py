@@ -1,0 +1,64 @@
+"""Sending hosts on errands: each is told its list when that changes, and again while its reports don't show it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from msgspec import Struct
+
+from agent.model.errand import Errand, errand_id
+from agent.model.report import HostReport
+from agent.model.types import AgentId
+from agent.node.context import Context
+from agent.node.instant import Instant
+from agent.node.messages import AskFrame
+
+ASK_AGAIN_S = 2.0  # a frame was dropped, or the host's ledger is behind; a host answers within milliseconds
+
+
+class _Told(Struct, frozen=True):
+    errands: tuple[Errand, ...]
+    at: float
+
+
+@dataclass(slots=True)
+class Asking:
+    """The coordinator's side. `ask_here` takes the errands of the coordinator's own host."""
+
+    context: Context
+    ask_here: Callable[[tuple[Errand, ...]], None] = lambda _: None
+    _told: dict[AgentId, _Told] = field(default_factory=dict)
+
+    def ask(
+        self, errands: Mapping[AgentId, tuple[Errand, ...]], reports: Mapping[AgentId, HostReport], when: Instant
+    ) -> None:
+        """Tell whoever doesn't know; hosts without errands that still show some are told that these are over."""
+        for host in sorted(errands.keys() | reports.keys() | self._told.keys()):
+            wanted = errands.get(host, ())
+            told = self._told.get(host)
+            if not wanted and told is None and not _shown(reports.get(host)):
+                continue
+            if told is not None and told.errands == wanted:
+                known = _shown(reports.get(host)) == frozenset(map(errand_id, wanted))
+                if known or when.mono - told.at < ASK_AGAIN_S:
+                    continue
+            self._tell(host, wanted, when)
+
+    def forget(self) -> None:
+        """Another coordinates: it asks for itself."""
+        self._told.clear()
+
+    def _tell(self, host: AgentId, wanted: tuple[Errand, ...], when: Instant) -> None:
+        if host == self.context.id:
+            self.ask_here(wanted)
+        elif host in self.context.peers:
+            self.context.send(host, AskFrame(errands=wanted))
+        else:
+            self._told.pop(host, None)
+            return
+        self._told[host] = _Told(wanted, when.mono)
+
+
+def _shown(report: HostReport | None) -> frozenset[str]:
+    return frozenset(finding.errand for finding in report.findings) if report is not None else frozenset()

@@ -1,0 +1,99 @@
+"""An errand is a pointer: the host resolves it by its own ledger, and does nothing that no operator signed."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from agent.host.desired import HostContext
+from agent.host.errands import Preparation, Survey, resolve_errands
+from agent.host.policy import HostPolicy
+from agent.model.errand import Prepare, Reach, errand_id
+from agent.model.ledger import AssignedPort, Assignment, Slot
+from agent.model.stack import HealthProbe, InstructionRef, PortSpec
+from tests.support.ledger import Ledger, service, stack
+
+CONTEXT = HostContext(address="192.0.2.1")
+PORT = PortSpec(host_port=8443, container_port=80)
+UDP = PortSpec(host_port=53, container_port=53, protocol="udp")
+
+
+def shop() -> Ledger:
+    ledger = Ledger("n1", "n2")
+    probe = HealthProbe(kind="http", container_port=80, path="/health")
+    ledger.deploy(stack(web=service(ports=(PORT, UDP), health=probe)))
+    return ledger
+
+
+def placed(ledger: Ledger, host: str = "n1") -> Assignment:
+    ports = (
+        AssignedPort(container_port=80, host_port=8443),
+        AssignedPort(container_port=53, host_port=53, protocol="udp"),
+    )
+    return replace(ledger.assignment(host), ports=ports)
+
+
+def prepare(*assignments: Assignment) -> Prepare:
+    return Prepare(stack="shop", service="web", revision=1, assignments=assignments)
+
+
+def reach(ledger: Ledger, index: int | None = None) -> Reach:
+    at = ledger.state.index if index is None else index
+    return Reach(stack="shop", revision=1, index=at, slots=(Slot(service="web", slot=1),))
+
+
+def test_a_preparation_is_what_will_be_started() -> None:
+    ledger = shop()
+    errand = prepare(placed(ledger))
+    (task,) = resolve_errands(ledger.state, ledger.id("n1"), CONTEXT, [errand])
+    assert isinstance(task, Preparation)
+    assert (task.errand, task.refused) == (errand_id(errand), "")
+    assert [spec.image and spec.image.ref for spec in task.specs] == ["app:1"]
+
+
+def test_what_the_policy_refuses_is_refused_before_anything_is_pulled() -> None:
+    ledger = shop()
+    context = HostContext(address="192.0.2.1", policy=HostPolicy(runtimes=("process",)))
+    (task,) = resolve_errands(ledger.state, ledger.id("n1"), context, [prepare(placed(ledger))])
+    assert isinstance(task, Preparation)
+    assert "policy refuses the docker runtime" in task.refused
+    assert not task.specs
+
+
+def test_ports_that_nobody_signed_are_refused() -> None:
+    ledger = shop()
+    wrong = replace(placed(ledger), ports=(AssignedPort(container_port=22, host_port=22),))
+    (task,) = resolve_errands(ledger.state, ledger.id("n1"), CONTEXT, [prepare(wrong)])
+    assert isinstance(task, Preparation)
+    assert "signed for 2 ports" in task.refused
+
+
+def test_what_the_ledger_does_not_have_yet_waits() -> None:
+    ledger = shop()
+    unknown = replace(placed(ledger), instruction=InstructionRef(revision=2, digest="0" * 64))
+    errands = [prepare(unknown), reach(ledger, ledger.state.index + 1)]
+    assert resolve_errands(ledger.state, ledger.id("n1"), CONTEXT, errands) == ()
+
+
+def test_a_survey_asks_tcp_ports_where_the_ledger_has_the_replica_with_the_plans_own_check() -> None:
+    ledger = shop()
+    ledger.assign(placed(ledger, "n2"))
+    (task,) = resolve_errands(ledger.state, ledger.id("n1"), CONTEXT, [reach(ledger)])
+    assert isinstance(task, Survey)
+    (endpoint,) = task.endpoints
+    assert (endpoint.address, endpoint.port) == ("192.0.2.1", 8443)
+    assert endpoint.probe is not None
+    assert endpoint.probe.path == "/health"
+
+
+def test_a_replica_that_is_gone_is_not_asked() -> None:
+    ledger = shop()
+    (task,) = resolve_errands(ledger.state, ledger.id("n1"), CONTEXT, [reach(ledger)])
+    assert isinstance(task, Survey)
+    assert task.endpoints == ()
+
+
+def test_an_errands_id_names_all_of_it() -> None:
+    ledger = shop()
+    errands = [prepare(placed(ledger)), prepare(placed(ledger, "n2")), reach(ledger), reach(ledger, 7)]
+    assert len({errand_id(errand) for errand in errands}) == 4
+    assert errand_id(errands[0]) == errand_id(prepare(placed(ledger)))
