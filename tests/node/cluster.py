@@ -28,7 +28,6 @@ from agent.model.events import Event
 from agent.model.fault import Fault
 from agent.model.instruction import Act, Body, Enrol, Expel, InstructionResult
 from agent.model.ledger import GenesisEntry, encode_entry
-from agent.model.report import HostResources, ObservedReplica, RuntimeInfo
 from agent.model.stack import Service, Stack
 from agent.model.status import Status
 from agent.model.types import AgentId
@@ -56,7 +55,7 @@ from agent.node.machine import Compaction
 from agent.node.messages import Frame
 from agent.raft import Entry, EntryKind, RaftTiming, Snapshot
 from agent.swim import SwimConfig
-from tests.support.errands import all_right
+from tests.support.hosts import all_right, running
 from tests.support.ledger import ANCHOR, CLUSTER, START_MS, key_of_person, member, operator
 from tests.support.memory_disk import MemoryDisk
 
@@ -480,29 +479,6 @@ def over_the_wire(frame: Frame) -> Frame:
     reader.feed(encode_frame(frame))
     (content,) = reader.frames()
     return decode_frame(content)
-
-
-def running(wanted: Reconcile, **changes: Any) -> HostObservation:
-    """A host on which everything wanted runs, healthy."""
-    fields: dict[str, Any] = {
-        "applied": wanted.applied,
-        "replicas": tuple(
-            ObservedReplica(
-                stack=spec.key.stack,
-                service=spec.key.service,
-                slot=spec.key.slot,
-                state="healthy",
-                revision=spec.revision,
-                spec_hash=spec.hash,
-                runtime="process",
-                ports=spec.ports,
-            )
-            for spec in wanted.desired.specs
-        ),
-        "runtimes": (RuntimeInfo(name="process", available=True),),
-        "resources": HostResources(memory_mib=4096, cpu_millis=4000),
-    }
-    return HostObservation(**(fields | changes))
 
 
 def jti_of(text: str) -> str:

@@ -18,7 +18,8 @@ from agent.node.machine import Compaction, Machine
 from agent.raft import Entry, EntryKind, HardState, RaftTiming, Snapshot
 from agent.state import decode_snapshot, encode_snapshot
 from agent.swim import SwimConfig
-from tests.node.cluster import OFTEN, Cluster, Node, running, stack
+from tests.node.cluster import OFTEN, Cluster, Node, stack
+from tests.support.hosts import running
 from tests.support.ledger import operator
 
 

@@ -14,7 +14,8 @@ from agent.node.inquiries import STATUS_WAIT_S
 from agent.node.local_host import REPORT_EVERY_S
 from agent.node.messages import CallFrame, CancelFrame, FollowEvents, FollowLogs, RaftFrame, ReplyFrame, ReportFrame
 from agent.raft.messages import AppendResponse, PreVote, Vote, VoteResponse
-from tests.node.cluster import ONE_DEPLOY, Cluster, Node, running, stack
+from tests.node.cluster import ONE_DEPLOY, Cluster, Node, stack
+from tests.support.hosts import running
 
 
 @pytest.fixture

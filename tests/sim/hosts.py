@@ -14,7 +14,7 @@ from agent.model.errand import Finding, Unreached
 from agent.model.report import HostResources, ObservedReplica, PortConflict, ReplicaState, RuntimeInfo
 from agent.model.spec import ReplicaSpec
 from agent.node.effects import Examine, Reconcile
-from tests.support.errands import answer
+from tests.support.hosts import answer
 
 if TYPE_CHECKING:
     from tests.sim.world import SimAgent, World
