@@ -9,10 +9,12 @@ import sys
 
 from tests.bench.elections import false_elections, handover
 from tests.bench.figures import Figure, as_json, as_text
+from tests.bench.lan import MEASURES as LAN
 from tests.bench.measures import MEASURES as LOOPBACK
 from tests.bench.throughput import throughput
+from tests.lab import Lab
 
-MEASURES = {**LOOPBACK, "handover": handover, "false_elections": false_elections, "throughput": throughput}
+MEASURES = {**LOOPBACK, "handover": handover, "false_elections": false_elections, "throughput": throughput, **LAN}
 
 
 def main() -> int:
@@ -28,7 +30,11 @@ def main() -> int:
         # Agents that wait for a core are not slow agents.
         print(f"load {load:.1f} on {cores} cores: others are at work here, so times will be too long", file=sys.stderr)
     figures: list[Figure] = []
-    for name in options.names or MEASURES:
+    names = options.names or list(MEASURES)
+    if LAN.keys() & set(names) and (reason := Lab.unavailable()):
+        print(f"not measured, {', '.join(name for name in names if name in LAN)}: {reason}", file=sys.stderr)
+        names = [name for name in names if name not in LAN]
+    for name in names:
         print(f"{name}: {(MEASURES[name].__doc__ or '').splitlines()[0]}", file=sys.stderr, flush=True)
         figures += MEASURES[name](options.runs)
     if options.json:

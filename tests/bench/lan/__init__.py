@@ -1,0 +1,18 @@
+"""What is measured on a LAN of booted hosts, beside others' tools doing the same on the same hosts, in the same run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.bench.figures import Figure
+from tests.bench.lan.deploy import deploy
+from tests.bench.lan.formation import formation
+from tests.bench.lan.idle import idle
+from tests.bench.lan.install import install
+
+MEASURES: dict[str, Callable[[int], list[Figure]]] = {
+    "install": install,
+    "formation_lan": formation,
+    "deploy": deploy,
+    "idle_lan": idle,
+}
