@@ -7,6 +7,7 @@ Ansible with pipelining and a kept connection.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -48,7 +49,7 @@ ANSIBLE = """\
   tasks:
     - file: {{path: /opt/floor, state: directory}}
     - unarchive: {{src: "{bundle}", dest: /opt/floor, creates: /opt/floor/MANIFEST}}
-    - copy: {{content: {unit!r}, dest: /etc/systemd/system/floor.service}}
+    - copy: {{content: {unit}, dest: /etc/systemd/system/floor.service}}
       register: unit
     - systemd: {{name: floor, enabled: true, state: started, daemon_reload: "{{{{ unit.changed }}}}"}}
 """
@@ -97,7 +98,7 @@ def ansible(desk: Desk, bundle: Path) -> Tool | None:
         return None
     home, hosts = desk.lab.operator.home, desk.lab.hosts
     (home / "inventory.ini").write_text("".join(f"{name} ansible_user=root\n" for name in hosts))
-    (home / "playbook.yml").write_text(ANSIBLE.format(bundle=bundle, unit=UNIT))
+    (home / "playbook.yml").write_text(ANSIBLE.format(bundle=bundle, unit=json.dumps(UNIT)))
     environment = {
         "ANSIBLE_FORKS": str(len(hosts)),
         "ANSIBLE_PIPELINING": "true",
