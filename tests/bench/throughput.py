@@ -93,7 +93,7 @@ async def instruction_clients(cluster: LocalCluster, run: int, clients: int, sta
     desk = Desk(cluster)
     tls = pinned_context(desk.home.trust_anchor)
     base = REQUESTS[clients] + WARM
-    sends = []
+    sends: list[Send] = []
     for client in range(clients):
         name = f"bench{clients}-{run}-{client}"
         signed = [desk.sign("cancel", f"stack:{name}", number + 1, Cancel()) for number in range(base)]
@@ -165,7 +165,7 @@ def _is_healthy(url: str) -> bool:
 async def put_clients(urls: list[str], clients: int, stack: AsyncExitStack) -> list[Send]:
     """Each writes a key of its own, as long as an instruction with its token, through a member of its own."""
     session = await stack.enter_async_context(aiohttp.ClientSession())
-    sends = []
+    sends: list[Send] = []
     for client in range(clients):
         url = f"{urls[client % len(urls)]}/v3/kv/put"
         key = base64.b64encode(f"bench/{client}".encode()).decode()

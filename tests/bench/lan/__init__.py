@@ -9,10 +9,12 @@ from tests.bench.lan.deploy import deploy
 from tests.bench.lan.formation import formation
 from tests.bench.lan.idle import idle
 from tests.bench.lan.install import install
+from tests.bench.lan.succession import succession
 
 MEASURES: dict[str, Callable[[int], list[Figure]]] = {
     "install": install,
     "formation_lan": formation,
     "deploy": deploy,
     "idle_lan": idle,
+    "succession_lan": succession,
 }

@@ -30,20 +30,27 @@ def etcd(desk: Desk) -> Iterator[str]:
     for host in desk.lab.hosts.values():
         for program in ("etcd", "etcdctl"):
             shutil.copy2(shutil.which(program) or program, host.root / "usr/local/bin")
-    members = ",".join(f"{name}=http://{host.address}:2380" for name, host in desk.lab.hosts.items())
     try:
-        for name, host in desk.lab.hosts.items():
-            peer, client = f"http://{host.address}:2380", f"http://{host.address}:2379"
-            argv = ["systemd-run", "--quiet", "--unit=bench-etcd", "etcd", "--name", name, "--data-dir=/var/lib/etcd"]
-            argv += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
-            argv += ["--listen-client-urls", client, "--advertise-client-urls", client]
-            host.run([*argv, "--initial-cluster", members])
+        for name in desk.lab.hosts:
+            start_member(desk, name)
         wait_for_sync(lambda: leader(desk), START_TIMEOUT_S, what="an etcd leader", interval_s=0.5)
         found = leader(desk)
         assert found is not None
         yield found
     finally:
         on_all(desk, "sh", "-c", "systemctl stop bench-etcd; rm -rf /var/lib/etcd")
+
+
+def start_member(desk: Desk, name: str) -> None:
+    """Start the host's member unless it runs; with the data that it has, if it has been a member before."""
+    host = desk.lab.hosts[name]
+    members = ",".join(f"{other}=http://{each.address}:2380" for other, each in desk.lab.hosts.items())
+    peer, client = f"http://{host.address}:2380", f"http://{host.address}:2379"
+    argv = ["systemd-run", "--quiet", "--unit=bench-etcd", "etcd", "--name", name, "--data-dir=/var/lib/etcd"]
+    argv += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
+    argv += ["--listen-client-urls", client, "--advertise-client-urls", client]
+    if not host.run(["systemctl", "is-active", "--quiet", "bench-etcd"], check=False).ok:
+        host.run([*argv, "--initial-cluster", members])
 
 
 def leader(desk: Desk) -> str | None:
