@@ -10,11 +10,13 @@ from tests.bench.lan.formation import formation
 from tests.bench.lan.idle import idle
 from tests.bench.lan.install import install
 from tests.bench.lan.succession import succession
+from tests.bench.lan.workers import workers
 
 MEASURES: dict[str, Callable[[int], list[Figure]]] = {
     "install": install,
     "formation_lan": formation,
     "deploy": deploy,
+    "workers": workers,
     "idle_lan": idle,
     "succession_lan": succession,
 }
