@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, aclosing, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -14,14 +15,19 @@ from agent.cli.session import notice
 from agent.client import Client
 from agent.errors import DeploymentFailed, MusterError, NoMajority, TimedOut, Unreachable
 from agent.model.instruction import InstructionResult
-from agent.model.status import ServiceStatus, StackStatus, Status
+from agent.model.ledger import Phase
+from agent.model.reason import split_reason
+from agent.model.status import HostCheck, ServiceStatus, StackStatus, Status
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.live import Live
 
 LOOK_EVERY_S = 1.0  # when no event comes
+MAX_CHECK_LINES = 20  # hosts told one by one; of more only how many are done
 PATIENCE_S = 60.0  # without a member that answers; a coordinator's death takes seconds
+
+_PHASES: tuple[Phase, ...] = ("preparing", "services", "main", "workers", "validating")
 
 
 @dataclass(slots=True)
@@ -37,6 +43,7 @@ class Watch:
     _seen: bool = False
     _began: float = field(default_factory=time.monotonic)
     _told: dict[str, str] = field(default_factory=dict)
+    _phase: int = -1
     _happened: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def until_done(self) -> StackStatus | None:
@@ -89,8 +96,10 @@ class Watch:
             raise DeploymentFailed(what, where=self.stack, fix="`agent status` shows where it stands.")
         self._tell(found)
         if found.phase == "failed":
+            sentence, output = split_reason(found.reason or "without a reason")
+            self._last_words(output)
             fix = f"`agent logs {self.stack}` may say more; what ran before runs again where there was anything."
-            raise DeploymentFailed(f"failed: {found.reason or 'without a reason'}", where=self.stack, fix=fix)
+            raise DeploymentFailed(f"failed: {sentence}", where=self.stack, fix=fix)
         return not self.removing and found.phase in ("healthy", "stopped")
 
     async def _listen(self) -> None:
@@ -100,6 +109,8 @@ class Watch:
                 async for event in events:
                     if event.stack in ("", self.stack):
                         self._happened.set()
+                    if event.kind == "phase" and (event.stack, event.revision) == (self.stack, self.revision):
+                        self._say_phase(event.state)
 
     # What a person sees
 
@@ -112,6 +123,8 @@ class Watch:
 
     def _picture(self) -> RenderableType:
         stack = self.newest
+        if stack is not None and stack.checks:
+            return table(("host", "state", "does"), _check_rows(stack.checks))
         rows = (
             []
             if stack is None
@@ -126,17 +139,60 @@ class Watch:
         """Plain lines for what changed since the last look; on a screen only the phases, above the table."""
         if self.options.json:
             return
-        self._once("phase", f"{self.stack}: {stack.phase}")
+        self._say_phase(stack.phase)
         if not self.options.live:
+            for about, text in _check_lines(stack.checks):
+                self._once(about, text)
             for service in stack.services:
                 waiting = _waiting(service)
                 text = f"  {service.name} {service.healthy}/{service.wanted}"
                 self._once(service.name, f"{text}: {waiting}" if waiting else text)
 
+    def _say_phase(self, phase: str) -> None:
+        """Each phase once, in their order: events tell of those that are over before anybody looks."""
+        place = _PHASES.index(phase) if phase in _PHASES else len(_PHASES)
+        if place > self._phase and not self.options.json:
+            self._phase = place
+            say(f"{self.stack}: {phase}")
+
+    def _last_words(self, output: tuple[str, ...]) -> None:
+        if output and not self.options.json:
+            say("its last output:")
+            for line in output:
+                say(f"  | {line}")
+
     def _once(self, about: str, text: str) -> None:
         if self._told.get(about) != text and not self.options.json:
             self._told[about] = text
             say(text)
+
+
+def _check_lines(checks: Sequence[HostCheck]) -> Iterator[tuple[str, str]]:
+    """(what about, the line) of each host, or of all together where there are many."""
+    if len(checks) <= MAX_CHECK_LINES:
+        for check in checks:
+            yield f"check {check.host} {check.service}", f"  {check.host}: {_does(check)}"
+        return
+    done = sum(check.state == "ready" for check in checks)
+    yield "checks", f"  {done} of {len(checks)} checks by hosts are done"
+
+
+def _check_rows(checks: Sequence[HostCheck]) -> list[tuple[str, str, str]]:
+    """What isn't done yet first, as much as a screen takes."""
+    order = ("failed", "working", "ready")
+    some = sorted(checks, key=lambda check: order.index(check.state))[:MAX_CHECK_LINES]
+    return [(check.host, check.state, _does(check)) for check in some]
+
+
+def _does(check: HostCheck) -> str:
+    if check.kind == "prepare":
+        what = {"working": "prepares", "ready": "is ready for", "failed": "can't run"}[check.state]
+        text = f"{what} {check.service}"
+    else:
+        text = {"working": "asks the replicas' ports", "ready": "reaches all", "failed": "doesn't reach all"}[
+            check.state
+        ]
+    return f"{text}: {check.detail}" if check.detail else text
 
 
 def _hosts(service: ServiceStatus) -> str:

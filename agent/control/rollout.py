@@ -24,6 +24,7 @@ from agent.control.scheduler import ROLES, Schedule, same_container, schedule
 from agent.control.validation import Visit, judge_validation, may_be_asked, reaching
 from agent.model.errand import MAX_ERRANDS, Errand
 from agent.model.ledger import AssignEntry, Assignment, LedgerEntry, Phase, PhaseEntry, Slot
+from agent.model.reason import with_note
 from agent.model.spec import ReplicaKey
 from agent.model.stack import Role
 from agent.model.types import AgentId, Label, Millis
@@ -102,7 +103,7 @@ class _Rollout:
             names = [name for name, service in sorted(self._services.items()) if service.role == role]
             reason = self._failure(names)
             if reason:
-                yield self._phase("failed", reason + self._returning())
+                yield self._phase("failed", with_note(reason, self._returning()))
                 return
             if not self._done(names):
                 if self._before(PHASE_OF[role]):

@@ -24,6 +24,7 @@ from agent.host.desired import Desired
 from agent.host.life import Life, ReconcileMemory, renewed
 from agent.host.ports import LIVE_STATES
 from agent.host.reconcile import current_of, restarts
+from agent.model.reason import with_output
 from agent.model.report import ObservedReplica, ReplicaState
 from agent.model.spec import ReplicaKey, ReplicaSpec
 from agent.model.workload import Workload
@@ -73,7 +74,7 @@ def replica_states(
 
 def reason_of(life: Life) -> str:
     """What went wrong, with the replica's last words."""
-    return f"{life.reason}: {' | '.join(life.log)}" if life.reason and life.log else life.reason
+    return with_output(life.reason, life.log)
 
 
 def _of(workload: Workload, state: ReplicaState, revision: int, reason: str = "", restarts: int = 0) -> ObservedReplica:
@@ -141,7 +142,7 @@ def _running(spec: ReplicaSpec, current: Workload, life: Life, now: float) -> tu
         if life.is_healthy(now) and current.health in ("none", "healthy"):
             return "healthy", ""
         if current.health == "unhealthy":
-            return "unhealthy", current.reason or reason_of(life)
+            return "unhealthy", with_output(current.reason or life.reason, life.log)
         return "starting", current.reason or reason_of(life)
     if current.state == "exited" and not restarts(spec, current):
         return ("stopped" if current.exit_code == 0 else "failed"), reason_of(life)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+from agent.model.errand import ErrandKind, FindingState
 from agent.model.ledger import AssignedPort, Phase
 from agent.model.report import ReplicaState, RuntimeInfo
 from agent.model.types import AgentId, ClusterId, Labels
@@ -85,7 +86,19 @@ class ServiceStatus(Struct, frozen=True, kw_only=True):
     """Why slots without a host have none ("n3: 512 MiB wanted, 300 MiB free"); empty when all have one."""
 
 
+class HostCheck(Struct, frozen=True, kw_only=True):
+    """What a host finds out for a rollout. `prepare`: whether it can run a service's replicas; `reach`: their ports."""
+
+    host: str
+    kind: ErrandKind
+    service: str
+    state: FindingState
+    detail: str
+
+
 class StackStatus(Struct, frozen=True, kw_only=True):
+    """`checks`: how far the hosts are, while the stack is preparing or validating."""
+
     name: str
     revision: int
     phase: Phase
@@ -93,6 +106,7 @@ class StackStatus(Struct, frozen=True, kw_only=True):
     changed_by: str
     changed_at: str
     services: tuple[ServiceStatus, ...] = ()
+    checks: tuple[HostCheck, ...] = ()
 
 
 class Problem(Struct, frozen=True, kw_only=True):

@@ -10,13 +10,16 @@ from agent.control.facts import ClusterFacts
 from agent.control.scheduler import schedule
 from agent.formats.timestamps import rfc3339
 from agent.host.facts import container_name
-from agent.model.ledger import Assignment
+from agent.model.errand import ErrandKind
+from agent.model.ledger import Assignment, Phase
 from agent.model.report import ObservedReplica, ReplicaState
 from agent.model.spec import ReplicaKey
 from agent.model.stack import Service
-from agent.model.status import ImageStatus, ReplicaStatus, ServiceStatus, StackStatus
+from agent.model.status import HostCheck, ImageStatus, ReplicaStatus, ServiceStatus, StackStatus
 from agent.model.types import AgentId, Label
 from agent.state import ClusterState, StackState, deployed_stack, service_of, wanted_replicas, wants_stopped
+
+_CHECKED: dict[Phase, ErrandKind] = {"preparing": "prepare", "validating": "reach"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,26 @@ class StackViews:
             changed_by=stack.changed_by,
             changed_at=rfc3339(stack.changed_at),
             services=tuple(services),
+            checks=self._checks(stack),
         )
+
+    def _checks(self, stack: StackState) -> tuple[HostCheck, ...]:
+        """By host; what is left in reports of a rollout that is over says nothing any more."""
+        kind = _CHECKED.get(stack.phase)
+        found = [
+            HostCheck(
+                host=self.state.members[host].name if host in self.state.members else host,
+                kind=finding.kind,
+                service=finding.service,
+                state=finding.state,
+                detail=finding.detail,
+            )
+            for host, facts in self.facts.hosts.items()
+            if kind is not None and facts.report is not None
+            for finding in facts.report.findings
+            if (finding.stack, finding.kind) == (stack.name, kind)
+        ]
+        return tuple(sorted(found, key=lambda check: (check.host, check.service)))
 
     def _pending(
         self, stack: StackState, planned: dict[Label, Service], by_service: dict[Label, list[Assignment]]

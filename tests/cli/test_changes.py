@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from agent.cli import progress
+from agent.model.errand import Finding
 from agent.model.instruction import Scale
-from agent.model.ledger import AssignEntry, Slot
+from agent.model.ledger import AssignEntry, Phase, Slot
 from tests.cli.conftest import Agent, Said
 from tests.support.fake_node import FakeCluster, event
 from tests.support.shop import instruct, open_shop, phase, place, seen
@@ -90,6 +91,48 @@ async def test_a_failed_deploy_exits_3_with_its_reason(agent: Agent, running: Fa
     assert said.code == 3
     assert "exit code 1" in said.problem["detail"]
     assert "agent logs shop" in said.problem["fix"]
+
+
+async def test_a_failed_deploy_shows_the_last_lines_of_what_failed(
+    agent: Agent, running: FakeCluster, plan: Path
+) -> None:
+    reason = "web.1 on n1: ended with code 1; back to revision 1 | no such table: books | giving up"
+    said = await during(
+        agent("deploy", str(plan)), (lambda: revision(running) == 1, lambda: phase(running, "failed", reason))
+    )
+    assert said.code == 3
+    assert said.out.splitlines()[-3:] == ["its last output:", "  | no such table: books", "  | giving up"]
+    assert "failed: web.1 on n1: ended with code 1; back to revision 1\n" in said.err
+
+
+async def test_each_phase_and_what_hosts_do_in_it_is_told(agent: Agent, running: FakeCluster, plan: Path) -> None:
+    def preparing() -> None:
+        looks[0] = len(running.nodes["n1"].records)
+        pull = Finding(errand="1", kind="prepare", stack="shop", service="web", state="working", detail="3 of 7 layers")
+        running.ledger.report("n1", findings=(pull,))
+
+    looks = [0]
+
+    def looked() -> bool:
+        return len(running.nodes["n1"].records) > looks[0] + 2
+
+    def enter(name: Phase) -> Callable[[], None]:
+        def act() -> None:
+            looks[0] = len(running.nodes["n1"].records)
+            phase(running, name)
+
+        return act
+
+    order: tuple[Phase, ...] = ("main", "workers", "validating", "healthy")
+    said = await during(
+        agent("deploy", str(plan)),
+        (lambda: revision(running) == 1, preparing),
+        *((looked, enter(name)) for name in order),
+    )
+    assert said.code == 0
+    assert "  n1: prepares web: 3 of 7 layers" in said.out.splitlines()
+    phases = [line for line in said.out.splitlines() if line.startswith("shop: ")]
+    assert phases == ["shop: accepted as revision 1", "shop: preparing", *(f"shop: {name}" for name in order)]
 
 
 async def test_json_is_the_answer_and_the_stack_at_its_end(agent: Agent, running: FakeCluster, plan: Path) -> None:

@@ -124,7 +124,7 @@ def test_failures_of_the_predecessor_are_not_reported_of_a_new_revision() -> Non
 def test_last_words_follow_the_reason_and_are_bounded() -> None:
     memory = with_log(given_up(spec()), key(), ("x" * 999, *map(str, range(9))))
     (found,) = replica_states(wanted(spec()), [], memory, {}, 1.0)
-    assert found.reason == "no such file: 4 | 5 | 6 | 7 | 8"
+    assert found.reason == "no such file | 4 | 5 | 6 | 7 | 8"
 
 
 def test_stopped_refused_and_leaving_replicas() -> None:

@@ -140,8 +140,18 @@ class TestWithAnEngineInMemory:
         await wait_for(lambda: host.replica().restarts == 1)
         engine.end(key())  # the second end within a minute waits before its restart
         await host.until("backoff")
-        await wait_for(lambda: host.replica().reason == "ended with code 1: out of cheese")
+        await wait_for(lambda: host.replica().reason == "ended with code 1 | out of cheese")
         await wait_for(lambda: host.replica().restarts == 2)
+
+    async def test_a_failure_is_never_told_without_the_last_words(self, engine: FakeRuntime, host: Host) -> None:
+        engine.output = [RawLine(at="", stream="stderr", line="out of cheese")]
+        host.want(wanted(spec()))
+        for _ in range(3):
+            await wait_for(engine.running)
+            engine.end(key())
+        await host.until("failed")
+        reasons = [each.reason for told in host.told for each in told.replicas if each.state == "failed"]
+        assert set(reasons) == {"ended with code 1 | out of cheese"}
 
     async def test_three_failed_starts_are_failed_for_the_rollout_to_see(self, engine: FakeRuntime, host: Host) -> None:
         engine.fail_start = [errors.MusterError("bad config") for _ in range(3)]

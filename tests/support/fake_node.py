@@ -25,6 +25,7 @@ from agent.home import Home, KnownMember, remember
 from agent.instruction import read_instruction, sign_access
 from agent.model.api import ImageProgress, Recovery
 from agent.model.cluster import Operator
+from agent.model.errand import Finding
 from agent.model.events import Event, LogLine
 from agent.model.instruction import InstructionResult
 from agent.model.ledger import GenesisEntry, InstructionEntry, LedgerEntry, encode_entry
@@ -71,8 +72,8 @@ class FakeLedger:
             }
         )
 
-    def report(self, name: str, *replicas: object) -> None:
-        """The host says that it runs these (ObservedReplica)."""
+    def report(self, name: str, *replicas: object, findings: tuple[Finding, ...] = ()) -> None:
+        """The host says that it runs these (ObservedReplica), and what it has found out."""
         self.reports[name] = HostReport(
             host=next(member.id for member in self.state.members.values() if member.name == name),
             boot=1,
@@ -83,6 +84,7 @@ class FakeLedger:
             runtimes=(RuntimeInfo(name="docker", available=True), RuntimeInfo(name="process", available=True)),
             resources=HostResources(memory_mib=4096, cpu_millis=4000),
             replicas=replicas,  # type: ignore[arg-type]  # ObservedReplica by the docstring
+            findings=findings,
         )
 
 

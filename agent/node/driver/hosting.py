@@ -19,6 +19,8 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from agent import errors
 from agent.host import life
 from agent.host.desired import Desired
@@ -254,7 +256,8 @@ class Hosting:
         replicas: tuple[ObservedReplica, ...] = ()
         desired = self._desired
         if desired is not None:
-            replicas = replica_states(desired, self._everything(), self._memory, self._executor.doing, now)
+            found = replica_states(desired, self._everything(), self._memory, self._executor.doing, now)
+            replicas = tuple(map(self._with_words, found))
         observation = HostObservation(
             applied=self._applied if desired is not None else 0,
             replicas=replicas,
@@ -266,6 +269,14 @@ class Hosting:
         if observation != self.observation:
             self.observation = observation
             self._on_observed(observation)
+
+    def _with_words(self, replica: ObservedReplica) -> ObservedReplica:
+        """A failure is told with the replica's last words, once they are here: what is rolled back is gone soon."""
+        key = ReplicaKey(stack=replica.stack, service=replica.service, slot=replica.slot)
+        asked = self._words.get(key)
+        if replica.state == "failed" and asked is not None and not asked.done():
+            return replace(replica, state="backoff")
+        return replica
 
     def _busy_ports(self) -> tuple[PortConflict, ...]:
         wanted = self._desired.specs if self._desired is not None else ()
@@ -321,15 +332,16 @@ class Hosting:
         return (current_of(spec, found) if spec else None) or max(found, key=lambda w: w.started_at, default=None)
 
     def _ask_last_words(self, before: ReconcileMemory) -> None:
-        """Fetch the last log lines of what has just ended by itself."""
+        """Fetch the last log lines of what has just ended by itself, or turned unhealthy."""
         for key, after in self._memory.lives.items():
             if after.counted == before.life(key).counted or not after.counted:
                 continue
             workload = self._workload_of(key)
-            if workload is not None and workload.state == "exited":
+            if workload is not None and (workload.state == "exited" or workload.health == "unhealthy"):
                 if (asked := self._words.pop(key, None)) is not None:
                     asked.cancel()
                 task = asyncio.create_task(self._last_words(workload, after.counted), name=f"last words of {key}")
+                task.add_done_callback(lambda _: self._wake.set())
                 self._words[key] = task
 
     async def _last_words(self, workload: Workload, counted: str) -> None:
@@ -341,7 +353,6 @@ class Hosting:
                     lines.append(line.line)
         if self._memory.life(workload.key).counted == counted and lines:
             self._memory = life.with_log(self._memory, workload.key, tuple(lines))
-            self._wake.set()
 
 
 def _must_go_on(task: asyncio.Task[None]) -> None:
