@@ -45,6 +45,8 @@ ANCHOR_FILE = "cluster.crt"
 ANCHOR_KEY_FILE = "cluster.key"
 OPERATOR_FILE = "operator.json"
 OPERATOR_KEY_FILE = "operator.key"
+NEXT_KEY_FILE = "operator.key.next"
+OLD_KEY_FILE = "operator.key.old"
 RECOVERY_FILE = "recovery.json"
 GENESIS_FILE = "genesis.json"
 GENESIS_TOKEN_FILE = "genesis.jwt"  # noqa: S105 - a file's name
@@ -145,6 +147,20 @@ def read_recovery(home: Home) -> OperatorFile:
 def read_operator(path: Path) -> OperatorFile:
     """An `operator.json` that someone handed over, for `grant`."""
     return _read(path, OperatorFile)
+
+
+def take_next_key(home: Home, operator: OperatorFile) -> None:
+    """`operator.key.next` is the operator's key from now on; the one before is kept as `operator.key.old`.
+
+    Raises MusterError when the disk refuses; a second call goes on where the first was cut.
+    """
+    key, old = home.path / OPERATOR_KEY_FILE, home.path / OLD_KEY_FILE
+    made = read_file(home.path / NEXT_KEY_FILE)
+    if key.exists() and read_file(key) != made:
+        write_file(old, read_file(key), mode=0o600, replace=True)
+    write_file(key, made, mode=0o600, replace=True)
+    write_file(home.path / OPERATOR_FILE, as_json(operator), mode=0o644, replace=True)
+    (home.path / NEXT_KEY_FILE).unlink()
 
 
 def remember(home: Home, *, epoch: int | None = None, members: Iterable[KnownMember] | None = None) -> Home:

@@ -7,9 +7,19 @@ import socket
 from aiohttp import web
 
 from agent.errors import InputError, NotAllowed, NotAuthenticated
-from agent.instruction import BlobClaims, BlobUse, covers_stack, grant_stack, read_access, read_blob, unverified_claims
+from agent.instruction import (
+    BlobClaims,
+    BlobUse,
+    RequestClaims,
+    covers_stack,
+    grant_stack,
+    read_access,
+    read_blob,
+    read_request,
+    unverified_claims,
+)
 from agent.model.cluster import Operator
-from agent.model.types import Digest, Label
+from agent.model.types import AgentId, Digest, Label
 from agent.state import ClusterState, audience_of
 
 _FIX = "Make a token with `agent token`, and send it as `Authorization: Bearer <token>`."
@@ -19,6 +29,10 @@ UNSIGNED_INSTRUCTION_FIX = (
     "one. What `agent token` makes only reads."
 )
 UNSIGNED_BLOB_FIX = "A content comes with its own token, a `blob+jwt`: `agent deploy` and `agent load` sign one."
+
+UNSIGNED_REQUEST_FIX = (
+    "This comes with a token of its own, a `request+jwt` by an admin: `agent backup` and `agent restore` sign one."
+)
 
 
 def check_instruction_token(token: str) -> None:
@@ -71,6 +85,16 @@ def sender(request: web.BaseRequest, state: ClusterState, now_s: float, use: Blo
     if (claims.use, claims.digest) != (use, digest):
         raise NotAuthenticated(f"the token is for the {claims.use} {claims.digest}", where="Authorization")
     return claims
+
+
+def admin(request: web.BaseRequest, state: ClusterState, now_s: float, host: AgentId) -> RequestClaims:
+    """What an admin signed about this very request to this agent. Raises NotAuthenticated or NotAllowed."""
+    does = f"{request.method} {request.path}"
+    token = bearer(request, fix=UNSIGNED_REQUEST_FIX)
+    try:
+        return read_request(token, state.operators, audience_of(state), now_s, host=host, does=does)
+    except InputError as error:
+        raise NotAuthenticated(error.what, where="Authorization", fix=UNSIGNED_REQUEST_FIX) from None
 
 
 def check_stack(operator: Operator | None, stack: Label) -> None:

@@ -18,6 +18,7 @@ from agent.api.streams import Streams
 from agent.api.views import held_body, operator_views, result_of, services_view, stack_view, target_view
 from agent.api.workers import MAX_WORKER_BODY_BYTES, bare_refusal, decode_worker
 from agent.formats.timestamps import rfc3339
+from agent.instruction import RequestClaims
 from agent.model.api import BlobView, Members, Operators, Recovery, Services, StackView, TargetView
 from agent.model.explain import shown
 from agent.model.fault import Fault, error_of
@@ -26,6 +27,7 @@ from agent.model.status import Health, Status
 from agent.telemetry.api_log import ApiStats, ApiStatsView
 from agent.telemetry.metrics import CONTENT_TYPE
 
+OCTETS = "application/octet-stream"
 MAX_EVENT_ID_CHARACTERS = 64  # an agent id, a colon, a number
 
 
@@ -164,6 +166,42 @@ class Handlers:
         """An archive that this agent has, into the engines of the hosts that the token names."""
         auth.sender(request, self._port.state, time.time(), "image", read_path(request, "digest"))
         return await self._streams.lines(request, self._port.blobs.load(auth.bearer(request)))
+
+    async def backup_state(self, request: web.Request) -> web.Response:
+        """The snapshot, environment values and all."""
+        self._admin(request)
+        return web.Response(body=self._port.backup.state(), content_type=OCTETS)
+
+    async def backup_file(self, request: web.Request) -> web.StreamResponse:
+        """A plan's file."""
+        self._admin(request)
+        return await self._streams.raw(request, self._port.backup.file(read_path(request, "digest")), OCTETS)
+
+    async def backup_api_log(self, request: web.Request) -> web.StreamResponse:
+        """All lines that are kept."""
+        self._admin(request)
+        return await self._streams.raw(request, self._port.backup.api_log(), OCTETS)
+
+    async def backup_volume(self, request: web.Request) -> web.StreamResponse:
+        """A tar archive."""
+        self._admin(request)
+        source = self._port.backup.volume(read_path(request, "stack"), read_path(request, "volume"))
+        return await self._streams.raw(request, source, OCTETS)
+
+    async def put_volume(self, request: web.Request) -> BlobView:
+        """A tar archive whose digest and size an admin signed."""
+        claims = self._admin(request)
+        if request.content_length != claims.size:
+            raise errors.InputError(
+                f"expected the {claims.size} bytes that were signed, got {request.content_length}",
+                where="Content-Length",
+            )
+        stack, volume = read_path(request, "stack"), read_path(request, "volume")
+        await self._port.backup.put_volume(stack, volume, claims.bdg, claims.size, uploaded(request))
+        return BlobView(digest=claims.bdg, size=claims.size)
+
+    def _admin(self, request: web.Request) -> RequestClaims:
+        return auth.admin(request, self._port.state, time.time(), self._port.me.id)
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """Prometheus."""

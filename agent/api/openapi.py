@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 import msgspec
 
 from agent import __version__
+from agent.api.handlers import OCTETS
 from agent.api.parameters import PATH_TYPES
 from agent.api.routes import JSON, Route
 from agent.model.api import PROBLEM_MEDIA_TYPE, ProblemDetails
@@ -52,6 +53,12 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
                     "bearerFormat": "JWT",
                     "description": "The instruction's own token, which binds the body's sha256.",
                 },
+                "request": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "bearerFormat": "JWT",
+                    "description": "An admin's token for this very request to this agent, and the body's sha256.",
+                },
                 "blob": {
                     "type": "http",
                     "scheme": "bearer",
@@ -79,7 +86,7 @@ def _operation(route: Route) -> dict[str, Any]:
     if route.path == "/health":
         operation["responses"]["503"] = {"description": "No coordinator is known", "content": _content(route)}
     if route.method == "PUT":
-        content = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+        content = {OCTETS: {"schema": {"type": "string", "format": "binary"}}}
         operation["requestBody"] = {"required": True, "description": "Exactly what the token names", "content": content}
     if route.access == "instruction":
         description = "The exact bytes that the token binds: the JSON body of its act"
@@ -96,6 +103,8 @@ def _operation(route: Route) -> dict[str, Any]:
 
 def _content(route: Route) -> dict[str, Any]:
     if route.answer is None:
+        if route.media == OCTETS:
+            return {route.media: {"schema": {"type": "string", "format": "binary"}}}
         return {route.media: {"schema": {"type": "object" if route.media == JSON else "string"}}}
     (schema,), _ = msgspec.json.schema_components((route.answer,), ref_template=REF_TEMPLATE)
     return {route.media: {"schema": schema}}

@@ -9,7 +9,7 @@ from agent.model.api import ImageProgress, Recovery
 from agent.model.events import Event, LogLine
 from agent.model.instruction import InstructionResult
 from agent.model.status import AgentRef, Health, MemberView, Status
-from agent.model.types import Digest
+from agent.model.types import Digest, Label
 from agent.state import ClusterState
 
 
@@ -26,6 +26,27 @@ class BlobPort(Protocol):
         """Bring the archive that the token names into the engines of the hosts that it names, all together."""
 
 
+class BackupPort(Protocol):
+    """What a backup takes from this agent and a restore brings to it. Admins only: it holds what others redact."""
+
+    def state(self) -> bytes:
+        """The replicated state as a snapshot (agent.state.snapshot)."""
+
+    def file(self, digest: Digest) -> AsyncIterator[bytes]:
+        """A plan's file that the ledger names; fetched from another member first if need be."""
+
+    def api_log(self) -> AsyncIterator[bytes]:
+        """This agent's API log, the oldest lines first."""
+
+    def volume(self, stack: Label, name: str) -> AsyncIterator[bytes]:
+        """A named volume of this host as a tar archive. Raises NotFound."""
+
+    async def put_volume(
+        self, stack: Label, name: str, digest: Digest, size: int, content: AsyncIterator[bytes]
+    ) -> None:
+        """Such an archive in the place of the volume's content. Raises Conflict while the stack runs here."""
+
+
 class NodePort(Protocol):
     """The agent, as its API sees it. Methods raise MusterErrors, which become problems (RFC 9457)."""
 
@@ -34,6 +55,9 @@ class NodePort(Protocol):
 
     @property
     def blobs(self) -> BlobPort: ...
+
+    @property
+    def backup(self) -> BackupPort: ...
 
     @property
     def state(self) -> ClusterState:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from aiohttp import web
 from msgspec import Struct
 
-from agent.api.handlers import Handlers
+from agent.api.handlers import OCTETS, Handlers
 from agent.api.parameters import BlobQuery, EventsQuery, LogsQuery, NoQuery
 from agent.api.workers import AddWorker
 from agent.model.api import BlobView, ImageProgress, Members, Operators, Recovery, Services, StackView, TargetView
@@ -19,8 +19,9 @@ from agent.model.status import Health, Status
 from agent.telemetry.api_log import ApiStatsView
 
 Handler = Callable[[Handlers, web.Request], Awaitable[Struct | web.StreamResponse]]
-Access = Literal["open", "read", "instruction", "blob"]
-"""open: anybody. read: an access token, or the local socket. instruction, blob: the body's own token."""
+Access = Literal["open", "read", "instruction", "blob", "request"]
+"""open: anybody. read: an access token, or the local socket. instruction, blob: the body's own token. request: an
+admin's for this very request."""
 
 JSON = "application/json"
 
@@ -193,6 +194,51 @@ ROUTES: tuple[Route, ...] = (
         answer=ImageProgress,
         media="application/x-ndjson",
         problems=(403, 404, 422),
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/backup/state",
+        handler=Handlers.backup_state,
+        summary="The replicated state as a snapshot: signed instructions with all environment values",
+        access="request",
+        media=OCTETS,
+        problems=(403,),
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/backup/files/{digest}",
+        handler=Handlers.backup_file,
+        summary="A plan's file",
+        access="request",
+        media=OCTETS,
+        problems=(403, 404),
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/backup/api-log",
+        handler=Handlers.backup_api_log,
+        summary="This agent's API log, the oldest lines first",
+        access="request",
+        media=OCTETS,
+        problems=(403,),
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/backup/volumes/{stack}/{volume}",
+        handler=Handlers.backup_volume,
+        summary="A named volume of this host as a tar archive",
+        access="request",
+        media=OCTETS,
+        problems=(403, 404, 422),
+    ),
+    Route(
+        method="PUT",
+        path="/api/v1/backup/volumes/{stack}/{volume}",
+        handler=Handlers.put_volume,
+        summary="Such an archive in the place of the volume's content, while nothing of the stack runs on this host",
+        access="request",
+        answer=BlobView,
+        problems=(403, 409, 422),
     ),
     Route(
         method="GET",

@@ -61,6 +61,10 @@ class Streams:
 
         return await self._send(request, source, "text/event-stream", encode, follow=follow)
 
+    async def raw(self, request: web.Request, source: AsyncIterator[bytes], media: str) -> web.StreamResponse:
+        """Bytes as they come; the first may take long, and until then an error is told as one."""
+        return await self._send(request, source, media, lambda part: part or b"", follow=True, first_s=None)
+
     async def _send(
         self,
         request: web.Request,
@@ -69,17 +73,19 @@ class Streams:
         encode: Callable[[T | None], bytes],
         *,
         follow: bool,
+        first_s: float | None = FIRST_ITEM_S,
     ) -> web.StreamResponse:
         """The whole answer. Once it has begun, an error can only be shown by cutting the connection."""
         task = asyncio.current_task()
         assert task is not None
-        async with aclosing(paced(source, FIRST_ITEM_S, self._keepalive_s if follow else KEPT_PAUSE_S)) as items:
+        async with aclosing(paced(source, first_s, self._keepalive_s if follow else KEPT_PAUSE_S)) as items:
             if len(self._tasks) >= MAX_STREAMS:
                 raise TooMany(f"{MAX_STREAMS} streams are open here already", fix="Close some, or ask another member.")
             self._tasks.add(task)
             response = web.StreamResponse()
             response.content_type = media
-            response.charset = "utf-8"
+            if not media.startswith("application/octet-stream"):
+                response.charset = "utf-8"
             try:
                 async for item in items:
                     if not response.prepared:
@@ -105,7 +111,7 @@ class Streams:
             return response
 
 
-async def paced(source: AsyncIterator[T], first_s: float, pause_s: float) -> AsyncGenerator[T | None, None]:
+async def paced(source: AsyncIterator[T], first_s: float | None, pause_s: float) -> AsyncGenerator[T | None, None]:
     """The items of `source`, and None after `first_s` without the first one or `pause_s` without another.
 
     Closing it closes the source.

@@ -36,6 +36,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "events": ("agent.cli.events:events", "Show what happened, and what happens."),
     "operator": ("agent.cli.operators:operator", "Say who may change what: operators, their keys and scopes."),
     "expel": ("agent.cli.expel:expel", "Take a host out of the cluster for ever."),
+    "backup": ("agent.cli.backup:backup", "Write state, plans and their files into one file."),
+    "restore": ("agent.cli.restore:restore", "Bring back what a backup holds."),
     "recover": ("agent.cli.recover:recover", "Go on with one survivor when the majority is lost for good."),
     "cancel": ("agent.cli.cancel:cancel", "Close an instruction that was never answered."),
     "token": ("agent.cli.token:token", "Make an access token for curl and dashboards."),

@@ -1,23 +1,38 @@
-"""`agent operator list`, `grant`, `revoke` and `key`."""
+"""`agent operator list`, `grant`, `revoke`, `key` and `replace`."""
 
 from __future__ import annotations
 
+import asyncio
+import os
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from agent.cli.options import current_options, global_options
 from agent.cli.output import print_json, print_table, say
 from agent.cli.reading import read_bounded
-from agent.cli.session import with_client
-from agent.client import Client
+from agent.cli.recovery_key import recovery_key_option, recovery_signer
+from agent.cli.session import notice, with_client
+from agent.client import Client, home_client
 from agent.errors import Conflict, InputError, NotFound
-from agent.home import OPERATOR_FILE, OPERATOR_KEY_FILE, OperatorFile, as_json, write_file
+from agent.home import (
+    NEXT_KEY_FILE,
+    OPERATOR_FILE,
+    OPERATOR_KEY_FILE,
+    Home,
+    OperatorFile,
+    as_json,
+    find_home,
+    open_home,
+    read_private_key,
+    take_next_key,
+    write_file,
+)
 from agent.instruction import kid_of, new_key, private_key_of, private_pem, public_hex, public_key_of
 from agent.model.api import Operators, OperatorView
 from agent.model.cluster import Operator, ScopeName
@@ -131,6 +146,57 @@ def key(out: str, name: str | None) -> None:
         print_json({"file": out, "key": public, "key_id": kid_of(bytes.fromhex(public))})
     else:
         say(public)
+
+
+@operator.command()
+@recovery_key_option
+@global_options
+def replace(recovery_key: str | None) -> None:
+    """Put a new key in the place of this home's own, which is lost or taken; the recovery key signs that.
+
+    The old key has no authority from then on. Its file stays beside the new one as `operator.key.old`.
+    """
+    options = current_options()
+    if recovery_key is None:
+        fix = "It is the file that `bootstrap install` told you to put away."
+        raise InputError("the recovery key has to sign", where="--recovery-key", fix=fix)
+    home = open_home(find_home(options.home, os.environ))
+    as_recovery, signer = recovery_signer(home, recovery_key)
+    made = _next_key(home)
+
+    async def use(client: Client) -> InstructionResult | None:
+        known = {each.name: each for each in (await client.operators()).operators}
+        before = _operator(known[home.operator.name]) if home.operator.name in known else None
+        kept = msgspec.to_builtins(before) if before is not None else {"name": home.operator.name, "scope": "admin"}
+        wanted: Operator = convert({**kept, "key": made.key}, Operator, "replace")
+        if before == wanted:  # by a run that was cut before it had put the key into its place
+            return None
+        return await client.submit("grant", f"operator:{wanted.name}", Grant(operator=wanted, replaces=before))
+
+    client = home_client(as_recovery, via=options.via, key=signer, notice=notice)
+
+    async def run() -> InstructionResult | None:
+        async with client:
+            return await use(client)
+
+    result = asyncio.run(run())
+    take_next_key(home, made)
+    if options.json:
+        print_json({"result": result, "key": made.key})
+        return
+    say(f"{made.name}: a new key, {kid_of(bytes.fromhex(made.key))}")
+    notice("put the recovery key away again")
+
+
+def _next_key(home: Home) -> OperatorFile:
+    """A new key beside the old one, kept before anybody is told of it; the same again after a run that was cut."""
+    path = home.path / NEXT_KEY_FILE
+    if not path.exists():
+        write_file(path, private_pem(new_key()), mode=0o600)
+    key = read_private_key(path)
+    if not isinstance(key, Ed25519PrivateKey):
+        raise InputError("not an Ed25519 key", where=str(path), fix="Move it away.")
+    return OperatorFile(name=home.operator.name, key=public_hex(key))
 
 
 def _changed(name: OperatorName, before: Operator | None, given: dict[str, Any]) -> Operator:

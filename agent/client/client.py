@@ -244,6 +244,10 @@ class Client:
         if self._current is not None and self._endpoints[0] != self._current:
             self._current = None
 
+    def endpoint_of(self, name: Label) -> Endpoint | None:
+        """That member's, as far as the home knows it."""
+        return next((endpoint for endpoint in self._endpoints if endpoint.label == name), None)
+
     def lost(self, endpoint: Endpoint) -> None:
         """It didn't answer: the next request looks for another."""
         if self._current == endpoint:

@@ -1,9 +1,10 @@
 """Signed words: operators' instructions, genesis, access tokens, the hello between agents. Pure but for fresh jtis.
 
-Five kinds of JWT over one strict reader (`tokens`); `scopes` says who may do what.
+Seven kinds of JWT over one strict reader (`tokens`); `scopes` says who may do what.
 """
 
 from agent.instruction.access import MAX_ACCESS_TTL_S, AccessClaims, read_access, sign_access
+from agent.instruction.backup import BackupClaims, read_backup, sign_backup
 from agent.instruction.blobs import MAX_IMAGE_BYTES, MAX_NAMED_HOSTS, BlobClaims, BlobUse, read_blob, sign_blob
 from agent.instruction.genesis import (
     MAX_GENESIS_BYTES,
@@ -28,6 +29,13 @@ from agent.instruction.operator import (
     sign_instruction,
     unverified_claims,
 )
+from agent.instruction.request import (
+    MAX_VOLUME_BYTES,
+    NO_BODY,
+    RequestClaims,
+    read_request,
+    sign_request,
+)
 from agent.instruction.scopes import check_scope, covers_stack, grant_stack, includes, needed_scope
 
 __all__ = [
@@ -38,11 +46,15 @@ __all__ = [
     "MAX_IMAGE_BYTES",
     "MAX_NAMED_HOSTS",
     "MAX_TTL_S",
+    "MAX_VOLUME_BYTES",
+    "NO_BODY",
     "AccessClaims",
+    "BackupClaims",
     "BlobClaims",
     "BlobUse",
     "GenesisClaims",
     "HelloClaims",
+    "RequestClaims",
     "VerifiedInstruction",
     "audience_of",
     "body_digest",
@@ -63,14 +75,18 @@ __all__ = [
     "public_hex",
     "public_key_of",
     "read_access",
+    "read_backup",
     "read_blob",
     "read_genesis",
     "read_hello",
     "read_instruction",
+    "read_request",
     "sign_access",
+    "sign_backup",
     "sign_blob",
     "sign_genesis",
     "sign_hello",
     "sign_instruction",
+    "sign_request",
     "unverified_claims",
 ]

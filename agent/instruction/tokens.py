@@ -22,7 +22,7 @@ from agent.instruction.keys import kid_of, public_hex
 from agent.model.decode import decode_json
 from agent.model.instruction import MAX_TOKEN_BYTES
 
-Typ = Literal["deploy+jwt", "genesis+jwt", "access+jwt", "peer+jwt", "blob+jwt"]
+Typ = Literal["deploy+jwt", "genesis+jwt", "access+jwt", "peer+jwt", "blob+jwt", "request+jwt", "backup+jwt"]
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{86}")
 _C = TypeVar("_C", bound=Struct)

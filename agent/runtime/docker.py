@@ -120,6 +120,11 @@ class DockerRuntime:
     async def tidy(self, stacks_in_use: frozenset[str], delete_volumes_of: frozenset[str]) -> None:
         await self._in_slow_thread(partial(self._tidy, stacks_in_use, delete_volumes_of))
 
+    async def volume_path(self, stack: str, volume: str, *, make: bool = False) -> Path | None:
+        labels = {**self._owner, "muster.stack": stack, "com.docker.compose.project": stack}
+        name = containers.scoped_name(stack, volume)
+        return await self._in_slow_thread(partial(self._engine.volume_path, name, labels, make=make))
+
     async def logs(
         self, workload_id: str, *, tail: int | None, since: datetime | None, follow: bool
     ) -> AsyncIterator[RawLine]:

@@ -187,6 +187,22 @@ class Engine:
             present = self.client().create_volume(name, labels=labels)
         _same_cluster(f"volume {name}", present.get("Labels") or {}, labels)
 
+    def volume_path(self, name: str, labels: dict[str, str], *, make: bool) -> Path | None:
+        """Where a named volume's content lies. Raises Unprocessable for one of a driver that keeps it elsewhere."""
+        if make:
+            self.ensure_volume(name, labels)
+        with engine_errors(f"looking for volume {name}"):
+            found = self.client().volumes(filters={"name": name})["Volumes"] or []
+        for volume in found:
+            if volume["Name"] != name:  # the filter takes parts of names too
+                continue
+            _same_cluster(f"volume {name}", volume.get("Labels") or {}, labels)
+            if volume.get("Driver") != "local" or volume.get("Options"):
+                what = f"volume {name} is kept by driver {volume.get('Driver')}, which has backups of its own"
+                raise errors.Unprocessable(what)
+            return Path(volume["Mountpoint"])
+        return None
+
     def remove_networks(self, labels: dict[str, str], keep_stacks: frozenset[str]) -> None:
         """Remove networks with these labels whose stack isn't kept and that nothing uses."""
         wanted = [f"{name}={value}" for name, value in labels.items()]

@@ -46,6 +46,17 @@ class LoadsImages(Protocol):
         """
 
 
+@runtime_checkable
+class KeepsVolumes(Protocol):
+    """A runtime with named volumes."""
+
+    async def volume_path(self, stack: str, volume: str, *, make: bool = False) -> Path | None:
+        """Where the volume's content lies on this host; None when there is none, and it isn't to be made.
+
+        Raises Unprocessable for a volume that isn't a plain directory here, Conflict when it is another cluster's.
+        """
+
+
 class Runtime(Protocol):
     """Raises RuntimeUnavailable when the engine doesn't answer, and other MusterErrors with what the engine said."""
 

@@ -242,14 +242,9 @@ class ApiLog:
         self._close_file()
         stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"  # microseconds, so that names sort and never meet
         self.path.rename(self.path.with_name(f"{self.path.name}.{stamp}"))
-        for surplus in self._rotated()[: -self._kept_files or None]:
+        for surplus in _rotated(self.path)[: -self._kept_files or None]:
             surplus.unlink(missing_ok=True)
         self._open_file()
-
-    def _rotated(self) -> list[Path]:
-        """The kept files, the oldest first."""
-        pattern = re.compile(re.escape(self.path.name) + _ROTATED)
-        return sorted(path for path in self.path.parent.iterdir() if pattern.fullmatch(path.name))
 
     def _close_file(self) -> None:
         if self._file is not None:
@@ -258,6 +253,16 @@ class ApiLog:
                 file.close()
             except OSError:  # its buffer couldn't be written: those lines are lost
                 self.drops["disk"] += 1
+
+
+def log_files(path: Path) -> list[Path]:
+    """The rotated files and the one being written, the oldest first."""
+    return [*_rotated(path), path] if path.exists() else _rotated(path)
+
+
+def _rotated(path: Path) -> list[Path]:
+    pattern = re.compile(re.escape(path.name) + _ROTATED)
+    return sorted(each for each in path.parent.iterdir() if pattern.fullmatch(each.name))
 
 
 def _began_s(path: Path) -> float:

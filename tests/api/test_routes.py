@@ -26,7 +26,7 @@ from tests.support.fake_node import NOTHING, FakeCluster, RunningNode, event, li
 from tests.support.schemas import violations
 from tests.support.shop import SECRET, instruct, open_shop, shop, signed
 
-EXAMPLES = {"{stack}": "shop", "{target}": "stack:shop", "{jti}": "0" * 32, "{digest}": NOTHING}
+EXAMPLES = {"{volume}": "data", "{stack}": "shop", "{target}": "stack:shop", "{jti}": "0" * 32, "{digest}": NOTHING}
 READS = [route for route in ROUTES if route.access == "read" and route.method == "GET"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from agent.home import ANCHOR_FILE, CLUSTER_FILE
+from agent.cli import operators
+from agent.errors import MusterError
+from agent.home import ANCHOR_FILE, CLUSTER_FILE, Home, OperatorFile
 from agent.instruction import grant_stack, kid_of, new_key, private_pem, public_hex
 from agent.model.cluster import Operator
 from tests.cli.conftest import Agent
@@ -167,3 +170,62 @@ async def test_from_a_key_to_a_change_of_its_owners_and_to_its_end(
     monkeypatch.setenv("MUSTER_HOME", str(home))
     assert (await agent("scale", "shop", "web=1", "--detach")).code == 5
     assert running.ledger.state.stacks["shop"].scale == {"web": 3}
+
+
+async def keys_in(home: Path) -> dict[str, tuple[int, bytes]]:
+    """The operator's key files: mode and content."""
+
+    def look() -> dict[str, tuple[int, bytes]]:
+        return {path.name: (path.stat().st_mode & 0o777, path.read_bytes()) for path in home.glob("operator.key*")}
+
+    return await asyncio.to_thread(look)
+
+
+async def test_the_recovery_key_puts_a_new_key_in_the_place_of_a_lost_one(running: FakeCluster, agent: Agent) -> None:
+    home, recovery = running.home.path, str(running.directory / "recovery.key")
+    _, before = (await keys_in(home))["operator.key"]
+    await asyncio.to_thread((home / "operator.key").unlink)
+    assert (await agent("operator", "list")).code != 0
+    said = await agent("operator", "replace", "--recovery-key", recovery)
+    assert said.code == 0, said.err
+    found = (await agent("operator", "list", "--json")).json["operators"]
+    assert {each["name"]: each["scope"] for each in found} == {"ann": "admin", "recovery": "admin"}
+    after = await keys_in(home)
+    assert after.keys() == {"operator.key"}
+    assert after["operator.key"][0] == 0o600
+    assert after["operator.key"][1] != before
+    granted = await agent("operator", "grant", "bob", "--key", BOB)
+    assert granted.code == 0, "the new key signs"
+
+
+async def test_a_key_that_was_taken_signs_nothing_once_it_is_replaced(running: FakeCluster, agent: Agent) -> None:
+    home, recovery = running.home.path, str(running.directory / "recovery.key")
+    before = await keys_in(home)
+    assert (await agent("operator", "replace", "--recovery-key", recovery)).code == 0
+    assert (await keys_in(home))["operator.key.old"] == before["operator.key"]
+    assert held(running, "ann").key != running.home.operator.key
+
+
+async def test_a_replacement_that_was_cut_goes_on_with_the_same_key(
+    running: FakeCluster, agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, recovery = running.home.path, str(running.directory / "recovery.key")
+
+    def cut(_home: Home, _made: OperatorFile) -> None:
+        raise MusterError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(operators, "take_next_key", cut)
+        assert (await agent("operator", "replace", "--recovery-key", recovery)).code == 1
+    made = (await keys_in(home))["operator.key.next"]
+    assert (await agent("operator", "replace", "--recovery-key", recovery)).code == 0
+    assert (await keys_in(home))["operator.key"] == made
+    assert (await agent("operator", "list")).code == 0
+
+
+async def test_another_key_replaces_nothing(running: FakeCluster, agent: Agent) -> None:
+    wrong = await agent("operator", "replace", "--recovery-key", str(running.home.path / "operator.key"))
+    assert wrong.code == 2
+    assert "recovery.json" in wrong.err
+    assert (await agent("operator", "replace")).code == 2
+    assert (await keys_in(running.home.path)).keys() == {"operator.key"}

@@ -20,6 +20,7 @@ from agent.net.addresses import all_addresses, usable_addresses
 from agent.net.handshake import LocalAgent
 from agent.node.core import NodeBoot, NodeCore, NodeSettings
 from agent.node.driver.announcing import Announcing
+from agent.node.driver.backup import BackupService
 from agent.node.driver.blobs import BlobService
 from agent.node.driver.hosting import Hosting
 from agent.node.driver.images import ImageService
@@ -112,7 +113,9 @@ class Agent:
         parts.append(announcing)
         logs, images = LogService(driver, hosting), ImageService(blobs, hosting)
         stats, metrics = ApiStats(), Metrics()
-        service = AgentService(driver, logs, Contents(blobs, images), _Counts(announcing, stats), metrics.exposition)
+        backup = BackupService(blobs, hosting, config.api_log_path)
+        counts = _Counts(announcing, stats)
+        service = AgentService(driver, logs, Contents(blobs, images), backup, counts, metrics.exposition)
         serving = Serving(driver)
         serving.handle(FollowLogs, logs.answer)
         serving.handle(FetchBlob, blobs.answer)

@@ -32,6 +32,7 @@ from agent.host.states import replica_states
 from agent.model.report import HostResources, ObservedReplica, PortConflict, RuntimeInfo
 from agent.model.spec import ReplicaKey
 from agent.model.stack import RuntimeName
+from agent.model.types import Label
 from agent.model.workload import Workload
 from agent.node.driver.acting import ActionFailed, Executor, Result, Started, StartFailed
 from agent.node.driver.checking import Checker
@@ -39,7 +40,7 @@ from agent.node.driver.compose_files import ComposeFiles
 from agent.node.driver.examining import Examiner
 from agent.node.driver.supplies import Supplies
 from agent.node.effects import Examine, Reconcile
-from agent.runtime.protocol import LoadsImages, RawLine, Runtime
+from agent.runtime.protocol import KeepsVolumes, LoadsImages, RawLine, Runtime
 
 SWEEP_INTERVAL_S = 5.0  # a lost hint is made good within this; an observation costs a few milliseconds
 RESOURCES_INTERVAL_S = 10.0  # load and free disk are only shown
@@ -141,6 +142,23 @@ class Hosting:
     def takes_images(self) -> bool:
         """Whether `load_image` has somewhere to load them."""
         return any(isinstance(runtime, LoadsImages) for runtime in self._runtimes.values())
+
+    async def volume_path(self, stack: Label, volume: str, *, make: bool = False) -> Path | None:
+        """Where a stack's named volume lies here; None when there is none. Raises RuntimeUnavailable and the like.
+
+        To be made where no engine here has volumes, it raises Unprocessable.
+        """
+        for runtime in self._runtimes.values():
+            if isinstance(runtime, KeepsVolumes):
+                return await runtime.volume_path(stack, volume, make=make)
+        if make:
+            raise errors.Unprocessable("no engine on this host keeps volumes", where=f"{stack}/{volume}")
+        return None
+
+    def runs(self, stack: Label) -> bool:
+        """Whether anything of the stack ran when this host was looked at last, or is about to."""
+        workloads = (each for known in self._workloads.values() for each in known)
+        return any(each.key.stack == stack and each.state != "exited" for each in workloads)
 
     async def logs(
         self, key: ReplicaKey, *, tail: int | None = None, since: datetime | None = None, follow: bool = False

@@ -15,6 +15,7 @@ from agent.model.events import Event, LogLine
 from agent.model.instruction import InstructionResult
 from agent.model.status import AgentRef, Health, MemberView, Status
 from agent.model.types import AgentId, Digest
+from agent.node.driver.backup import BackupService
 from agent.node.driver.blobs import BlobService
 from agent.node.driver.images import ImageService
 from agent.node.driver.logs import LogService
@@ -56,9 +57,16 @@ class AgentService:
     """Requests in, answers out; raises MusterErrors."""
 
     def __init__(
-        self, driver: Driver, logs: LogService, blobs: Contents, counts: Counts, metrics: Callable[[], bytes]
+        self,
+        driver: Driver,
+        logs: LogService,
+        blobs: Contents,
+        backup: BackupService,
+        counts: Counts,
+        metrics: Callable[[], bytes],
     ) -> None:
         self.blobs = blobs
+        self.backup = backup
         self._driver = driver
         self._logs = logs
         self._counts = counts

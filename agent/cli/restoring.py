@@ -1,0 +1,98 @@
+"""What a restore would change: the stacks of a backup beside those that are deployed now. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from msgspec import Struct
+
+from agent.formats.backup import Part
+from agent.host.policy import volume_kind
+from agent.instruction import body_digest, encode_body
+from agent.model.api import StackView
+from agent.model.spec import ReplicaKey
+from agent.model.stack import Stack
+from agent.model.types import Label, OperatorName
+from agent.state import ClusterState, deployed_stack
+
+
+class StackPlan(Struct, frozen=True, kw_only=True):
+    """What to do about one stack; `changes` says it to a person, and is empty where nothing is to be done.
+
+    `scale` and `stopped` are what has to be set again behind the deploy. `volumes` are to be put back.
+    """
+
+    name: Label
+    body: Stack
+    deploys: bool
+    scale: dict[Label, int]
+    stopped: tuple[Label, ...]
+    volumes: tuple[Part, ...]
+    changes: tuple[str, ...]
+
+
+def plan_stacks(
+    state: ClusterState, present: Mapping[Label, StackView | None], parts: Sequence[Part], *, over: bool
+) -> list[StackPlan]:
+    """By name. `present`: each stack as it is deployed now, None where it isn't. `over`: also over its volumes."""
+    return [
+        _plan(state, name, present.get(name), [part for part in parts if part.stack == name], over=over)
+        for name, stack in sorted(state.stacks.items())
+        if not stack.removing
+    ]
+
+
+def _plan(state: ClusterState, name: Label, view: StackView | None, parts: list[Part], *, over: bool) -> StackPlan:
+    stack = state.stacks[name]
+    body = deployed_stack(state, stack)
+    deploys = view is None or view.deployed.digest != body_digest(encode_body(body))
+    scale = stack.scale if deploys or view is None or view.scale != stack.scale else {}
+    stopped = tuple(sorted(stack.stopped))
+    if not deploys and view is not None and tuple(sorted(view.stopped)) == stopped:
+        stopped = ()
+    volumes = tuple(part for part in parts if part.kind == "volume") if view is None or over else ()
+    changes = [
+        *(["is deployed" if view is None else "is deployed again"] if deploys else []),
+        *(f"{service} is scaled to {count}" for service, count in sorted(scale.items())),
+        *(f"volume {part.volume} of {part.host} is put back ({part.size} bytes)" for part in volumes),
+        *(f"{service} is stopped" for service in stopped),
+    ]
+    if volumes:
+        stopped = tuple(sorted(stack.stopped))  # putting them back starts everything
+    return StackPlan(
+        name=name,
+        body=body,
+        deploys=deploys,
+        scale=scale,
+        stopped=stopped,
+        volumes=volumes,
+        changes=tuple(changes),
+    )
+
+
+def operators_lacking(state: ClusterState, known: Collection[OperatorName]) -> list[OperatorName]:
+    """Operators of the backup that this cluster hasn't: their authority isn't restored, an admin grants it."""
+    return sorted(set(state.operators) - set(known))
+
+
+def users_of(stack: Stack) -> dict[str, set[Label]]:
+    """Which services use each named volume."""
+    found: dict[str, set[Label]] = {}
+    for name, service in stack.services.items():
+        for volume in service.volumes if service.runtime == "docker" else ():
+            if volume_kind(volume) == "named":
+                found.setdefault(volume.source, set()).add(name)
+    return found
+
+
+def slots_of(state: ClusterState, plan: StackPlan, part: Part) -> set[ReplicaKey]:
+    """The replicas that had this volume on its host."""
+    users = users_of(plan.body).get(part.volume, set())
+    return {
+        key
+        for key, assignment in state.assignments.items()
+        if key.stack == plan.name
+        and key.service in users
+        and assignment.host in state.members
+        and state.members[assignment.host].name == part.host
+    }

@@ -1,0 +1,74 @@
+"""What backups ask of single hosts, and what restores bring them. Each request carries an admin's token for itself."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+from agent.client.endpoints import Endpoint
+from agent.client.transport import Request, reason_of
+from agent.errors import NotFound, Unreachable
+from agent.instruction import NO_BODY, sign_request
+from agent.model.api import BlobView
+from agent.model.types import Digest, Label
+
+if TYPE_CHECKING:
+    from agent.client.client import Client
+
+SILENCE_S = 120.0  # a volume is put into its place before an answer comes
+PART_BYTES = 1_048_576
+
+
+async def fetch(client: Client, host: Label, path: str) -> AsyncGenerator[bytes, None]:
+    """What `GET path` at that host answers. Raises Unreachable when it breaks off, or the problem that it answers."""
+    endpoint = _endpoint(client, host)
+    request = Request(method="GET", path=path, headers=_token(client, endpoint, f"GET {path}"), silence_s=SILENCE_S)
+    try:
+        async with client.open(endpoint, request) as response:
+            if response.status != 200:
+                await client.refuse(endpoint, response)
+            async for data in response.content.iter_chunked(PART_BYTES):
+                yield data
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        raise Unreachable(reason_of(error), where=str(endpoint), fix="Give the command again.") from None
+
+
+async def put(
+    client: Client, host: Label, path: str, *, digest: Digest, size: int, content: AsyncIterator[bytes]
+) -> None:
+    """`PUT path` at that host. Raises as `fetch`."""
+    endpoint = _endpoint(client, host)
+    token = _token(client, endpoint, f"PUT {path}", digest, size)
+    headers = {**token, "Content-Length": str(size)}
+    body = content if size else b""
+    request = Request(method="PUT", path=path, headers=headers, body=body, silence_s=SILENCE_S)
+    try:
+        await client.call(endpoint, request, BlobView)
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        raise Unreachable(reason_of(error), where=str(endpoint), fix="Give the command again.") from None
+
+
+def _endpoint(client: Client, host: Label) -> Endpoint:
+    found = client.endpoint_of(host)
+    if found is None or found.id is None:
+        raise NotFound("the home doesn't know this host", where=host, fix="`agent members` refreshes what it knows.")
+    return found
+
+
+def _token(client: Client, endpoint: Endpoint, does: str, digest: Digest = NO_BODY, size: int = 0) -> dict[str, str]:
+    home, key = client.signer()
+    assert endpoint.id is not None
+    token = sign_request(
+        key,
+        operator_name=home.operator.name,
+        cluster=home.cluster.id,
+        epoch=home.cluster.epoch,
+        host=endpoint.id,
+        does=does,
+        now_s=client.now(),
+        digest=digest,
+        size=size,
+    )
+    return {"Authorization": f"Bearer {token}"}

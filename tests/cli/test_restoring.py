@@ -1,0 +1,96 @@
+"""What a restore would change, by what is deployed now."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.api.views import stack_view
+from agent.cli.restoring import StackPlan, operators_lacking, plan_stacks, slots_of
+from agent.cli.volumes import targets
+from agent.errors import Conflict
+from agent.formats.backup import Part
+from agent.model.spec import ReplicaKey
+from agent.model.stack import Image, Service, Volume
+from agent.state import ClusterState
+from tests.support.ledger import Ledger, stack
+
+DB = Service(image=Image(ref="db:1"), replicas=2, volumes=(Volume(source="data", container_path="/data"),))
+
+
+def lived_in() -> Ledger:
+    ledger = Ledger()
+    ledger.deploy(stack(db=DB))
+    ledger.assign(ledger.assignment("n1", "db", slot=1), ledger.assignment("n2", "db", slot=2))
+    ledger.scale(db=3)
+    return ledger
+
+
+def volume(host: str, number: int = 0) -> Part:
+    name = f"volumes/{number:04}.tar"
+    return Part(name=name, kind="volume", size=9, sha256="0" * 64, host=host, stack="shop", volume="data")
+
+
+def planned(state: ClusterState, now: ClusterState, *, over: bool = False) -> StackPlan:
+    parts = [volume("n1"), volume("n2", 1)]
+    found = plan_stacks(state, {"shop": stack_view(now, "shop")}, parts, over=over)
+    assert len(found) == 1
+    return found[0]
+
+
+def test_what_is_deployed_as_it_was_stays() -> None:
+    state = lived_in().state
+    assert planned(state, state).changes == ()
+
+
+def test_what_is_gone_is_deployed_with_its_volumes_and_scale() -> None:
+    plan = planned(lived_in().state, Ledger().state)
+    assert plan.deploys
+    assert (plan.scale, len(plan.volumes)) == ({"db": 3}, 2)
+    assert plan.changes[0] == "is deployed"
+
+
+def test_what_differs_is_deployed_again_and_its_data_stays() -> None:
+    ledger = lived_in()
+    state = ledger.state
+    ledger.deploy(stack(db=Service(image=Image(ref="db:2"), replicas=2, volumes=DB.volumes)))
+    plan = planned(state, ledger.state)
+    assert (plan.deploys, plan.volumes) == (True, ())
+    assert planned(state, ledger.state, over=True).volumes
+
+
+def test_what_was_stopped_is_stopped_again() -> None:
+    ledger = lived_in()
+    running = ledger.state
+    ledger.stop("db")
+    plan = planned(ledger.state, running)
+    assert (plan.deploys, plan.stopped) == (False, ("db",))
+    assert planned(ledger.state, ledger.state).changes == ()
+
+
+def test_what_was_being_removed_is_not_restored() -> None:
+    ledger = lived_in()
+    ledger.remove()
+    assert plan_stacks(ledger.state, {}, [], over=False) == []
+
+
+def test_operators_are_named_and_not_restored() -> None:
+    assert operators_lacking(Ledger().state, {"recovery"}) == ["ann"]
+
+
+def key(slot: int) -> ReplicaKey:
+    return ReplicaKey(stack="shop", service="db", slot=slot)
+
+
+def test_a_volume_goes_to_where_the_replica_that_had_it_is_now() -> None:
+    state = lived_in().state
+    plan = planned(state, Ledger().state)
+    assert slots_of(state, plan, plan.volumes[1]) == {key(2)}
+    chosen = targets(state, plan, {key(1): "x", key(2): "y", key(3): "z"})
+    assert [(part.host, host) for part, host in chosen] == [("n1", "x"), ("n2", "y")]
+
+
+def test_two_volumes_never_meet_on_one_host() -> None:
+    state = lived_in().state
+    plan = planned(state, Ledger().state)
+    with pytest.raises(Conflict, match="both go to x"):
+        targets(state, plan, {key(1): "x", key(2): "x"})
