@@ -19,7 +19,7 @@ from agent.api.limits import RateLimit
 from agent.api.server import ApiServer
 from agent.api.streams import Streams
 from agent.control.facts import ClusterFacts, HostFacts
-from agent.errors import Conflict, InputError
+from agent.errors import Conflict, InputError, NotFound
 from agent.formats.timestamps import rfc3339
 from agent.home import Home, KnownMember, remember
 from agent.instruction import read_instruction, sign_access
@@ -33,7 +33,7 @@ from agent.model.report import HostReport, HostResources, RuntimeInfo
 from agent.model.status import AgentRef, Health, MemberView, Status
 from agent.net.tls import api_server_context
 from agent.node.status import View, build_members, build_status
-from agent.state import ClusterState, apply, audience_of, genesis_state
+from agent.state import ClusterState, apply, audience_of, encode_snapshot, genesis_state
 from agent.telemetry.api_log import ApiRecord, ApiStats
 from bootstrap.certificates import certify
 from bootstrap.genesis import make_genesis
@@ -119,6 +119,32 @@ class FakeBlobs:
 
 
 @dataclass
+class FakeBackup:
+    """The ledger's state, and volumes in memory."""
+
+    node: FakeNode
+
+    def state(self) -> bytes:
+        return encode_snapshot(self.node.ledger.state)
+
+    async def file(self, digest: str) -> AsyncIterator[bytes]:
+        if digest not in self.node.blobs.contents:
+            raise NotFound("no deploy in force names this file", where=digest)
+        yield self.node.blobs.contents[digest]
+
+    async def api_log(self) -> AsyncIterator[bytes]:
+        yield b'{"method": "GET"}\n'
+
+    async def volume(self, stack: str, name: str) -> AsyncIterator[bytes]:
+        if (stack, name) not in self.node.volumes:
+            raise NotFound("this host has no such volume", where=f"{stack}/{name}")
+        yield self.node.volumes[stack, name]
+
+    async def put_volume(self, stack: str, name: str, digest: str, size: int, content: AsyncIterator[bytes]) -> None:
+        self.node.volumes[stack, name] = b"".join([part async for part in content])
+
+
+@dataclass
 class FakeNode:
     """A NodePort. `fail` is raised by every method that may; `fail_submits` counts down; `kept` are past events."""
 
@@ -134,6 +160,7 @@ class FakeNode:
     listeners: set[asyncio.Queue[Event]] = field(default_factory=set)
     following: int = 0
     blobs: FakeBlobs = field(default_factory=FakeBlobs)
+    volumes: dict[tuple[str, str], bytes] = field(default_factory=dict)
 
     @property
     def state(self) -> ClusterState:
@@ -222,6 +249,10 @@ class FakeNode:
                 await asyncio.Event().wait()
         finally:
             self.following -= 1
+
+    @property
+    def backup(self) -> FakeBackup:
+        return FakeBackup(self)
 
     def recovery(self) -> Recovery:
         state = self.ledger.state
