@@ -59,8 +59,9 @@ class Chronicle:
 
     def pump(self) -> None:
         """Follow the coordinator while somebody listens here and we aren't it."""
-        leader = self.context.leader
-        wanted = leader if self._listening and leader != self.context.id and leader in self.context.peers else None
+        if not self._listening and self._source is None:
+            return
+        wanted = self._coordinator_elsewhere() if self._listening else None
         if wanted == self._source:
             return
         if self._call and (peer := self.context.calls.close(self._call)) is not None:
@@ -69,6 +70,10 @@ class Chronicle:
         if wanted is not None:
             self._call = self.context.calls.open(wanted, self._on_reply)
             self.context.send(wanted, CallFrame(id=self._call, request=FollowEvents()))
+
+    def _coordinator_elsewhere(self) -> AgentId | None:
+        leader = self.context.leader
+        return leader if leader != self.context.id and leader in self.context.peers else None
 
     def _on_reply(self, reply: Reply | None, end: bool, _when: Instant) -> None:
         if isinstance(reply, Events):

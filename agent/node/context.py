@@ -97,14 +97,16 @@ class Context:
     def lead(self) -> Lead | None:
         """Who coordinates, as far as this agent knows: heartbeats reach who votes, the others are told."""
         raft = self.raft
-        if raft.leader is not None and self.id in raft.configuration.members:
-            return Lead(raft.leader, raft.term)
+        leader = raft.leader
+        if leader is not None and self.id in raft.configuration:
+            return Lead(leader, raft.term)
         return self.told
 
     @property
     def leader(self) -> AgentId | None:
         """Who coordinates."""
-        return self.lead.agent if self.lead is not None else None
+        lead = self.lead
+        return lead.agent if lead is not None else None
 
     def name_of(self, agent: AgentId) -> str:
         """The host's name, or the id of somebody our ledger doesn't know."""

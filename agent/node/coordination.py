@@ -81,13 +81,14 @@ class Coordination:
         """Decide, if we lead, something changed, and our last decision is in."""
         self._pumped_at = when.mono
         if not self.context.raft.is_leader:
-            self._resign()
+            if self._since is not None:
+                self._resign()
             return
         if self._since is None:
             self._since, self._dirty, self._look_at = when, True, when.mono + UNHEARD_S
-        if not self.context.may_stamp(when) or self.context.state.index < self._decided_through:
+        if not self._dirty and when.mono < self._look_at:
             return
-        if self._dirty or when.mono >= self._look_at:
+        if self.context.may_stamp(when) and self.context.state.index >= self._decided_through:
             self._dirty, self._look_at = False, when.mono + LOOK_EVERY_S
             self._decide(when)
 
@@ -118,12 +119,11 @@ class Coordination:
 
     def _resign(self) -> None:
         """Soft state belongs to one coordinator's time: the next one is told anew."""
-        if self._since is not None:
-            self.reports.clear()
-            self.context.clock.forget()
-            self.asking.forget()
-            self._since, self._decided_through, self._look_at = None, 0, float("inf")
-            self._vitals = Vitals(self.context)
+        self.reports.clear()
+        self.context.clock.forget()
+        self.asking.forget()
+        self._since, self._decided_through, self._look_at = None, 0, float("inf")
+        self._vitals = Vitals(self.context)
 
     def _decide(self, when: Instant) -> None:
         state, raft = self.context.state, self.context.raft

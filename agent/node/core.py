@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -97,6 +98,10 @@ class _Disk:
     kept_commit: int = 0
     settle_at: float = float("inf")
 
+    def deadline(self) -> float:
+        """When the commit index is to be kept on its own; what is on its way carries it along."""
+        return self.settle_at if self.ready is None else float("inf")
+
 
 class NodeCore:
     """One agent. Every method that takes `when` may leave effects; take them after each call or batch of calls."""
@@ -133,6 +138,16 @@ class NodeCore:
         self.epochs = Epochs(self._context, machine, settings.limits.snapshot_bytes)
         self._host = LocalHost(self._context, settings.host, settings.agent_version, self.coordination.report)
         self.coordination.asking.ask_here = self._host.asked
+        self._due: Mapping[str, Callable[[], float]] = {
+            "raft": core.deadline,
+            "swim": swim.deadline,
+            "submissions": self.submissions.deadline,
+            "inquiries": self._inquiries.deadline,
+            "following": self._following.deadline,
+            "host": self._host.deadline,
+            "coordination": self.coordination.deadline,
+            "disk": self._disk.deadline,
+        }
         self._configuration = core.configuration
         self._lead: Lead | None = None
         self._members_changed(when)
@@ -147,20 +162,11 @@ class NodeCore:
 
     def deadline(self) -> float:
         """When `on_deadline` is next wanted, in monotonic seconds."""
-        return min(self.deadlines().values())
+        return min([due() for due in self._due.values()])
 
     def deadlines(self) -> dict[str, float]:
         """The deadline of each part."""
-        return {
-            "raft": self._context.raft.deadline(),
-            "swim": self._context.swim.deadline(),
-            "submissions": self.submissions.deadline(),
-            "inquiries": self._inquiries.deadline(),
-            "following": self._following.deadline(),
-            "host": self._host.deadline(),
-            "coordination": self.coordination.deadline(),
-            "disk": self._disk.settle_at if self._disk.ready is None else float("inf"),
-        }
+        return {part: due() for part, due in self._due.items()}
 
     def take_effects(self) -> list[Effect]:
         """The effects since the last call, in order."""

@@ -114,6 +114,8 @@ class Followers:
 
     def pump(self, when: Instant) -> None:
         """Send what was committed since, and who coordinates, as far as each one's window goes."""
+        if not self._followers:
+            return
         commit, lead = self.context.raft.commit, self.context.lead
         if (commit, lead) != self._pumped:
             self._pumped = commit, lead

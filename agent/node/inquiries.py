@@ -45,6 +45,8 @@ class Inquiries:
 
     def pump(self, when: Instant) -> None:
         """Wait no longer than that."""
+        if not self._open:
+            return
         for call in [call for call, inquiry in self._open.items() if when.mono >= inquiry.until]:
             if (peer := self.context.calls.close(call)) is not None:
                 self.context.send(peer, CancelFrame(id=call))
@@ -52,7 +54,7 @@ class Inquiries:
 
     def deadline(self) -> float:
         """When `pump` is next wanted."""
-        return min((inquiry.until for inquiry in self._open.values()), default=float("inf"))
+        return min([inquiry.until for inquiry in self._open.values()]) if self._open else float("inf")
 
     def _answer(self, call: int, reply: Reply | None, when: Instant) -> None:
         inquiry = self._open.pop(call, None)

@@ -117,22 +117,23 @@ class Following:
 
     def deadline(self) -> float:
         """When `pump` is next wanted without other cause."""
-        moments = [self._retry_at]
-        if self._leaderless_since is not None:
-            moments.append(self._leaderless_since + LEADERLESS_S)
-        if self._patient_until is not None:
-            moments.append(self._patient_until)
-        return min((moment for moment in moments if moment > self._pumped_at), default=float("inf"))
+        retry_at, pumped_at, deadline = self._retry_at, self._pumped_at, float("inf")
+        if retry_at > pumped_at:
+            deadline = retry_at
+        if self._leaderless_since is not None and pumped_at < self._leaderless_since + LEADERLESS_S < deadline:
+            deadline = self._leaderless_since + LEADERLESS_S
+        if self._patient_until is not None and pumped_at < self._patient_until < deadline:
+            deadline = self._patient_until
+        return deadline
 
     def _choice(self, when: Instant) -> AgentId | None:
         configuration = self.context.raft.configuration
-        if self.context.id in configuration.members and not self._left_behind(when):
+        if self.context.id in configuration and not self._left_behind(when):
             return None
         linked = {voter for voter in configuration.voters if voter in self.context.peers}
         if linked <= self._avoided:
             self._avoided.clear()
-        good = linked - self._avoided
-        return voter_for(self.context.id, good)
+        return voter_for(self.context.id, linked - self._avoided)
 
     def _left_behind(self, when: Instant) -> bool:
         """Whether nobody has led us for long. Who was removed meanwhile hears nothing of it from any leader."""

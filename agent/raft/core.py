@@ -450,7 +450,7 @@ class Raft:
     @property
     def configuration(self) -> Configuration:
         """The one in force, committed or not."""
-        return self._state.configuration
+        return self._state.membership.current
 
     @property
     def configuration_committed(self) -> bool:

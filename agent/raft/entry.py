@@ -80,6 +80,10 @@ class Configuration(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
         """Everybody who gets the log, sorted."""
         return tuple(sorted(self.voters + self.learners))
 
+    def __contains__(self, id: str) -> bool:
+        """Whether `id` gets the log."""
+        return id in self.voters or id in self.learners
+
     def encode(self) -> bytes:
         """The data of a CONFIG entry."""
         return _encoder.encode(self)

@@ -27,7 +27,10 @@ class Handover:
 
     def is_empty(self) -> bool:
         """Whether a Ready taken now would say nothing."""
-        state, log, outbox = self._state, self._state.log, self._state.outbox
+        state, told = self._state, self._soft
+        log, outbox = state.log, state.outbox
+        configuration = state.membership.current
+        # Asked after every input: compared field by field, since making a `HardState` and a `SoftState` costs more.
         return not (
             outbox.now
             or outbox.after_persist
@@ -35,9 +38,13 @@ class Handover:
             or outbox.snapshot is not None
             or outbox.offered is not None
             or log.has_unwritten()
-            or min(log.commit, log.persisted) > log.applied
-            or state.hard_state != self._hard_state
-            or self._soft_state() != self._soft
+            or log.commit > log.applied < log.persisted
+            or state.term != self._hard_state.term
+            or state.vote != self._hard_state.vote
+            or state.leader != told.leader
+            or state.role is not told.role
+            or state.term != told.term
+            or (configuration is not told.configuration and configuration != told.configuration)
         )
 
     def take(self) -> Ready:

@@ -19,17 +19,14 @@ def configuration_in(entry: Entry) -> Configuration | None:
 
 
 class Membership:
-    """The configurations of a log, oldest first; the first is in force at the log's base.
+    """The configurations of a log, oldest first; the first is in force at the log's base, the last, `current`, now.
 
     Invariant: indices grow, and never is it empty.
     """
 
     def __init__(self, index: int, configuration: Configuration) -> None:
         self._history: list[tuple[int, Configuration]] = [(index, configuration)]
-
-    @property
-    def current(self) -> Configuration:
-        return self._history[-1][1]
+        self.current = configuration
 
     @property
     def index(self) -> int:
@@ -47,6 +44,7 @@ class Membership:
             configuration = configuration_in(entry)
             if configuration is not None and entry.index > self.index:
                 self._history.append((entry.index, configuration))
+                self.current = configuration
                 changed = True
         return changed
 
@@ -54,6 +52,7 @@ class Membership:
         """Entries from `index` on left the log: their configurations never were."""
         while self.index >= index and len(self._history) > 1:
             self._history.pop()
+        self.current = self._history[-1][1]
 
     def compact(self, index: int) -> None:
         """Nobody asks for what was in force before `index` any more."""
@@ -63,6 +62,7 @@ class Membership:
     def restore(self, index: int, configuration: Configuration) -> None:
         """A snapshot replaced the log."""
         self._history = [(index, configuration)]
+        self.current = configuration
 
 
 def check_change(current: Configuration, wanted: Configuration) -> None:

@@ -37,8 +37,16 @@ class Replication:
 
     def flush(self, now: float) -> None:
         """Queue whatever each member may be sent. Called once per Ready, so that proposals travel in batches."""
+        last_index, commit = self._state.log.last_index, self._state.log.commit
         for member, progress in self.progress.items():
-            self._feed(member, progress, now)
+            # Mostly everything went out, down to the commit index.
+            if (
+                progress.next <= last_index
+                or progress.sent_commit < commit
+                or progress.check
+                or progress.state is not ProgressState.REPLICATE
+            ):
+                self._feed(member, progress, now)
 
     def _feed(self, member: str, progress: Progress, now: float) -> None:
         log, limits = self._state.log, self._state.limits

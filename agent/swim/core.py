@@ -102,18 +102,20 @@ class Swim:
 
     def deadline(self) -> float:
         """When `on_deadline` is due; infinite when nothing is."""
-        gossip_at = self._gossip_at if len(self._queue) and len(self._roster) else _NEVER
+        anybody = len(self._roster) > 0
+        gossip_at = self._gossip_at if anybody and len(self._queue) else _NEVER
         if self._leaving:
             return gossip_at
-        window = self.config.link_heard_window_ms / 1000
-        probe = self._probe
-        return min(
-            gossip_at,
-            min(self._probe_at, self._revive_at) if len(self._roster) else _NEVER,
-            probe.ask_at if probe and not probe.acked and not probe.asked else _NEVER,
-            min((relay.nack_at for relay in self._relays.values()), default=_NEVER),
-            min((member.dead_at(window) for member in self._roster), default=_NEVER),
-        )
+        moments = [gossip_at, self._probe_at, self._revive_at] if anybody else [_NEVER]
+        probe, suspects = self._probe, self._roster.suspects
+        if probe is not None and not probe.acked and not probe.asked:
+            moments.append(probe.ask_at)
+        if self._relays:
+            moments += [relay.nack_at for relay in self._relays.values()]
+        if suspects:
+            window = self.config.link_heard_window_ms / 1000
+            moments += [member.dead_at(window) for member in suspects]
+        return min(moments)
 
     # --- inputs ---
 
@@ -209,7 +211,7 @@ class Swim:
             del self._relays[sequence]
             self._answer_relay(relay)
         window = self.config.link_heard_window_ms / 1000
-        for member in self._roster:
+        for member in list(self._roster.suspects):
             if member.dead_at(window) <= now:
                 self._expire(member, now)
         if self._probe and not self._probe.acked and not self._probe.asked and self._probe.ask_at <= now:
@@ -301,8 +303,7 @@ class Swim:
         if member.state is new:
             return
         self._outputs.append(MemberChanged(member.id, member.state, new, now))
-        member.state = new
-        member.since = now
+        self._roster.move(member, new, now)
 
     # --- probes ---
 
@@ -404,7 +405,7 @@ class Swim:
         self._probe = None
         self._relays.clear()
         self._probe_at = now
-        for member in self._roster:
+        for member in self._roster.suspects:
             if member.suspicion is not None:
                 member.suspicion.shift(lateness)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -71,6 +71,7 @@ class Roster:
         self._members: dict[str, Member] = {}
         self._order = ProbeOrder(rng)
         self._sync_position = 0
+        self._suspects: dict[str, Member] = {}
 
     def __iter__(self) -> Iterator[Member]:
         return iter(self._members.values())
@@ -81,6 +82,19 @@ class Roster:
     def get(self, member: str) -> Member | None:
         """The record of `member`, None when the ledger doesn't name it (or it is this agent)."""
         return self._members.get(member)
+
+    @property
+    def suspects(self) -> Collection[Member]:
+        """Those that are suspect: mostly none, and asked about after every input."""
+        return self._suspects.values()
+
+    def move(self, member: Member, state: MemberState, now: float) -> None:
+        """`member` is in another state from `now` on."""
+        member.state, member.since = state, now
+        if state is MemberState.SUSPECT:
+            self._suspects[member.id] = member
+        else:
+            self._suspects.pop(member.id, None)
 
     def replace(self, addresses: Mapping[str, str], now: float) -> list[str]:
         """Make exactly the keys of `addresses` members. Returns the ids that were removed.
@@ -93,6 +107,7 @@ class Roster:
         removed = [member for member in self._members if member not in addresses]
         for member in removed:
             self._order.remove(member)
+            self._suspects.pop(member, None)
         before = self._members
         self._members = {}
         for member in sorted(addresses):
