@@ -131,6 +131,8 @@ class Machine:
 
     def compact(self, core: raft.Raft) -> None:
         """Take a snapshot now and then, so that log and start stay short."""
+        if self.state.index < core.first_index - 1:
+            return  # a peer's snapshot has taken the log's place, and is still on its way to the disk and to us
         if self.state.index - self._snapshot_index >= self._compaction.every_entries:
             core.compact(self.state.index, encode_snapshot(self.state), self._compaction.kept_entries)
             self._snapshot_index = self.state.index

@@ -15,7 +15,7 @@ from agent.model.ledger import InstructionEntry, PhaseEntry, encode_entry
 from agent.node.core import COMMIT_SETTLES_S, NodeBoot, NodeCore, NodeSettings
 from agent.node.effects import Reconcile, Store
 from agent.node.machine import Compaction, Machine
-from agent.raft import Entry, EntryKind, HardState, RaftTiming, Snapshot
+from agent.raft import Entry, EntryKind, HardState, Raft, RaftTiming, Snapshot
 from agent.state import decode_snapshot, encode_snapshot
 from agent.swim import SwimConfig
 from tests.node.cluster import OFTEN, Cluster, Node, stack
@@ -274,6 +274,27 @@ def test_a_voter_that_was_away_for_long_takes_a_snapshot_it_can_vouch_for() -> N
     assert lost.up.context.state.chain == node.up.context.state.chain
     assert lost.disk.snapshot is not None
     assert lost.up.drops == {}
+
+
+def test_no_snapshot_is_taken_of_a_state_that_the_log_has_left_behind(alone: Node) -> None:
+    """A peer's snapshot took the log's place, and older entries were on their way to the disk: they are applied first."""
+    state, configuration = alone.up.context.state, alone.up.context.raft.configuration
+    machine = Machine(state, configuration, state.index, Compaction(every_entries=0))
+    newer = Snapshot(index=state.index + 5, term=1, configuration=configuration, data=b"")
+    core = Raft(
+        id="n2",
+        timing=RaftTiming.lan(),
+        rng=random.Random(1),
+        now=0.0,
+        hard_state=HardState(term=1),
+        log=(),
+        snapshot=newer,
+        configuration=configuration,
+        commit=newer.index,
+        applied=newer.index,
+    )
+    machine.compact(core)
+    assert core.snapshot == newer
 
 
 def test_a_voter_refuses_a_forged_snapshot_and_takes_the_next_sound_one() -> None:
