@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from agent.model.instruction import InstructionResult
 from agent.node.core import NodeCore
-from agent.raft import Configuration, Entry, EntryKind, Persist, Role
+from agent.raft import Configuration, Entry, EntryKind, Persist, RaftTiming, Role
 from agent.raft.messages import Message, Vote, VoteResponse
 from agent.raft.quorum import majority
 from agent.state import encode_snapshot
@@ -46,6 +46,8 @@ class Checks:
     configurations: list[tuple[int, Configuration]] = field(default_factory=list)
     chains: dict[int, str] = field(default_factory=dict)
     digests: dict[int, bytes] = field(default_factory=dict)
+    heard: dict[tuple[str, str], float] = field(default_factory=dict)
+    leads_since: dict[str, tuple[tuple[int, Configuration], float]] = field(default_factory=dict)
     revisions: dict[tuple[str, int], tuple[str, int]] = field(default_factory=dict)
     term: int = 0
     last: int = 1
@@ -108,6 +110,20 @@ class Checks:
         if state.index > seen.applied:
             self._applied(name, core)
         seen.term, seen.applied, seen.commit = term, state.index, commit
+
+    def hears_a_majority(self, name: str, core: NodeCore, timing: RaftTiming, now: float) -> None:
+        """After a timer: nobody leads on who hasn't heard a majority for longer than an election takes (Raft §6.2)."""
+        raft, oldest = core.context.raft, now - timing.election_timeout_max_s - 2 * timing.heartbeat_s
+        if not raft.is_leader:
+            return
+        leads, since = self.leads_since.get(name, (None, 0.0))
+        if leads != (raft.term, raft.configuration):  # who comes has an election's time to be heard
+            self.leads_since[name] = (raft.term, raft.configuration), now
+        elif since < oldest:
+            voters = raft.configuration.voters
+            silent = [v for v in voters if v != name and self.heard.get((name, v), 0.0) < oldest]
+            if len(voters) - len(silent) < majority(len(voters)):
+                raise Violated(f"{name} leads term {raft.term} on, {', '.join(silent)} being silent (Raft §6.2)")
 
     def _election_safety(self, name: str, term: int) -> None:
         leader = self.leaders.setdefault(term, name)

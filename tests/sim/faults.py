@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 FOREVER = float("inf")
 MAX_SKEW_MS = 20_000  # of a wall clock; beyond CLOCK_SKEW_S a coordinator rightly refuses every token
 MAX_JOINERS = 2
+MAX_HASTE = 4  # changes of membership in one breath, of which all but the first come too soon
+MAX_GHOSTS = 8  # old messages that come again at once
 
 
 class Faults:
@@ -114,8 +116,11 @@ class Faults:
         ids = list(self._world.agents)
         paths = [(a, b) for a in ids for b in ids if a != b and frozenset((a, b)) not in open_pairs]
         self._world.say(what)
-        # Sometimes TCP doesn't tell for long: consensus has to notice by silence.
-        self._world.network.block(paths, self._how_long(), self._rng.choice([0.0, 2.0, None]))
+        self._world.network.block(paths, self._how_long(), self._notice())
+
+    def _notice(self) -> float | None:
+        """Sometimes TCP doesn't tell for long: consensus has to notice by silence."""
+        return self._rng.choice([0.0, 2.0, None])
 
     def _cut(self) -> None:
         ids = list(self._world.agents)
@@ -129,7 +134,7 @@ class Faults:
         deaf = self._rng.random() < 0.5
         self._world.say(f"{self._world.cast.name(agent)} is {'deaf' if deaf else 'mute'}")
         paths = [(other, agent) if deaf else (agent, other) for other in some]
-        self._world.network.block(paths, self._how_long(), self._rng.choice([0.0, 2.0, None]))
+        self._world.network.block(paths, self._how_long(), self._notice())
 
     def _hub(self) -> None:
         ids = list(self._world.agents)
@@ -141,11 +146,48 @@ class Faults:
         self._rng.shuffle(ids)
         self._shut({frozenset(pair) for pair in itertools.pairwise(ids)}, "chain")
 
+    # Elections
+
+    def elected(self, agent: SimAgent) -> None:
+        """`agent` leads since just now, and nobody has heard of it: the moment when most bugs show (Raft fig. 8)."""
+        world = self._world
+        if world.calm():
+            return
+        if self._rng.random() < world.weather.ghosts:
+            world.faults += 1
+            world.network.haunt(agent, MAX_GHOSTS)
+        if self._rng.random() < world.weather.upstart:
+            world.faults += 1
+            self._rng.choice([self._silence, self._crash_once_written, self._hurry])(agent)
+
+    def _silence(self, agent: SimAgent) -> None:
+        """What it says from now on reaches few, or nobody."""
+        heard = self._rng.choice([0.0, 0.0, 0.3])
+        others = [other for other in self._world.agents if other != agent.id and self._rng.random() >= heard]
+        self._world.say(f"{self._world.cast.name(agent.id)} is silenced as it begins to lead")
+        self._world.network.block([(agent.id, other) for other in others], self._how_long(), self._notice())
+
+    def _crash_once_written(self, agent: SimAgent) -> None:
+        life = agent.life
+
+        def crash() -> None:
+            if agent.life == life:
+                self.crash(agent)
+
+        self._world.after(self._world.weather.write_s * self._rng.choice([0.5, 2.0, 9.0]), crash)
+
+    def _hurry(self, agent: SimAgent) -> None:
+        self._world.after(0.0, lambda: self._haste(agent))
+
     # Membership
 
     def _meddle(self) -> None:
-        """Somebody in a hurry: a legal change proposed to whoever believes that it leads, at any moment."""
+        """Somebody in a hurry: legal changes proposed to whoever believes that it leads, at any moment."""
         for agent in self._world.alive():
+            self._haste(agent)
+
+    def _haste(self, agent: SimAgent) -> None:
+        for _ in range(self._rng.randint(1, MAX_HASTE)):
             if agent.core is not None and agent.core.context.raft.is_leader and not agent.paused:
                 current = agent.core.context.raft.configuration
                 self._world.propose_configuration(agent, self._changed(current))
@@ -153,7 +195,7 @@ class Faults:
     def _changed(self, current: Configuration) -> Configuration:
         voters, learners = set(current.voters), set(current.learners)
         agent = self._rng.choice([id for id in self._world.agents if id not in self._expelled])
-        if agent in voters and len(voters) > 2 and not self._expelled:  # else the rest may be no majority
+        if agent in voters and len(voters) > 1 and not self._expelled:  # else the rest may be no majority
             voters.discard(agent)
         elif agent not in voters and (agent in learners or self._rng.random() < 0.5):
             voters.add(agent)
@@ -194,7 +236,8 @@ class Faults:
                 world.crash(agent)
             else:
                 paths = {"cut off": inward + outward, "deaf": inward, "mute": outward}[how]
-                world.network.block(paths, FOREVER, self._rng.choice([0.0, 2.0, None]))
+                # For good: then the shell notices by silence at the latest (agent.net.links), and observers rely on it.
+                world.network.block(paths, FOREVER, self._rng.choice([0.0, 2.0]))
 
     def _spare(self) -> list[SimAgent]:
         world = self._world

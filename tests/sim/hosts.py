@@ -29,13 +29,14 @@ class SimHost:
     world: World
     agent: SimAgent
     wanted: Reconcile | None = None
+    telling: bool = False
     findings: dict[str, Finding] = field(default_factory=dict)
     conflicts: dict[tuple[str, str, int], PortConflict] = field(default_factory=dict)
     fates: dict[str, ReplicaState] = field(default_factory=dict)
     """By spec hash and revision: how it ends up."""
 
     def obey(self, reconcile: Reconcile) -> None:
-        """What is wanted runs, a little later, as well as it does."""
+        """What is wanted runs, a little later, as well as it does; what is wanted last counts."""
         self.wanted = reconcile
         self._tell_later()
 
@@ -47,9 +48,12 @@ class SimHost:
         self._tell_later()
 
     def _tell_later(self) -> None:
-        life = self.agent.life
+        if self.telling:
+            return
+        self.telling, life = True, self.agent.life
 
         def tell() -> None:
+            self.telling = False
             if self.agent.life == life and self.agent.host is self:
                 observation = self._observation()
                 self.world.hand_in(self.agent, lambda core, when: core.observed(observation, when))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,8 @@ from agent.model.types import AgentId
 from agent.node.context import Peer
 from agent.node.core import NodeCore
 from agent.node.instant import Instant
-from agent.node.messages import CallFrame, CancelFrame, Frame, ReplyFrame
+from agent.node.messages import CallFrame, CancelFrame, Frame, RaftFrame, ReplyFrame, TakenFrame
+from agent.raft.messages import Append, AppendResponse, HeartbeatResponse, Vote, VoteResponse
 from agent.swim import SwimMessage
 
 if TYPE_CHECKING:
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 LINK_BACK_S = 0.3  # two agents that can hear each other are linked again within this
 MAX_DELAYS = 8  # times the mean: a message that takes longer is a straggler
 STRAGGLES_S = 3.0  # at most this late; elections happen meanwhile
+KEPT_MESSAGES = 64  # to an agent, that may come again much later
+HAUNTING = (Append, AppendResponse, HeartbeatResponse, Vote, VoteResponse)
 
+Input = Callable[[NodeCore, Instant], None]
 Path = tuple[AgentId, AgentId]
 
 
@@ -32,6 +36,7 @@ class Network:
         self.links: set[frozenset[AgentId]] = set()
         self._wanted: dict[AgentId, frozenset[AgentId]] = {}
         self._ordered_at: dict[Path, float] = {}
+        self._past: dict[AgentId, deque[tuple[int, Input]]] = defaultdict(lambda: deque(maxlen=KEPT_MESSAGES))
         self._storm = 0
 
     def want(self, agent: SimAgent, peers: frozenset[AgentId]) -> None:
@@ -116,17 +121,32 @@ class Network:
         receiver = self._world.agents[to]
         if frozenset((sender.id, to)) not in self.links:
             return
-        if isinstance(frame, CallFrame | ReplyFrame | CancelFrame):
+        if isinstance(frame, CallFrame | ReplyFrame | CancelFrame | TakenFrame):
             self._in_order(sender, receiver, frame)
             return
-        self._deliver(sender, receiver, lambda core, at: core.frame(sender.id, frame, at), frame)
+
+        def arrive(core: NodeCore, when: Instant) -> None:
+            self._world.checks.heard[to, sender.id] = self._world.now
+            core.frame(sender.id, frame, when)
+
+        if self._world.weather.ghosts and isinstance(frame, RaftFrame) and isinstance(frame.message, HAUNTING):
+            self._past[to].append((receiver.life, arrive))
+        self._deliver(sender, receiver, arrive, frame)
 
     def datagram(self, sender: SimAgent, to: AgentId, message: SwimMessage) -> None:
         """Over UDP."""
         self._deliver(sender, self._world.agents[to], lambda core, at: core.datagram(sender.id, message, at), message)
 
+    def haunt(self, agent: SimAgent, messages: int) -> None:
+        """Some of what it was told in this life comes again: a network may keep a message for as long as it likes."""
+        past = [handing for life, handing in self._past[agent.id] if life == agent.life]
+        for handing in self._world.rng.sample(past, min(messages, len(past))):
+            self._world.after(self._world.rng.random() * 0.1, lambda again=handing: self._world.hand_in(agent, again))
+
     def _delay(self) -> float:
         mean = self._world.weather.delay_s
+        if self._world.weather.steady:
+            return mean
         return min(self._world.rng.expovariate(1 / mean), MAX_DELAYS * mean)
 
     def _in_order(self, sender: SimAgent, receiver: SimAgent, frame: Frame) -> None:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from tests.sim.world import SimAgent, World
 
 DESKS = ("stack:shop", "stack:shop", "stack:blog")  # what each operator works on
-EVERY_S = 0.8
 QUIET_S = 4.0  # at the end nothing is asked for, so that all can agree
 PATIENCE_S = 3.0  # then the same instruction goes to somebody else
 GIVES_UP_AFTER = 6  # sendings; the instruction stays open for ever
@@ -35,7 +34,10 @@ GRACE_S = 0.5  # between an answer's deadline and the answer
 
 @dataclass(slots=True, eq=False)
 class _Sent:
-    """One instruction, whoever it was sent to so far. `done` is set with its answer."""
+    """One instruction, whoever it was sent to so far. `done` is set with its answer, `given_up` if nobody waits for it.
+
+    `desk`: whoever sent it goes on with the next one.
+    """
 
     target: str
     operation: Operation
@@ -43,6 +45,8 @@ class _Sent:
     body: bytes
     times: int = 0
     done: bool = False
+    given_up: bool = False
+    desk: bool = False
 
 
 @dataclass(slots=True)
@@ -69,10 +73,15 @@ class Operators:
         world = self.world
         if world.now > world.until_s - QUIET_S:
             return
-        if sent is None or sent.done or sent.times >= GIVES_UP_AFTER:
+        if sent is not None and sent.done:
+            return
+        if sent is not None and sent.times >= GIVES_UP_AFTER:
+            sent.given_up, sent = True, None
+        if sent is None:
             sent = self._sign(target)
+            sent.desk = True
         self.send(sent)
-        self._later(world.rng.random() * (EVERY_S if sent.done else PATIENCE_S), target, sent)
+        self._later(world.rng.random() * PATIENCE_S, target, sent)
 
     def send(self, sent: _Sent) -> None:
         """To any agent that is up."""
@@ -90,8 +99,9 @@ class Operators:
         waiting = self._requests.get(request)
         if waiting is None:
             return
-        agent = self.world.agents[waiting[1]]
-        if agent.core is not None and agent.life == waiting[2] and not agent.stalled_lately:
+        world = self.world
+        agent = world.agents[waiting[1]]
+        if agent.core is not None and agent.life == waiting[2] and world.now > agent.stalled_until:
             raise Violated(f"{agent.id} never answered an instruction that it took {ANSWER_DEADLINE_S:.0f} s ago")
 
     def answered(self, agent: SimAgent, request: int, answer: InstructionResult | Status | Fault) -> None:
@@ -111,6 +121,8 @@ class Operators:
             self._look(agent, sent.target)
         if not sent.done:
             sent.done = True
+            if sent.desk and not sent.given_up:
+                self._later(self.world.rng.random() * self.world.weather.pace_s, sent.target, None)
             self.answers += 1
             operation.returned = self.world.now
             if answer.outcome == "refused":

@@ -10,8 +10,9 @@ import heapq
 import itertools
 import random
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from agent.host import HostContext
 from agent.model.ledger import GenesisEntry, encode_entry
@@ -21,8 +22,7 @@ from agent.node.effects import Answer, Cut, Datagram, Effect, Examine, Reconcile
 from agent.node.instant import Instant
 from agent.node.messages import RaftFrame
 from agent.node.submissions import ANSWER_DEADLINE_S
-from agent.raft import Configuration, Entry, EntryKind, RaftTiming
-from agent.swim import SwimConfig
+from agent.raft import Configuration, Entry, EntryKind
 from tests.sim.checks import Checks, Violated
 from tests.sim.cluster import Cast
 from tests.sim.disk import SimDisk
@@ -35,7 +35,6 @@ from tests.sim.weather import Weather
 START_WALL_MS = 1_800_000_000_000
 MAX_SPINS = 20  # timers at one moment: more is an agent that would burn a core
 ROUNDING_S = 1e-7  # between two clocks; a timer that comes too early by it would be set again and again
-PROGRESS_S = 8.0  # after the faults stopped, an instruction applies within this
 SETTLES_S = 2.0  # what was committed this long before the end has reached everyone
 
 Input = Callable[[NodeCore, Instant], None]
@@ -56,12 +55,12 @@ class SimAgent:
     clock_skew_ms: int = 0
     disk_busy_until: float = 0.0
     paused: bool = False
-    paused_at: float = float("-inf")
     backlog: deque[Input] = field(default_factory=deque)
     timer_at: float = float("inf")
     fired_at: float = float("-inf")
     spins: int = 0
-    stalled_lately: bool = False
+    stalled_until: float = float("-inf")
+    led_term: int = 0
     host: SimHost = field(init=False)
 
     @property
@@ -79,7 +78,7 @@ class SimAgent:
 class World:
     """Runs until `until_s`; raises `Violated` at the first property that doesn't hold.
 
-    `weather`: drawn from the seed unless given. `script`: schedules what else is to happen.
+    `weather`: drawn from the seed unless given; `focus` replaces parts of it. `script`: schedules what else happens.
     """
 
     seed: int
@@ -87,6 +86,7 @@ class World:
     until_s: float = 60.0
     trace: Callable[[str], None] | None = None
     given: Weather | None = None
+    focus: Mapping[str, Any] = field(default_factory=dict)
     script: Callable[[World], None] | None = None
     now: float = 0.0
     events: int = 0
@@ -104,6 +104,7 @@ class World:
     mishaps: Faults = field(init=False)
     _genesis: Entry = field(init=False)
     _settled: int = 0
+    _crash_in: float = field(init=False)
     _queue: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     _order: itertools.count[int] = field(default_factory=itertools.count)
 
@@ -125,7 +126,8 @@ class World:
 
     def _begin(self) -> None:
         self.rng = random.Random(self.seed)
-        self.weather = self.given or Weather.draw(self.rng, self.until_s)
+        self.weather = replace(self.given or Weather.draw(self.rng, self.until_s), **self.focus)
+        self._crash_in = self._next_crash()
         self.cast = Cast.draw(self.rng, self.size, START_WALL_MS)
         self.founders = tuple(self.cast.names.values())
         data = encode_entry(GenesisEntry(at=self.cast.genesis.created_at, genesis=self.cast.genesis))
@@ -138,7 +140,7 @@ class World:
         self.after(max(0.0, self.until_s - SETTLES_S), self._note_settled)
         if self.weather.calm_after_s > 0:
             self.after(self.weather.calm_after_s, self.mishaps.settle_for_calm)
-            self.after(self.weather.calm_after_s + PROGRESS_S, self._must_have_progressed)
+            self.after(self.weather.calm_after_s + self.weather.progress_s, self._must_have_progressed)
         if self.script is not None:
             self.script(self)
 
@@ -159,7 +161,7 @@ class World:
     def _must_have_progressed(self) -> None:
         """With the faults over and a majority up, instructions apply again."""
         if self.operators.applied_at < self.weather.calm_after_s:
-            raise Violated(f"nothing applied within {PROGRESS_S:.0f} s after the faults stopped")
+            raise Violated(f"nothing applied within {self.weather.progress_s:.0f} s after the faults stopped")
 
     # Time
 
@@ -209,7 +211,7 @@ class World:
         """From the disk, with nothing remembered."""
         agent.life += 1
         agent.disk.starts += 1
-        agent.timer_at = float("inf")
+        agent.timer_at, agent.led_term = float("inf"), 0
         agent.host = SimHost(self, agent)
         self.checks.restarted(agent.id, agent.disk)
         settings = NodeSettings(
@@ -218,8 +220,8 @@ class World:
             genesis=agent.disk.genesis.data,
             host=HostContext(address=self.cast.name(agent.id)),
             agent_version="sim",
-            timing=RaftTiming.lan(),
-            swim=SwimConfig.lan(),
+            timing=self.weather.timing,
+            swim=self.weather.swim,
             limits=self.weather.limits,
             compaction=self.weather.compaction,
         )
@@ -252,7 +254,8 @@ class World:
             return
         self.say(f"{self.cast.name(agent.id)} pauses for {for_s:.3f} s")
         agent.paused, life = True, agent.life
-        agent.stalled_lately = True
+        # What it took before is answered late: its timers stood still too.
+        agent.stalled_until = max(agent.stalled_until, self.now + for_s + ANSWER_DEADLINE_S)
 
         def resume() -> None:
             if agent.life != life or not agent.paused:
@@ -262,11 +265,7 @@ class World:
                 self.hand_in(agent, agent.backlog.popleft())
             self._set_timer(agent)
 
-        def forgive() -> None:
-            agent.stalled_lately = False
-
         self.after(for_s, resume)
-        self.after(for_s + ANSWER_DEADLINE_S, forgive)
 
     def hand_in(self, agent: SimAgent, handing: Input) -> None:
         """An input, now or when the agent wakes up; then its effects."""
@@ -299,10 +298,28 @@ class World:
         if core is None:
             return
         self.checks.after_event(agent.id, core)
+        raft = core.context.raft
+        if raft.is_leader and raft.term != agent.led_term:
+            agent.led_term = raft.term
+            self.mishaps.elected(agent)
         for effect in core.take_effects():
-            if agent.life == life and agent.core is not None:
+            if agent.life == life and agent.core is not None and not self._crashes(agent):
                 self._carry_out(agent, effect)
         self._set_timer(agent)
+
+    def _next_crash(self) -> float:
+        mean = self.weather.crash_every_effects
+        return self.rng.expovariate(1 / mean) if mean else float("inf")
+
+    def _crashes(self, agent: SimAgent) -> bool:
+        """Whether it crashes between two effects: some were carried out, the others never will be."""
+        self._crash_in -= 1
+        if self._crash_in > 0 or self.calm():
+            return False
+        self._crash_in = self._next_crash()
+        self.faults += 1
+        self.mishaps.crash(agent)
+        return True
 
     def _set_timer(self, agent: SimAgent) -> None:
         """One timer an agent is in the queue at least; one that comes too early is set again."""
@@ -327,6 +344,7 @@ class World:
             if agent.spins > MAX_SPINS:
                 raise Violated(f"{agent.id}: its timer spins at {when.mono}: {agent.core.deadlines()}")
             agent.core.on_deadline(when)
+            self.checks.hears_a_majority(agent.id, agent.core, self.weather.timing, self.now)
             self._settle(agent)
         else:
             self._set_timer(agent)
@@ -373,6 +391,8 @@ class World:
             if agent.life != life or agent.core is None:
                 return
             self._write(agent, agent.disk.waiting.popleft())
+            if self._crashes(agent):
+                return
             if store.settles:
                 self.hand_in(agent, lambda core, when: core.stored(when))
             voted = store.persist.hard_state is not None
@@ -381,6 +401,6 @@ class World:
                 self.mishaps.crash(agent)  # the vote is out; now it must not be given again
 
         mean = self.weather.write_s
-        took = min(self.rng.expovariate(1 / mean), 8 * mean)
+        took = mean if self.weather.steady else min(self.rng.expovariate(1 / mean), 8 * mean)
         wanted = agent.disk_busy_until = max(self.now, agent.disk_busy_until) + took
         self.after(wanted - self.now, written)
