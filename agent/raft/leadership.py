@@ -36,7 +36,7 @@ class Leadership:
         self._reads = PendingReads(state.limits.pending_reads)
         self._round = 0
         self._round_wanted = True
-        self._heartbeat_at = now + state.timing.heartbeat_s
+        self._heartbeat_at = self._check_at = now + state.timing.heartbeat_s
         self._transfer_to: str | None = None
         self._transfer_until = math.inf
         self._uncommitted_bytes = self._size(state.log.commit + 1, state.log.last_index)
@@ -51,7 +51,7 @@ class Leadership:
 
     @property
     def deadline(self) -> float:
-        return min(self._heartbeat_at, self._transfer_until)
+        return min(self._heartbeat_at, self._check_at, self._transfer_until)
 
     @property
     def term_committed(self) -> bool:
@@ -178,6 +178,9 @@ class Leadership:
         if now >= self._heartbeat_at:
             self._heartbeat_at = now + self._state.timing.heartbeat_s
             self._round_wanted = True
+        if now >= self._check_at:
+            # Not with the heartbeats: every read sends one and puts the next off, also where nobody answers.
+            self._check_at = now + self._state.timing.heartbeat_s
             return self.quorum_active(now)
         return True
 

@@ -318,6 +318,17 @@ class TestCheckQuorum:
         assert bench.raft.is_leader
         assert bench.raft.active_members(bench.now) == ("a", "b", "c")
 
+    def test_reads_that_nobody_answers_do_not_keep_it_in_office(self) -> None:
+        """Each of them begins a round of heartbeats, and puts the next one off."""
+        bench = Bench()
+        bench.lead(commit=True)
+        for number in range(13):
+            bench.wait(0.1)
+            if bench.raft.is_leader:
+                bench.raft.read_index(b"%d" % number, bench.now)
+                bench.settle()
+        assert not bench.raft.is_leader
+
     def test_learners_do_not_make_a_majority(self) -> None:
         bench = Bench(learners=("l",))
         bench.lead(commit=True)
