@@ -60,6 +60,7 @@ class SimAgent:
     fired_at: float = float("-inf")
     spins: int = 0
     stalled_until: float = float("-inf")
+    resumed_at: float = float("-inf")
     led_term: int = 0
     host: SimHost = field(init=False)
 
@@ -260,7 +261,7 @@ class World:
         def resume() -> None:
             if agent.life != life or not agent.paused:
                 return
-            agent.paused = False
+            agent.paused, agent.resumed_at = False, self.now
             while agent.backlog and agent.core is not None and not agent.paused:
                 self.hand_in(agent, agent.backlog.popleft())
             self._set_timer(agent)
@@ -344,7 +345,8 @@ class World:
             if agent.spins > MAX_SPINS:
                 raise Violated(f"{agent.id}: its timer spins at {when.mono}: {agent.core.deadlines()}")
             agent.core.on_deadline(when)
-            self.checks.hears_a_majority(agent.id, agent.core, self.weather.timing, self.now)
+            if self.now > agent.resumed_at + 2 * self.weather.timing.heartbeat_s:
+                self.checks.hears_a_majority(agent.id, agent.core, self.weather.timing, self.now)
             self._settle(agent)
         else:
             self._set_timer(agent)
