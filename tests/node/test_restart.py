@@ -277,7 +277,7 @@ def test_a_voter_that_was_away_for_long_takes_a_snapshot_it_can_vouch_for() -> N
 
 
 def test_no_snapshot_is_taken_of_a_state_that_the_log_has_left_behind(alone: Node) -> None:
-    """A peer's snapshot took the log's place, and older entries were on their way to the disk: they are applied first."""
+    """A peer's snapshot took the log's place, while older entries were on their way to the disk: they apply first."""
     state, configuration = alone.up.context.state, alone.up.context.raft.configuration
     machine = Machine(state, configuration, state.index, Compaction(every_entries=0))
     newer = Snapshot(index=state.index + 5, term=1, configuration=configuration, data=b"")
