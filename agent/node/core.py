@@ -220,7 +220,7 @@ class NodeCore:
         known = sender in self._context.state.members
         if isinstance(frame, RaftFrame):
             self._consensus.receive(sender, frame.message, when)
-        elif not known:
+        elif not known and not self._following.hears(sender, frame):
             self._drop("unknown_member")
         else:
             self._member_frame(sender, frame, when)
@@ -456,10 +456,8 @@ class NodeCore:
         for peer in list(context.peers.values()):
             if not peer.known and peer.id in state.members:
                 context.peers[peer.id] = msgspec.structs.replace(peer, known=True)
-        configuration = context.raft.configuration
         self._consensus.reconfigured()
-        wanted = frozenset((*configuration.voters, *configuration.learners)) - {context.id} - state.expelled
-        context.emit(Want(peers=wanted))
+        context.emit(Want(peers=self._following.wanted()))
 
     def _notice_leader(self, when: Instant) -> None:
         lead = self._context.lead

@@ -13,9 +13,20 @@ from dataclasses import dataclass, field
 
 from agent.model.types import AgentId
 from agent.node.context import Context, Lead
+from agent.node.effects import Want
 from agent.node.instant import Instant
 from agent.node.machine import are_readable
-from agent.node.messages import CallFrame, CancelFrame, FollowLedger, Ledger, Reply, SnapshotPart, TakenFrame
+from agent.node.messages import (
+    CallFrame,
+    CancelFrame,
+    FollowLedger,
+    Frame,
+    Ledger,
+    Reply,
+    ReplyFrame,
+    SnapshotPart,
+    TakenFrame,
+)
 from agent.raft import ObservationRefused, Snapshot
 
 TAKEN_EVERY_PARTS = 2  # half of the voter's window: it never runs dry, and a part in two costs an answer
@@ -69,7 +80,8 @@ class Following:
 
     `_taken`: parts of this subscription that were taken, `_told` of them are known to the voter. `_patient_until`: by
     then the voter that we follow has to name a coordinator; None while it does. `_avoided`: voters that were no good,
-    until none is left.
+    until none is left. `_alone_since`: no voter that our ledger names is linked; after a while anybody linked is asked,
+    since the voters may be others by now: a host may be enrolled, or come back, when all founders are gone.
     """
 
     context: Context
@@ -84,11 +96,14 @@ class Following:
     _avoided: set[AgentId] = field(default_factory=set)
     _patient_until: float | None = None
     _leaderless_since: float | None = None
+    _alone_since: float | None = None
+    _lost: bool = False
     _pumped_at: float = float("-inf")
 
     def pump(self, when: Instant) -> None:
         """Follow the right voter, or nobody where we vote ourselves."""
         self._pumped_at = when.mono
+        self._notice_alone(when)
         if self._voter is not None and self._patient_until is not None and when.mono >= self._patient_until:
             self._avoided.add(self._voter)
             self._leave()
@@ -115,6 +130,29 @@ class Following:
         )
         self.context.send(wanted, CallFrame(id=self._call, request=request))
 
+    def wanted(self) -> frozenset[AgentId]:
+        """Whom to be linked with: voters; once none of them is to be had, every member."""
+        configuration, state = self.context.raft.configuration, self.context.state
+        others = state.members if self._lost else ()
+        return frozenset((*configuration.voters, *configuration.learners, *others)) - {self.context.id} - state.expelled
+
+    def hears(self, sender: AgentId, frame: Frame) -> bool:
+        """Whether a frame of somebody whom our ledger doesn't name (yet) is part of the ledger that we asked it for."""
+        return sender == self._voter and isinstance(frame, ReplyFrame)
+
+    def _notice_alone(self, when: Instant) -> None:
+        context, voters = self.context, self.context.raft.configuration.voters
+        alone = context.raft.leader is None and (self._voter is None or self._lost) and voters != (context.id,)
+        alone = alone and not any(voter in context.peers for voter in voters)
+        if not alone:
+            self._alone_since = None
+        elif self._alone_since is None:
+            self._alone_since = when.mono
+        lost = self._alone_since is not None and when.mono >= self._alone_since + LEADERLESS_S
+        if lost != self._lost:
+            self._lost = lost
+            self.context.emit(Want(peers=self.wanted()))
+
     def deadline(self) -> float:
         """When `pump` is next wanted without other cause."""
         retry_at, pumped_at, deadline = self._retry_at, self._pumped_at, float("inf")
@@ -124,13 +162,16 @@ class Following:
             deadline = self._leaderless_since + LEADERLESS_S
         if self._patient_until is not None and pumped_at < self._patient_until < deadline:
             deadline = self._patient_until
+        if self._alone_since is not None and pumped_at < self._alone_since + LEADERLESS_S < deadline:
+            deadline = self._alone_since + LEADERLESS_S
         return deadline
 
     def _choice(self, when: Instant) -> AgentId | None:
         configuration = self.context.raft.configuration
         if self.context.id in configuration and not self._left_behind(when):
             return None
-        linked = {voter for voter in configuration.voters if voter in self.context.peers}
+        voters = self.context.peers if self._lost else configuration.voters
+        linked = {voter for voter in voters if voter in self.context.peers}
         if linked <= self._avoided:
             self._avoided.clear()
         return voter_for(self.context.id, linked - self._avoided)

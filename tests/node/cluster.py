@@ -83,6 +83,7 @@ class Node:
     sent: list[Send] = field(default_factory=list)
     cuts: list[AgentId] = field(default_factory=list)
     wanted: frozenset[AgentId] = frozenset()
+    seeds: frozenset[str] = frozenset()
     desired: list[Reconcile] = field(default_factory=list)
     findings: tuple[Finding, ...] = ()
     served: list[Serve | Unserve] = field(default_factory=list)
@@ -342,11 +343,13 @@ class Cluster:
                 node.core.link_down(peer.id, node.when)
 
     def _link_up(self) -> None:
-        """Whoever is wanted by one of the two is linked, unless a ledger names it as expelled."""
+        """Whoever is wanted by one of the two, or is its seed, is linked, unless a ledger names it as expelled."""
         for one in self.alive:
             for other in self.alive:
                 pair = frozenset((one.name, other.name))
-                if one is other or pair in self._links or pair in self._apart or other.id not in one.wanted:
+                if one is other or pair in self._links or pair in self._apart:
+                    continue
+                if other.id not in one.wanted and other.name not in one.seeds:
                     continue
                 if one.id in other.up.context.state.expelled or other.id in one.up.context.state.expelled:
                     continue
