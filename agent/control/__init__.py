@@ -7,7 +7,7 @@ for entry in decision.entries:
 change = next_change(configuration, state.members, health, me)    # one configuration change in flight
 """
 
-from agent.control.autopilot import AgentHealth, VoterChange, next_change
+from agent.control.autopilot import AgentHealth, VoterChange, next_change, successor
 from agent.control.facts import ClusterFacts, HostFacts
 from agent.control.failure import Sighting, Watch, cluster_facts, next_look
 from agent.control.rollout import Decision, decide
@@ -28,4 +28,5 @@ __all__ = [
     "next_look",
     "same_container",
     "schedule",
+    "successor",
 ]

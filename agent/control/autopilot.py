@@ -54,6 +54,19 @@ def next_change(
     return _Autopilot(configuration, members, health, coordinator).next()
 
 
+def successor(
+    configuration: Configuration,
+    drained: Collection[AgentId],
+    health: Mapping[AgentId, AgentHealth],
+    coordinator: AgentId,
+) -> AgentId | None:
+    """Whom a drained coordinator, us, hands over to: a caught-up voter that isn't drained; None: nobody, or no need."""
+    if coordinator not in drained:
+        return None
+    able = (voter for voter in configuration.voters if voter != coordinator and voter not in drained)
+    return next((v for v in able if (it := health.get(v, _UNHEARD)).active and it.caught_up), None)
+
+
 class _Autopilot:
     def __init__(
         self,

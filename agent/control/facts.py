@@ -14,14 +14,14 @@ class HostFacts(Struct, frozen=True, kw_only=True):
 
     `lost`: dead for scheduling (DESIGN "Membership"): its replicas go elsewhere. `report` is the newest one that this
     coordinator got, None before the first; `awaited`: there is none yet, and deciding without it would be a guess.
-    `cordoned`: keeps what it has and gets nothing more.
+    `drained`: an operator wants it to run nothing: it gets nothing more, and what may run elsewhere moves there.
     """
 
     liveness: HostState
     lost: bool = False
     awaited: bool = False
     report: HostReport | None = None
-    cordoned: bool = False
+    drained: bool = False
 
 
 class ClusterFacts(Struct, frozen=True, kw_only=True):

@@ -47,11 +47,11 @@ def cluster_facts(
     watch: Watch,
     now: float,
     *,
-    cordoned: Collection[AgentId] = (),
+    drained: Collection[AgentId] = (),
 ) -> ClusterFacts:
     """The hosts as scheduling and rollouts see them at `now` (monotonic seconds)."""
     streams = _streams(voters, watch)
-    hosts = {member: _host(member, watch, now, streams, cordoned=member in cordoned) for member in members}
+    hosts = {member: _host(member, watch, now, streams, drained=member in drained) for member in members}
     return ClusterFacts(hosts=hosts, since_ms=watch.since_ms)
 
 
@@ -74,7 +74,7 @@ def _streams(voters: Collection[AgentId], watch: Watch) -> frozenset[AgentId]:
     return frozenset(heard)
 
 
-def _host(member: AgentId, watch: Watch, now: float, streams: frozenset[AgentId], *, cordoned: bool) -> HostFacts:
+def _host(member: AgentId, watch: Watch, now: float, streams: frozenset[AgentId], *, drained: bool) -> HostFacts:
     report = watch.reports.get(member)
     sighting = watch.swim.get(member)
     state: HostState = sighting.state if sighting is not None else "unknown"
@@ -87,4 +87,4 @@ def _host(member: AgentId, watch: Watch, now: float, streams: frozenset[AgentId]
         lost = grace_over and (state == "dead" or left_for_good)
         liveness = "suspect" if state == "dead" and not lost else state
     awaited = report is None and not lost and now - watch.since < AWAIT_REPORT_S
-    return HostFacts(liveness=liveness, lost=lost, awaited=awaited, report=report, cordoned=cordoned)
+    return HostFacts(liveness=liveness, lost=lost, awaited=awaited, report=report, drained=drained)

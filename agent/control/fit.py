@@ -40,7 +40,7 @@ def state_reason(host: HostFacts) -> str:
         return host.liveness if host.liveness != "suspect" else "not answering"
     if host.report is None:
         return "hasn't reported yet"
-    return "cordoned" if host.cordoned else ""
+    return "drained" if host.drained else ""
 
 
 def fit(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TypeAlias
 
+from agent.model.cluster import Member
 from agent.model.ledger import Assignment
 from agent.model.spec import ReplicaKey
 from agent.model.stack import Resources, Service
@@ -77,6 +78,15 @@ class Placements:
     def _own(self, host: AgentId, key: ReplicaKey | None) -> Resources:
         at = self._at.get(key) if key is not None else None
         return at[1] if at is not None and at[0] == host else _NOTHING
+
+
+def bound_reason(service: Service, member: Member) -> str:
+    """What keeps a replica on its host, or an empty string. A `global` one goes and comes with its host."""
+    if service.replicas == "global":
+        return ""
+    if service.host is not None:
+        return f"pinned to {member.name}"
+    return f"its volume is on {member.name}" if bound_to_host(service) else ""
 
 
 def bound_to_host(service: Service) -> bool:

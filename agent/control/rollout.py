@@ -6,7 +6,8 @@ stopped, and `decide` says the same twice if asked twice.
 Order: every host that gets a replica says that it can run it (`preparation`); then services without a role, then main,
 then workers; a class begins when the one before it is healthy; at last hosts say that they reach each other's replicas
 (`validation`). A first deploy makes all replicas of a class at once; a replica that runs is replaced only if its
-service changed, one slot of a service at a time. What only gets another pointer keeps its container.
+service changed, one slot of a service at a time. What only gets another pointer keeps its container. A drained host is
+left in the same way, one replica of a service after another, also when no rollout is under way.
 """
 
 from __future__ import annotations
@@ -88,7 +89,11 @@ class _Rollout:
         elif self._stack.phase == "failed":
             yield from self._mend()
         else:
-            yield from self._assign(self._changes.values(), self._plan.release)
+            leaving = self._leaving()
+            rest = [assignment for key, assignment in self._changes.items() if key not in leaving]
+            yield from self._assign(
+                [*rest, *(self._changes[key] for key in self._next_out(leaving))], self._plan.release
+            )
 
     def _roll(self) -> Iterator[LedgerEntry]:
         """Forward to healthy: the first class that isn't done is worked on, the ones behind it wait."""
@@ -180,10 +185,15 @@ class _Rollout:
     def _mend(self) -> Iterator[LedgerEntry]:
         """After a failure: go back if there is something to go back to, else keep what runs and replace nothing."""
         returned = self._stack.deployed == self._stack.previous
+        leaving = self._leaving()
+        out = self._next_out(leaving)
         allowed = [
             assignment
             for key, assignment in self._changes.items()
-            if returned or self._undisturbed(key) or (self._stack.proven and key not in self._current)
+            if key in out
+            or (returned and key not in leaving)
+            or self._undisturbed(key)
+            or (self._stack.proven and key not in self._current)
         ]
         if allowed or self._plan.release:
             yield from self._assign(allowed, self._plan.release)
@@ -212,6 +222,32 @@ class _Rollout:
         stays = change.host == current.host or self._facts.of(current.host).lost
         return before is not None and stays and same_container(before, self._services[key.service])
 
+    def _leaving(self) -> set[ReplicaKey]:
+        """Replicas that leave a drained host with the container that they have there."""
+        return {
+            key
+            for key in self._changes
+            if (current := self._current.get(key)) is not None
+            and current.host != self._changes[key].host
+            and self._facts.of(current.host).drained
+            and not self._facts.of(current.host).lost
+        }
+
+    def _next_out(self, leaving: set[ReplicaKey]) -> set[ReplicaKey]:
+        """Which of them go now: one of a service, while all others of it are as they should be; a sick one first."""
+        out: set[ReplicaKey] = set()
+        for name in {key.service for key in leaving}:
+            going = sorted(key for key in leaving if key.service == name)
+            if wants_stopped(self._stack, name):
+                out.update(going)
+            elif all(key in leaving for key in self._changes if key.service == name) and self._settled(name):
+                out.add(min(going, key=lambda key: (self._judge(self._current[key]).verdict == "done", key)))
+        return out
+
+    def _settled(self, name: Label) -> bool:
+        """Whether every replica of the service that isn't to be changed is as it should be."""
+        return all(progress.verdict == "done" for _, progress in self._progress(name))
+
     def _allowed(self, name: Label) -> list[ReplicaKey]:
         """Changes of a service that may be made now: fresh replicas all, running ones one by one while all is well."""
         wanted = sorted(key for key in self._changes if key.service == name)
@@ -219,8 +255,7 @@ class _Rollout:
             return wanted
         running = [key for key in wanted if key in self._current and not self._facts.of(self._current[key].host).lost]
         fresh = [key for key in wanted if key not in running]
-        settled = all(progress.verdict == "done" for _, progress in self._progress(name))
-        return fresh + (running[:1] if settled else [])
+        return fresh + (running[:1] if self._settled(name) else [])
 
     def _done(self, names: Iterable[Label]) -> bool:
         wanted = set(names)
@@ -249,10 +284,12 @@ class _Rollout:
             self._judged = {service: [] for service in self._services}
             for key, assignment in sorted(self._current.items()):
                 if key not in self._changes and key not in released:
-                    stopped = wants_stopped(self._stack, key.service)
-                    progress = judge(self._stack, assignment, self._reports, self._now_ms, stopped=stopped)
-                    self._judged[key.service].append((key, progress))
+                    self._judged[key.service].append((key, self._judge(assignment)))
         return self._judged[name]
+
+    def _judge(self, assignment: Assignment) -> Progress:
+        stopped = wants_stopped(self._stack, assignment.service)
+        return judge(self._stack, assignment, self._reports, self._now_ms, stopped=stopped)
 
     def _before(self, phase: Phase) -> bool:
         return _ORDER.index(self._stack.phase) < _ORDER.index(phase)

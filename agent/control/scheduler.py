@@ -1,8 +1,8 @@
 """Which replica of a stack belongs on which host, with which ports. Pure and deterministic; coordinator only.
 
-Filters with a written reason each (pin, labels, liveness, cordon, runtime, resources, ports), then spread over region,
-zone and host, then the least reserved. What is placed stays placed: a replica moves only when its host is lost or no
-longer allowed. *Unknown is not unhealthy*: a host that hasn't reported to this coordinator yet is waited for.
+Filters with a written reason each (pin, labels, liveness, drain, runtime, resources, ports), then spread over region,
+zone and host, then the least reserved. What is placed stays placed: a replica moves only when its host is lost, drained
+or no longer allowed. *Unknown is not unhealthy*: a host that hasn't reported to this coordinator yet is waited for.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from agent.control.facts import ClusterFacts
 from agent.control.fit import conflicts, constraint_reason, fit, state_reason
-from agent.control.placements import Placements, bound_to_host
+from agent.control.placements import Placements, bound_reason, bound_to_host
 from agent.control.pool import Pool
 from agent.model.cluster import Member
 from agent.model.ledger import AssignedPort, Assignment
@@ -33,12 +33,14 @@ class Schedule(Struct, frozen=True, kw_only=True):
     """How a stack's assignments must change to be what its instructions say.
 
     `assign`: made or replaced; `release`: no longer wanted; any part of them can be carried out on its own. `pending`:
-    why a replica has no host, or can't leave one that is lost ("n3: 512 MiB wanted, 300 MiB free").
+    why a replica has no host, or can't leave one that is lost ("n3: 512 MiB wanted, 300 MiB free"). `staying`: why one
+    goes on where it is, though its host is drained.
     """
 
     assign: tuple[Assignment, ...] = ()
     release: tuple[ReplicaKey, ...] = ()
     pending: dict[ReplicaKey, str] = {}
+    staying: dict[ReplicaKey, str] = {}
 
 
 def schedule(state: ClusterState, stack: Label, facts: ClusterFacts, placements: Placements | None = None) -> Schedule:
@@ -68,6 +70,7 @@ class _Planner:
         self._hosts = sorted(state.members.values(), key=lambda member: member.name)
         self._assign: list[Assignment] = []
         self._pending: dict[ReplicaKey, str] = {}
+        self._staying: dict[ReplicaKey, str] = {}
         self._kept: set[ReplicaKey] = set()
 
     def plan(self) -> Schedule:
@@ -76,7 +79,9 @@ class _Planner:
             for name in sorted(services, key=lambda name: (ROLES.index(services[name].role), name)):
                 self._service(name, services[name])
         release = sorted(self._current.keys() - self._kept)
-        return Schedule(assign=tuple(self._assign), release=tuple(release), pending=self._pending)
+        return Schedule(
+            assign=tuple(self._assign), release=tuple(release), pending=self._pending, staying=self._staying
+        )
 
     def _service(self, name: Label, service: Service) -> None:
         wanted = wanted_replicas(self._stack, name, service)
@@ -98,7 +103,10 @@ class _Planner:
             self._place(service, moving, spread)
 
     def _everywhere(self, name: Label, service: Service, slots: dict[int, Assignment]) -> None:
-        """`global`: one replica on every host that fits, each with a slot number that it keeps while it is there."""
+        """`global`: one replica on every host that fits, each with a slot number that it keeps while it is there.
+
+        A drained host doesn't fit, but the last replica stays on one rather than go.
+        """
         by_host = {item.host: slot for slot, item in slots.items()}
         free = (slot for slot in itertools.count(1) if slot not in slots)
         reasons: dict[Label, str] = {}
@@ -107,6 +115,9 @@ class _Planner:
             if not satisfies(member, service):
                 continue
             slot = by_host.get(member.id)
+            if slot is not None and host.drained and not host.lost:
+                reasons[member.name] = state_reason(host)
+                continue
             if slot is not None and not host.lost and self._keep(self._key(name, slot), service, slots[slot]):
                 self._kept.add(self._key(name, slot))
                 continue
@@ -117,8 +128,14 @@ class _Planner:
             key = self._key(name, next(free))
             self._kept.add(key)
             self._add(key, service, member.id, found.ports)
-        if not any(key.service == name for key in self._kept):
-            self._pending[self._key(name, 1)] = self._nowhere(service, reasons)
+        if any(key.service == name for key in self._kept):
+            return
+        nowhere = self._nowhere(service, reasons)
+        left = min((slot for host, slot in by_host.items() if self._evacuates(service, slots[slot])), default=None)
+        if left is None or not self._remain(self._key(name, left), service, slots[left], nowhere):
+            self._pending[self._key(name, 1)] = nowhere
+            return
+        self._kept.add(self._key(name, left))
 
     def _keep(self, key: ReplicaKey, service: Service, current: Assignment) -> bool:
         """Leave the replica on its host if it may stay there, with pointer and ports brought up to date."""
@@ -128,6 +145,28 @@ class _Planner:
             return False
         if host.lost:
             return self._stranded(key, service, member)
+        if host.drained:
+            bound = bound_reason(service, member)
+            return bool(bound) and self._remain(key, service, current, bound)
+        return self._update(key, service, current)
+
+    def _evacuates(self, service: Service, current: Assignment) -> bool:
+        """Whether the replica may be where it is, and is to leave nevertheless: its host is drained."""
+        host = self._facts.of(current.host)
+        return host.drained and not host.lost and satisfies(self._state.members[current.host], service)
+
+    def _remain(self, key: ReplicaKey, service: Service, current: Assignment, reason: str) -> bool:
+        """Leave the replica on a drained host: it can be nowhere else, and it is better there than nowhere."""
+        if not self._update(key, service, current):
+            return False
+        if key not in self._pending:
+            self._staying[key] = reason
+        return True
+
+    def _update(self, key: ReplicaKey, service: Service, current: Assignment) -> bool:
+        """Bring the replica's pointer and ports up to date where it is; False when it has to go for that."""
+        member = self._state.members[current.host]
+        host = self._facts.of(member.id)
         pointed = (current.instruction, current.generation) == (self._stack.deployed, self._generation(key))
         conflicting = not conflicts(key, host.report).isdisjoint(port.host_port for port in current.ports)
         if pointed and not conflicting:
@@ -150,12 +189,9 @@ class _Planner:
 
     def _stranded(self, key: ReplicaKey, service: Service, member: Member) -> bool:
         """A replica on a lost host moves, unless something keeps it there."""
-        liveness = self._facts.of(member.id).liveness
-        if service.host is not None:
-            self._pending[key] = f"pinned to {member.name} ({liveness})"
-        elif bound_to_host(service):
-            self._pending[key] = f"its volume is on {member.name} ({liveness})"
-        return key in self._pending
+        if bound := bound_reason(service, member):
+            self._pending[key] = f"{bound} ({self._facts.of(member.id).liveness})"
+        return bool(bound)
 
     def _place(self, service: Service, keys: list[ReplicaKey], spread: Counter[AgentId]) -> None:
         """Each on the best host that fits; or the reason why none does, and the replica stays what it is."""
@@ -168,10 +204,14 @@ class _Planner:
                 self._add(key, service, *found)
                 continue
             waiting = f"waiting for {_listed(awaited)} to report"
-            self._pending[key] = waiting if awaited else self._nowhere(service, pool.reasons)
+            reason = waiting if awaited else self._nowhere(service, pool.reasons)
             current = self._current.get(key)
-            if current is not None and self._violates(service, current):
-                self._kept.discard(key)
+            if current is None:
+                self._pending[key] = reason
+            elif not self._evacuates(service, current) or not self._remain(key, service, current, reason):
+                self._pending[key] = reason
+                if self._violates(service, current):
+                    self._kept.discard(key)
 
     def _violates(self, service: Service, current: Assignment) -> bool:
         """Whether the deploy in force itself forbids where its replica is: then it goes even if nowhere else fits."""

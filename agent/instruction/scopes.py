@@ -16,6 +16,8 @@ _NEEDED: dict[Act, ScopeName] = {
     "scale": "operate",
     "stop": "operate",
     "start": "operate",
+    "drain": "operate",
+    "undrain": "operate",
     "deploy": "deploy",
     "remove": "deploy",
     "enrol": "admin",
@@ -35,16 +37,21 @@ def needed_scope(act: Act, target: str) -> ScopeName:
     """The least scope for `act` on `target`.
 
     `cancel` takes a revision and does nothing else, which the weakest act on that kind of target does as well; so on a
-    stack it needs `operate`, and `admin` on anything else.
+    stack or a host it needs `operate`, and `admin` on anything else.
     """
     if act == "cancel":
-        return "operate" if target.startswith("stack:") else "admin"
+        return "operate" if target.startswith(("stack:", "host:")) else "admin"
     return _NEEDED[act]
 
 
 def covers_stack(operator: Operator, stack: str) -> bool:
     """Whether the operator's globs let it act on that stack; `admin` isn't limited."""
     return operator.scope == "admin" or any(fnmatchcase(stack, glob) for glob in operator.stacks)
+
+
+def covers_all_stacks(operator: Operator) -> bool:
+    """Whether the operator may act on every stack there can be."""
+    return operator.scope == "admin" or "*" in operator.stacks
 
 
 def grant_stack(operator: Operator, stack: str) -> str:
@@ -67,4 +74,10 @@ def check_scope(operator: Operator, act: Act, target: str) -> None:
             f"{operator.name} may act on stacks {', '.join(operator.stacks)}, not on {name}",
             where=target,
             fix=f"An admin can give it: {grant_stack(operator, name)}",
+        )
+    if kind == "host" and not covers_all_stacks(operator):
+        raise NotAllowed(
+            f"{operator.name} may act on stacks {', '.join(operator.stacks)}, and a host's replicas are of any stack",
+            where=target,
+            fix=f"An admin can do it, or give all stacks: agent operator grant {operator.name} --stacks '*'",
         )

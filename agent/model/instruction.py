@@ -17,7 +17,20 @@ MAX_BODY_BYTES = 1_048_576  # a plan of 200 services with full environments is w
 MAX_TOKEN_BYTES = 4096  # our claims need about 500
 
 Act = Literal[
-    "deploy", "remove", "scale", "restart", "stop", "start", "enrol", "expel", "grant", "revoke", "cancel", "recover"
+    "deploy",
+    "remove",
+    "scale",
+    "restart",
+    "stop",
+    "start",
+    "enrol",
+    "expel",
+    "drain",
+    "undrain",
+    "grant",
+    "revoke",
+    "cancel",
+    "recover",
 ]
 
 ServiceNames = Annotated[tuple[Label, ...], Meta(max_length=200)]
@@ -56,6 +69,18 @@ class Expel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
 
     version: Literal[1] = 1
     reason: Annotated[str, Meta(max_length=512)] = ""
+
+
+class Drain(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Empties a host; the target is `host:<agent id>`. What may run elsewhere moves there; nothing more is placed."""
+
+    version: Literal[1] = 1
+
+
+class Undrain(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Lets the scheduler use a drained host again. What moved away stays where it is."""
+
+    version: Literal[1] = 1
 
 
 class Grant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -102,7 +127,7 @@ class Recover(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     lost: Annotated[tuple[AgentId, ...], Meta(max_length=MAX_VOTERS)] = ()
 
 
-Body = Stack | Remove | Scale | Services | Enrol | Expel | Grant | Revoke | Cancel | Recover
+Body = Stack | Remove | Scale | Services | Enrol | Expel | Drain | Undrain | Grant | Revoke | Cancel | Recover
 
 BODIES: dict[Act, type[Body]] = {
     "deploy": Stack,
@@ -113,6 +138,8 @@ BODIES: dict[Act, type[Body]] = {
     "start": Services,
     "enrol": Enrol,
     "expel": Expel,
+    "drain": Drain,
+    "undrain": Undrain,
     "grant": Grant,
     "revoke": Revoke,
     "recover": Recover,
@@ -129,6 +156,8 @@ TARGET_KINDS: dict[Act, frozenset[str]] = {
     "start": frozenset({"stack"}),
     "enrol": frozenset({"member"}),
     "expel": frozenset({"member"}),
+    "drain": frozenset({"host"}),
+    "undrain": frozenset({"host"}),
     "grant": frozenset({"operator"}),
     "revoke": frozenset({"operator"}),
     "recover": frozenset({"cluster"}),

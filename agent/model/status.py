@@ -40,7 +40,10 @@ class QuorumStatus(Struct, frozen=True, kw_only=True):
 
 
 class HostStatus(Struct, frozen=True, kw_only=True):
-    """`fit`: whether replicas may be placed there; `reasons` says why not. `last_seen`: RFC 3339, or None if never."""
+    """`fit`: whether replicas may be placed there; `reasons` says why not. `last_seen`: RFC 3339, or None if never.
+
+    `cordoned`: it was drained: it gets nothing more, and what may run elsewhere moves there.
+    """
 
     id: AgentId
     name: str
@@ -72,6 +75,8 @@ class ReplicaStatus(Struct, frozen=True, kw_only=True):
     revision: int
     ports: tuple[AssignedPort, ...] = ()
     restarts: int = 0
+    stays: str = ""
+    """What keeps the replica where it is when its host is drained: its pin, its volume, or no host that fits."""
 
 
 class ServiceStatus(Struct, frozen=True, kw_only=True):

@@ -6,9 +6,10 @@ Every agent has one; it works only while this agent leads. What it decides is pu
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from agent.control import ClusterFacts, Sighting, Watch, cluster_facts, decide, next_change
+from agent.control import AgentHealth, ClusterFacts, Sighting, Watch, cluster_facts, decide, next_change, successor
 from agent.model.ledger import encode_entry
 from agent.model.report import HostReport
 from agent.model.types import AgentId
@@ -24,6 +25,7 @@ from agent.state import Applied
 from agent.swim import MemberChanged
 
 LOOK_EVERY_S = 1.0  # deadlines of rollouts and graces are seconds long
+HAND_OVER_EVERY_S = 10.0  # nothing is taken into the ledger during a try, so that one that fails must be rare
 
 
 @dataclass(slots=True)
@@ -39,6 +41,7 @@ class Coordination:
     _dirty: bool = False
     _look_at: float = float("inf")
     _pumped_at: float = float("-inf")
+    _handed_at: float = float("-inf")
     _vitals: Vitals = field(init=False)
     asking: Asking = field(init=False)
 
@@ -115,7 +118,8 @@ class Coordination:
     def facts(self, when: Instant) -> ClusterFacts:
         """The hosts as this agent knows them now."""
         voters = self.context.raft.configuration.voters
-        return cluster_facts(self.context.state.members, voters, self.watch(when), when.mono)
+        state = self.context.state
+        return cluster_facts(state.members, voters, self.watch(when), when.mono, drained=state.drained)
 
     def _resign(self) -> None:
         """Soft state belongs to one coordinator's time: the next one is told anew."""
@@ -144,13 +148,24 @@ class Coordination:
                 raft.transfer_leadership(None, when.mono)
             return
         health = self._vitals.look(self.reports, when.mono)
-        if not raft.configuration_committed:
+        if not raft.configuration_committed or self._hand_over(health, when):
             return
         change = next_change(raft.configuration, self.context.state.members, health, self.context.id)
         if change is not None:
             with contextlib.suppress(ConfigurationRefused):  # an earlier one isn't through yet: look again
                 raft.propose_configuration(change.configuration, when.mono)
                 self.chronicle.tell(when, "member", self._named(change.why))
+
+    def _hand_over(self, health: Mapping[AgentId, AgentHealth], when: Instant) -> bool:
+        """From a drained host, which may go any moment, to another voter. Whether that was begun."""
+        raft = self.context.raft
+        to = successor(raft.configuration, self.context.state.drained, health, self.context.id)
+        if to is None or when.mono - self._handed_at < HAND_OVER_EVERY_S:
+            return False
+        self._handed_at = when.mono
+        with contextlib.suppress(TransferRefused):  # another transfer is under way
+            raft.transfer_leadership(to, when.mono)
+        return True
 
     def _named(self, text: str) -> str:
         """Host names for ids, in a sentence for people."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from agent.control.facts import ClusterFacts
-from agent.control.scheduler import schedule
+from agent.control.placements import bound_reason
+from agent.control.scheduler import Schedule, schedule
 from agent.formats.timestamps import rfc3339
 from agent.host.facts import container_name
 from agent.model.errand import ErrandKind
@@ -56,13 +57,14 @@ class StackViews:
         by_service: dict[Label, list[Assignment]] = defaultdict(list)
         for assignment in assignments:
             by_service[assignment.service].append(assignment)
-        pending = self._pending(stack, planned, by_service)
+        plan = self._plan(stack, planned, by_service)
+        pending = self._pending(stack, plan)
         services = []
         # What a rollout is about to release is still there, and still shown.
         for name in (*planned, *sorted(by_service.keys() - planned.keys())):
             service = planned.get(name)
             wanted = 0 if service is None else _wanted(stack, name, service, len(by_service[name]))
-            replicas = tuple(self._replica(stack, item, seen) for item in by_service[name])
+            replicas = tuple(self._replica(stack, item, seen, plan.staying) for item in by_service[name])
             healthy = sum(replica.state == "healthy" for replica in replicas)
             services.append(
                 ServiceStatus(
@@ -103,14 +105,19 @@ class StackViews:
         ]
         return tuple(sorted(found, key=lambda check: (check.host, check.service)))
 
-    def _pending(
+    def _plan(
         self, stack: StackState, planned: dict[Label, Service], by_service: dict[Label, list[Assignment]]
-    ) -> dict[Label, str]:
-        """The first reason per service; planning again costs something, so only where a replica lacks a living host."""
+    ) -> Schedule:
+        """Planned again for its reasons. That costs something, so only where a replica lacks a host to stay on."""
         if not self.decides or stack.removing or not any(self._unplaced(stack, planned, by_service)):
-            return {}
+            return Schedule()
+        return schedule(self.state, stack.name, self.facts)
+
+    @staticmethod
+    def _pending(stack: StackState, plan: Schedule) -> dict[Label, str]:
+        """The first reason per service."""
         reasons: dict[Label, str] = {}
-        for key, reason in sorted(schedule(self.state, stack.name, self.facts).pending.items()):
+        for key, reason in sorted(plan.pending.items()):
             if not wants_stopped(stack, key.service):
                 reasons.setdefault(key.service, reason)
         return reasons
@@ -121,13 +128,15 @@ class StackViews:
         for name, service in planned.items():
             placed = by_service[name]
             yield len(placed) < _wanted(stack, name, service, len(placed))
-            yield any(self.facts.of(assignment.host).lost for assignment in placed)
+            hosts = [self.facts.of(assignment.host) for assignment in placed]
+            yield any(host.lost or host.drained for host in hosts)
 
     def _replica(
         self,
         stack: StackState,
         assignment: Assignment,
         seen: dict[tuple[AgentId, ReplicaKey], ObservedReplica],
+        staying: Mapping[ReplicaKey, str],
     ) -> ReplicaStatus:
         key = ReplicaKey(stack=assignment.stack, service=assignment.service, slot=assignment.slot)
         member = self.state.members.get(assignment.host)
@@ -146,6 +155,7 @@ class StackViews:
             revision=assignment.instruction.revision,
             ports=found.ports or assignment.ports,
             restarts=found.restarts,
+            stays=staying.get(key, "") or (bound_reason(service, member) if service and member else ""),
         )
 
     def _unheard(self, assignment: Assignment) -> bool:

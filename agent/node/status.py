@@ -96,7 +96,9 @@ def build_status(state: ClusterState, view: View, *, network_services: int = 0, 
         quorum=quorum,
         hosts=hosts,
         stacks=stacks,
-        problems=_bounded([*_quorum_problems(state, view, quorum), *_host_problems(hosts), *_stack_problems(stacks)]),
+        problems=_bounded(
+            [*_quorum_problems(state, view, quorum), *_host_problems(hosts), *_stack_problems(stacks, hosts)]
+        ),
         instances=_instances(state, view, stacks),
         network_services=network_services,
         api_requests_total=api_requests_total,
@@ -144,7 +146,7 @@ def _host(member: Member, view: View) -> HostStatus:
         state=view.liveness(member.id),
         fit=not reasons,
         reasons=reasons,
-        cordoned=facts.cordoned,
+        cordoned=facts.drained,
         labels=member.labels,
         agent_version=view.version(member.id),
         runtime=runtimes,
@@ -237,7 +239,8 @@ def _host_problems(hosts: tuple[HostStatus, ...]) -> Iterator[Problem]:
                 yield Problem(severity="error", where=where, what=_unanswering(runtime), fix=fix)
 
 
-def _stack_problems(stacks: tuple[StackStatus, ...]) -> Iterator[Problem]:
+def _stack_problems(stacks: tuple[StackStatus, ...], hosts: tuple[HostStatus, ...]) -> Iterator[Problem]:
+    drained = {host.name for host in hosts if host.cordoned}
     for stack in stacks:
         if stack.phase == "failed":
             fix = f"Mend what the reason says and deploy again; `agent logs {stack.name}` may say more."
@@ -250,12 +253,21 @@ def _stack_problems(stacks: tuple[StackStatus, ...]) -> Iterator[Problem]:
             for replica in service.replicas:
                 if replica.state in _BAD_STATES and service.wanted:
                     yield _replica_problem(stack, service.name, replica)
+                if replica.host in drained and replica.stays:
+                    yield _staying_problem(stack, service.name, replica)
 
 
 def _replica_problem(stack: StackStatus, service: str, replica: ReplicaStatus) -> Problem:
     what = f"{replica.state} on {replica.host}" + (f": {replica.reason}" if replica.reason else "")
     where = f"{stack.name}/{service}.{replica.slot}"
     return Problem(severity="error", where=where, what=what, fix=f"`agent logs {stack.name} {service}`")
+
+
+def _staying_problem(stack: StackStatus, service: str, replica: ReplicaStatus) -> Problem:
+    where = f"{stack.name}/{service}.{replica.slot}"
+    what = f"stays on {replica.host}, which is drained: {replica.stays}"
+    fix = f"Change the plan or make room elsewhere; or end the drain: `agent undrain {replica.host}`."
+    return Problem(severity="warning", where=where, what=what, fix=fix)
 
 
 def _bounded(problems: list[Problem]) -> tuple[Problem, ...]:

@@ -20,6 +20,8 @@ _DEEDS = {
     "start": "started",
     "enrol": "enrolled",
     "expel": "expelled",
+    "drain": "drained",
+    "undrain": "ended the drain of",
     "grant": "granted",
     "revoke": "revoked",
     "cancel": "cancelled an instruction on",
@@ -31,12 +33,21 @@ def tell_applied(chronicle: Chronicle, context: Context, applied: Applied, when:
     state = context.state
     result = applied.result
     if result is not None and applied.act is not None and not result.repeated:
-        what = f"{result.by} {_DEEDS[applied.act]} {result.target}, revision {result.revision}"
+        kind, _, name = result.target.partition(":")
+        host = context.name_of(name) if kind == "host" else ""
+        target = f"host {host}" if host else result.target
+        what = f"{result.by} {_DEEDS[applied.act]} {target}, revision {result.revision}"
         if result.outcome != "applied":
-            what = f"{result.target} revision {result.revision}: {result.what}"
-        stack = result.target.removeprefix("stack:") if result.target.startswith("stack:") else ""
+            what = f"{target} revision {result.revision}: {result.what}"
         chronicle.tell(
-            when, "instruction", what, stack=stack, revision=result.revision, state=result.outcome, by=result.by
+            when,
+            "instruction",
+            what,
+            host=host,
+            stack=name if kind == "stack" else "",
+            revision=result.revision,
+            state=result.outcome,
+            by=result.by,
         )
     if applied.kind == "phase":
         for name in sorted(applied.stacks):

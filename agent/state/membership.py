@@ -1,4 +1,6 @@
-"""What enrol, expel, grant, revoke and cancel do. Refusals are MusterErrors that say why and what to do."""
+"""What enrol, expel, drain, undrain, grant, revoke and cancel do.
+
+Refusals are MusterErrors that say why and what to do."""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from agent.errors import Conflict, InputError, NotFound, Unprocessable
 from agent.model.cluster import MAX_MEMBERS, MAX_OPERATORS, Operator
 from agent.model.identity import agent_id_of
 from agent.model.instruction import Act, Body, Enrol, Grant
-from agent.model.types import OperatorName
+from agent.model.types import AgentId, OperatorName
 from agent.state.queries import assignments_on, member_named
 from agent.state.signed import Signed
 from agent.state.stacks import forget_removed, with_revision
@@ -44,9 +46,7 @@ def _enrol(state: ClusterState, signed: Signed, body: Body) -> ClusterState:
 
 def _expel(state: ClusterState, signed: Signed, _body: Body) -> ClusterState:
     """Remove a member for ever; its assignments go with it, so that the coordinator places them elsewhere."""
-    agent = signed.name
-    if agent not in state.members:
-        raise NotFound(f"no member has the id {agent}", fix="`agent members` lists them.")
+    agent = _member(state, signed)
     if len(state.members) == 1:
         raise Unprocessable("the last member can't be expelled", fix="`bootstrap uninstall` it instead.")
     lost = assignments_on(state, agent)
@@ -59,11 +59,31 @@ def _expel(state: ClusterState, signed: Signed, _body: Body) -> ClusterState:
         state,
         members={known: member for known, member in state.members.items() if known != agent},
         expelled=state.expelled | {agent},
-        evidence=_without(state.evidence, f"member:{agent}/"),
+        drained=state.drained - {agent},
+        evidence=_without(state.evidence, f"member:{agent}/", f"host:{agent}/"),
         assignments={key: item for key, item in state.assignments.items() if key not in lost},
         stacks={**state.stacks, **stacks},
     )
     return forget_removed(state, frozenset(stacks))
+
+
+def _drain(state: ClusterState, signed: Signed, _body: Body) -> ClusterState:
+    """The host is to run nothing; the coordinator moves what may run elsewhere. Its agent goes on as it is."""
+    agent = _member(state, signed)
+    evidence = {**_without(state.evidence, f"host:{agent}/"), signed.evidence_key: signed.evidence}
+    return replace(state, drained=state.drained | {agent}, evidence=evidence)
+
+
+def _undrain(state: ClusterState, signed: Signed, _body: Body) -> ClusterState:
+    """The host may be used again."""
+    agent = _member(state, signed)
+    return replace(state, drained=state.drained - {agent}, evidence=_without(state.evidence, f"host:{agent}/"))
+
+
+def _member(state: ClusterState, signed: Signed) -> AgentId:
+    if signed.name not in state.members:
+        raise NotFound(f"no member has the id {signed.name}", fix="`agent members` lists them.")
+    return signed.name
 
 
 def _grant(state: ClusterState, signed: Signed, body: Body) -> ClusterState:
@@ -102,13 +122,15 @@ def _cancel(state: ClusterState, signed: Signed, _body: Body) -> ClusterState:
     return state if stack is None else with_revision(state, stack, signed)
 
 
-def _without(evidence: dict[str, Evidence], prefix: str) -> dict[str, Evidence]:
-    return {key: item for key, item in evidence.items() if not key.startswith(prefix)}
+def _without(evidence: dict[str, Evidence], *prefixes: str) -> dict[str, Evidence]:
+    return {key: item for key, item in evidence.items() if not key.startswith(prefixes)}
 
 
 MEMBERSHIP_ACTS: dict[Act, Callable[[ClusterState, Signed, Body], ClusterState]] = {
     "enrol": _enrol,
     "expel": _expel,
+    "drain": _drain,
+    "undrain": _undrain,
     "grant": _grant,
     "revoke": _revoke,
     "cancel": _cancel,

@@ -44,6 +44,9 @@ def prove(state: ClusterState) -> None:
         all(founders.get(agent) == member for agent, member in state.members.items()), "a member that nobody enrolled"
     )
     _want(not state.expelled & state.members.keys(), "a member that was expelled")
+    for agent in state.drained:
+        asked = any(item.claims.act == "drain" for item in made[f"host:{agent}"])
+        _want(agent in state.members and asked, "a drain nobody asked for")
     for key, signed in state.signed.items():
         _check_deploy(operators, key, signed)
     for name, stack in state.stacks.items():

@@ -47,6 +47,7 @@ class _Snapshot(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     genesis: bytes
     members: dict[AgentId, Member]
     expelled: frozenset[AgentId]
+    drained: frozenset[AgentId] = frozenset()
     operators: dict[OperatorName, Operator]
     targets: dict[str, TargetRecord]
     refusals: dict[Jti, InstructionResult]
@@ -74,6 +75,7 @@ def encode_snapshot(state: ClusterState) -> bytes:
         genesis=state.genesis,
         members=state.members,
         expelled=state.expelled,
+        drained=state.drained,
         operators=state.operators,
         targets=state.targets,
         refusals=state.refusals,
@@ -128,6 +130,7 @@ def _state_of(flat: _Snapshot) -> ClusterState:
         genesis=flat.genesis,
         members=flat.members,
         expelled=flat.expelled,
+        drained=flat.drained,
         operators=flat.operators,
         targets=flat.targets,
         refusals=flat.refusals,

@@ -83,8 +83,9 @@ class ClusterState(Struct, frozen=True, kw_only=True):
     """Everything the ledger says, at `index`.
 
     `chain` is the rolling hash of all entries up to `index`; `at` is ledger time. `signed` is keyed by the body's
-    digest. `expelled` ids never return. `refusals` are the newest MAX_REFUSALS answers that took no revision.
-    `evidence` is keyed by `<target>/<revision>`. `genesis` is entry 1's, encoded: what every proof ends at.
+    digest. `expelled` ids never return; `drained` are members whose hosts are to run nothing.
+    `refusals` are the newest MAX_REFUSALS answers that took no revision. `evidence` is keyed by
+    `<target>/<revision>`. `genesis` is entry 1's, encoded: what every proof ends at.
     """
 
     cluster: ClusterId
@@ -97,6 +98,7 @@ class ClusterState(Struct, frozen=True, kw_only=True):
     at: Millis
     members: dict[AgentId, Member]
     expelled: frozenset[AgentId] = frozenset()
+    drained: frozenset[AgentId] = frozenset()
     operators: dict[OperatorName, Operator]
     targets: dict[str, TargetRecord] = {}
     stacks: dict[Label, StackState] = {}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.control import AgentHealth, VoterChange, next_change
+from agent.control import AgentHealth, VoterChange, next_change, successor
 from agent.control.autopilot import DEAD_S, HEALTHY_S
 from agent.raft import Configuration
 
@@ -174,3 +174,22 @@ def _rest(configuration: Configuration, alive: list[str]) -> Configuration:
             return configuration
         configuration = found.configuration
     raise AssertionError("never comes to rest")
+
+
+@pytest.mark.parametrize(
+    ("drained", "health", "to"),
+    [
+        ("", {}, None),
+        ("b", {}, None),  # others' drains are none of its business
+        ("a", {}, "b"),
+        ("ab", {}, "c"),
+        ("abc", {}, None),  # somebody has to
+        ("a", {"b": DEAD}, "c"),
+        ("a", {"b": BEHIND, "c": SILENT}, None),
+    ],
+)
+def test_a_drained_coordinator_hands_over_to_a_voter_that_can_take_it(
+    drained: str, health: dict[str, AgentHealth], to: str | None
+) -> None:
+    known = {member: health.get(member, WELL) for member in "abcd"}
+    assert successor(Configuration.of(list("abc"), []), frozenset(drained), known, "a") == to

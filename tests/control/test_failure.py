@@ -24,7 +24,7 @@ def look(
     reports: dict[str, HostReport] | None = None,
     voters: tuple[str, ...] = (ME, VOTER),
     seen_at: float = 0.0,
-    cordoned: tuple[str, ...] = (),
+    drained: tuple[str, ...] = (),
 ) -> HostFacts:
     watch = Watch(
         coordinator=ME,
@@ -34,7 +34,7 @@ def look(
         swim={} if state is None else {HOST: Sighting(state=state, since=seen_at)},
         reports=reports or {},
     )
-    facts = cluster_facts((ME, VOTER, HOST), voters, watch, now, cordoned=cordoned)
+    facts = cluster_facts((ME, VOTER, HOST), voters, watch, now, drained=drained)
     assert facts.since_ms == 7
     return facts.hosts[HOST]
 
@@ -101,8 +101,8 @@ def test_the_coordinator_itself_is_alive() -> None:
     assert not facts.hosts[ME].lost
 
 
-def test_cordoned_is_passed_on() -> None:
-    assert look("alive", cordoned=(HOST,)).cordoned
+def test_drained_is_passed_on() -> None:
+    assert look("alive", drained=(HOST,)).drained
 
 
 STATES: st.SearchStrategy[HostState] = st.sampled_from(["alive", "suspect", "dead", "left", "unknown"])

@@ -437,6 +437,8 @@ EVENTS = st.one_of(
     st.sampled_from([("restart", None), ("stop", None), ("start", None), ("remove", None), ("step", None)]),
     st.sampled_from(["n1", "n2", "n3"]).map(lambda n: ("die", n)),
     st.sampled_from(["n1", "n2", "n3"]).map(lambda n: ("heal", n)),
+    st.sampled_from(["n1", "n2", "n3"]).map(lambda n: ("drain", n)),
+    st.sampled_from(["n1", "n2", "n3"]).map(lambda n: ("undrain", n)),
     st.integers(8443, 8446).map(lambda p: ("take", p)),
 )
 
@@ -457,6 +459,8 @@ def test_whatever_happens_the_constraints_hold_and_in_the_end_all_is_as_wanted(
         check_placed(made.state, made.facts())
     made.dead.clear()
     made.sick.clear()
+    for host in made.state.drained:
+        made.ledger.undrain(made.state.members[host].name)
     if "shop" in made.state.stacks:
         made.settle()
     made.ledger.deploy(stack(a=service(replicas=3, ports=(PORT,)), b=service(role="main")))
@@ -489,6 +493,10 @@ def _happen(made: World, kind: str, value: object) -> None:
             made.dead[str(value)] = "dead"
         case "heal":
             made.dead.pop(str(value), None)
+        case "drain":
+            ledger.drain(str(value))
+        case "undrain":
+            ledger.undrain(str(value))
         case "take":
             assert isinstance(value, int)
             made.taken.add(("n1", value))

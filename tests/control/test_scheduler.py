@@ -112,7 +112,7 @@ def test_a_runtime_that_does_not_answer_is_the_reason() -> None:
         ({"liveness": "dead", "lost": True}, "dead"),
         ({"liveness": "left"}, "left"),
         ({"liveness": "suspect"}, "not answering"),
-        ({"cordoned": True}, "cordoned"),
+        ({"drained": True}, "drained"),
         ({"report": None}, "hasn't reported yet"),
     ],
 )
@@ -220,8 +220,8 @@ class TestGlobal:
 
     def test_no_host_at_all_is_pending_with_reasons(self) -> None:
         ledger = deployed("n1", agent=service(replicas="global"))
-        plan = schedule(ledger.state, "shop", change(all_well(ledger.state), ledger, "n1", cordoned=True))
-        assert reasons(plan) == {"agent.1": "n1: cordoned"}
+        plan = schedule(ledger.state, "shop", change(all_well(ledger.state), ledger, "n1", drained=True))
+        assert reasons(plan) == {"agent.1": "n1: drained"}
 
 
 class TestPorts:
@@ -310,7 +310,7 @@ SERVICES = st.fixed_dictionaries(
     }
 ).map(lambda fields: service(**fields))
 STACKS = st.dictionaries(st.sampled_from(["a", "b", "c"]), SERVICES, min_size=1, max_size=3)
-HOST_KINDS = st.lists(st.sampled_from(["fine", "fine", "fine", "dead", "cordoned", "small"]), min_size=5, max_size=5)
+HOST_KINDS = st.lists(st.sampled_from(["fine", "fine", "fine", "dead", "drained", "small"]), min_size=5, max_size=5)
 
 
 def facts_of(state: ClusterState, kinds: list[str]) -> ClusterFacts:
@@ -320,7 +320,7 @@ def facts_of(state: ClusterState, kinds: list[str]) -> ClusterFacts:
         made[item.id] = HostFacts(
             liveness="dead" if kind == "dead" else "alive",
             lost=kind == "dead",
-            cordoned=kind == "cordoned",
+            drained=kind == "drained",
             report=None if kind == "dead" else told,
         )
     return ClusterFacts(hosts=made)
@@ -359,7 +359,7 @@ def test_constraints_hold_every_slot_has_a_host_or_a_reason_and_nothing_moves_ag
     for made in plan.assign:
         host = facts.of(made.host)
         assert not host.lost
-        assert not host.cordoned
+        assert not host.drained
     if plan.assign:
         assert not ledger.assign(*plan.assign).ignored
     check_placed(ledger.state, facts)

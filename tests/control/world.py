@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from agent.control import ClusterFacts, Decision, HostFacts, decide
+from agent.control import ClusterFacts, Decision, HostFacts, Schedule, decide, schedule
 from agent.model.cluster import Member
 from agent.model.errand import Errand, Finding, Prepare, Unreached, errand_id
 from agent.model.ledger import AssignEntry, Assignment, LedgerEntry
@@ -77,16 +77,17 @@ def seen(assignment: Assignment, state: ReplicaState, **more: object) -> Observe
 class World:
     """`ledger` and its hosts. What runs on a host is what its assignments say; the test sets what is wrong.
 
-    `sick`: (service, command) → state of replicas that don't get healthy. `dead`, `silent` (never reported): names of
-    hosts. `taken`: (host name, port) that something foreign listens on. `unfit`: (host name, service) → why it can't be
-    prepared there, `pulling`: what is still under way there; `blocked`: (host name, host name) where the first doesn't
-    reach the other. `mute` hosts don't answer errands. `history`: every entry that `step` proposed; `errands`: what
-    hosts are asked now.
+    `sick`: (service, command) → state of replicas that don't get healthy; `sick_slots`: the same by (service, slot).
+    `dead`, `silent` (never reported): names of hosts. `taken`: (host name, port) that something foreign listens on.
+    `unfit`: (host name, service) → why it can't be prepared there, `pulling`: what is still under way there;
+    `blocked`: (host name, host name) where the first doesn't reach the other. `mute` hosts don't answer errands.
+    `history`: every entry that `step` proposed; `errands`: what hosts are asked now.
     """
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
         self.sick: dict[tuple[Label, tuple[str, ...]], ReplicaState] = {}
+        self.sick_slots: dict[tuple[Label, int], ReplicaState] = {}
         self.dead: dict[str, HostState] = {}
         self.silent: set[str] = set()
         self.taken: set[tuple[str, int]] = set()
@@ -145,19 +146,27 @@ class World:
             if (key.stack, key.service) == (stack, service)
         }
 
+    def plan(self, stack: str = "shop") -> Schedule:
+        """What the scheduler says now."""
+        return schedule(self.state, stack, self.facts())
+
+    def assigned(self) -> list[AssignEntry]:
+        """The AssignEntries so far."""
+        return [entry for entry in self.history if isinstance(entry, AssignEntry)]
+
     def batches(self) -> list[list[ReplicaKey]]:
         """The replicas of each AssignEntry so far."""
         return [
             [ReplicaKey(stack=entry.stack, service=item.service, slot=item.slot) for item in entry.assign]
-            for entry in self.history
-            if isinstance(entry, AssignEntry)
+            for entry in self.assigned()
         ]
 
     def _host(self, member: Member) -> HostFacts:
+        drained = member.id in self.state.drained
         if member.name in self.dead:
-            return HostFacts(liveness=self.dead[member.name], lost=True)
+            return HostFacts(liveness=self.dead[member.name], lost=True, drained=drained)
         if member.name in self.silent:
-            return HostFacts(liveness="unknown", awaited=True)
+            return HostFacts(liveness="unknown", awaited=True, drained=drained)
         mine = [item for item in self.state.assignments.values() if item.host == member.id]
         busy = [conflict for item in mine for conflict in self._conflicts(member, item)]
         told = report(
@@ -168,7 +177,7 @@ class World:
             busy=[*busy, *self.refused.get(member.id, ())],
             findings=[found for errand in self.errands.get(member.id, ()) if (found := self._find(member, errand))],
         )
-        return HostFacts(liveness="alive", report=told)
+        return HostFacts(liveness="alive", report=told, drained=drained)
 
     def _try_ports(self) -> None:
         """What preparing finds out about ports stays known for a while."""
@@ -225,4 +234,5 @@ class World:
             return seen(item, "backoff", reason="port is taken")
         service = service_of(self.state, item)
         assert service is not None
-        return seen(item, self.sick.get((item.service, service.command), "healthy"), reason="")
+        sick = self.sick.get((item.service, service.command), "healthy")
+        return seen(item, self.sick_slots.get((item.service, item.slot), sick), reason="")

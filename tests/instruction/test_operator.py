@@ -36,6 +36,7 @@ from agent.model.instruction import (
     Act,
     Body,
     Cancel,
+    Drain,
     Enrol,
     Expel,
     Grant,
@@ -44,6 +45,7 @@ from agent.model.instruction import (
     Revoke,
     Scale,
     Services,
+    Undrain,
 )
 from agent.model.stack import Image, Service, Stack
 from tests.instruction.jwts import b64, forge, header_of, parts, unb64
@@ -68,6 +70,8 @@ BODY_OF: dict[Act, tuple[str, Body]] = {
     "start": ("stack:shop", Services()),
     "enrol": (f"member:{AGENT}", Enrol(member=MEMBER)),
     "expel": (f"member:{AGENT}", Expel(reason="stolen")),
+    "drain": (f"host:{AGENT}", Drain()),
+    "undrain": (f"host:{AGENT}", Undrain()),
     "grant": ("operator:ci", Grant(operator=Operator(name="ci", key=public_hex(OTHER), scope="deploy"))),
     "revoke": ("operator:ci", Revoke()),
     "cancel": ("stack:shop", Cancel(jti="0" * 32)),
@@ -372,6 +376,8 @@ NEEDS: dict[str, ScopeName] = {
     "stop": "operate",
     "start": "operate",
     "cancel": "operate",
+    "drain": "operate",
+    "undrain": "operate",
     "deploy": "deploy",
     "remove": "deploy",
     "enrol": "admin",
@@ -399,10 +405,10 @@ def test_an_act_needs_its_scope(act: Act, scope: ScopeName) -> None:
 
 @pytest.mark.parametrize(
     "target",
-    ["cluster", "operator:ci", f"member:{AGENT}", "host:n1", "secret:s"],
+    ["cluster", "operator:ci", f"member:{AGENT}", "secret:s"],
     ids=lambda target: target.partition(":")[0],  # the id is another one in each process
 )
-def test_cancelling_what_is_no_stack_needs_admin(target: str) -> None:
+def test_cancelling_what_is_neither_stack_nor_host_needs_admin(target: str) -> None:
     assert needed_scope("cancel", target) == "admin"
 
 
@@ -428,6 +434,16 @@ def test_globs_limit_an_operator_to_stacks(globs: tuple[str, ...], allowed: bool
         return
     with pytest.raises(NotAllowed, match="not on shop"):
         read_instruction(signed(data, act), data, operators("deploy", globs), AUDIENCE)
+
+
+@pytest.mark.parametrize("act", ["drain", "undrain", "cancel"])
+def test_who_is_limited_to_some_stacks_may_not_move_the_others_off_a_host(act: Act) -> None:
+    target, data = f"host:{AGENT}", encode_body(BODY_OF[act][1])
+    for scope, globs in (("operate", ("*",)), ("deploy", ("web", "*")), ("admin", ("web",))):
+        read_instruction(signed(data, act, target), data, operators(scope, globs), AUDIENCE)
+    with pytest.raises(NotAllowed, match="may act on stacks sh\\*, and a host's replicas are of any stack") as caught:
+        read_instruction(signed(data, act, target), data, operators("deploy", ("sh*",)), AUDIENCE)
+    assert "--stacks '*'" in caught.value.fix
 
 
 def test_globs_do_not_limit_an_admin() -> None:

@@ -26,7 +26,7 @@ from agent.model.cluster import Genesis, Member
 from agent.model.errand import Finding
 from agent.model.events import Event
 from agent.model.fault import Fault
-from agent.model.instruction import Act, Body, Enrol, Expel, InstructionResult
+from agent.model.instruction import Act, Body, Drain, Enrol, Expel, InstructionResult
 from agent.model.ledger import GenesisEntry, encode_entry
 from agent.model.stack import Service, Stack
 from agent.model.status import Status
@@ -273,6 +273,9 @@ class Cluster:
 
     def expel(self, name: str, *, at: str = "n1", rev: int = 1) -> InstructionResult:
         return self.instruct("expel", f"member:{self.n(name).id}", Expel(), at=at, rev=rev)
+
+    def drain(self, name: str, *, at: str = "n1", rev: int = 1) -> InstructionResult:
+        return self.instruct("drain", f"host:{self.n(name).id}", Drain(), at=at, rev=rev)
 
     # Life
 

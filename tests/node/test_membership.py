@@ -184,6 +184,33 @@ def test_an_expelled_coordinator_hands_over_and_goes(cluster: Cluster) -> None:
     assert other.result(other.deploy()).outcome == "applied"
 
 
+def test_a_drained_coordinator_hands_over_and_goes_on_voting(cluster: Cluster) -> None:
+    drained = cluster.elect()
+    voters = drained.up.context.raft.configuration.voters
+    term = drained.up.context.raft.term
+    assert cluster.drain(drained.name, at=drained.name).outcome == "applied"
+
+    def led() -> bool:
+        return all(node.up.context.leader not in (None, drained.id) for node in cluster.nodes.values())
+
+    cluster.until(led)
+    cluster.run(15.0)
+    assert led()
+    other = cluster.elect()
+    assert other.up.context.raft.term == term + 1  # handed over once, and nobody had to wait for a timeout
+    assert other.up.context.raft.configuration.voters == voters
+    assert drained.result(drained.deploy()).outcome == "applied"
+
+
+def test_who_drains_says_so_by_the_hosts_name(cluster: Cluster) -> None:
+    coordinator = cluster.elect()
+    drained = cluster.followers[0]
+    cluster.drain(drained.name, at=coordinator.name)
+    event = next(each for each in reversed(coordinator.up.chronicle.recent) if each.kind == "instruction")
+    assert event.what.endswith(f"drained host {drained.name}, revision 1")
+    assert event.host == drained.name
+
+
 def test_an_expelled_id_never_returns(cluster: Cluster) -> None:
     victim = cluster.followers[0]
     at = cluster.elect().name

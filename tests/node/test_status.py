@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from agent.control.facts import ClusterFacts, HostFacts
 from agent.model.ledger import AssignedPort
 from agent.model.report import HostReport, HostResources, ObservedReplica, ReplicaState, RuntimeInfo
+from agent.model.stack import Volume
 from agent.model.status import Status
 from agent.model.types import AgentId
 from agent.node.sentences import all_of, start_again
@@ -267,7 +268,7 @@ def test_an_observer_counts_voters_by_what_it_hears() -> None:
             True,
             "",
         ),
-        (lambda ledger: HostFacts(liveness="alive", cordoned=True, report=report(ledger, "n2")), False, "cordoned"),
+        (lambda ledger: HostFacts(liveness="alive", drained=True, report=report(ledger, "n2")), False, "drained"),
     ],
 )
 def test_a_host_is_fit_or_says_why_not(facts: Any, fit: bool, reason: str) -> None:
@@ -275,6 +276,35 @@ def test_a_host_is_fit_or_says_why_not(facts: Any, fit: bool, reason: str) -> No
     host = build_status(ledger.state, view(ledger, {"n2": facts(ledger)})).hosts[1]
     assert (host.name, host.fit) == ("n2", fit)
     assert reason in "; ".join(host.reasons)
+
+
+def test_a_drained_host_is_cordoned_and_who_stays_there_says_why() -> None:
+    ledger = Ledger()
+    ledger.deploy(stack(web=service(), db=service(host="n2"), probe=service(replicas="global")))
+    ledger.assign(*(ledger.assignment("n2", name) for name in ("web", "db", "probe")))
+    drained = HostFacts(
+        liveness="alive", drained=True, report=report(ledger, "n2", *(replica(name=n) for n in ("web", "db", "probe")))
+    )
+    found = build_status(ledger.state, view(ledger, {"n2": drained}))
+    host = found.hosts[1]
+    assert (host.cordoned, host.fit, host.reasons) == (True, False, ("drained",))
+    stays = {each.name: each.replicas[0].stays for each in found.stacks[0].services}
+    assert stays == {"web": "", "db": "pinned to n2", "probe": ""}
+    assert [(it.severity, it.where, it.what) for it in found.problems] == [
+        ("warning", "shop/db.1", "stays on n2, which is drained: pinned to n2")
+    ]
+    assert "agent undrain n2" in found.problems[0].fix
+
+
+def test_what_would_keep_a_replica_on_its_host_is_known_before_a_drain() -> None:
+    ledger = Ledger()
+    data = (Volume(source="data", container_path="/data"),)
+    ledger.deploy(stack(web=service(), db=service(volumes=data), probe=service(replicas="global", volumes=data)))
+    ledger.assign(*(ledger.assignment("n2", name) for name in ("web", "db", "probe")))
+    found = build_status(ledger.state, view(ledger))
+    stays = {each.name: each.replicas[0].stays for each in found.stacks[0].services}
+    assert stays == {"web": "", "db": "its volume is on n2", "probe": ""}
+    assert not found.problems or all("drained" not in problem.what for problem in found.problems)
 
 
 def test_instances_are_seeds_and_unique() -> None:

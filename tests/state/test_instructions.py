@@ -9,9 +9,9 @@ from msgspec.structs import replace
 
 from agent.errors import InvariantBroken
 from agent.instruction import encode_body
-from agent.model.instruction import Cancel, Enrol, Expel, Grant, Revoke, Services
+from agent.model.instruction import Cancel, Drain, Enrol, Expel, Grant, Revoke, Services, Undrain
 from agent.model.ledger import InstructionEntry, LevelEntry, encode_entry
-from agent.state import UnknownEntry, apply, digest
+from agent.state import UnknownEntry, apply, decode_snapshot, digest, encode_snapshot
 from tests.support.ledger import Ledger, genesis_entry, member, operator, service, stack, tampered
 
 JTI = "0123456789abcdef" * 2
@@ -251,6 +251,58 @@ class TestMembers:
         ledger.instruct("expel", f"member:{ledger.id('n2')}", Expel())
         assert "shop" not in ledger.state.stacks
         assert not ledger.state.signed
+
+
+class TestDrains:
+    def test_a_drain_holds_until_it_is_ended_and_is_in_the_snapshot(self) -> None:
+        ledger = Ledger()
+        assert ledger.drain("n2").outcome == "applied"
+        assert ledger.state.drained == {ledger.id("n2")}
+        assert decode_snapshot(encode_snapshot(ledger.state)) == ledger.state
+        assert ledger.undrain("n2").outcome == "applied"
+        assert not ledger.state.drained
+        assert not ledger.state.evidence
+        assert decode_snapshot(encode_snapshot(ledger.state)) == ledger.state
+
+    def test_both_may_be_said_twice_and_only_the_newest_drain_is_kept(self) -> None:
+        ledger = Ledger()
+        assert [ledger.drain("n2").outcome, ledger.drain("n2").outcome] == ["applied", "applied"]
+        assert list(ledger.state.evidence) == [f"host:{ledger.id('n2')}/2"]
+        assert [ledger.undrain("n2").outcome, ledger.undrain("n2").outcome] == ["applied", "applied"]
+        assert not ledger.state.drained
+
+    def test_assignments_are_left_to_the_coordinator(self) -> None:
+        ledger = Ledger()
+        ledger.deploy(stack())
+        ledger.assign(ledger.assignment("n2"))
+        before = ledger.state.assignments
+        ledger.drain("n2")
+        assert ledger.state.assignments == before
+
+    def test_the_drain_goes_with_the_member(self) -> None:
+        ledger = Ledger()
+        gone = ledger.id("n2")
+        ledger.drain("n2")
+        ledger.instruct("expel", f"member:{gone}", Expel())
+        assert not ledger.state.drained
+        assert not ledger.state.evidence
+        assert ledger.instruct("drain", f"host:{gone}", Drain()).kind == "not-found"
+        assert ledger.instruct("undrain", f"host:{gone}", Undrain()).kind == "not-found"
+
+    def test_another_certificate_or_address_leaves_it_drained(self) -> None:
+        ledger = Ledger()
+        ledger.drain("n2")
+        moved = replace(ledger.state.members[ledger.id("n2")], address="192.0.2.9")
+        assert ledger.instruct("enrol", f"member:{moved.id}", Enrol(member=moved)).outcome == "applied"
+        assert ledger.state.drained == {moved.id}
+
+    def test_whoever_is_limited_to_some_stacks_is_refused(self) -> None:
+        ledger = Ledger()
+        for name, globs in (("bob", ("*",)), ("eve", ("shop",))):
+            ledger.instruct("grant", f"operator:{name}", Grant(operator=operator(name, "operate", stacks=globs)))
+        assert ledger.instruct("drain", f"host:{ledger.id('n1')}", Drain(), by="bob").outcome == "applied"
+        assert ledger.instruct("drain", f"host:{ledger.id('n2')}", Drain(), by="eve").kind == "not-allowed"
+        assert ledger.state.drained == {ledger.id("n1")}
 
 
 class TestOperators:

@@ -40,6 +40,8 @@ def lived_in() -> Ledger:
     ledger.instruct(
         "grant", "operator:eve", Grant(operator=operator("eve", "operate"), replaces=operator("eve", "admin"))
     )
+    ledger.drain("n2")
+    ledger.drain("n3")
     ledger.instruct("expel", f"member:{ledger.id('n3')}", Expel())
     ledger.remove("nope")
     return ledger
@@ -68,6 +70,7 @@ def test_the_digest_sees_every_field() -> None:
         replace(state, index=state.index + 1),
         replace(state, assignments={}),
         replace(state, expelled=frozenset()),
+        replace(state, drained=frozenset()),
         replace(state, targets={}),
         replace(state, evidence={}),
         replace(state, refusals={}),
@@ -134,6 +137,14 @@ def _other_body(state: ClusterState) -> ClusterState:
     return replace(state, signed={**state.signed, key: replace(item, body=body)})
 
 
+def _drained(state: ClusterState) -> ClusterState:
+    return replace(state, drained=state.drained | frozenset(list(state.members)[:1]))
+
+
+def _drained_who_is_gone(state: ClusterState) -> ClusterState:
+    return replace(state, drained=state.drained | state.expelled)
+
+
 def _returned(state: ClusterState) -> ClusterState:
     return replace(state, expelled=frozenset(list(state.members)[:1]))
 
@@ -141,6 +152,8 @@ def _returned(state: ClusterState) -> ClusterState:
 @pytest.mark.parametrize(
     "lie",
     [
+        _drained,
+        _drained_who_is_gone,
         _scaled,
         _restarted,
         _stopped,
@@ -201,7 +214,12 @@ def test_a_flipped_byte_never_breaks_the_reader(at: int, value: int) -> None:
 
 
 ACTS = st.lists(
-    st.sampled_from(["deploy", "again", "scale", "restart", "stop", "start", "healthy", "failed", "assign", "remove"]),
+    st.one_of(
+        st.sampled_from(
+            ["deploy", "again", "scale", "restart", "stop", "start", "healthy", "failed", "assign", "remove"]
+        ),
+        st.sampled_from(["drain", "undrain"]),
+    ),
     max_size=14,
 )
 
@@ -246,6 +264,10 @@ def _do(ledger: Ledger, act: str, number: int) -> None:
             ledger.start()
         case "remove":
             ledger.remove()
+        case "drain":
+            ledger.drain(f"n{1 + number % 3}")
+        case "undrain":
+            ledger.undrain(f"n{1 + number % 3}")
         case "assign" if "shop" in ledger.state.stacks:
             ledger.assign(ledger.assignment("n1"))
         case phase if "shop" in ledger.state.stacks and phase in ("healthy", "failed"):

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from agent.instruction import encode_body, public_hex, sign_instruction
 from agent.model.cluster import Genesis, Member, Operator
 from agent.model.identity import agent_id_of
-from agent.model.instruction import Act, Body, InstructionResult, Remove, Scale, Services
+from agent.model.instruction import Act, Body, Drain, InstructionResult, Remove, Scale, Services, Undrain
 from agent.model.ledger import (
     AssignEntry,
     Assignment,
@@ -140,6 +140,12 @@ class Ledger:
 
     def remove(self, name: str = "shop", *, delete_volumes: bool = False) -> InstructionResult:
         return self.instruct("remove", f"stack:{name}", Remove(delete_volumes=delete_volumes))
+
+    def drain(self, host: str) -> InstructionResult:
+        return self.instruct("drain", f"host:{self.id(host)}", Drain())
+
+    def undrain(self, host: str) -> InstructionResult:
+        return self.instruct("undrain", f"host:{self.id(host)}", Undrain())
 
     def phase(self, phase: Phase, *, name: str = "shop", reason: str = "", revision: int | None = None) -> Applied:
         at = revision if revision is not None else self.state.stacks[name].revision
