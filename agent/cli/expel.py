@@ -8,16 +8,17 @@ from contextlib import suppress
 import click
 
 from agent.cli.asking import ask
+from agent.cli.hosts import find_host
 from agent.cli.options import current_options, global_options
 from agent.cli.output import print_json, say
 from agent.cli.session import notice, with_client
 from agent.client import Client
 from agent.client.majority import check_majority
-from agent.errors import MusterError, NotFound
+from agent.errors import MusterError
 from agent.home import remember
 from agent.model.decode import convert
 from agent.model.instruction import Expel, InstructionResult
-from agent.model.status import HostStatus, Status
+from agent.model.status import Status
 
 _FIX = "Start voters that are away, or wait: half a minute after one is lost, another healthy host votes in its place."
 
@@ -42,7 +43,7 @@ def expel(host: str, reason: str, yes: bool) -> None:
         return await client.status()
 
     status = with_client(options, look)
-    found = _find(status, host)
+    found = find_host(status, host)
     check_majority(status, frozenset({found.id}), fix=_FIX)
     if not yes:
         question = f"Expel {found.name} ({found.id}) from cluster {status.cluster.name} for ever?"
@@ -64,12 +65,3 @@ def expel(host: str, reason: str, yes: bool) -> None:
         return
     say(f"{found.name}: expelled (revision {result.revision} of {result.target})")
     notice(f"what runs on {found.name} goes on there; `bootstrap uninstall` with --limit takes its agent off")
-
-
-def _find(status: Status, host: str) -> HostStatus:
-    """Raises NotFound."""
-    found = next((each for each in status.hosts if host in (each.name, each.id)), None)
-    if found is None:
-        known = ", ".join(each.name for each in status.hosts)
-        raise NotFound("there is no such host", where=host, fix=f"Hosts: {known}.")
-    return found

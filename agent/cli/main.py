@@ -35,6 +35,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "logs": ("agent.cli.logs:logs", "Show the output of a stack's replicas."),
     "events": ("agent.cli.events:events", "Show what happened, and what happens."),
     "operator": ("agent.cli.operators:operator", "Say who may change what: operators, their keys and scopes."),
+    "drain": ("agent.cli.drain:drain", "Move what runs on hosts elsewhere, and place nothing more there."),
+    "undrain": ("agent.cli.drain:undrain", "Let drained hosts be used again."),
     "expel": ("agent.cli.expel:expel", "Take a host out of the cluster for ever."),
     "backup": ("agent.cli.backup:backup", "Write state, plans and their files into one file."),
     "restore": ("agent.cli.restore:restore", "Bring back what a backup holds."),

@@ -67,6 +67,7 @@ class FakeLedger:
                     liveness="dead" if member.name in self.dead else "alive",
                     lost=member.name in self.dead,
                     report=self.reports.get(member.name),
+                    drained=member.id in self.state.drained,
                 )
                 for member in self.state.members.values()
             }

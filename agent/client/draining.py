@@ -1,0 +1,106 @@
+"""Emptying hosts: tell the cluster, and look until what may leave them has arrived elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection
+
+from msgspec import Struct
+
+from agent.client.client import Client
+from agent.errors import NoMajority, TimedOut, Unreachable
+from agent.model.instruction import Drain, InstructionResult
+from agent.model.status import ReplicaStatus, ServiceStatus, Status
+from agent.model.types import AgentId
+
+LOOK_EVERY_S = 0.5  # a replica moves in a second or more
+
+
+class Left(Struct, frozen=True, kw_only=True):
+    """A replica (`web/web.1`) that was found on a drained host and isn't well elsewhere yet.
+
+    `host`: where it is now. `stays`: it can't leave; `why`, or what it waits for, empty when nothing is known.
+    """
+
+    replica: str
+    host: str
+    stays: bool
+    why: str = ""
+
+
+class Look(Struct, frozen=True, kw_only=True):
+    """`over`: nothing will leave any more by itself, and what left is well. `left` is by replica."""
+
+    over: bool
+    left: tuple[Left, ...] = ()
+
+    @property
+    def staying(self) -> tuple[Left, ...]:
+        """What can't leave."""
+        return tuple(item for item in self.left if item.stays)
+
+
+class Evacuation:
+    """What one status after another says of the replicas that were seen on `hosts`."""
+
+    def __init__(self, hosts: Collection[AgentId]) -> None:
+        self._hosts = frozenset(hosts)
+        self._left: set[str] = set()
+
+    def look(self, status: Status) -> Look:
+        """How far it is."""
+        drained = [host for host in status.hosts if host.id in self._hosts]
+        names = {host.name for host in drained}
+        left: list[Left] = []
+        for stack in status.stacks:
+            for service in stack.services:
+                for replica in service.replicas:
+                    item = self._judge(f"{stack.name}/{service.name}", service, replica, names)
+                    left += [item] if item is not None else []
+        known = not status.stale and all(host.cordoned for host in drained)
+        return Look(over=known and all(item.stays for item in left), left=tuple(left))
+
+    def _judge(self, service: str, told: ServiceStatus, replica: ReplicaStatus, names: set[str]) -> Left | None:
+        name = f"{service}.{replica.slot}"
+        if replica.host in names:
+            self._left.add(name)
+            why = replica.stays or _waits_for(service, told, replica)
+            return Left(replica=name, host=replica.host, stays=bool(replica.stays), why=why)
+        if name in self._left and told.wanted and replica.state != "healthy":
+            why = replica.state + (f": {replica.reason}" if replica.reason else "")
+            return Left(replica=name, host=replica.host, stays=False, why=why)
+        return None
+
+
+def _waits_for(service: str, told: ServiceStatus, leaving: ReplicaStatus) -> str:
+    """Replicas leave one by one while the others are well: the first that isn't."""
+    others = (other for other in told.replicas if other.slot != leaving.slot and other.state != "healthy")
+    sick = next(others, None) if told.wanted else None
+    return f"waits for {service}.{sick.slot} on {sick.host} ({sick.state})" if sick is not None else ""
+
+
+async def drain(client: Client, hosts: Collection[AgentId]) -> dict[AgentId, InstructionResult]:
+    """Sign it for all of them at once, so that nothing moves from one to another. Raises as `Client.submit`."""
+    wanted = sorted(hosts)
+    results = await asyncio.gather(*(client.submit("drain", f"host:{host}", Drain()) for host in wanted))
+    return dict(zip(wanted, results, strict=True))
+
+
+async def until_left(
+    client: Client, hosts: Collection[AgentId], *, wait_s: float, tell: Callable[[Look], None]
+) -> Look:
+    """The last look: when it is over, or after `wait_s`. Raises as `Client.status` when nobody answers in that time."""
+    evacuation, deadline = Evacuation(hosts), time.monotonic() + wait_s
+    newest: Look | None = None
+    while True:
+        try:
+            newest = evacuation.look(await client.status())
+        except (Unreachable, NoMajority, TimedOut):  # the coordinator may be the one that is drained
+            if newest is None and time.monotonic() >= deadline:
+                raise
+        else:
+            tell(newest)
+        if newest is not None and (newest.over or time.monotonic() >= deadline):
+            return newest
+        await asyncio.sleep(LOOK_EVERY_S)

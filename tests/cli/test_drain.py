@@ -1,0 +1,175 @@
+"""`agent drain` and `agent undrain`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from agent.control import next_entries
+from agent.model.report import ObservedReplica, ReplicaState
+from agent.model.stack import Image, Service, Stack, Volume
+from tests.cli.conftest import Agent
+from tests.support.fake_node import FakeCluster
+from tests.support.shop import instruct
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> FakeCluster:
+    return FakeCluster(tmp_path, "n1", "n2", "n3")
+
+
+@pytest.fixture
+async def running(cluster: FakeCluster) -> AsyncIterator[FakeCluster]:
+    async with cluster.running("n1", "n2"):
+        yield cluster
+
+
+def coordinate(cluster: FakeCluster, state: ReplicaState = "healthy") -> None:
+    """One decision of the coordinator's, and what hosts report of it: each replica is in `state`."""
+    ledger = cluster.ledger
+    for member in ledger.state.members.values():
+        replicas = tuple(
+            ObservedReplica(
+                stack=item.stack,
+                service=item.service,
+                slot=item.slot,
+                state=state,
+                revision=item.instruction.revision,
+                spec_hash="ab" * 8,
+            )
+            for item in ledger.state.assignments.values()
+            if item.host == member.id
+        )
+        ledger.report(member.name, *replicas)
+    ledger.propose(*next_entries(ledger.state, ledger.facts(), ledger.now_ms()))
+
+
+@asynccontextmanager
+async def coordinating(cluster: FakeCluster) -> AsyncIterator[None]:
+    async def go_on() -> None:
+        while True:
+            coordinate(cluster)
+            await asyncio.sleep(0.05)
+
+    task = asyncio.create_task(go_on())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def deploy(cluster: FakeCluster, **services: Service) -> None:
+    instruct(cluster, "deploy", "stack:shop", Stack(name="shop", services=services))
+    while cluster.ledger.state.stacks["shop"].phase != "healthy":
+        coordinate(cluster)
+
+
+def service(**fields: object) -> Service:
+    return Service(image=Image(ref="web:1"), **fields)  # type: ignore[arg-type]  # Service's
+
+
+def on(cluster: FakeCluster, host: str) -> list[str]:
+    return sorted(str(key) for key, it in cluster.ledger.state.assignments.items() if it.host == cluster.hosts[host].id)
+
+
+async def test_what_may_leave_does_and_it_is_told_while_it_happens(agent: Agent, running: FakeCluster) -> None:
+    deploy(running, web=service(replicas=6))
+    async with coordinating(running):
+        said = await agent("drain", "n2", "--wait", "20s")
+    assert said.code == 0, said
+    lines = said.out.splitlines()
+    assert lines[0] == "n2: drained (revision 1 of host n2)"
+    assert lines[-1] == "n2: is empty"
+    assert on(running, "n2") == []
+    assert running.ledger.state.drained == {running.hosts["n2"].id}
+    status = (await agent("status", "--json")).json
+    assert next(host for host in status["hosts"] if host["name"] == "n2")["cordoned"] is True
+    assert "drained" in (await agent("status")).out
+
+
+async def test_several_hosts_by_name_or_id_are_drained_together(agent: Agent, running: FakeCluster) -> None:
+    deploy(running, web=service(replicas=6))
+    async with coordinating(running):
+        said = await agent("drain", "n2", running.hosts["n3"].id, "n2", "--json")
+    assert (said.code, said.json["over"], said.json["left"]) == (0, True, [])
+    assert [host["host"] for host in said.json["hosts"]] == ["n2", "n3"]
+    assert len(on(running, "n1")) == 6
+
+
+async def test_what_has_to_stay_is_named_with_exit_code_3(agent: Agent, running: FakeCluster) -> None:
+    data = (Volume(source="data", container_path="/data"),)
+    deploy(running, web=service(replicas=3), db=service(volumes=data), pinned=service(host="n2"))
+    (db,) = (it for key, it in running.ledger.state.assignments.items() if key.service == "db")
+    host = running.ledger.state.members[db.host].name
+    async with coordinating(running):
+        said = await agent("drain", host, "n2")
+        assert said.code == 3
+        assert f"  shop/db.1: stays: its volume is on {host}" in said.out.splitlines()
+        assert "  shop/pinned.1: stays: pinned to n2" in said.out.splitlines()
+        assert "agent undrain" in said.err
+        again = await agent("drain", "n2", "--json")
+        assert again.code == 3
+        pinned = {"replica": "shop/pinned.1", "host": "n2", "stays": True, "why": "pinned to n2"}
+        assert pinned in again.json["hosts"][0]["left"]
+
+
+async def test_after_the_wait_it_says_what_is_still_there_and_goes_on(agent: Agent, running: FakeCluster) -> None:
+    deploy(running, web=service(replicas=2))
+    began = time.monotonic()
+    said = await agent("drain", "n1", "--wait", "100ms")  # nobody coordinates here
+    assert time.monotonic() - began < 10
+    assert said.code == 3
+    assert said.out.splitlines()[-2:] == ["n1: 1 replica left there", "  shop/web.1: on its way"]
+    assert "goes on without this command" in said.err
+
+
+async def test_detached_it_returns_at_once(agent: Agent, running: FakeCluster) -> None:
+    deploy(running, web=service(replicas=3))
+    said = await agent("drain", "n2", "--detach")
+    assert (said.code, said.out) == (0, "n2: drained (revision 1 of host n2)\n")
+    assert on(running, "n2") == ["shop/web.2"]
+
+
+async def test_an_undrained_host_is_used_again(agent: Agent, running: FakeCluster) -> None:
+    deploy(running, web=service(replicas=2))
+    await agent("drain", "n3", "n2", "--detach")
+    said = await agent("undrain", "n3")
+    assert (said.code, said.out) == (0, "n3: may be used again (revision 2 of host n3)\n")
+    told = (await agent("undrain", "n2", "--json")).json
+    assert (told["hosts"][0]["host"], told["hosts"][0]["result"]["outcome"]) == ("n2", "applied")
+    assert not running.ledger.state.drained
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (("drain", "n9"), 1, "Hosts: n1, n2, n3."),
+        (("undrain", "n9"), 1, "Hosts: n1, n2, n3."),
+        (("drain", "n1", "n9"), 1, "n9"),
+        (("drain",), 2, "HOST"),
+        (("drain", "n1", "--wait", "soon"), 2, "--wait"),
+    ],
+)
+async def test_a_mistake_drains_nothing(
+    agent: Agent, running: FakeCluster, args: tuple[str, ...], code: int, said: str
+) -> None:
+    answer = await agent(*args)
+    assert answer.code == code
+    assert said in answer.err
+    assert not running.ledger.state.drained
+
+
+async def test_an_operator_of_some_stacks_is_told_who_can(agent: Agent, running: FakeCluster) -> None:
+    state = running.ledger.state
+    ann = replace(state.operators["ann"], scope="operate", stacks=("shop",))
+    running.ledger.state = replace(state, operators={**state.operators, "ann": ann})
+    said = await agent("drain", "n1")
+    assert said.code == 5
+    assert "a host's replicas are of any stack" in said.err
