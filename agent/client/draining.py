@@ -11,7 +11,7 @@ from msgspec import Struct
 from agent.client.client import Client
 from agent.errors import NoMajority, TimedOut, Unreachable
 from agent.model.instruction import Drain, InstructionResult
-from agent.model.status import ReplicaStatus, ServiceStatus, Status
+from agent.model.status import ReplicaStatus, ServiceStatus, StackStatus, Status
 from agent.model.types import AgentId
 
 LOOK_EVERY_S = 0.5  # a replica moves in a second or more
@@ -56,28 +56,33 @@ class Evacuation:
         for stack in status.stacks:
             for service in stack.services:
                 for replica in service.replicas:
-                    item = self._judge(f"{stack.name}/{service.name}", service, replica, names)
+                    item = self._judge(stack, service, replica, names)
                     left += [item] if item is not None else []
         known = not status.stale and all(host.cordoned for host in drained)
         return Look(over=known and all(item.stays for item in left), left=tuple(left))
 
-    def _judge(self, service: str, told: ServiceStatus, replica: ReplicaStatus, names: set[str]) -> Left | None:
-        name = f"{service}.{replica.slot}"
+    def _judge(
+        self, stack: StackStatus, service: ServiceStatus, replica: ReplicaStatus, names: set[str]
+    ) -> Left | None:
+        name = f"{stack.name}/{service.name}.{replica.slot}"
         if replica.host in names:
             self._left.add(name)
-            why = replica.stays or _waits_for(service, told, replica)
+            why = replica.stays or _waits_for(stack, service, replica)
             return Left(replica=name, host=replica.host, stays=bool(replica.stays), why=why)
-        if name in self._left and told.wanted and replica.state != "healthy":
+        if name in self._left and service.wanted and replica.state != "healthy":
             why = replica.state + (f": {replica.reason}" if replica.reason else "")
             return Left(replica=name, host=replica.host, stays=False, why=why)
         return None
 
 
-def _waits_for(service: str, told: ServiceStatus, leaving: ReplicaStatus) -> str:
-    """Replicas leave one by one while the others are well: the first that isn't."""
-    others = (other for other in told.replicas if other.slot != leaving.slot and other.state != "healthy")
-    sick = next(others, None) if told.wanted else None
-    return f"waits for {service}.{sick.slot} on {sick.host} ({sick.state})" if sick is not None else ""
+def _waits_for(stack: StackStatus, service: ServiceStatus, leaving: ReplicaStatus) -> str:
+    """One by one, while the others are well, to a host that is ready: the first that isn't."""
+    others = (other for other in service.replicas if other.slot != leaving.slot and other.state != "healthy")
+    sick = next(others, None) if service.wanted else None
+    if sick is not None:
+        return f"waits for {stack.name}/{service.name}.{sick.slot} on {sick.host} ({sick.state})"
+    checks = (check for check in stack.checks if check.service == service.name and check.state != "ready")
+    return next((f"{check.host} isn't ready for it: {check.detail or check.state}" for check in checks), "")
 
 
 async def drain(client: Client, hosts: Collection[AgentId]) -> dict[AgentId, InstructionResult]:

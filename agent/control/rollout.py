@@ -7,7 +7,8 @@ Order: every host that gets a replica says that it can run it (`preparation`); t
 then workers; a class begins when the one before it is healthy; at last hosts say that they reach each other's replicas
 (`validation`). A first deploy makes all replicas of a class at once; a replica that runs is replaced only if its
 service changed, one slot of a service at a time. What only gets another pointer keeps its container. A drained host is
-left in the same way, one replica of a service after another, also when no rollout is under way.
+left in the same way, one replica of a service after another, also when no rollout is under way. The host that it
+goes to says first that it can run it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from agent.control.preparation import PLACE_DEADLINE_MS, judge_preparation, prep
 from agent.control.progress import HEALTHY_DEADLINE_MS, Progress, Reports, deadline_passed, judge
 from agent.control.scheduler import ROLES, Schedule, same_container, schedule
 from agent.control.validation import Visit, judge_validation, may_be_asked, reaching
-from agent.model.errand import MAX_ERRANDS, Errand
+from agent.model.errand import MAX_ERRANDS, Errand, errand_id
 from agent.model.ledger import AssignEntry, Assignment, LedgerEntry, Phase, PhaseEntry, Slot
 from agent.model.reason import with_note
 from agent.model.spec import ReplicaKey
@@ -234,14 +235,28 @@ class _Rollout:
         }
 
     def _next_out(self, leaving: set[ReplicaKey]) -> set[ReplicaKey]:
-        """Which of them go now: one of a service, while all others of it are as they should be; a sick one first."""
+        """Which of them go now: one of a service, while all others of it are as they should be; a sick one first.
+
+        It goes once the host that it goes to is ready: an image that takes minutes to pull, or that can't be had there,
+        must not cost a replica that runs.
+        """
         out: set[ReplicaKey] = set()
-        for name in {key.service for key in leaving}:
+        next_ones: list[Assignment] = []
+        for name in sorted({key.service for key in leaving}):
             going = sorted(key for key in leaving if key.service == name)
             if wants_stopped(self._stack, name):
                 out.update(going)
             elif all(key in leaving for key in self._changes if key.service == name) and self._settled(name):
-                out.add(min(going, key=lambda key: (self._judge(self._current[key]).verdict == "done", key)))
+                first = min(going, key=lambda key: (self._judge(self._current[key]).verdict == "done", key))
+                next_ones.append(self._changes[first])
+        asked = preparations(self._stack, next_ones)
+        self.errands.update(asked)
+        for host, errands in asked.items():
+            found = self._reports.findings(host)
+            for errand in errands:
+                finding = found.get(errand_id(errand))
+                if finding is not None and finding.state == "ready":
+                    out.update(map(key_of, errand.assignments))
         return out
 
     def _settled(self, name: Label) -> bool:

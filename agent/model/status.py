@@ -102,7 +102,7 @@ class HostCheck(Struct, frozen=True, kw_only=True):
 
 
 class StackStatus(Struct, frozen=True, kw_only=True):
-    """`checks`: how far the hosts are, while the stack is preparing or validating."""
+    """`checks`: how far the hosts are, while the stack is preparing or validating, or is to leave a drained host."""
 
     name: str
     revision: int

@@ -21,6 +21,7 @@ from agent.model.types import AgentId, Label
 from agent.state import ClusterState, StackState, deployed_stack, service_of, wanted_replicas, wants_stopped
 
 _CHECKED: dict[Phase, ErrandKind] = {"preparing": "prepare", "validating": "reach"}
+_SETTLED: tuple[Phase, ...] = ("healthy", "failed", "stopped")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,8 @@ class StackViews:
     def _checks(self, stack: StackState) -> tuple[HostCheck, ...]:
         """By host; what is left in reports of a rollout that is over says nothing any more."""
         kind = _CHECKED.get(stack.phase)
+        if stack.phase in _SETTLED and any(facts.drained for facts in self.facts.hosts.values()):
+            kind = "prepare"
         found = [
             HostCheck(
                 host=self.state.members[host].name if host in self.state.members else host,

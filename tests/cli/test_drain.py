@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from agent.control import next_entries
+from agent.control import decide
+from agent.model.errand import Finding, Prepare, errand_id
 from agent.model.report import ObservedReplica, ReplicaState
 from agent.model.stack import Image, Service, Stack, Volume
 from tests.cli.conftest import Agent
@@ -31,8 +32,9 @@ async def running(cluster: FakeCluster) -> AsyncIterator[FakeCluster]:
 
 
 def coordinate(cluster: FakeCluster, state: ReplicaState = "healthy") -> None:
-    """One decision of the coordinator's, and what hosts report of it: each replica is in `state`."""
+    """One decision of the coordinator's, and what hosts report: each replica is in `state`, every errand is done."""
     ledger = cluster.ledger
+    errands = decide(ledger.state, ledger.facts(), ledger.now_ms()).errands
     for member in ledger.state.members.values():
         replicas = tuple(
             ObservedReplica(
@@ -47,7 +49,17 @@ def coordinate(cluster: FakeCluster, state: ReplicaState = "healthy") -> None:
             if item.host == member.id
         )
         ledger.report(member.name, *replicas)
-    ledger.propose(*next_entries(ledger.state, ledger.facts(), ledger.now_ms()))
+        findings = tuple(
+            Finding(
+                errand=errand_id(errand),
+                kind="prepare" if isinstance(errand, Prepare) else "reach",
+                stack=errand.stack,
+                state="ready",
+            )
+            for errand in errands.get(member.id, ())
+        )
+        ledger.reports[member.name] = replace(ledger.reports[member.name], findings=findings)
+    ledger.propose(*decide(ledger.state, ledger.facts(), ledger.now_ms()).entries)
 
 
 @asynccontextmanager

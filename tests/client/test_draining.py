@@ -9,6 +9,7 @@ from agent.model.report import ReplicaState
 from agent.model.status import (
     AgentRef,
     ClusterStatus,
+    HostCheck,
     HostStatus,
     QuorumStatus,
     ReplicaStatus,
@@ -73,6 +74,13 @@ def test_a_replica_that_may_leave_is_waited_for_until_it_is_healthy_elsewhere() 
 def test_it_says_whom_a_replica_waits_for() -> None:
     look = looking().look(status(replica(1, "n1"), replica(2, "n3", "backoff")))
     assert look.left[0].why == "waits for shop/web.2 on n3 (backoff)"
+
+
+def test_it_says_what_the_host_that_it_goes_to_lacks() -> None:
+    told = status(replica(1, "n1"), replica(2, "n3"))
+    check = HostCheck(host="n3", kind="prepare", service="web", state="failed", detail="no image web:1")
+    look = looking().look(replace(told, stacks=(replace(told.stacks[0], checks=(check,)),)))
+    assert look.left[0].why == "n3 isn't ready for it: no image web:1"
 
 
 def test_what_can_only_stay_ends_the_wait() -> None:

@@ -72,6 +72,33 @@ def test_the_next_one_waits_until_the_last_is_healthy() -> None:
     assert set(made.hosts_of("web").values()) == {"n2"}
 
 
+def test_nothing_leaves_for_a_host_that_cannot_run_it() -> None:
+    made = world("n1", "n2", web=service(replicas=2))
+    made.unfit["n2", "web"] = "there is no image app:1"
+    made.ledger.drain("n1")
+    made.settle()
+    made.later(2 * HEALTHY_DEADLINE_MS / 1000)
+    made.settle()
+    assert not made.batches()
+    assert made.phase() == "healthy"
+    made.unfit.clear()
+    made.settle()
+    assert set(made.hosts_of("web").values()) == {"n2"}
+
+
+def test_a_replica_runs_until_its_image_is_where_it_goes() -> None:
+    made = world("n1", "n2", web=service())
+    (host,) = made.hosts_of("web").values()
+    other = "n2" if host == "n1" else "n1"
+    made.pulling.add((other, "web"))
+    made.ledger.drain(host)
+    made.settle()
+    assert made.hosts_of("web") == {1: host}
+    made.pulling.clear()
+    made.settle()
+    assert made.hosts_of("web") == {1: other}
+
+
 def test_the_sick_one_leaves_first() -> None:
     made = world("n1", "n2", web=service(replicas=4))
     made.ledger.drain("n1")
