@@ -11,7 +11,7 @@ from aiohttp import web
 from agent import errors
 from agent.api import auth
 from agent.api.limits import BODY_TIMEOUT_S, UPLOAD_PART_BYTES, UPLOAD_SILENCE_S
-from agent.api.parameters import BlobQuery, EventsQuery, LogsQuery, read_path, read_query
+from agent.api.parameters import AuditQuery, BlobQuery, EventsQuery, LogsQuery, ProofQuery, read_path, read_query
 from agent.api.port import NodePort
 from agent.api.problems import ResultRefused
 from agent.api.streams import Streams
@@ -20,6 +20,7 @@ from agent.api.workers import MAX_WORKER_BODY_BYTES, bare_refusal, decode_worker
 from agent.formats.timestamps import rfc3339
 from agent.instruction import RequestClaims
 from agent.model.api import BlobView, Members, Operators, Recovery, Services, StackView, TargetView
+from agent.model.audit import AuditPage, AuditProof
 from agent.model.explain import shown
 from agent.model.fault import Fault, error_of
 from agent.model.instruction import MAX_BODY_BYTES, InstructionResult
@@ -141,6 +142,16 @@ class Handlers:
         return await self._streams.events(
             request, self._port.events(after=after), self._port.me.id, follow=query.follow
         )
+
+    async def audit(self, request: web.Request) -> AuditPage:
+        """Who changed what, when."""
+        query = read_query(request, AuditQuery)
+        reader = auth.reader(request, self._port.state, time.time())
+        return await self._port.past.page(reader, query.target, after=query.after, limit=query.limit)
+
+    async def audit_proof(self, request: web.Request) -> AuditProof:
+        """Whether what this host keeps of the past fits together."""
+        return await self._port.past.prove(read_query(request, ProofQuery).at)
 
     async def blob(self, request: web.Request) -> BlobView:
         """Whether this agent has a content."""

@@ -16,6 +16,7 @@ from agent.model.stack import MAX_REPLICAS
 from agent.model.types import Digest, Jti, Label, Target
 
 MAX_TAIL_LINES = 10_000  # of each replica; more is a download, and `since` narrows it
+MAX_AUDIT_LINES = 500  # in one answer: a second of JSON at most, some 300 kB; `more` goes on
 
 S = TypeVar("S", bound=Struct)
 
@@ -41,6 +42,20 @@ class EventsQuery(Struct, frozen=True, kw_only=True):
 
     follow: bool = True
     recent: bool = False
+
+
+class AuditQuery(Struct, frozen=True, kw_only=True):
+    """Which instructions: on one target, behind an index, at most so many."""
+
+    target: Target | None = None
+    after: Annotated[int, Meta(ge=0, le=2**62)] = 0
+    limit: Annotated[int, Meta(ge=1, le=MAX_AUDIT_LINES)] = MAX_AUDIT_LINES
+
+
+class ProofQuery(Struct, frozen=True, kw_only=True):
+    """Up to which entry the chain is told; all that is kept is read anyway."""
+
+    at: Annotated[int, Meta(ge=1, le=2**62)] | None = None
 
 
 class BlobQuery(Struct, frozen=True, kw_only=True):

@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from agent.model.api import ImageProgress, Recovery
+from agent.model.audit import AuditPage, AuditProof
+from agent.model.cluster import Operator
 from agent.model.events import Event, LogLine
 from agent.model.instruction import InstructionResult
 from agent.model.status import AgentRef, Health, MemberView, Status
-from agent.model.types import Digest, Label
+from agent.model.types import Digest, Label, Target
 from agent.state import ClusterState
 
 
@@ -47,6 +49,16 @@ class BackupPort(Protocol):
         """Such an archive in the place of the volume's content. Raises Conflict while the stack runs here."""
 
 
+class PastPort(Protocol):
+    """What this host keeps of the ledger's past."""
+
+    async def page(self, reader: Operator | None, target: Target | None, *, after: int, limit: int) -> AuditPage:
+        """Instructions behind the index `after`, oldest first, as far as `reader` (None: anybody here) may see them."""
+
+    async def prove(self, at: int | None) -> AuditProof:
+        """All of it read and linked again; the chain up to entry `at`, or to the end."""
+
+
 class NodePort(Protocol):
     """The agent, as its API sees it. Methods raise MusterErrors, which become problems (RFC 9457)."""
 
@@ -58,6 +70,9 @@ class NodePort(Protocol):
 
     @property
     def backup(self) -> BackupPort: ...
+
+    @property
+    def past(self) -> PastPort: ...
 
     @property
     def state(self) -> ClusterState:

@@ -10,9 +10,10 @@ from aiohttp import web
 from msgspec import Struct
 
 from agent.api.handlers import OCTETS, Handlers
-from agent.api.parameters import BlobQuery, EventsQuery, LogsQuery, NoQuery
+from agent.api.parameters import AuditQuery, BlobQuery, EventsQuery, LogsQuery, NoQuery, ProofQuery
 from agent.api.workers import AddWorker
 from agent.model.api import BlobView, ImageProgress, Members, Operators, Recovery, Services, StackView, TargetView
+from agent.model.audit import AuditPage, AuditProof
 from agent.model.events import Event, LogLine
 from agent.model.instruction import InstructionResult
 from agent.model.status import Health, Status
@@ -166,6 +167,22 @@ ROUTES: tuple[Route, ...] = (
         answer=Event,
         media="text/event-stream",
         query=EventsQuery,
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/audit",
+        handler=Handlers.audit,
+        summary="Who changed what, when: instructions that this host, as a voter, keeps; oldest first",
+        answer=AuditPage,
+        query=AuditQuery,
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/audit/proof",
+        handler=Handlers.audit_proof,
+        summary="Reads all that this host keeps of the ledger's past, and links it again",
+        answer=AuditProof,
+        query=ProofQuery,
     ),
     Route(
         method="GET",

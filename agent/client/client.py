@@ -36,6 +36,7 @@ from agent.model.api import (
     StackView,
     TargetView,
 )
+from agent.model.audit import AuditPage, AuditProof
 from agent.model.decode import convert
 from agent.model.events import Event, LogLine
 from agent.model.fault import error_of
@@ -46,6 +47,7 @@ from agent.model.types import Digest, Jti, Label, Target
 T = TypeVar("T")
 
 PROBE_TIMEOUT_S = 6.0  # connection and one small answer
+PROOF_TIMEOUT_S = 60.0  # a host reads and hashes up to 1 GiB
 READ_TIMEOUT_S = 15.0  # a status waits for the coordinator
 MAX_ANSWER_BYTES = 67_108_864  # the status of 10,000 replicas is some 6 MB
 TOKEN_MARGIN_S = 60.0  # a token this close to its end is made anew
@@ -151,20 +153,22 @@ class Client:
         given = {name: str(value) for name, value in params.items() if value is not None}
         return streams.logs(self, f"/api/v1/stacks/{quote(stack, safe='')}/logs", given)
 
+    async def audit(self, target: Target | None, after: int) -> AuditPage:
+        """Instructions behind that index, oldest first, as the member that answers has kept them."""
+        params = {"after": str(after)} | ({"target": target} if target is not None else {})
+        return await self._read("/api/v1/audit", AuditPage, params)
+
+    async def audit_proofs(self, at: int | None = None) -> list[AuditProof]:
+        """What each member that answers finds when it reads all that it keeps; the chain up to entry `at`."""
+        params = {"at": str(at)} if at is not None else {}
+        return await self._everywhere("/api/v1/audit/proof", params, AuditProof, PROOF_TIMEOUT_S)
+
     # Changes
 
     async def recoveries(self) -> list[Recovery]:
         """What each member that answers would begin another epoch with; a read, of every one by itself."""
 
-        async def ask(endpoint: Endpoint) -> Recovery | None:
-            request = Request(method="GET", path="/api/v1/recovery", headers=self.headers(), timeout_s=PROBE_TIMEOUT_S)
-            with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError, MusterError):
-                return await self.call(endpoint, request, Recovery)
-            return None
-
-        await self.connect()  # tells the cluster's time, which tokens go by
-        answers = await asyncio.gather(*(ask(endpoint) for endpoint in self._endpoints))
-        return [answer for answer in answers if answer is not None]
+        return await self._everywhere("/api/v1/recovery", {}, Recovery, PROBE_TIMEOUT_S)
 
     async def recover(self, revision: int, body: Recover) -> InstructionResult:
         """Signs the beginning of another epoch, brings it to the member that is asked, and remembers it in the home.
@@ -280,9 +284,24 @@ class Client:
 
     # Inside
 
-    async def _read(self, path: str, type_: type[T]) -> T:
+    async def _everywhere(self, path: str, params: Mapping[str, str], type_: type[T], timeout_s: float) -> list[T]:
+        """Of every member that answers, by itself."""
+
+        async def ask(endpoint: Endpoint) -> T | None:
+            request = Request(method="GET", path=path, params=params, headers=self.headers(), timeout_s=timeout_s)
+            with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError, MusterError):
+                return await self.call(endpoint, request, type_)
+            return None
+
+        await self.connect()  # tells the cluster's time, which tokens go by
+        answers = await asyncio.gather(*(ask(endpoint) for endpoint in self._endpoints))
+        return [answer for answer in answers if answer is not None]
+
+    async def _read(self, path: str, type_: type[T], params: Mapping[str, str] | None = None) -> T:
         async def read(endpoint: Endpoint) -> T:
-            request = Request(method="GET", path=path, headers=self.headers(), timeout_s=READ_TIMEOUT_S)
+            request = Request(
+                method="GET", path=path, params=params or {}, headers=self.headers(), timeout_s=READ_TIMEOUT_S
+            )
             return await self.call(endpoint, request, type_)
 
         return await self._somewhere(read)

@@ -19,18 +19,20 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from agent import errors, raft
+from agent import raft
 from agent.control import ClusterFacts
 from agent.host import HostContext, HostObservation
 from agent.model.status import MemberView, Status
 from agent.model.types import AgentId
+from agent.node import auditing
 from agent.node.calls import OnReply
 from agent.node.chronicle import Chronicle
 from agent.node.clock import LedgerClock
 from agent.node.consensus import Consensus
 from agent.node.context import Context, Lead, Peer
 from agent.node.coordination import Coordination
-from agent.node.effects import Cut, Datagram, Effect, Replied, Serve, Store, Unserve, Want
+from agent.node.disk import Disk
+from agent.node.effects import Cut, Datagram, Effect, Replied, Serve, Unserve, Want
 from agent.node.epochs import Epochs
 from agent.node.followers import Followers
 from agent.node.inquiries import Inquiries
@@ -67,10 +69,6 @@ from agent.swim import Send as SwimSend
 
 __all__ = ["NodeBoot", "NodeCore", "NodeSettings"]
 
-# A commit index that no write carried is kept on its own after this long: a host that wakes alone must know its last
-# assignments.
-COMMIT_SETTLES_S = 0.5
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSettings:
@@ -88,19 +86,6 @@ class NodeSettings:
     swim: SwimConfig
     limits: raft.RaftLimits = field(default_factory=raft.RaftLimits)
     compaction: Compaction = field(default_factory=Compaction)
-
-
-@dataclass(slots=True)
-class _Disk:
-    """What is on its way to the disk. Invariant: `ready` is set exactly while a settling `Store` is open."""
-
-    ready: raft.Ready | None = None
-    kept_commit: int = 0
-    settle_at: float = float("inf")
-
-    def deadline(self) -> float:
-        """When the commit index is to be kept on its own; what is on its way carries it along."""
-        return self.settle_at if self.ready is None else float("inf")
 
 
 class NodeCore:
@@ -127,7 +112,7 @@ class NodeCore:
         self._context = Context(settings.id, settings.boot, core, swim, machine.state, clock)
         self._machine = machine
         self.drops: dict[str, int] = {}
-        self._disk = _Disk(kept_commit=boot.commit)
+        self._disk = Disk(self._context, boot.commit)
         self.submissions = Submissions(self._context)
         self.chronicle = Chronicle(self._context)
         self._consensus = Consensus(self._context, self.chronicle, self._drop)
@@ -311,11 +296,7 @@ class NodeCore:
 
     def stored(self, when: Instant) -> None:
         """The open `Store` is on the disk."""
-        ready = self._disk.ready
-        if ready is None:
-            raise errors.InvariantBroken("stored() without an open Store")
-        self._disk.ready = None
-        self._finish(ready, when)
+        self._finish(self._disk.stored(), when)
         self._settle(when)
 
     def leave(self, when: Instant) -> bool:
@@ -392,7 +373,7 @@ class NodeCore:
             self._inquiries.pump(when)
             if not self._drain_raft(when):
                 break
-        self._keep_commit(when)
+        self._disk.keep_commit(self._machine.verified_through, when)
 
     def _drain_raft(self, when: Instant) -> bool:
         """Take what consensus has ready, up to one that needs the disk. Whether there was anything."""
@@ -408,9 +389,7 @@ class NodeCore:
             if ready.persist is None:
                 self._finish(ready, when)
             else:
-                self._disk.ready = ready
-                self._disk.kept_commit = max(self._disk.kept_commit, ready.persist.commit or 0)
-                self._context.emit(Store(persist=ready.persist, verified_through=self._machine.verified_through))
+                self._disk.store(ready, ready.persist, self._machine.verified_through)
         return moved
 
     def _finish(self, ready: raft.Ready, when: Instant) -> None:
@@ -429,9 +408,11 @@ class NodeCore:
             self._members_changed(when)
             self._host.ledger_moved()
         for entry in ready.committed:
+            before = self._machine.state.chain
             applied = self._machine.apply(entry)
             self._context.state = self._machine.state
             if applied is not None:
+                auditing.keep(self._context, entry, before, applied)
                 self._applied(applied, when)
         for read in ready.reads:
             self.submissions.confirmed(read)
@@ -481,18 +462,6 @@ class NodeCore:
     def _send_raft(self, envelope: raft.Envelope) -> None:
         if envelope.to in self._context.peers:
             self._context.send(envelope.to, RaftFrame(message=envelope.message))
-
-    def _keep_commit(self, when: Instant) -> None:
-        """See `COMMIT_SETTLES_S`."""
-        disk, commit = self._disk, self._context.raft.commit
-        if commit <= disk.kept_commit:
-            disk.settle_at = float("inf")
-        elif disk.settle_at == float("inf"):
-            disk.settle_at = when.mono + COMMIT_SETTLES_S
-        elif when.mono >= disk.settle_at and disk.ready is None:
-            disk.kept_commit, disk.settle_at = commit, float("inf")
-            persist = raft.Persist(commit=commit)
-            self._context.emit(Store(persist=persist, verified_through=self._machine.verified_through, settles=False))
 
     def _drop(self, why: str) -> None:
         self.drops[why] = self.drops.get(why, 0) + 1

@@ -10,7 +10,7 @@ from agent.model.events import Event
 from agent.model.fault import Fault
 from agent.model.instruction import InstructionResult
 from agent.model.status import Status
-from agent.model.types import AgentId
+from agent.model.types import AgentId, Digest, Millis
 from agent.node.messages import Frame, Reply, Served
 
 
@@ -72,6 +72,20 @@ class Examine(Struct, frozen=True, kw_only=True):
     tasks: tuple[Task, ...]
 
 
+class Audit(Struct, frozen=True, kw_only=True):
+    """An entry that this voter has applied, for the ledger's past; may come again after a restart.
+
+    `before` is the ledger's chain before it, `at` ledger time behind it. `outcome` and `what`: an instruction's.
+    """
+
+    index: int
+    data: bytes
+    before: Digest
+    at: Millis
+    outcome: str = ""
+    what: str = ""
+
+
 class Publish(Struct, frozen=True, kw_only=True):
     """Events for whoever listens at this agent."""
 
@@ -109,7 +123,8 @@ class BeginEpoch(Struct, frozen=True, kw_only=True):
 
 
 Effect = (
-    Store
+    Audit
+    | Store
     | BeginEpoch
     | Send
     | Datagram

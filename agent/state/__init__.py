@@ -5,7 +5,7 @@ state, applied = apply(state, index, data)        # for every committed entry of
 snapshot = encode_snapshot(state)                 # decode_snapshot checks every signature in it again
 """
 
-from agent.state.apply import STATE_LEVEL, apply, begin_epoch, genesis_state, is_readable, stamp_of
+from agent.state.apply import STATE_LEVEL, apply, begin_epoch, genesis_state, is_readable, link, stamp_of
 from agent.state.epochs import check_crossing
 from agent.state.errors import SnapshotRefused, UnknownEntry
 from agent.state.placing import PORT_TRIES, may_have
@@ -48,6 +48,7 @@ __all__ = [
     "genesis_state",
     "is_readable",
     "key_of",
+    "link",
     "may_have",
     "member_named",
     "satisfies",

@@ -57,7 +57,7 @@ def genesis_state(data: bytes) -> ClusterState:
         level=1,
         trust_anchor=genesis.trust_anchor,
         index=1,
-        chain=_link(_NO_CHAIN, 1, data),
+        chain=link(_NO_CHAIN, 1, data),
         at=entry.at,
         members={member.id: member for member in genesis.members},
         operators={admin.name: admin for admin in genesis.admins},
@@ -136,10 +136,11 @@ def _decode(data: bytes) -> LedgerEntry:
 
 
 def _behind(state: ClusterState, index: int, data: bytes, entry: LedgerEntry) -> ClusterState:
-    return replace(state, index=index, chain=_link(state.chain, index, data), at=max(state.at, entry.at))
+    return replace(state, index=index, chain=link(state.chain, index, data), at=max(state.at, entry.at))
 
 
-def _link(chain: Digest, index: int, data: bytes) -> Digest:
+def link(chain: Digest, index: int, data: bytes) -> Digest:
+    """`ClusterState.chain` behind the entry `data` at `index`, `chain` being the one before it."""
     return hashlib.sha256(bytes.fromhex(chain) + index.to_bytes(8, "big") + data).hexdigest()
 
 

@@ -12,7 +12,8 @@ from agent import errors
 from agent.host import HostContext
 from agent.model.instruction import Grant, Revoke, Scale
 from agent.model.ledger import InstructionEntry, PhaseEntry, encode_entry
-from agent.node.core import COMMIT_SETTLES_S, NodeBoot, NodeCore, NodeSettings
+from agent.node.core import NodeBoot, NodeCore, NodeSettings
+from agent.node.disk import COMMIT_SETTLES_S
 from agent.node.effects import Reconcile, Store
 from agent.node.machine import Compaction, Machine
 from agent.raft import Entry, EntryKind, HardState, Raft, RaftTiming, Snapshot

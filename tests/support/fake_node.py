@@ -24,6 +24,7 @@ from agent.formats.timestamps import rfc3339
 from agent.home import Home, KnownMember, remember
 from agent.instruction import read_instruction, sign_access
 from agent.model.api import ImageProgress, Recovery
+from agent.model.audit import AuditLine, AuditPage, AuditProof
 from agent.model.cluster import Operator
 from agent.model.errand import Finding
 from agent.model.events import Event, LogLine
@@ -146,6 +147,28 @@ class FakeBackup:
 
 
 @dataclass
+class FakePast:
+    """A PastPort: `lines` are told as they stand, `proof` as it is; `asked` are the readers' names and the targets."""
+
+    lines: list[AuditLine] = field(default_factory=list)
+    proof: AuditProof = field(
+        default_factory=lambda: AuditProof(
+            name="n1", voter=True, segments=1, entries=1, first=2, last=2, gaps=(), at=2, chain="ab" * 32
+        )
+    )
+    asked: list[tuple[str | None, str | None]] = field(default_factory=list)
+
+    async def page(self, reader: Operator | None, target: str | None, *, after: int, limit: int) -> AuditPage:
+        self.asked.append((reader.name if reader is not None else None, target))
+        behind = [line for line in self.lines if line.index > after and target in (None, line.target)]
+        more = behind[limit - 1].index if len(behind) > limit else None
+        return AuditPage(answered_by="n1", lines=tuple(behind[:limit]), more=more)
+
+    async def prove(self, at: int | None) -> AuditProof:
+        return msgspec.structs.replace(self.proof, at=at or self.proof.last)
+
+
+@dataclass
 class FakeNode:
     """A NodePort. `fail` is raised by every method that may; `fail_submits` counts down; `kept` are past events."""
 
@@ -162,6 +185,7 @@ class FakeNode:
     following: int = 0
     blobs: FakeBlobs = field(default_factory=FakeBlobs)
     volumes: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    past: FakePast = field(default_factory=FakePast)
 
     @property
     def state(self) -> ClusterState:

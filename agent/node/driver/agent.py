@@ -20,6 +20,7 @@ from agent.net.addresses import all_addresses, usable_addresses
 from agent.net.handshake import LocalAgent
 from agent.node.core import NodeBoot, NodeCore, NodeSettings
 from agent.node.driver.announcing import Announcing
+from agent.node.driver.auditing import AuditedLedger
 from agent.node.driver.backup import BackupService
 from agent.node.driver.blobs import BlobService
 from agent.node.driver.hosting import Hosting
@@ -33,10 +34,11 @@ from agent.node.driver.supplies import Supplies
 from agent.node.messages import FetchBlob, FollowLogs, LoadImage
 from agent.runtime.protocol import Runtime
 from agent.state import STATE_LEVEL
+from agent.storage.audit import AuditLog
 from agent.storage.birth import genesis_entry, open_ledger
 from agent.storage.blobs import BlobStore
 from agent.storage.identity import Identity, load
-from agent.storage.ledger import Boot, Ledger
+from agent.storage.ledger import Boot
 from agent.storage.stack_files import StackFiles
 from agent.swim import SwimConfig
 from agent.telemetry.api_log import ApiStats
@@ -51,7 +53,7 @@ class Agent:
 
     config: Config
     identity: Identity
-    ledger: Ledger
+    ledger: AuditedLedger
     driver: Driver
     network: Network
     announcing: Announcing
@@ -74,7 +76,8 @@ class Agent:
         )
         ledger, boot = await open_ledger(data_dir, identity)
         try:
-            agent = cls._assemble(config, identity, ledger, boot, policy)
+            past = await asyncio.to_thread(AuditLog.open, data_dir, identity.genesis.cluster)
+            agent = cls._assemble(config, identity, AuditedLedger(ledger, past), boot, policy)
         except BaseException:
             await ledger.close()
             raise
@@ -86,7 +89,9 @@ class Agent:
         return agent
 
     @classmethod
-    def _assemble(cls, config: Config, identity: Identity, ledger: Ledger, boot: Boot, policy: HostPolicy) -> Agent:
+    def _assemble(
+        cls, config: Config, identity: Identity, ledger: AuditedLedger, boot: Boot, policy: HostPolicy
+    ) -> Agent:
         rng = random.Random()  # noqa: S311 spreads timers, guards nothing
         me = _introduction(config, identity, boot)
         host = HostContext(address=own_address(config), policy=policy, labels=config.labels)
@@ -108,14 +113,15 @@ class Agent:
             supplies=Supplies(blobs, StackFiles(Path(config.data_dir), blobs.store)),
         )
         driver = Driver(core, disk=ledger, wire=network, hands=hosting)
-        network.inputs = blobs.driver = driver
+        network.inputs = blobs.driver = ledger.driver = driver
+        driver.on_audit = ledger.keep
         announcing = Announcing(config, identity, me.name, host.address, driver, network, rng)
         parts.append(announcing)
         logs, images = LogService(driver, hosting), ImageService(blobs, hosting)
         stats, metrics = ApiStats(), Metrics()
         backup = BackupService(blobs, hosting, config.api_log_path)
         counts = _Counts(announcing, stats)
-        service = AgentService(driver, logs, Contents(blobs, images), backup, counts, metrics.exposition)
+        service = AgentService(driver, logs, ledger, Contents(blobs, images), backup, counts, metrics.exposition)
         serving = Serving(driver)
         serving.handle(FollowLogs, logs.answer)
         serving.handle(FetchBlob, blobs.answer)

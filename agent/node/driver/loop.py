@@ -27,6 +27,7 @@ from agent.node.context import Peer
 from agent.node.core import NodeCore
 from agent.node.effects import (
     Answer,
+    Audit,
     BeginEpoch,
     Cut,
     Datagram,
@@ -113,6 +114,7 @@ class Driver:
         self._next_request = 1
         self._wanted: frozenset[AgentId] = frozenset()
         self._visited: Counter[AgentId] = Counter()
+        self.on_audit: Callable[[Audit], None] = lambda _: None
         self.on_events: Callable[[tuple[Event, ...]], None] = lambda _: None
         self.on_serve: Callable[[Serve], None] = lambda _: None
         self.on_unserve: Callable[[Unserve], None] = lambda _: None
@@ -358,6 +360,8 @@ class Driver:
                 self._hands.set_desired(effect)
             case Examine():
                 self._hands.examine(effect)
+            case Audit():
+                self.on_audit(effect)
             case Publish(events=events):
                 self.on_events(events)
             case Serve():

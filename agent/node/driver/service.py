@@ -15,6 +15,7 @@ from agent.model.events import Event, LogLine
 from agent.model.instruction import InstructionResult
 from agent.model.status import AgentRef, Health, MemberView, Status
 from agent.model.types import AgentId, Digest
+from agent.node.driver.auditing import AuditedLedger
 from agent.node.driver.backup import BackupService
 from agent.node.driver.blobs import BlobService
 from agent.node.driver.images import ImageService
@@ -60,6 +61,7 @@ class AgentService:
         self,
         driver: Driver,
         logs: LogService,
+        past: AuditedLedger,
         blobs: Contents,
         backup: BackupService,
         counts: Counts,
@@ -67,6 +69,7 @@ class AgentService:
     ) -> None:
         self.blobs = blobs
         self.backup = backup
+        self.past = past
         self._driver = driver
         self._logs = logs
         self._counts = counts

@@ -1,0 +1,28 @@
+"""What a voter keeps of the ledger's past: each entry that it applied, with what came of it (DESIGN "Audit")."""
+
+from __future__ import annotations
+
+from agent.model.types import Digest
+from agent.node.context import Context
+from agent.node.effects import Audit
+from agent.raft import Entry
+from agent.state import Applied
+
+MAX_WHAT_CHARACTERS = 500  # of a refusal's reason; the whole of it was the operator's answer
+
+
+def keep(context: Context, entry: Entry, before: Digest, applied: Applied) -> None:
+    """Ask for it where this agent votes. `before`: the chain before the entry."""
+    if context.id not in context.raft.configuration.voters:
+        return
+    result = applied.result
+    context.emit(
+        Audit(
+            index=entry.index,
+            data=entry.data,
+            before=before,
+            at=applied.at,
+            outcome=result.outcome if result is not None else "",
+            what=result.what[:MAX_WHAT_CHARACTERS] if result is not None else "",
+        )
+    )

@@ -1,0 +1,108 @@
+"""The ledger and its past, written together: the past is on disk before the ledger forgets it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from agent.instruction import covers_stack
+from agent.model.audit import AuditPage, AuditProof
+from agent.model.cluster import Operator
+from agent.node.driver.loop import Driver
+from agent.node.effects import Audit
+from agent.raft import Persist, Snapshot
+from agent.storage.audit import AuditLog
+from agent.storage.audit_reading import page, prove
+from agent.storage.ledger import Ledger
+
+FLUSH_EVERY_S = 1.0  # a crash costs nothing but applying again
+FLUSH_ENTRIES = 1_000  # then at once: bounds the memory
+
+
+class AuditedLedger:
+    """The driver's disk (`agent.node.driver.loop.Disk`). `driver` is set once there is one; it takes the failures."""
+
+    def __init__(self, ledger: Ledger, log: AuditLog) -> None:
+        self.driver: Driver | None = None
+        self._ledger, self._log = ledger, log
+        self._timer: asyncio.TimerHandle | None = None
+        self._flushes: set[asyncio.Task[None]] = set()
+
+    def keep(self, entry: Audit) -> None:
+        """An entry was applied."""
+        self._log.append(entry)
+        if self._log.waits >= FLUSH_ENTRIES:
+            self._flush_soon()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(FLUSH_EVERY_S, self._flush_soon)
+
+    def _flush_soon(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._flushes:
+            task = asyncio.create_task(self._flush(), name="audit")
+            self._flushes.add(task)
+            task.add_done_callback(self._flushes.discard)
+
+    async def _flush(self) -> None:
+        try:
+            await self._log.flush()
+        except Exception as error:  # noqa: BLE001 handed to the driver, which ends the process with it
+            assert self.driver is not None
+            self.driver.fail(error)
+
+    def set_verified_through(self, index: int) -> None:
+        """See Ledger."""
+        self._ledger.set_verified_through(index)
+
+    async def write(self, persist: Persist) -> None:
+        """See Ledger. With a snapshot the log may be compacted: what it held is kept first."""
+        if persist.snapshot is not None:
+            await self._log.flush()
+        await self._ledger.write(persist)
+
+    async def begin_epoch(self, snapshot: Snapshot) -> None:
+        """See Ledger."""
+        await self._log.flush()
+        await self._ledger.begin_epoch(snapshot)
+
+    async def close(self) -> None:
+        """Everything is on disk, and both are closed."""
+        if self._timer is not None:
+            self._timer.cancel()
+        await asyncio.gather(*self._flushes)
+        await self._flush()
+        await self._ledger.close()
+
+    # Reading
+
+    async def page(self, reader: Operator | None, target: str | None, *, after: int, limit: int) -> AuditPage:
+        """Instructions behind the index `after`, on `target` where one is named, as far as `reader` may see them."""
+        await self._log.flush()
+
+        def shows(found: str) -> bool:
+            kind, _, name = found.partition(":")
+            return target in (None, found) and (reader is None or kind != "stack" or covers_stack(reader, name))
+
+        return await asyncio.to_thread(page, self._log, self._name, after=after, limit=limit, shows=shows)
+
+    async def prove(self, at: int | None) -> AuditProof:
+        """All of it read and linked again, and compared with this agent's own ledger."""
+        assert self.driver is not None
+        context = self.driver.core.context
+        state = context.state
+        await self._log.flush()
+        voter = context.id in context.raft.configuration.voters
+        whole = await asyncio.to_thread(prove, self._log, self._name, voter=voter, at=state.index)
+        if voter and whole.chain and whole.chain != state.chain:
+            whole = msgspec.structs.replace(whole, broken=whole.broken or "its end isn't what the ledger here says")
+        if at is None or whole.broken:
+            return whole
+        return await asyncio.to_thread(prove, self._log, self._name, voter=voter, at=at)
+
+    @property
+    def _name(self) -> str:
+        assert self.driver is not None
+        return self.driver.core.context.name_of(self.driver.core.context.id)

@@ -1,0 +1,122 @@
+"""What the segments of the ledger's past say: who changed what, and whether all of it still fits together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import msgspec
+
+from agent.errors import MusterError
+from agent.formats.timestamps import rfc3339
+from agent.instruction import unverified_claims
+from agent.model.audit import AuditGap, AuditLine, AuditPage, AuditProof
+from agent.model.ledger import InstructionEntry, decode_entry
+from agent.model.types import Label
+from agent.state import link
+from agent.storage.audit import AuditLog, Header, Record, SegmentReader
+
+
+def page(log: AuditLog, name: Label, *, after: int, limit: int, shows: Callable[[str], bool]) -> AuditPage:
+    """The next `limit` instructions behind `after` whose target `shows`. Reads files: not for the event loop."""
+    lines: list[AuditLine] = []
+    for record in _behind(log, after):
+        line = _line(record)
+        if line is None or not shows(line.target):
+            continue
+        if len(lines) == limit:
+            return AuditPage(answered_by=name, lines=tuple(lines), more=lines[-1].index)
+        lines.append(line)
+    return AuditPage(answered_by=name, lines=tuple(lines))
+
+
+def _behind(log: AuditLog, after: int) -> Iterator[Record]:
+    paths = log.paths()
+    for path, following in zip(paths, [*paths[1:], None], strict=True):
+        header = SegmentReader(following).header if following is not None else None
+        if header is not None and header.index <= after:
+            continue
+        yield from (record for record in SegmentReader(path).records() if record.index > after)
+
+
+def _line(record: Record) -> AuditLine | None:
+    try:
+        entry = decode_entry(record.data)
+        if not isinstance(entry, InstructionEntry):
+            return None
+        claims = unverified_claims(entry.token)
+        return msgspec.convert(
+            {
+                "index": record.index,
+                "at": rfc3339(entry.at),
+                "act": claims.act,
+                "target": claims.target,
+                "revision": claims.rev,
+                "by": claims.iss,
+                "via": entry.via,
+                "outcome": record.outcome,
+                "what": record.what,
+                "digest": claims.bdg,
+                "jti": claims.jti,
+            },
+            AuditLine,
+        )
+    except (msgspec.MsgspecError, UnicodeDecodeError, MusterError):
+        return None  # a token that nobody could read: the ledger refused it, and there is nobody to name
+
+
+@dataclass(slots=True)
+class _Walk:
+    """What was found so far. `chain`, `last`: behind the newest entry; `told`: up to the index that was asked for."""
+
+    gaps: list[AuditGap] = field(default_factory=list)
+    entries: int = 0
+    first: int = 0
+    last: int = 0
+    chain: str = ""
+    told: str = ""
+    told_at: int = 0
+    broken: str = ""
+
+    def breaks(self, what: str) -> None:
+        self.broken = self.broken or what
+
+    def through(self, reader: SegmentReader, header: Header, at: int | None) -> None:
+        name = reader.path.name
+        if header.index < self.last or (header.index == self.last and self.chain not in ("", header.chain)):
+            self.breaks(f"{name} doesn't go on where the segment before it ends")
+        elif self.chain not in ("", header.chain):
+            self.gaps.append(AuditGap(after=self.last, through=header.index))
+        self.chain = header.chain
+        for record in reader.records():
+            if record.index <= max(self.last, header.index):
+                self.breaks(f"{name}: entry {record.index} comes behind entry {max(self.last, header.index)}")
+            self.chain = link(self.chain, record.index, record.data)
+            self.entries, self.first, self.last = self.entries + 1, self.first or record.index, record.index
+            if at is None or record.index <= at:
+                self.told, self.told_at = self.chain, record.index
+
+
+def prove(log: AuditLog, name: Label, *, voter: bool, at: int | None) -> AuditProof:
+    """All segments linked again; `at`: tell the chain up to there, else up to the end. Not for the event loop."""
+    walk, paths = _Walk(), log.paths()
+    for path in paths:
+        reader = SegmentReader(path)
+        if reader.header is None or reader.header.cluster != log.cluster:
+            walk.breaks(f"{path.name} isn't a segment of this cluster")
+            continue
+        walk.through(reader, reader.header, at)
+        if reader.is_cut and path != paths[-1]:
+            walk.breaks(f"{path.name} is damaged behind entry {walk.last}")
+    return AuditProof(
+        name=name,
+        voter=voter,
+        segments=len(paths),
+        entries=walk.entries,
+        first=walk.first,
+        last=walk.last,
+        gaps=tuple(walk.gaps),
+        at=walk.told_at if at is None else at,
+        chain=walk.told,
+        broken=walk.broken,
+    )
