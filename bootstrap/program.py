@@ -10,6 +10,9 @@ from bootstrap.remote import wire
 
 HELLO: Final = wire.HELLO
 
+SHARED: Final = "agent/formats/firewalls.py"
+"""Read by the agent too; it needs nothing but the standard library either."""
+
 MODULES: Final = ("wire", "layout", "system", "firewall", "probe", "tree", "install", "removal", "main")
 """In the order in which they import each other."""
 
@@ -17,10 +20,11 @@ LOADING: Final = "muster-loader"
 """The loader writes it to stderr once it runs: whatever asked for a password before has got it."""
 
 LOADER: Final = (
-    f'import sys;sys.stderr.write("{LOADING}\\n");sys.stderr.flush();'
-    'b=sys.stdin.buffer;n=int(b.readline());exec(compile(b.read(n),"muster","exec"))'
+    f'import sys;print("{LOADING}",file=sys.stderr,flush=True);b=sys.stdin.buffer;'
+    'exec(compile(b.read(int(b.readline())),"muster","exec"))'
 )
-"""All that stands in a command line: read a length, then so many bytes of program. No single quote in it."""
+"""All that stands in a command line: read a length, then so many bytes of program. No single quote in it, and nothing
+that shells or sudoers' patterns read otherwise (a backslash, a star): administrators copy it into a rule."""
 
 TOO_OLD_EXIT: Final = 90
 TOO_OLD: Final = "muster: python3 here is"
@@ -49,7 +53,8 @@ sys.modules["bootstrap.remote.main"].main()
 def program() -> bytes:
     """The program with its length in front, as LOADER reads it."""
     directory = Path(wire.__file__).parent
-    parts = [("bootstrap", ""), ("bootstrap.remote", "")]
+    parts = [("agent", ""), ("agent.formats", ""), ("bootstrap", ""), ("bootstrap.remote", "")]
+    parts.append((SHARED.removesuffix(".py").replace("/", "."), (directory.parents[1] / SHARED).read_text("utf-8")))
     parts += [(f"bootstrap.remote.{name}", (directory / f"{name}.py").read_text("utf-8")) for name in MODULES]
     text = _HEAD + "".join(f"    ({name!r}, {source!r}),\n" for name, source in parts) + _TAIL
     data = text.encode()

@@ -11,7 +11,16 @@ from aiohttp import web
 from agent import errors
 from agent.api import auth
 from agent.api.limits import BODY_TIMEOUT_S, UPLOAD_PART_BYTES, UPLOAD_SILENCE_S
-from agent.api.parameters import AuditQuery, BlobQuery, EventsQuery, LogsQuery, ProofQuery, read_path, read_query
+from agent.api.parameters import (
+    AuditQuery,
+    BlobQuery,
+    DoctorQuery,
+    EventsQuery,
+    LogsQuery,
+    ProofQuery,
+    read_path,
+    read_query,
+)
 from agent.api.port import NodePort
 from agent.api.problems import ResultRefused
 from agent.api.streams import Streams
@@ -152,6 +161,12 @@ class Handlers:
     async def audit_proof(self, request: web.Request) -> AuditProof:
         """Whether what this host keeps of the past fits together."""
         return await self._port.past.prove(read_query(request, ProofQuery).at)
+
+    async def doctor(self, request: web.Request) -> web.StreamResponse:
+        """What hosts see of themselves and each other."""
+        query = read_query(request, DoctorQuery)
+        hosts = query.hosts.split(",") if query.hosts is not None else []
+        return await self._streams.lines(request, self._port.doctor(hosts, log=query.log))
 
     async def blob(self, request: web.Request) -> BlobView:
         """Whether this agent has a content."""

@@ -23,6 +23,16 @@ S = TypeVar("S", bound=Struct)
 Timestamp = Annotated[str, Meta(max_length=40, description="RFC 3339 in UTC, such as 2024-01-15T10:30:00Z")]
 
 
+HostNames = Annotated[
+    str,
+    Meta(
+        max_length=4096,
+        pattern=r"\A[a-z0-9]([a-z0-9-]*[a-z0-9])?(,[a-z0-9]([a-z0-9-]*[a-z0-9])?)*\Z",
+        description="hosts' names with commas between, such as n1,n2",
+    ),
+]
+
+
 class NoQuery(Struct, frozen=True, kw_only=True):
     """A route without query parameters."""
 
@@ -56,6 +66,13 @@ class ProofQuery(Struct, frozen=True, kw_only=True):
     """Up to which entry the chain is told; all that is kept is read anyway."""
 
     at: Annotated[int, Meta(ge=1, le=2**62)] | None = None
+
+
+class DoctorQuery(Struct, frozen=True, kw_only=True):
+    """`hosts`: members' names with commas between, all by default. `log`: with the agents' newest lines."""
+
+    hosts: HostNames | None = None
+    log: bool = False
 
 
 class BlobQuery(Struct, frozen=True, kw_only=True):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from agent.model.api import ImageProgress, Recovery
 from agent.model.audit import AuditPage, AuditProof
 from agent.model.cluster import Operator
+from agent.model.doctor import HostAnswer
 from agent.model.events import Event, LogLine
 from agent.model.instruction import InstructionResult
 from agent.model.status import AgentRef, Health, MemberView, Status
@@ -102,6 +103,12 @@ class NodePort(Protocol):
         self, stack: str, *, service: str | None, slot: int | None, tail: int | None, since: str | None, follow: bool
     ) -> AsyncIterator[LogLine]:
         """Lines of the matching replicas on all hosts, merged. `since` is RFC 3339."""
+
+    def doctor(self, hosts: Sequence[str], *, log: bool) -> AsyncIterator[HostAnswer]:
+        """What each of these members, or all, sees of itself and the others, as they answer; ends within 10 s.
+
+        `log`: with the agents' newest lines. Raises NotFound for a name that is no member's.
+        """
 
     def metrics(self) -> bytes:
         """Prometheus text format."""

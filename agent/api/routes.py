@@ -10,10 +10,11 @@ from aiohttp import web
 from msgspec import Struct
 
 from agent.api.handlers import OCTETS, Handlers
-from agent.api.parameters import AuditQuery, BlobQuery, EventsQuery, LogsQuery, NoQuery, ProofQuery
+from agent.api.parameters import AuditQuery, BlobQuery, DoctorQuery, EventsQuery, LogsQuery, NoQuery, ProofQuery
 from agent.api.workers import AddWorker
 from agent.model.api import BlobView, ImageProgress, Members, Operators, Recovery, Services, StackView, TargetView
 from agent.model.audit import AuditPage, AuditProof
+from agent.model.doctor import HostAnswer
 from agent.model.events import Event, LogLine
 from agent.model.instruction import InstructionResult
 from agent.model.status import Health, Status
@@ -183,6 +184,16 @@ ROUTES: tuple[Route, ...] = (
         summary="Reads all that this host keeps of the ledger's past, and links it again",
         answer=AuditProof,
         query=ProofQuery,
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/doctor",
+        handler=Handlers.doctor,
+        summary="What each host sees of itself and the others, one JSON object a line, as they answer within 10 s",
+        answer=HostAnswer,
+        media="application/x-ndjson",
+        query=DoctorQuery,
+        problems=(404,),
     ),
     Route(
         method="GET",

@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "logs": ("agent.cli.logs:logs", "Show the output of a stack's replicas."),
     "events": ("agent.cli.events:events", "Show what happened, and what happens."),
     "audit": ("agent.cli.audit:audit", "Show who changed what, and check that nobody altered it."),
+    "doctor": ("agent.cli.doctor:doctor", "Look for what is wrong with the hosts, and say what to do."),
     "operator": ("agent.cli.operators:operator", "Say who may change what: operators, their keys and scopes."),
     "drain": ("agent.cli.drain:drain", "Move what runs on hosts elsewhere, and place nothing more there."),
     "undrain": ("agent.cli.drain:undrain", "Let drained hosts be used again."),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from agent.api.server import ApiServer
     from agent.node.driver.agent import Agent
     from agent.telemetry.api_log import ApiLog
+    from agent.telemetry.recent import RecentLog
 
 WATCHDOG_SHARE = 0.4  # of systemd's interval: a loop that stands still for two of our turns is restarted
 
@@ -37,13 +38,13 @@ def run(file: str | None, log_level: str | None) -> int:
     """
     gc.disable()  # until `_freeze`: what is imported now stays, so looking through it again and again is lost time
     config = read_config(file, os.environ, {"log_level": log_level})
-    _log_to_stderr(config)
-    while (code := asyncio.run(_serve(config))) is None:
+    recent = _log_to_stderr(config)
+    while (code := asyncio.run(_serve(config, recent))) is None:
         pass
     return code
 
 
-async def _serve(config: Config) -> int | None:
+async def _serve(config: Config, recent: RecentLog) -> int | None:
     """One life of the agent; None when it has to start anew, with a ledger of another epoch."""
     from loguru import logger
 
@@ -54,7 +55,7 @@ async def _serve(config: Config) -> int | None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    agent = await Agent.start(config)
+    agent = await Agent.start(config, recent)
     loop.set_exception_handler(lambda _, context: _give_up(agent, context))
     try:
         api = await _Api.start(config, agent)
@@ -136,15 +137,21 @@ class _Api:
         await asyncio.to_thread(self._log.close)
 
 
-def _log_to_stderr(config: Config) -> None:
-    """One line per message; the journal adds the time where systemd runs us."""
+def _log_to_stderr(config: Config) -> RecentLog:
+    """One line per message; the journal adds the time where systemd runs us. The newest are kept as well."""
     from loguru import logger
+
+    from agent.telemetry.recent import RecentLog
 
     logger.remove()
     stamp = "" if "JOURNAL_STREAM" in os.environ else "{time:YYYY-MM-DDTHH:mm:ss.SSS!UTC}Z "
     text = stamp + "{level:<7} {message}"
     # Neither variables nor tracebacks with values: they may hold what is secret.
     logger.add(sys.stderr, level=config.log_level.upper(), format=text, diagnose=False, backtrace=False)
+    recent = RecentLog()
+    dated = "{time:YYYY-MM-DDTHH:mm:ss.SSS!UTC}Z {level:<7} {message}"
+    logger.add(recent.write, level=config.log_level.upper(), format=dated, diagnose=False, backtrace=False)
+    return recent
 
 
 def _freeze() -> None:

@@ -38,6 +38,7 @@ from agent.model.api import (
 )
 from agent.model.audit import AuditPage, AuditProof
 from agent.model.decode import convert
+from agent.model.doctor import HostAnswer
 from agent.model.events import Event, LogLine
 from agent.model.fault import error_of
 from agent.model.instruction import Act, Body, InstructionResult, Recover
@@ -162,6 +163,10 @@ class Client:
         """What each member that answers finds when it reads all that it keeps; the chain up to entry `at`."""
         params = {"at": str(at)} if at is not None else {}
         return await self._everywhere("/api/v1/audit/proof", params, AuditProof, PROOF_TIMEOUT_S)
+
+    def doctor(self, hosts: Sequence[Label] = (), *, log: bool = False) -> AsyncGenerator[HostAnswer, None]:
+        """What these hosts, or all, say of themselves and each other, as they answer. Raises as a read."""
+        return streams.doctor(self, hosts, log=log)
 
     # Changes
 

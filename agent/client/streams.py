@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,6 +13,7 @@ import msgspec
 
 from agent.client.transport import Request, reason_of
 from agent.errors import MusterError, Unreachable
+from agent.model.doctor import HostAnswer
 from agent.model.events import Event, LogLine
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ T = TypeVar("T")
 SILENCE_S = 45.0  # three of the agent's keepalives
 RECONNECT_S = 30.0  # an election and a restart take less
 RETRY_S = 0.5  # between two tries
-MAX_LINE_BYTES = 262_144  # a log line of 16,384 characters, each escaped as JSON's \uXXXX
+MAX_LINE_BYTES = 1_048_576  # an examination with its log; a log line of 16,384 characters in JSON has 100 KB
 
 _Replica = tuple[str, int, str]
 
@@ -91,6 +92,18 @@ async def logs(client: Client, path: str, params: Mapping[str, str]) -> AsyncGen
             return
         except (aiohttp.ClientError, OSError, TimeoutError, Unreachable) as error:
             await reconnects.wait(error)
+
+
+async def doctor(client: Client, hosts: Sequence[str], *, log: bool) -> AsyncGenerator[HostAnswer, None]:
+    """See Client.doctor. Nothing is tried again: a person waits, and half an answer is one."""
+    params = {"log": _boolean(log)} | ({"hosts": ",".join(hosts)} if hosts else {})
+    try:
+        async with aclosing(_lines(client, "/api/v1/doctor", params, {}, _Reconnects())) as lines:
+            async for text in lines:
+                if text:
+                    yield _decoded(text, HostAnswer)
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        raise Unreachable(f"the member that was asked went away: {reason_of(error)}", fix="Ask again.") from None
 
 
 def _resumed(params: Mapping[str, str], last: Mapping[_Replica, str]) -> dict[str, str]:

@@ -199,6 +199,8 @@ class Datagrams:
         self._on_message = on_message
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = None
+        self.heard: dict[AgentId, float] = {}
+        """When the newest datagram of each member came, by the loop's clock; members only, so it is bounded."""
 
     def start(self, host: str, port: int) -> int:
         """Listen; gives the port in use. Raises PortTaken or InputError."""
@@ -252,4 +254,5 @@ class Datagrams:
                 continue
             opened = self._envelope.open(data, self._loop.time())
             if opened is not None:
+                self.heard[opened[0]] = self._loop.time()
                 self._on_message(*opened)

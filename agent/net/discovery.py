@@ -91,6 +91,11 @@ class Discovery:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="discovery")
         self._task.add_done_callback(_must_go_on)
 
+    @property
+    def heard_mdns(self) -> frozenset[AgentId]:
+        """Agents of our cluster that mDNS tells of now; unauthenticated, as all of it."""
+        return frozenset(self._mdns.heard) if self._mdns is not None else frozenset()
+
     def announce(self) -> None:
         """Something changed: a round now."""
         self._wake.set()

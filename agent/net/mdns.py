@@ -31,6 +31,10 @@ LOOKUP_TIMEOUT_MS: Final = 1500
 MAX_ADDRESSES_PER_SERVICE: Final = 4
 
 
+# Remembered as heard, for `agent doctor`: members of the largest cluster. Forged ones may take places; it is only told.
+MAX_HEARD: Final = 1024
+
+
 class ServiceText(Struct, frozen=True, kw_only=True):
     """The TXT record. Other keys are let be."""
 
@@ -51,7 +55,10 @@ def read_text(properties: Mapping[bytes, bytes | None]) -> ServiceText | None:
 
 
 class Mdns:
-    """One service registered, and a browser for the others. `counts`: `mdns-found`, `mdns-bad`, `mdns-error`."""
+    """One service registered, and a browser for the others. `counts`: `mdns-found`, `mdns-bad`, `mdns-error`.
+
+    `heard`: the agents of our cluster whose service is announced now.
+    """
 
     def __init__(self, text: ServiceText, on_hint: Callable[[AgentId, str, int], None], counts: Counter[str]) -> None:
         self._text = text
@@ -60,6 +67,7 @@ class Mdns:
         self._zeroconf: AsyncZeroconf | None = None
         self._browser: AsyncServiceBrowser | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self.heard: set[AgentId] = set()
 
     async def start(self, addresses: Sequence[str]) -> None:
         """Announce and browse on the interfaces with these IPv4 addresses. Failing is counted: beacons suffice."""
@@ -96,7 +104,10 @@ class Mdns:
         )
 
     def _changed(self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
-        if state_change is ServiceStateChange.Removed or name.startswith(f"{self._text.id}."):
+        if state_change is ServiceStateChange.Removed:
+            self.heard.discard(name.partition(".")[0])
+            return
+        if name.startswith(f"{self._text.id}."):
             return
         if len(self._tasks) >= MAX_LOOKUPS:
             self._counts["mdns-busy"] += 1
@@ -120,5 +131,7 @@ class Mdns:
         if text.cluster != self._text.cluster or text.id == self._text.id:
             return
         self._counts["mdns-found"] += 1
+        if len(self.heard) < MAX_HEARD:
+            self.heard.add(text.id)
         for address in info.parsed_addresses(IPVersion.V4Only)[:MAX_ADDRESSES_PER_SERVICE]:
             self._on_hint(text.id, address, text.peer)

@@ -44,17 +44,15 @@ from agent.node.messages import (
     AskFrame,
     CallFrame,
     CancelFrame,
-    FetchBlob,
     FollowEvents,
     FollowLedger,
-    FollowLogs,
     Frame,
     GetStatus,
-    LoadImage,
     RaftFrame,
     ReplyFrame,
     ReportFrame,
     Request,
+    Served,
     StatusIs,
     Submit,
     SwimFrame,
@@ -354,7 +352,7 @@ class NodeCore:
                 self.chronicle.serve(sender, call)
             case FollowLedger():
                 self._followers.serve(sender, call, request, when)
-            case FollowLogs() | FetchBlob() | LoadImage():
+            case _ if isinstance(request, Served):
                 self._context.emit(Serve(peer=sender, call=call, request=request))
 
     def _settle(self, when: Instant) -> None:

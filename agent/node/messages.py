@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from agent.model.doctor import HostAnswer
 from agent.model.errand import MAX_ERRANDS, Errand
 from agent.model.events import Event, LogLine
 from agent.model.fault import Fault
@@ -117,8 +118,18 @@ class LoadImage(Struct, frozen=True, kw_only=True, tag="load", omit_defaults=Tru
     token: Annotated[str, Meta(max_length=MAX_TOKEN_BYTES)]
 
 
-Request = Submit | GetStatus | FollowLogs | FollowEvents | FollowLedger | FetchEpoch | FetchBlob | LoadImage
-Served = FollowLogs | FetchBlob | LoadImage
+class Examine(Struct, frozen=True, kw_only=True, tag="examine", omit_defaults=True):
+    """What a host sees of itself and the others. Answered by one `Examined`.
+
+    `host` None: the receiver itself; else a member that the sender can't reach, whom the receiver asks for it.
+    """
+
+    host: AgentId | None = None
+    log: bool = False
+
+
+Request = Submit | GetStatus | FollowLogs | FollowEvents | FollowLedger | FetchEpoch | FetchBlob | LoadImage | Examine
+Served = FollowLogs | FetchBlob | LoadImage | Examine
 """What the host behind the core answers (the `Serve` effect)."""
 
 
@@ -178,6 +189,10 @@ class ImageLoad(Struct, frozen=True, kw_only=True, tag="image_load", omit_defaul
     images: tuple[str, ...] = ()
 
 
+class Examined(Struct, frozen=True, kw_only=True, tag="examined", omit_defaults=True):
+    answer: HostAnswer
+
+
 class Ended(Struct, frozen=True, kw_only=True, tag="ended", omit_defaults=True):
     """Nothing more comes."""
 
@@ -186,7 +201,7 @@ class Failed(Struct, frozen=True, kw_only=True, tag="failed", omit_defaults=True
     fault: Fault
 
 
-Reply = Submitted | StatusIs | Logs | Events | Ledger | BlobPart | ImageLoad | Ended | Failed
+Reply = Submitted | StatusIs | Logs | Events | Ledger | BlobPart | ImageLoad | Examined | Ended | Failed
 
 
 class CallFrame(Struct, frozen=True, kw_only=True, tag="call", omit_defaults=True):

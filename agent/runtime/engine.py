@@ -77,8 +77,9 @@ def engine_errors(what: str) -> Iterator[None]:
 class Engine:
     """One dockerd. Connects on first use, and again by itself after it was away. Threads may share it."""
 
-    def __init__(self, base_url: str | None = None) -> None:
+    def __init__(self, base_url: str | None = None, *, timeout_s: int = CALL_TIMEOUT_S) -> None:
         self._base_url = base_url
+        self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._client: docker.APIClient | None = None
         self.version = ""
@@ -90,7 +91,7 @@ class Engine:
         with self._lock:
             if self._client is None:
                 with engine_errors("connecting"):
-                    client = docker.APIClient(base_url=self._base_url, timeout=CALL_TIMEOUT_S)
+                    client = docker.APIClient(base_url=self._base_url, timeout=self._timeout_s)
                     with contextlib.ExitStack() as unless_connected:
                         unless_connected.callback(client.close)
                         self.version = str(client.version()["Version"])[:64]
@@ -111,6 +112,12 @@ class Engine:
         with engine_errors("asking for its version"):
             self.version = str(client.version()["Version"])[:64]
         return self.version
+
+    def info(self) -> dict[str, Any]:
+        """What `docker info` tells. Raises RuntimeUnavailable."""
+        client = self.client()
+        with engine_errors("asking how it is"):
+            return dict(client.info())
 
     # Containers
 

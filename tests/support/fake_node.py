@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ from agent.instruction import read_instruction, sign_access
 from agent.model.api import ImageProgress, Recovery
 from agent.model.audit import AuditLine, AuditPage, AuditProof
 from agent.model.cluster import Operator
+from agent.model.doctor import HostAnswer
 from agent.model.errand import Finding
 from agent.model.events import Event, LogLine
 from agent.model.instruction import InstructionResult
@@ -186,6 +187,8 @@ class FakeNode:
     blobs: FakeBlobs = field(default_factory=FakeBlobs)
     volumes: dict[tuple[str, str], bytes] = field(default_factory=dict)
     past: FakePast = field(default_factory=FakePast)
+    answers: list[HostAnswer] = field(default_factory=list)
+    logs_asked: bool = False
 
     @property
     def state(self) -> ClusterState:
@@ -296,6 +299,17 @@ class FakeNode:
 
     async def recover(self, token: str, body: bytes) -> InstructionResult:
         raise Conflict("the majority is there: n1 coordinates")
+
+    async def doctor(self, hosts: Sequence[str], *, log: bool) -> AsyncIterator[HostAnswer]:
+        if self.fail is not None:
+            raise self.fail
+        known = {answer.host for answer in self.answers}
+        if unknown := set(hosts) - known:
+            raise NotFound(f"no member is called {', '.join(sorted(unknown))}")
+        self.logs_asked = log
+        for answer in self.answers:
+            if not hosts or answer.host in hosts:
+                yield answer
 
     def metrics(self) -> bytes:
         return b"# HELP muster_up 1\nmuster_up 1.0\n"

@@ -23,6 +23,8 @@ from agent.node.driver.announcing import Announcing
 from agent.node.driver.auditing import AuditedLedger
 from agent.node.driver.backup import BackupService
 from agent.node.driver.blobs import BlobService
+from agent.node.driver.checkup import Checkup
+from agent.node.driver.doctor import DoctorService
 from agent.node.driver.hosting import Hosting
 from agent.node.driver.images import ImageService
 from agent.node.driver.logs import LogService
@@ -31,7 +33,7 @@ from agent.node.driver.network import Network
 from agent.node.driver.service import AgentService, Contents
 from agent.node.driver.serving import Serving
 from agent.node.driver.supplies import Supplies
-from agent.node.messages import FetchBlob, FollowLogs, LoadImage
+from agent.node.messages import Examine, FetchBlob, FollowLogs, LoadImage
 from agent.runtime.protocol import Runtime
 from agent.state import STATE_LEVEL
 from agent.storage.audit import AuditLog
@@ -43,6 +45,7 @@ from agent.storage.stack_files import StackFiles
 from agent.swim import SwimConfig
 from agent.telemetry.api_log import ApiStats
 from agent.telemetry.metrics import Metrics
+from agent.telemetry.recent import RecentLog
 
 STOP_GRACE_S = 2.0  # for handing the coordination over; an election timeout and some
 
@@ -60,13 +63,14 @@ class Agent:
     hosting: Hosting
     blobs: BlobService
     serving: Serving
+    checkup: Checkup
     service: AgentService
     stats: ApiStats
     metrics: Metrics
 
     @classmethod
-    async def start(cls, config: Config) -> Agent:
-        """Everything up, in order; what was started is stopped again when a later part fails.
+    async def start(cls, config: Config, log: RecentLog | None = None) -> Agent:
+        """Everything up, in order; what was started is stopped again when a later part fails. `log`: this agent's own.
 
         Raises StorageError, InputError or PortTaken, each saying what to do.
         """
@@ -77,7 +81,7 @@ class Agent:
         ledger, boot = await open_ledger(data_dir, identity)
         try:
             past = await asyncio.to_thread(AuditLog.open, data_dir, identity.genesis.cluster)
-            agent = cls._assemble(config, identity, AuditedLedger(ledger, past), boot, policy)
+            agent = cls._assemble(config, identity, AuditedLedger(ledger, past), boot, policy, log or RecentLog())
         except BaseException:
             await ledger.close()
             raise
@@ -90,7 +94,7 @@ class Agent:
 
     @classmethod
     def _assemble(
-        cls, config: Config, identity: Identity, ledger: AuditedLedger, boot: Boot, policy: HostPolicy
+        cls, config: Config, identity: Identity, ledger: AuditedLedger, boot: Boot, policy: HostPolicy, log: RecentLog
     ) -> Agent:
         rng = random.Random()  # noqa: S311 spreads timers, guards nothing
         me = _introduction(config, identity, boot)
@@ -118,14 +122,19 @@ class Agent:
         announcing = Announcing(config, identity, me.name, host.address, driver, network, rng)
         parts.append(announcing)
         logs, images = LogService(driver, hosting), ImageService(blobs, hosting)
+        checkup = Checkup(config, driver, network, announcing, hosting, log)
+        doctor = DoctorService(driver, checkup)
         stats, metrics = ApiStats(), Metrics()
         backup = BackupService(blobs, hosting, config.api_log_path)
         counts = _Counts(announcing, stats)
-        service = AgentService(driver, logs, ledger, Contents(blobs, images), backup, counts, metrics.exposition)
+        service = AgentService(
+            driver, logs, doctor, ledger, Contents(blobs, images), backup, counts, metrics.exposition
+        )
         serving = Serving(driver)
         serving.handle(FollowLogs, logs.answer)
         serving.handle(FetchBlob, blobs.answer)
         serving.handle(LoadImage, images.answer)
+        serving.handle(Examine, doctor.answer)
         _show_metrics(metrics, driver, network)
         return cls(
             config=config,
@@ -137,6 +146,7 @@ class Agent:
             hosting=hosting,
             blobs=blobs,
             serving=serving,
+            checkup=checkup,
             service=service,
             stats=stats,
             metrics=metrics,
@@ -154,6 +164,7 @@ class Agent:
         await self.driver.stop(grace_s)
         await self.announcing.stop()
         await self.serving.close()
+        await self.checkup.close()
         await self.hosting.close()
         await self.blobs.close()
         await self.network.stop()

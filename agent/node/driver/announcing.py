@@ -79,6 +79,15 @@ class Announcing:
         own = {(self._cluster, beacon.service_id) for beacon in self._announced[:MAX_BEACONS_PER_ROUND]}
         return len(live | own)
 
+    def heard_beacons(self) -> frozenset[AgentId]:
+        """Members whose signed beacons are live."""
+        live = self.table.live(self._loop.time())
+        return frozenset(beacon.agent_id for beacon in live if beacon.signed and beacon.agent_id is not None)
+
+    def heard_mdns(self) -> frozenset[AgentId]:
+        """Members that mDNS tells of."""
+        return self._discovery.heard_mdns
+
     def _compose(self) -> list[Beacon]:
         self._announced = self._beacons()
         return self._announced

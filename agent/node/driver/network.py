@@ -115,6 +115,18 @@ class Network:
             if ip is not None:  # else it is being looked up, and SWIM asks again by itself
                 self._datagrams.send(to, ip, member.peer_port, message)
 
+    def heard_since(self, since: float) -> frozenset[AgentId]:
+        """Members of whom a datagram came since then, by the loop's clock."""
+        return frozenset(peer for peer, at in self._datagrams.heard.items() if at >= since)
+
+    def place_of(self, peer: AgentId) -> tuple[str, int] | None:
+        """Where that member's link is seen, else where it was enrolled."""
+        info = self.links.peers().get(peer)
+        if info is not None:
+            return info.host, info.peer_port
+        member = self.inputs.state.members.get(peer)
+        return (member.address, member.peer_port) if member is not None else None
+
     def drain(self) -> None:
         """Read the datagrams that wait, before a timer is believed."""
         self._datagrams.drain()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
@@ -11,6 +11,7 @@ import msgspec
 
 from agent import __version__, errors
 from agent.model.api import ImageProgress, Recovery
+from agent.model.doctor import HostAnswer
 from agent.model.events import Event, LogLine
 from agent.model.instruction import InstructionResult
 from agent.model.status import AgentRef, Health, MemberView, Status
@@ -18,6 +19,7 @@ from agent.model.types import AgentId, Digest
 from agent.node.driver.auditing import AuditedLedger
 from agent.node.driver.backup import BackupService
 from agent.node.driver.blobs import BlobService
+from agent.node.driver.doctor import DoctorService
 from agent.node.driver.images import ImageService
 from agent.node.driver.logs import LogService
 from agent.node.driver.loop import Driver, now
@@ -61,6 +63,7 @@ class AgentService:
         self,
         driver: Driver,
         logs: LogService,
+        doctor: DoctorService,
         past: AuditedLedger,
         blobs: Contents,
         backup: BackupService,
@@ -72,6 +75,7 @@ class AgentService:
         self.past = past
         self._driver = driver
         self._logs = logs
+        self._doctor = doctor
         self._counts = counts
         self._metrics = metrics
         self._listeners: set[asyncio.Queue[Event | None]] = set()
@@ -123,6 +127,10 @@ class AgentService:
     def members(self) -> tuple[MemberView, ...]:
         """See NodePort."""
         return self._driver.core.members(now())
+
+    def doctor(self, hosts: Sequence[str], *, log: bool) -> AsyncGenerator[HostAnswer]:
+        """See NodePort."""
+        return self._doctor.ask(hosts, log=log)
 
     def metrics(self) -> bytes:
         """See NodePort."""

@@ -1,0 +1,197 @@
+"""What `agent doctor` asks hosts and tells people: what a host sees of itself, and what is wrong with it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from agent.model.report import RuntimeInfo
+from agent.model.types import AgentId, Labels, Millis
+
+REPORT_VERSION = 1
+
+Protocol = Literal["tcp", "udp"]
+Holder = Literal["agent", "other", "nobody"]
+Connects = Literal["yes", "refused", "silent", "no-route"]
+Check = Literal[
+    "agent",
+    "clock",
+    "config",
+    "disk",
+    "discovery",
+    "docker",
+    "firewall",
+    "ledger",
+    "memory",
+    "network",
+    "ports",
+    "version",
+]
+FindingSeverity = Literal["error", "warning", "note"]
+
+
+class PortUse(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A port that the agent wants and who listens on it; `holder` describes another program."""
+
+    port: int
+    protocol: Protocol
+    held_by: Holder
+    holder: str = ""
+
+
+class WantedPort(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A replica's port that couldn't be bound, so that another is given; `holder` is who has it now, if anybody."""
+
+    replica: str
+    port: int
+    holder: str = ""
+
+
+class DiskUse(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The file system that `path` is on. Inodes are 0 where it doesn't count them."""
+
+    path: str
+    size_mib: int
+    free_mib: int
+    inodes: int = 0
+    inodes_free: int = 0
+    read_only: bool = False
+
+
+class DockerUse(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The engine as it answers now; `root` is where it keeps its data."""
+
+    answers: bool
+    version: str = ""
+    driver: str = ""
+    root: str = ""
+    reason: str = ""
+
+
+class Firewall(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An active firewall that doesn't let all through that agents say; `commands` would. `lasting`: over boots too."""
+
+    name: str
+    commands: tuple[str, ...]
+    lasting: bool = False
+
+
+class Unit(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A systemd unit, in systemd's words. `restarts` since it was loaded."""
+
+    name: str
+    active: str
+    enabled: str = ""
+    result: str = ""
+    restarts: int = 0
+
+
+class PeerSight(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Another member as this host sees it. `connects`: what a TCP connection to its peer port meets.
+
+    `heard_udp`: a datagram of it came to our peer port just now. `same_network`: its address is in a network of ours,
+    so that its broadcasts should come here.
+    """
+
+    id: AgentId
+    name: str
+    address: str
+    peer_port: int
+    connects: Connects
+    linked: bool = False
+    heard_udp: bool = False
+    heard_beacon: bool = False
+    heard_mdns: bool = False
+    same_network: bool = False
+
+
+class LedgerSight(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where this host's copy of the ledger is, and who coordinates as far as it knows."""
+
+    term: int
+    commit: int
+    applied: int
+    coordinator: AgentId | None = None
+
+
+class Enrolled(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the ledger says of this host, for comparison with its own configuration."""
+
+    address: str
+    api_port: int
+    peer_port: int
+    labels: Labels = {}
+
+
+class Examination(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Everything one host sees of itself and of the others. Nothing of it is secret.
+
+    `running`: an agent says it; else the command looked from outside, and what only agents know isn't there.
+    `wall_ms`: its clock at the end. `syncs_ms`: how long small writes took to reach the disk below the ledger.
+    `config` are all keys of the configuration. `unchecked`: what couldn't be looked at, and why. `log`: the agent's
+    last lines, where they were asked for. `missing`: files without which no agent starts.
+    """
+
+    id: AgentId | None
+    name: str
+    running: bool = True
+    agent_version: str = ""
+    uptime_s: float = 0.0
+    wall_ms: Millis = 0
+    config: dict[str, Any] = {}
+    enrolled: Enrolled | None = None
+    addresses: tuple[str, ...] = ()
+    policy_mode: int = 0
+    ports: tuple[PortUse, ...] = ()
+    wanted_ports: tuple[WantedPort, ...] = ()
+    disks: tuple[DiskUse, ...] = ()
+    syncs_ms: tuple[float, ...] = ()
+    memory_mib: int = 0
+    memory_free_mib: int = 0
+    runtimes: tuple[RuntimeInfo, ...] = ()
+    docker: DockerUse | None = None
+    firewalls: tuple[Firewall, ...] = ()
+    units: tuple[Unit, ...] = ()
+    peers: tuple[PeerSight, ...] = ()
+    ledger: LedgerSight | None = None
+    unchecked: dict[str, str] = {}
+    missing: tuple[str, ...] = ()
+    log: tuple[str, ...] = ()
+
+
+class HostAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A line of `GET /api/v1/doctor`: what one host answered, or `what` and `fix` for why it didn't.
+
+    `offset_ms`: its clock against the one of the agent that was asked; network and queues count as behind.
+    """
+
+    id: AgentId | None
+    host: str
+    examination: Examination | None = None
+    offset_ms: int = 0
+    what: str = ""
+    fix: str = ""
+
+
+class Finding(Struct, frozen=True, kw_only=True):
+    """Something that is wrong, or at least unusual, and the command that mends it."""
+
+    severity: FindingSeverity
+    check: Check
+    where: str
+    what: str
+    fix: str
+
+
+class DoctorReport(Struct, frozen=True, kw_only=True):
+    """`agent doctor --json`. `as_of` is RFC 3339; `answered_by` is who was asked, empty when nobody could be.
+
+    Fields are added without another `version`; one that changes its meaning makes the next.
+    """
+
+    version: int = REPORT_VERSION
+    as_of: str
+    answered_by: str
+    findings: tuple[Finding, ...] = ()
+    hosts: tuple[HostAnswer, ...] = ()

@@ -1,0 +1,275 @@
+"""What this host sees of itself and of the other members, for `agent doctor`. Shell (asyncio).
+
+Every part has a limit of its own and runs beside the others; what doesn't end in time is told as not looked at. Others
+are tried as the agents themselves reach them: a TCP connection to the peer port, and a SWIM ping over UDP, whose
+answers and whose own pings show which direction works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from agent import __version__, errors
+from agent.config import Config
+from agent.model.cluster import Member
+from agent.model.doctor import (
+    Connects,
+    DockerUse,
+    Enrolled,
+    Examination,
+    LedgerSight,
+    PeerSight,
+    Protocol,
+    WantedPort,
+)
+from agent.net.addresses import all_addresses, is_ip, is_loopback
+from agent.node.driver.announcing import Announcing
+from agent.node.driver.hosting import Hosting
+from agent.node.driver.loop import Driver
+from agent.node.driver.network import Network
+from agent.runtime import holders, look
+from agent.state import service_of
+from agent.swim import Ping
+from agent.telemetry.recent import RecentLog
+
+PART_TIMEOUT_S = 3.0  # of each part; a command that hangs mustn't hold up the rest
+CONNECT_TIMEOUT_S = 1.0  # a host on the same continent answers within 0.2; a lost SYN is sent again after 1
+PINGS = 3  # of each member: at 20 % loss all are lost in 1 of 125
+PING_INTERVAL_S = 0.25
+LISTEN_S = 1.0  # from the first ping until the last answer counts
+HEARD_BEFORE_S = 3.0  # what came shortly before counts too: others may have been asked a little earlier
+MAX_TRIED_MEMBERS = 128  # each costs a connection and some datagrams; larger clusters are looked at in rings
+CONNECTS_AT_ONCE = 32
+
+UNITS = ("muster-agent", "docker")
+
+T = TypeVar("T")
+
+
+class Checkup:
+    """Looks when asked; who asks while a look is under way gets that one's result."""
+
+    def __init__(
+        self,
+        config: Config,
+        driver: Driver,
+        network: Network,
+        announcing: Announcing,
+        hosting: Hosting,
+        log: RecentLog,
+    ) -> None:
+        self._config, self._driver, self._network = config, driver, network
+        self._announcing, self._hosting, self._log = announcing, hosting, log
+        self._loop = asyncio.get_running_loop()
+        self._started = self._loop.time()
+        self._under_way: asyncio.Task[Examination] | None = None
+
+    async def examine(self, *, log: bool = False) -> Examination:
+        """The host as it is now; `log`: with the agent's newest lines."""
+        if self._under_way is None or self._under_way.done():
+            self._under_way = asyncio.create_task(self._examine(), name="examination")
+        found = await asyncio.shield(self._under_way)
+        clock = time.time_ns() // 1_000_000
+        return msgspec.structs.replace(found, wall_ms=clock, log=self._log.lines if log else ())
+
+    async def close(self) -> None:
+        """Nobody waits any more."""
+        if self._under_way is not None:
+            self._under_way.cancel()
+            await asyncio.gather(self._under_way, return_exceptions=True)
+
+    async def _examine(self) -> Examination:
+        config, context = self._config, self._driver.core.context
+        unchecked: dict[str, str] = {}
+
+        async def part(name: str, work: Callable[..., T], *arguments: Any, default: Any, **options: Any) -> T:
+            return await _in_time(name, asyncio.to_thread(work, *arguments, **options), default, unchecked)
+
+        member = self._driver.state.members.get(context.id)
+        addresses = await part("addresses", all_addresses, default=())
+        near = tuple(a.network for a in addresses if is_loopback(config.listen) or not is_loopback(a.ip))
+        here = asyncio.gather(
+            part("ports", holders.port_uses, self._ports(), agent=os.getpid(), address=config.listen, default=()),
+            part("replicas' ports", self._wanted_ports(), default=()),
+            part("disks", look.disks, (config.data_dir, config.log_dir, "/var/lib/docker", "/"), default=()),
+            part("writes", look.syncs_ms, Path(config.data_dir), default=()),
+            part("memory", look.memory_mib, default=(0, 0)),
+        )
+        around = asyncio.gather(
+            part("docker", look.docker if "docker" in config.runtimes else _no_docker, default=None),
+            part("firewalls", look.closed_firewalls, self._open_ports(), default=()),
+            part("units", look.units, UNITS, default=()),
+            part("policy", _mode_of, config.policy_file, default=0),
+            _in_time("members", self._peers(near), (), unchecked),
+        )
+        (ports, wanted, disks, syncs, memory), (docker, firewalls, units, mode, peers) = await asyncio.gather(
+            here, around
+        )
+        return Examination(
+            id=context.id,
+            name=context.name_of(context.id),
+            agent_version=__version__,
+            uptime_s=round(self._loop.time() - self._started, 1),
+            config=msgspec.to_builtins(config),
+            enrolled=_enrolled(member) if member is not None else None,
+            addresses=tuple(a.ip for a in addresses),
+            policy_mode=mode,
+            ports=ports,
+            wanted_ports=wanted,
+            disks=disks,
+            syncs_ms=syncs,
+            memory_mib=memory[0],
+            memory_free_mib=memory[1],
+            runtimes=self._hosting.observation.runtimes,
+            docker=docker,
+            firewalls=firewalls,
+            units=units,
+            peers=peers,
+            ledger=LedgerSight(
+                term=context.raft.term,
+                commit=context.raft.commit,
+                applied=context.state.index,
+                coordinator=context.leader,
+            ),
+            unchecked=unchecked,
+        )
+
+    def _ports(self) -> tuple[tuple[int, Protocol], ...]:
+        """Those that this agent listens on by its configuration."""
+        config = self._config
+        beacons: tuple[tuple[int, Protocol], ...] = ((config.discovery_port, "udp"),) if config.discovery_beacon else ()
+        return ((config.api_port, "tcp"), (config.peer_port, "tcp"), (config.peer_port, "udp"), *beacons)
+
+    def _open_ports(self) -> tuple[tuple[int, str], ...]:
+        return (*self._ports(), (5353, "udp")) if self._config.discovery_mdns else self._ports()
+
+    def _wanted_ports(self) -> Callable[[], tuple[WantedPort, ...]]:
+        """Of this host's replicas: what their plans prefer, where they were given others and none of ours has it."""
+        state, me = self._driver.state, self._driver.core.context.id
+        mine = [(key, assignment) for key, assignment in state.assignments.items() if assignment.host == me]
+        given = {port.host_port for _, assignment in mine for port in assignment.ports}
+        wanted: list[tuple[str, int, Protocol]] = []
+        for key, assignment in mine:
+            service = service_of(state, assignment)
+            for preferred in service.ports if service is not None else ():
+                if preferred.host_port not in given:
+                    wanted.append((str(key), preferred.host_port, preferred.protocol))
+        address = self._config.publish_address
+
+        def look_up() -> tuple[WantedPort, ...]:
+            uses = holders.port_uses({(port, kind) for _, port, kind in wanted}, agent=None, address=address)
+            held = {(use.port, use.protocol): use.holder for use in uses if use.held_by == "other"}
+            return tuple(
+                WantedPort(replica=replica, port=port, holder=held[port, kind])
+                for replica, port, kind in wanted
+                if (port, kind) in held
+            )
+
+        return look_up
+
+    # The others
+
+    async def _peers(self, own_networks: tuple[str, ...]) -> tuple[PeerSight, ...]:
+        context = self._driver.core.context
+        others = self._ring([m for m in self._driver.state.members.values() if m.id != context.id])
+        began = self._loop.time()
+        slots = asyncio.Semaphore(CONNECTS_AT_ONCE)
+        connecting = [asyncio.create_task(self._connects(member, slots)) for member in others]
+        try:
+            for _ in range(PINGS):
+                for member in others:
+                    self._network.send_datagram(member.id, Ping(0, context.swim.incarnation))
+                await asyncio.sleep(PING_INTERVAL_S)
+            await asyncio.sleep(LISTEN_S - PINGS * PING_INTERVAL_S)
+            connects = await asyncio.gather(*connecting)
+        finally:
+            for task in connecting:
+                task.cancel()
+            await asyncio.gather(*connecting, return_exceptions=True)
+        heard = self._network.heard_since(began - HEARD_BEFORE_S)
+        beacons, mdns = self._announcing.heard_beacons(), self._announcing.heard_mdns()
+        return tuple(
+            PeerSight(
+                id=member.id,
+                name=member.name,
+                address=member.address,
+                peer_port=member.peer_port,
+                connects=met,
+                linked=member.id in context.peers,
+                heard_udp=member.id in heard,
+                heard_beacon=member.id in beacons,
+                heard_mdns=member.id in mdns,
+                same_network=_within(member.address, own_networks),
+            )
+            for member, met in zip(others, connects, strict=True)
+        )
+
+    def _ring(self, others: list[Member]) -> list[Member]:
+        """The MAX_TRIED_MEMBERS that follow this one by id: so every pair of neighbours is looked at from somewhere."""
+        me = self._driver.core.context.id
+        ordered = sorted(others, key=lambda member: (member.id < me, member.id))
+        return ordered[:MAX_TRIED_MEMBERS]
+
+    async def _connects(self, member: Member, slots: asyncio.Semaphore) -> Connects:
+        """What a connection to the member's peer port meets; it is closed again before anything is said."""
+        host, port = self._network.place_of(member.id) or (member.address, member.peer_port)
+        source = (self._config.listen, 0) if is_loopback(self._config.listen) else None
+        async with slots:
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                    _, writer = await asyncio.open_connection(host, port, local_addr=source)
+            except TimeoutError:
+                return "silent"
+            except ConnectionRefusedError:
+                return "refused"
+            except OSError:
+                return "no-route"
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+            return "yes"
+
+
+async def _in_time(name: str, work: Awaitable[T], default: T, unchecked: dict[str, str]) -> T:
+    """What the part found, or `default` and a line in `unchecked`."""
+    try:
+        async with asyncio.timeout(PART_TIMEOUT_S):
+            return await work
+    except TimeoutError:
+        unchecked[name] = f"no answer within {PART_TIMEOUT_S:g} s"
+    except errors.MusterError as error:
+        unchecked[name] = error.what
+    except OSError as error:
+        unchecked[name] = (error.strerror or "input/output error").lower()
+    return default
+
+
+def _no_docker() -> DockerUse | None:
+    return None
+
+
+def _enrolled(member: Member) -> Enrolled:
+    return Enrolled(
+        address=member.address, api_port=member.api_port, peer_port=member.peer_port, labels=dict(member.labels)
+    )
+
+
+def _mode_of(path: str) -> int:
+    """The file's permission bits; 0 when it isn't there."""
+    try:
+        return Path(path).stat().st_mode & 0o777
+    except FileNotFoundError:
+        return 0
+
+
+def _within(address: str, networks: tuple[str, ...]) -> bool:
+    return is_ip(address) and any(ipaddress.ip_address(address) in ipaddress.ip_network(n) for n in networks)
