@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
+
+MAX_WHAT_CHARACTERS = 1_000  # of one event's sentence: a thousand are kept, and each listener gets them all
 
 EventKind = Literal["instruction", "phase", "assignment", "replica", "host", "coordinator", "member"]
 
@@ -18,7 +20,7 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
     id: int
     at: str
     kind: EventKind
-    what: str
+    what: Annotated[str, Meta(max_length=MAX_WHAT_CHARACTERS)]
     host: str = ""
     stack: str = ""
     service: str = ""

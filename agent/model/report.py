@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-from agent.model.errand import Finding
+from agent.model.cluster import MAX_MEMBERS
+from agent.model.errand import MAX_ERRANDS, Finding
 from agent.model.ledger import AssignedPort
-from agent.model.stack import RuntimeName
+from agent.model.stack import MAX_REPLICAS, RuntimeName
 from agent.model.types import AgentId, Labels, Millis
+
+MAX_REASON_CHARACTERS = 4_000  # a sentence and a program's last words; each of 10,000 replicas may have one
+MAX_RUNTIMES = 8  # a host has one or two
+MAX_PORTS = 256  # of one replica
+
+Reason = Annotated[str, Meta(max_length=MAX_REASON_CHARACTERS)]
+ShortText = Annotated[str, Meta(max_length=256)]
+"""An id, a name, an image's reference, a version: what is longer isn't one."""
 
 ReplicaState = Literal[
     "pending",  # assigned, its host hasn't begun
@@ -28,19 +37,19 @@ ReplicaState = Literal[
 class ObservedReplica(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One replica as its host sees it. `spec_hash` names what runs; `reason` says what is wrong, in a sentence."""
 
-    stack: str
-    service: str
+    stack: ShortText
+    service: ShortText
     slot: int
     state: ReplicaState
     revision: int
-    spec_hash: str
+    spec_hash: ShortText
     runtime: RuntimeName = "docker"
-    reason: str = ""
-    container_id: str = ""
-    container_name: str = ""
-    image_ref: str = ""
-    image_id: str = ""
-    ports: tuple[AssignedPort, ...] = ()
+    reason: Reason = ""
+    container_id: ShortText = ""
+    container_name: ShortText = ""
+    image_ref: ShortText = ""
+    image_id: ShortText = ""
+    ports: Annotated[tuple[AssignedPort, ...], Meta(max_length=MAX_PORTS)] = ()
     restarts: int = 0
     started_at: Millis = 0
 
@@ -50,8 +59,8 @@ class RuntimeInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     name: RuntimeName
     available: bool
-    version: str = ""
-    reason: str = ""
+    version: ShortText = ""
+    reason: Reason = ""
 
 
 class HostResources(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -66,8 +75,8 @@ class HostResources(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class PortConflict(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The host couldn't bind the port its assignment names; the coordinator gives another one."""
 
-    stack: str
-    service: str
+    stack: ShortText
+    service: ShortText
     slot: int
     host_port: int
 
@@ -84,12 +93,12 @@ class HostReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     sequence: int
     at: Millis
     applied: int
-    agent_version: str
+    agent_version: ShortText
     level: int = 1
     labels: Labels = {}
-    runtimes: tuple[RuntimeInfo, ...] = ()
+    runtimes: Annotated[tuple[RuntimeInfo, ...], Meta(max_length=MAX_RUNTIMES)] = ()
     resources: HostResources = HostResources()
-    replicas: tuple[ObservedReplica, ...] = ()
-    busy_ports: tuple[PortConflict, ...] = ()
-    linked: tuple[AgentId, ...] = ()
-    findings: tuple[Finding, ...] = ()
+    replicas: Annotated[tuple[ObservedReplica, ...], Meta(max_length=MAX_REPLICAS)] = ()
+    busy_ports: Annotated[tuple[PortConflict, ...], Meta(max_length=MAX_REPLICAS)] = ()
+    linked: Annotated[tuple[AgentId, ...], Meta(max_length=MAX_MEMBERS)] = ()
+    findings: Annotated[tuple[Finding, ...], Meta(max_length=MAX_ERRANDS)] = ()

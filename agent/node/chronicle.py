@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from agent.formats.timestamps import rfc3339
-from agent.model.events import Event, EventKind
+from agent.model.events import MAX_WHAT_CHARACTERS, Event, EventKind
 from agent.model.types import AgentId
 from agent.node.context import Context
 from agent.node.effects import Publish
@@ -36,6 +36,8 @@ class Chronicle:
 
     def tell(self, when: Instant, kind: EventKind, what: str, **fields: str | int) -> None:
         """One event of this agent's own."""
+        if len(what) > MAX_WHAT_CHARACTERS:
+            what = what[: MAX_WHAT_CHARACTERS - 1] + "…"
         event = Event(id=self._next, at=rfc3339(when.wall_ms), kind=kind, what=what, **fields)  # type: ignore[arg-type]  # fields are Event's
         self._spread((event,))
 

@@ -23,6 +23,7 @@ class Consensus:
     chronicle: Chronicle
     drop: Callable[[str], None]
     _lives: Lives = field(default_factory=Lives)
+    _told: tuple[str, AgentId] | None = None
 
     def link_up(self, peer: Peer, when: Instant) -> None:
         """A peer is there, perhaps with an earlier life than the one that we know."""
@@ -43,6 +44,7 @@ class Consensus:
         if isinstance(message, Append):
             judged = judge_append(message, self.context.state.at, when.wall_ms)
             if judged.dropped:
+                self._tell_dropped(judged.dropped, sender, when)
                 self.drop(judged.dropped)
             if judged.append is None:
                 return
@@ -51,6 +53,18 @@ class Consensus:
         raft.receive(sender, message, when.mono)
         if raft.fenced and not fenced:
             self._tell_went_back(self.context.id, when)
+
+    def _tell_dropped(self, reason: str, sender: AgentId, when: Instant) -> None:
+        """Once for each coordinator: this agent falls behind, and somebody has to do something."""
+        if (reason, sender) == self._told:
+            return
+        self._told = reason, sender
+        here, there = self.context.name_of(self.context.id), self.context.name_of(sender)
+        if reason == "unreadable_entry":
+            what = f"{here} doesn't take entries of {there} that this version can't read: install the version it runs"
+        else:
+            what = f"{here} doesn't take an entry of {there} stamped over a day ahead: compare the two hosts' clocks"
+        self.chronicle.tell(when, "member", what, host=here)
 
     def _tell_went_back(self, member: AgentId, when: Instant) -> None:
         name = self.context.name_of(member)

@@ -10,18 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agent.control import AgentHealth, ClusterFacts, Sighting, Watch, cluster_facts, decide, next_change, successor
-from agent.model.ledger import encode_entry
+from agent.control.levels import next_level
+from agent.model.ledger import LevelEntry, encode_entry
 from agent.model.report import HostReport
-from agent.model.types import AgentId
+from agent.model.types import AgentId, Millis
 from agent.node.asking import Asking
 from agent.node.chronicle import Chronicle
 from agent.node.clock import UNHEARD_S
 from agent.node.context import Context, Peer
 from agent.node.instant import Instant
-from agent.node.telling import tell_applied, tell_host, tell_replicas
+from agent.node.telling import Allowance, tell_applied, tell_host, tell_replicas
 from agent.node.vitals import Vitals
 from agent.raft import ConfigurationRefused, NotLeader, ProposalDropped, TransferRefused
-from agent.state import Applied
+from agent.state import STATE_LEVEL, Applied
 from agent.swim import MemberChanged
 
 LOOK_EVERY_S = 1.0  # deadlines of rollouts and graces are seconds long
@@ -42,6 +43,7 @@ class Coordination:
     _look_at: float = float("inf")
     _pumped_at: float = float("-inf")
     _handed_at: float = float("-inf")
+    _allowances: dict[AgentId, Allowance] = field(default_factory=dict)
     _vitals: Vitals = field(init=False)
     asking: Asking = field(init=False)
 
@@ -66,7 +68,8 @@ class Coordination:
         self.heard_ms[report.host] = when.wall_ms
         self.context.clock.heard(report.host, report.at, when)
         self._dirty = True
-        tell_replicas(self.chronicle, self.context, known, report, when)
+        allowance = self._allowances.setdefault(report.host, Allowance(when.mono))
+        tell_replicas(self.chronicle, self.context, known, report, allowance, when)
 
     def member_changed(self, change: MemberChanged, when: Instant) -> None:
         """SWIM sees a host differently now: advice."""
@@ -125,6 +128,7 @@ class Coordination:
         """Soft state belongs to one coordinator's time: the next one is told anew."""
         self.reports.clear()
         self.context.clock.forget()
+        self._allowances.clear()
         self.asking.forget()
         self._since, self._decided_through, self._look_at = None, 0, float("inf")
         self._vitals = Vitals(self.context)
@@ -135,11 +139,20 @@ class Coordination:
         try:
             decision = decide(state, self.facts(when), now_ms)
             self.asking.ask(decision.errands, self.reports, when)
-            for entry in decision.entries:
+            for entry in decision.entries or self._raise_level(now_ms):
                 self._decided_through = raft.propose(encode_entry(entry), when.mono)
             self._heal_voters(when)
         except (NotLeader, ProposalDropped):
             self._dirty = True  # lost leadership ends in `_resign`; a full window empties: decide again then
+
+    def _raise_level(self, now_ms: Millis) -> tuple[LevelEntry, ...]:
+        """Once every member could apply more than the ledger uses."""
+        state = self.context.state
+        if state.level >= STATE_LEVEL:
+            return ()
+        told = {member: report.level for member, report in self.reports.items()}
+        level = next_level(state.level, STATE_LEVEL, state.members, told)
+        return (LevelEntry(at=now_ms, level=level),) if level is not None else ()
 
     def _heal_voters(self, when: Instant) -> None:
         raft = self.context.raft

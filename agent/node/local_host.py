@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+import msgspec
 
 from agent.host import HostContext, HostObservation, Task, desired, resolve_errands
 from agent.model.errand import Errand
-from agent.model.report import HostReport
+from agent.model.report import MAX_REASON_CHARACTERS, HostReport, ObservedReplica, RuntimeInfo
 from agent.node.context import Context, Lead
 from agent.node.effects import Examine, Reconcile
 from agent.node.instant import Instant
@@ -101,10 +104,20 @@ class LocalHost:
             agent_version=self.agent_version,
             level=STATE_LEVEL,
             labels=self.host.labels,
-            runtimes=seen.runtimes,
+            runtimes=tuple(_bounded(info) for info in seen.runtimes),
             resources=seen.resources,
-            replicas=seen.replicas,
+            replicas=tuple(_bounded(replica) for replica in seen.replicas),
             busy_ports=seen.busy_ports,
             linked=tuple(sorted(self.context.peers)),
             findings=seen.findings,
         )
+
+
+_Told = TypeVar("_Told", ObservedReplica, RuntimeInfo)
+
+
+def _bounded(told: _Told) -> _Told:
+    """A program's last words may be long, and an engine's complaint; a report with more is nobody's."""
+    if len(told.reason) <= MAX_REASON_CHARACTERS:
+        return told
+    return msgspec.structs.replace(told, reason=told.reason[: MAX_REASON_CHARACTERS - 1] + "…")

@@ -17,6 +17,7 @@ from agent.state import (
     Applied,
     ClusterState,
     SnapshotRefused,
+    UnknownEntry,
     apply,
     decode_snapshot,
     encode_snapshot,
@@ -25,6 +26,10 @@ from agent.state import (
     stamp_of,
 )
 
+LATER_VERSION_FIX = (
+    "Install the version that the other hosts run (`agent members` shows it), then start the agent again; what is on "
+    "this host's disk stays as it is."
+)
 SNAPSHOT_EVERY_ENTRIES = 5_000  # replaying them at a start takes about a second
 KEPT_ENTRIES = 1_000  # behind a snapshot, so that a member that was away briefly needs no snapshot
 
@@ -79,18 +84,30 @@ class Machine:
         try:
             state = decode_snapshot(boot.snapshot.data, verify=boot.snapshot.index > boot.verified_through)
         except SnapshotRefused as error:
-            raise errors.StorageError(f"the stored snapshot can't be vouched for: {error}") from error
+            raise errors.StorageError(
+                f"the stored snapshot can't be vouched for: {error}", fix=LATER_VERSION_FIX
+            ) from error
         return cls(state, boot.snapshot.configuration, boot.verified_through, compaction)
 
     def apply(self, entry: raft.Entry) -> Applied | None:
-        """The next committed entry; None for one of consensus' own. Raises InvariantBroken on a gap."""
+        """The next committed entry; None for one of consensus' own.
+
+        Raises InvariantBroken on a gap, StorageError for an entry that only a later version can read: going on without
+        it would make another state than the other hosts have.
+        """
         if entry.index != self.state.index + 1:
             raise errors.InvariantBroken(f"entry {entry.index} behind state {self.state.index}")
         if entry.kind is not raft.EntryKind.NORMAL:
             self.state = msgspec.structs.replace(self.state, index=entry.index)
             return None
         verify = entry.index > self.verified_through
-        self.state, applied = apply(self.state, entry.index, entry.data, verify=verify)
+        try:
+            self.state, applied = apply(self.state, entry.index, entry.data, verify=verify)
+        except UnknownEntry as error:
+            raise errors.StorageError(
+                f"entry {entry.index} of the ledger is of a later version than this agent: {error}",
+                fix=LATER_VERSION_FIX,
+            ) from error
         if applied.kind == "instruction" and applied.act is None:
             self._disbelieved = entry.index  # to be refused again at every start, until it is compacted away
         if self._disbelieved is None:

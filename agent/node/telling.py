@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from agent.model.events import EventKind
 from agent.model.report import HostReport, ObservedReplica
 from agent.model.spec import ReplicaKey
@@ -10,6 +12,9 @@ from agent.node.context import Context
 from agent.node.instant import Instant
 from agent.state import Applied
 from agent.swim import MemberChanged
+
+HOST_EVENTS_PER_S = 10.0  # of one host's replicas; a rollout changes a few a second
+HOST_EVENTS_BURST = 300  # a host that starts 100 replicas at once; a third of what is kept
 
 _DEEDS = {
     "deploy": "deployed",
@@ -77,8 +82,34 @@ def tell_host(chronicle: Chronicle, context: Context, change: MemberChanged, whe
     )
 
 
+@dataclass(slots=True)
+class Allowance:
+    """How many events one host may still cause; one that reports a change a millisecond must not push out the others'.
+
+    `at`: seconds, when `left` was true.
+    """
+
+    at: float
+    left: float = float(HOST_EVENTS_BURST)
+    is_over: bool = False
+
+    def take(self, now: float) -> bool:
+        """Whether one more may be told."""
+        self.left = min(self.left + (now - self.at) * HOST_EVENTS_PER_S, float(HOST_EVENTS_BURST))
+        self.at = now
+        if self.left < 1.0:
+            return False
+        self.left, self.is_over = self.left - 1.0, False
+        return True
+
+
 def tell_replicas(
-    chronicle: Chronicle, context: Context, before: HostReport | None, report: HostReport, when: Instant
+    chronicle: Chronicle,
+    context: Context,
+    before: HostReport | None,
+    report: HostReport,
+    allowance: Allowance,
+    when: Instant,
 ) -> None:
     """What changed between two reports of a host; the first one after a change of coordinator tells nothing new."""
     if before is None:
@@ -88,6 +119,11 @@ def tell_replicas(
     for replica in report.replicas:
         old = known.get(_key(replica))
         if old is None or (old.state, old.reason) != (replica.state, replica.reason):
+            if not allowance.take(when.mono):
+                if not allowance.is_over:
+                    allowance.is_over = True
+                    chronicle.tell(when, "host", f"{host} tells of more changes than are shown", host=host)
+                return
             reason = f": {replica.reason}" if replica.reason else ""
             what = f"{_key(replica)} on {host} is {replica.state}{reason}"
             _tell_replica(chronicle, when, _key(replica), "replica", what, host, replica.state)

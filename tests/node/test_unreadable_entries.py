@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from agent.errors import StorageError
 from agent.formats.timestamps import rfc3339
 from agent.model.ledger import LevelEntry, PhaseEntry, encode_entry
 from agent.node.messages import CallFrame, Ledger, RaftFrame, ReplyFrame
@@ -47,6 +48,36 @@ def test_an_entry_that_nobody_can_apply_is_not_taken_from_a_leader(which: int) -
     cluster.run(1.0)
     assert follower.up.drops == {"unreadable_entry": 1}
     assert follower.result(follower.deploy()).outcome == "applied"
+
+
+def test_it_is_said_once_and_with_what_to_do() -> None:
+    cluster: Cluster = elected(3)
+    leader, follower = cluster.elect(), cluster.followers[0]
+    raft = follower.up.context.raft
+    for _ in range(3):
+        entry = Entry(raft.last_index + 1, raft.term, EntryKind.NORMAL, b"\xff")
+        last = raft.term_at(raft.last_index)
+        assert last is not None
+        message = Append(term=raft.term, prev_index=raft.last_index, prev_term=last, commit=0, entries=(entry,))
+        follower.up.frame(leader.id, RaftFrame(message=message), follower.when)
+    cluster.run(1.0)
+    (said,) = [event.what for event in follower.events if "version" in event.what]
+    assert said.startswith(f"{follower.name} doesn't take entries of {leader.name}")
+
+
+def test_one_that_is_on_the_disk_stops_the_agent_with_what_to_do() -> None:
+    """A later version wrote it, and somebody put the older one back."""
+    cluster: Cluster = elected(3)
+    node = cluster.followers[0]
+    cluster.crash(node.name)
+    last = max(node.disk.log)
+    level = encode_entry(LevelEntry(at=0, level=STATE_LEVEL + 1))
+    node.disk.log[last + 1] = Entry(last + 1, node.disk.log[last].term, EntryKind.NORMAL, level)
+    node.disk.commit = last + 1
+    with pytest.raises(StorageError) as stopped:
+        cluster.start(node.name)
+    assert "later version" in stopped.value.what
+    assert "Install the version" in stopped.value.fix
 
 
 @pytest.mark.parametrize("which", range(5))

@@ -1,0 +1,88 @@
+"""What one host can make of the coordinator's memory and of what others see: bounded texts, bounded events."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.host import HostObservation
+from agent.model.events import MAX_WHAT_CHARACTERS
+from agent.model.report import MAX_REASON_CHARACTERS, HostReport, ObservedReplica, RuntimeInfo
+from agent.node.messages import ReportFrame
+from agent.node.telling import HOST_EVENTS_BURST, HOST_EVENTS_PER_S
+from tests.node.cluster import Cluster, Node, over_the_wire
+
+
+def replica(slot: int = 1, reason: str = "") -> ObservedReplica:
+    return ObservedReplica(
+        stack="shop", service="web", slot=slot, state="failed", revision=1, spec_hash="x", reason=reason
+    )
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    cluster = Cluster(3)
+    cluster.elect()
+    cluster.run(1.0)
+    return cluster
+
+
+def tell(node: Node, *replicas: ObservedReplica) -> None:
+    node.up.observed(HostObservation(applied=1, replicas=replicas), node.when)
+    node.cluster.settle()
+
+
+def test_a_long_reason_is_cut_by_the_host_that_tells_it(cluster: Cluster) -> None:
+    host = cluster.followers[0]
+    tell(host, replica(reason="x" * 100_000))
+    (told,) = cluster.elect().up.coordination.reports[host.id].replicas
+    assert len(told.reason) == MAX_REASON_CHARACTERS
+    assert told.reason.endswith("x…")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"replicas": (replica(reason="x" * (MAX_REASON_CHARACTERS + 1)),)},
+        {"agent_version": "9" * 300},
+        {"runtimes": tuple(RuntimeInfo(name="docker", available=True) for _ in range(100))},
+        {"runtimes": (RuntimeInfo(name="docker", available=False, reason="x" * 10_000),)},
+    ],
+)
+def test_a_report_with_longer_ones_is_nobodys(changes: dict[str, object]) -> None:
+    fields: dict[str, object] = {
+        "host": "a" * 26,
+        "boot": 1,
+        "sequence": 1,
+        "at": 1,
+        "applied": 1,
+        "agent_version": "1",
+    }
+    report = HostReport(**(fields | changes))  # type: ignore[arg-type]  # HostReport's
+    with pytest.raises(Exception, match="length"):
+        over_the_wire(ReportFrame(report=report))
+
+
+def test_an_events_sentence_is_bounded(cluster: Cluster) -> None:
+    host, coordinator = cluster.followers[0], cluster.elect()
+    tell(host)
+    coordinator.forget()
+    tell(host, replica(reason="x" * MAX_REASON_CHARACTERS))
+    assert max(len(event.what) for event in coordinator.events) == MAX_WHAT_CHARACTERS
+
+
+def test_a_host_that_changes_its_mind_all_the_time_leaves_room_for_the_others(cluster: Cluster) -> None:
+    host, coordinator = cluster.followers[0], cluster.elect()
+    tell(host)
+    coordinator.forget()
+    for number in range(5):
+        tell(host, *(replica(slot, f"{number}") for slot in range(1, 201)))
+    told = [event for event in coordinator.events if event.kind == "replica"]
+    assert len(told) == HOST_EVENTS_BURST
+    assert [event.what for event in coordinator.events if "more changes" in event.what] == [
+        f"{host.name} tells of more changes than are shown"
+    ]
+    cluster.run(3.0)
+    coordinator.forget()
+    tell(host, *(replica(slot, "later") for slot in range(1, 201)))
+    later = [event for event in coordinator.events if event.kind == "replica"]
+    assert 0 < len(later) <= 4 * HOST_EVENTS_PER_S
