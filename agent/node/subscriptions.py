@@ -38,6 +38,11 @@ LEADERLESS_S = 2.0  # a voter without a leader for so long may have been removed
 SILENT_S = 2.0
 
 
+# Between two looks at which members the coordinator has no link with: one that was away through several changes of
+# voters knows nobody whom to dial, so it is dialled.
+SEEK_S = 10.0
+
+
 def voter_for(observer: AgentId, voters: Collection[AgentId]) -> AgentId | None:
     """Whom an observer follows (rendezvous hash); None without voters."""
     return max(voters, key=lambda voter: hashlib.sha256(f"{voter} {observer}".encode()).digest(), default=None)
@@ -98,12 +103,15 @@ class Following:
     _leaderless_since: float | None = None
     _alone_since: float | None = None
     _lost: bool = False
+    _absent: frozenset[AgentId] = frozenset()
+    _seek_at: float | None = None
     _pumped_at: float = float("-inf")
 
     def pump(self, when: Instant) -> None:
         """Follow the right voter, or nobody where we vote ourselves."""
         self._pumped_at = when.mono
         self._notice_alone(when)
+        self._seek(when)
         if self._voter is not None and self._patient_until is not None and when.mono >= self._patient_until:
             self._avoided.add(self._voter)
             self._leave()
@@ -131,9 +139,9 @@ class Following:
         self.context.send(wanted, CallFrame(id=self._call, request=request))
 
     def wanted(self) -> frozenset[AgentId]:
-        """Whom to be linked with: voters; once none of them is to be had, every member."""
+        """Whom to be linked with: voters; every member once none of them is to be had; absent ones as coordinator."""
         configuration, state = self.context.raft.configuration, self.context.state
-        others = state.members if self._lost else ()
+        others = state.members if self._lost else self._absent & state.members.keys()
         return frozenset((*configuration.voters, *configuration.learners, *others)) - {self.context.id} - state.expelled
 
     def hears(self, sender: AgentId, frame: Frame) -> bool:
@@ -151,6 +159,20 @@ class Following:
         lost = self._alone_since is not None and when.mono >= self._alone_since + LEADERLESS_S
         if lost != self._lost:
             self._lost = lost
+            self.context.emit(Want(peers=self.wanted()))
+
+    def _seek(self, when: Instant) -> None:
+        absent: frozenset[AgentId] = frozenset()
+        if not self.context.raft.is_leader:
+            self._seek_at = None
+        elif self._seek_at is None or when.mono < self._seek_at:
+            self._seek_at = self._seek_at or when.mono + SEEK_S
+            return
+        else:
+            self._seek_at = when.mono + SEEK_S
+            absent = frozenset(self.context.state.members.keys() - self.context.peers.keys() - {self.context.id})
+        if absent != self._absent:
+            self._absent = absent
             self.context.emit(Want(peers=self.wanted()))
 
     def deadline(self) -> float:
