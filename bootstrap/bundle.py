@@ -39,6 +39,9 @@ PACKAGES: Final = ("agent", "bootstrap")
 RESOURCES: Final = ("requirements.lock", "systemd/muster-agent.service")
 """Beside the packages, here and in a bundle: an agent's host can install others."""
 
+LIBRARY: Final = "lib"
+MANIFEST: Final = "MANIFEST"
+
 ROOT: Final = Path(__file__).resolve().parent.parent
 COMPRESSION: Final = 6  # gzip's own default; 9 takes three times as long for 1 %
 COMPILE_TIMEOUT_S: Final = 300.0
@@ -116,7 +119,7 @@ def build(target: Target, cache: Path) -> Bundle:
     with _locked(cache):
         if (known := _cached(place)) is not None:
             return known
-        files = {f"lib/{path}": data for path, data in _tree(target, own).items()}
+        files = {f"{LIBRARY}/{path}": data for path, data in _tree(target, own).items()}
         made = _write(place, files, key)
         _prune(cache)
     return made
@@ -140,6 +143,8 @@ def pack(files: Mapping[str, bytes]) -> tuple[bytes, bytes]:
 def _tree(target: Target, own: Files) -> Files:
     """Everything below lib/."""
     if target == Target.own():
+        if (shipped := _shipped()) is not None:
+            return shipped
         files = wheels.installed_files()
         with tempfile.TemporaryDirectory(prefix="muster-bundle-") as directory:
             return {**files, **own, **_byte_code({**files, **own}, Path(directory))}
@@ -161,6 +166,27 @@ def _own_files() -> Files:
         files[name] = resource(name).read_bytes()
     metadata = f"Metadata-Version: 2.1\nName: muster\nVersion: {__version__}\n"
     files[f"muster-{__version__}.dist-info/METADATA"] = metadata.encode()
+    return files
+
+
+def _manifest() -> bytes | None:
+    """Of the bundle that this very program came in; None where it was installed otherwise."""
+    path = ROOT.parent / MANIFEST
+    return path.read_bytes() if ROOT.name == LIBRARY and path.is_file() else None
+
+
+def _shipped() -> Files | None:
+    """Everything below lib/ as it came: what runs here runs on a host with the same Python. Raises MusterError."""
+    listed = _manifest()
+    if listed is None:
+        return None
+    files: Files = {}
+    for line in listed.decode().splitlines():
+        wanted, _, path = line.partition("  ")
+        data = (ROOT.parent / path).read_bytes()
+        if hashlib.sha256(data).hexdigest() != wanted:
+            raise MusterError("a file isn't as it was installed", where=path, fix="Run `bootstrap install` again.")
+        files[path.removeprefix(f"{LIBRARY}/")] = data
     return files
 
 
@@ -195,7 +221,10 @@ def _key(target: Target, own: Files) -> str:
     parts: list[object] = [FORMAT, msgspec.to_builtins(target)]
     parts += [[path, hashlib.sha256(data).hexdigest()] for path, data in sorted(own.items())]
     if target == Target.own():
-        parts += [sys.version, sorted(wheels.installed_versions().items())]
+        if (listed := _manifest()) is not None:
+            parts += [hashlib.sha256(listed).hexdigest()]
+        else:
+            parts += [sys.version, sorted(wheels.installed_versions().items())]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 

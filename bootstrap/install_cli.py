@@ -24,7 +24,7 @@ from bootstrap.home import create_home
 from bootstrap.install import HostResult, Installation
 from bootstrap.inventory import MAX_INVENTORY_BYTES, InventoryHost, parse_inventory
 from bootstrap.plan import Options
-from bootstrap.progress import Board, Lines, Silent
+from bootstrap.progress import Board, JsonLines, Lines, Silent
 from bootstrap.ssh import SshSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -56,6 +56,7 @@ def host_options(command: F) -> F:
 )
 @click.option("--open-firewall", is_flag=True, help="Open the agents' ports in an active firewall.")
 @click.option("--no-docker", is_flag=True, help="Don't install Docker where it is missing.")
+@click.option("--progress", is_flag=True, help="With --json: each step as a line of JSON on standard error.")
 def install(
     hosts: Path,
     limit: str | None,
@@ -68,6 +69,7 @@ def install(
     name: str | None,
     open_firewall: bool,
     no_docker: bool,
+    progress: bool,
 ) -> None:
     """Make a cluster of the hosts in a list, over ssh.
 
@@ -76,7 +78,7 @@ def install(
     """
     chosen = choose(read_hosts(hosts), limit)
     opened, recovery = _home(home, name, dry=dry_run)
-    display = make_display(chosen, as_json=as_json)
+    display = make_display(chosen, as_json=as_json, progress=progress)
     installation = Installation(
         opened,
         chosen,
@@ -136,10 +138,10 @@ def choose(hosts: Sequence[InventoryHost], limit: str | None) -> list[InventoryH
     return [host for host in hosts if host.alias in chosen]
 
 
-def make_display(hosts: Sequence[InventoryHost], *, as_json: bool) -> Silent:
-    """A table that moves where somebody looks, lines elsewhere."""
+def make_display(hosts: Sequence[InventoryHost], *, as_json: bool, progress: bool = False) -> Silent:
+    """A table that moves where somebody looks, lines elsewhere; for a program JSON on standard error, or nothing."""
     if as_json:
-        return Silent()
+        return JsonLines(lambda line: click.echo(line, err=True)) if progress else Silent()
     if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
         from rich.console import Console
 

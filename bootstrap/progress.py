@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -75,6 +76,30 @@ class Lines(Silent):
     def note(self, text: str) -> None:
         """About all of them."""
         self._write(text)
+
+
+class JsonLines(Lines):
+    """A JSON object for each line that `Lines` would have: {"host", "text"}."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        super().__init__(write)
+        self._json = write
+
+    def step(self, host: str, text: str) -> None:
+        """It goes on."""
+        self._json(json.dumps({"host": host, "text": text}))
+
+    def done(self, host: str, text: str) -> None:
+        """It is over."""
+        self.step(host, text)
+
+    def failed(self, host: str, error: MusterError) -> None:
+        """It is over, and why."""
+        self.step(host, f"failed: {one_line(error)}")
+
+    def note(self, text: str) -> None:
+        """About all of them."""
+        self.step("", text)
 
 
 class Board(Silent):

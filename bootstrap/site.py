@@ -131,6 +131,12 @@ class Site:
         await self._ask("accept", QUICK_TIMEOUT_S, grant=grant.decode())
         self.changed.append("identity")
 
+    async def take(self, handed: bytes) -> None:
+        """Hand over keys, certificate and genesis that were made elsewhere."""
+        self.tell("handing over its identity")
+        await self._ask("take", QUICK_TIMEOUT_S, handed=handed.decode())
+        self.changed.append("identity")
+
     async def start(self, *, restart: bool, reload: bool) -> None:
         """The unit, enabled and running."""
         self.tell("starting")

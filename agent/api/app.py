@@ -80,13 +80,12 @@ def _endpoint(route: Route, handlers: Handlers, port: NodePort) -> Next:
             auth.reader(request, port.state, time.time())
         read_query(request, route.query)
         answer = await route.handler(handlers, request)
-        return _json(answer) if isinstance(answer, Struct) else answer
+        return _json(answer, route.status) if isinstance(answer, Struct) else answer
 
     return handle
 
 
-def _json(answer: Struct) -> web.Response:
-    status = HTTPStatus.OK
+def _json(answer: Struct, status: int) -> web.Response:
     if isinstance(answer, Health) and not answer.ok:
         status = HTTPStatus.SERVICE_UNAVAILABLE
     return web.Response(status=status, body=_encoder.encode(answer), content_type=JSON)

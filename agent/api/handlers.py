@@ -25,15 +25,17 @@ from agent.api.port import NodePort
 from agent.api.problems import ResultRefused
 from agent.api.streams import Streams
 from agent.api.views import held_body, operator_views, result_of, services_view, stack_view, target_view
-from agent.api.workers import MAX_WORKER_BODY_BYTES, bare_refusal, decode_worker
+from agent.api.workers import bare_refusal
 from agent.formats.timestamps import rfc3339
 from agent.instruction import RequestClaims
 from agent.model.api import BlobView, Members, Operators, Recovery, Services, StackView, TargetView
 from agent.model.audit import AuditPage, AuditProof
+from agent.model.decode import decode_json
 from agent.model.explain import shown
 from agent.model.fault import Fault, error_of
 from agent.model.instruction import MAX_BODY_BYTES, InstructionResult
 from agent.model.status import Health, Status
+from agent.model.workers import MAX_WORKER_BODY_BYTES, AddWorker, Operation
 from agent.telemetry.api_log import ApiStats, ApiStatsView
 from agent.telemetry.metrics import CONTENT_TYPE
 
@@ -74,11 +76,23 @@ class Handlers:
         """SEED "API Communication Stats"."""
         return self._stats.view()
 
-    async def add_worker(self, request: web.Request) -> web.Response:
-        """SEED "Add Worker": its bare body can't be enough."""
-        worker = decode_worker(await read_body(request, MAX_WORKER_BODY_BYTES))
-        known = {name for member in self._port.state.members.values() for name in (member.name, member.address)}
-        raise bare_refusal(worker, frozenset(known))
+    async def add_worker(self, request: web.Request) -> Operation:
+        """SEED "Add Worker": with an operator's invitation in the body; without one it can't be enough."""
+        body = await read_body(request, MAX_WORKER_BODY_BYTES)
+        worker: AddWorker = decode_json(body, AddWorker, max_bytes=MAX_WORKER_BODY_BYTES)
+        if worker.sealed is None:
+            known = {name for member in self._port.state.members.values() for name in (member.name, member.address)}
+            raise bare_refusal(worker, frozenset(known))
+        return await self._port.workers.add(worker, time.time())
+
+    async def operation(self, request: web.Request) -> Operation:
+        """How far it is."""
+        id_ = read_path(request, "operation")
+        operation = self._port.workers.operation(id_)
+        if operation is None:
+            fix = "Only the agent that took it knows it, until it ends; `agent members` shows if the host is there."
+            raise errors.NotFound("this agent knows no such operation", where=id_, fix=fix)
+        return operation
 
     async def submit(self, request: web.Request) -> InstructionResult:
         """The body's exact bytes and the token that binds them; no bytes: a deploy that the cluster holds."""

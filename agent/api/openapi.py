@@ -78,7 +78,7 @@ def _operation(route: Route) -> dict[str, Any]:
         "summary": route.summary,
         "parameters": [*_path_parameters(route), *_query_parameters(route), *_header_parameters(route)],
         "responses": {
-            **({} if route.refuses else {"200": {"description": "OK", "content": _content(route)}}),
+            str(route.status): {"description": HTTPStatus(route.status).phrase, "content": _content(route)},
             **{str(status): _problem(status) for status in statuses},
         },
         "security": [] if route.access == "open" else [{"access" if route.access == "read" else route.access: []}],

@@ -85,7 +85,14 @@ VolumeName = Annotated[
     str, Meta(pattern=r"\A[a-zA-Z0-9][a-zA-Z0-9_.-]{1,127}\Z", description="a named volume, as the plan calls it")
 ]
 
-PATH_TYPES: dict[str, Any] = {"stack": Label, "target": Target, "jti": Jti, "digest": Digest, "volume": VolumeName}
+PATH_TYPES: dict[str, Any] = {
+    "stack": Label,
+    "target": Target,
+    "jti": Jti,
+    "operation": Jti,
+    "digest": Digest,
+    "volume": VolumeName,
+}
 
 
 def read_query(request: web.BaseRequest, type_: type[S]) -> S:

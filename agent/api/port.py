@@ -12,7 +12,8 @@ from agent.model.doctor import HostAnswer
 from agent.model.events import Event, LogLine
 from agent.model.instruction import InstructionResult
 from agent.model.status import AgentRef, Health, MemberView, Status
-from agent.model.types import Digest, Label, Target
+from agent.model.types import Digest, Jti, Label, Target
+from agent.model.workers import AddWorker, Operation
 from agent.state import ClusterState
 
 
@@ -60,6 +61,16 @@ class PastPort(Protocol):
         """All of it read and linked again; the chain up to entry `at`, or to the end."""
 
 
+class WorkerPort(Protocol):
+    """Adding hosts for operators' invitations."""
+
+    async def add(self, worker: AddWorker, now_s: float) -> Operation:
+        """Begin, once the invitation holds; `now_s` is seconds since the epoch."""
+
+    def operation(self, id_: Jti) -> Operation | None:
+        """One that this agent still knows."""
+
+
 class NodePort(Protocol):
     """The agent, as its API sees it. Methods raise MusterErrors, which become problems (RFC 9457)."""
 
@@ -74,6 +85,9 @@ class NodePort(Protocol):
 
     @property
     def past(self) -> PastPort: ...
+
+    @property
+    def workers(self) -> WorkerPort: ...
 
     @property
     def state(self) -> ClusterState:

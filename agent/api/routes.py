@@ -11,13 +11,13 @@ from msgspec import Struct
 
 from agent.api.handlers import OCTETS, Handlers
 from agent.api.parameters import AuditQuery, BlobQuery, DoctorQuery, EventsQuery, LogsQuery, NoQuery, ProofQuery
-from agent.api.workers import AddWorker
 from agent.model.api import BlobView, ImageProgress, Members, Operators, Recovery, Services, StackView, TargetView
 from agent.model.audit import AuditPage, AuditProof
 from agent.model.doctor import HostAnswer
 from agent.model.events import Event, LogLine
 from agent.model.instruction import InstructionResult
 from agent.model.status import Health, Status
+from agent.model.workers import AddWorker, Operation
 from agent.telemetry.api_log import ApiStatsView
 
 Handler = Callable[[Handlers, web.Request], Awaitable[Struct | web.StreamResponse]]
@@ -32,7 +32,7 @@ JSON = "application/json"
 class Route:
     """`answer` is the type of the body, or of each line or event of a stream; None where `media` says it all.
 
-    `body` is the type of a JSON body that isn't signed; `refuses`: no answer is ever good. `problems` are the statuses
+    `body` is the type of a JSON body that isn't signed; `status` that of a good answer. `problems` are the statuses
     that this route adds to the ones that every route can give.
     """
 
@@ -45,7 +45,7 @@ class Route:
     media: str = JSON
     query: type[Struct] = NoQuery
     body: type[Struct] | None = None
-    refuses: bool = False
+    status: int = 200
     problems: tuple[int, ...] = ()
 
 
@@ -76,10 +76,19 @@ ROUTES: tuple[Route, ...] = (
         method="POST",
         path="/api/v1/deployment/workers",
         handler=Handlers.add_worker,
-        summary="Always refused, with the command that adds a worker: a host becomes a member by an operator's key",
+        summary="Add a host by an operator's invitation (`agent invite`); without one, the line that makes it",
+        answer=Operation,
+        status=202,
         body=AddWorker,
-        refuses=True,
-        problems=(403, 413),
+        problems=(403, 404, 409, 413),
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/operations/{operation}",
+        handler=Handlers.operation,
+        summary="How far this agent is with adding a host; it forgets when it ends",
+        answer=Operation,
+        problems=(404,),
     ),
     Route(
         method="GET",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
 from agent.cli.diff import diff_lines, stack_diff
+from agent.cli.newcomers import Newcomer, bootstrap, newcomers_of
 from agent.cli.options import Options, current_options, global_options
 from agent.cli.output import print_json, say
 from agent.cli.progress import follow
@@ -18,10 +20,10 @@ from agent.cli.variables import image_options, refuse_redacted, with_images
 from agent.client import Client
 from agent.errors import InputError, NotFound
 from agent.formats.plan import MAX_PLAN_BYTES, Plan, decode_plan
-from agent.formats.resolve import pin_among, resolve, stack_name_of
+from agent.formats.resolve import Pin, pin_among, resolve, stack_name_of
 from agent.model.api import REDACTED
 from agent.model.stack import Stack
-from agent.model.types import is_label
+from agent.model.types import Label, is_label
 
 
 @click.command()
@@ -29,11 +31,15 @@ from agent.model.types import is_label
 @click.option("--stack", "name", metavar="NAME", help="The stack's name.  [default: the plan's, else the file's]")
 @click.option("--detach", is_flag=True, help="Return once the cluster has taken it.")
 @click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
+@click.option("--yes", is_flag=True, help="Don't ask before hosts that aren't members yet are made members.")
 @image_options
 @global_options
-def deploy(plan: str, name: str | None, detach: bool, dry_run: bool, registry: str | None, tag: str | None) -> None:
+def deploy(
+    plan: str, name: str | None, detach: bool, dry_run: bool, yes: bool, registry: str | None, tag: str | None
+) -> None:
     """Bring the deployment plan in the file PLAN into the cluster, and watch until it is healthy.
 
+    Hosts of the plan that aren't members are made some first, with its `user` and `ssh_key_path`, after asking.
     Files below the relative paths that it mounts (`./certs`) are sent along. Exits 3 when it fails; the cluster then
     goes back to what ran before. Ctrl-C leaves the deployment running.
     """
@@ -46,6 +52,14 @@ def deploy(plan: str, name: str | None, detach: bool, dry_run: bool, registry: s
     async def use(client: Client) -> None:
         members = (await client.members()).members
         pin = pin_among({member.name: member.address for member in members})
+        if added := newcomers_of(decoded, pin, where):
+            assumed = _pin_with({newcomer.host: f"new-{number}" for number, newcomer in enumerate(added)}, pin)
+            resolve(decoded, stack_name=wanted_name, pin=assumed, where=where)  # a bad plan changes nothing anywhere
+            if dry_run:
+                _show_newcomers(options, added)
+                pin = _pin_with({newcomer.host: newcomer.name for newcomer in added}, pin)
+            else:
+                pin = _pin_with(await bootstrap(added, options, yes=yes, where=where), pin)
         stack = resolve(decoded, stack_name=wanted_name, pin=pin, where=where).stack
         shipment = await asyncio.to_thread(pack, stack, Path() if plan == "-" else Path(plan).parent)
         stack = shipment.stack
@@ -74,6 +88,16 @@ async def _show_diff(client: Client, options: Options, stack: Stack) -> None:
         return
     for line in diff_lines(diff):
         say(line)
+
+
+def _show_newcomers(options: Options, newcomers: tuple[Newcomer, ...]) -> None:
+    for newcomer in newcomers:
+        (notice if options.json else say)(f"+ host {newcomer.host}: would be made a member first ({newcomer.line})")
+
+
+def _pin_with(names: Mapping[str, Label], pin: Pin) -> Pin:
+    """Also by what the plan calls hosts that were members only just now."""
+    return lambda host: names.get(host) or pin(host)
 
 
 def _name(plan: Plan, name: str | None, file: str) -> str:

@@ -1,4 +1,4 @@
-"""`agent identity request` and `accept`: the host's side of joining, which bootstrap calls over ssh."""
+"""`agent identity request`, `accept`, `join` and `take`: the host's side of joining, which bootstrap calls over ssh."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import click
+from msgspec import Struct
 
 from agent.cli.options import global_options
 from agent.cli.output import print_json
@@ -16,8 +17,16 @@ from agent.errors import InputError, TooLarge
 from agent.model.cluster import IdentityGrant
 from agent.model.decode import convert, decode_json
 from agent.model.types import HostAddress, Label, is_label
+from agent.model.workers import HostKeys
 from agent.net.addresses import all_addresses, usable_addresses
-from agent.storage.identity import MAX_GRANT_BYTES, accept, create
+from agent.storage.identity import MAX_GRANT_BYTES, accept, create, take
+
+
+class Handed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What `take` reads."""
+
+    keys: HostKeys
+    grant: IdentityGrant
 
 
 @click.group()
@@ -56,6 +65,17 @@ def join(config_file: str | None, name: str | None, address: str | None) -> None
 def accept_grant(config_file: str | None) -> None:
     """Read an IdentityGrant as JSON from standard input, check it, and keep it."""
     _accept(read_config(config_file, os.environ), _grant_bytes())
+
+
+@identity.command(name="take")
+@click.option("--config", "config_file", metavar="FILE", help="The agent's configuration.")
+@global_options
+def take_identity(config_file: str | None) -> None:
+    """Read keys and an IdentityGrant as JSON from standard input, made for this host by an invitation; keep them."""
+    config = read_config(config_file, os.environ)
+    handed = decode_json(_grant_bytes(), Handed, where="standard input: $", max_bytes=MAX_GRANT_BYTES)
+    take(Path(config.data_dir), handed.keys, handed.grant)
+    print_json({"accepted": True})
 
 
 def _request(config: Config, name: str | None, address: str | None) -> None:

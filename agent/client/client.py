@@ -52,6 +52,7 @@ PROOF_TIMEOUT_S = 60.0  # a host reads and hashes up to 1 GiB
 READ_TIMEOUT_S = 15.0  # a status waits for the coordinator
 MAX_ANSWER_BYTES = 67_108_864  # the status of 10,000 replicas is some 6 MB
 TOKEN_MARGIN_S = 60.0  # a token this close to its end is made anew
+GOOD = (200, 202)
 LAST_FILE = "last"  # in the home: the name of the member that answered last
 
 Notice = Callable[[str], None]
@@ -276,7 +277,7 @@ class Client:
     async def body_of(self, endpoint: Endpoint, response: aiohttp.ClientResponse) -> bytes:
         """The body of a good answer. Raises the problem in any other."""
         self._heard(endpoint, response)
-        if response.status != 200:
+        if response.status not in GOOD:
             await self.refuse(endpoint, response)
         return await _bounded(response)
 

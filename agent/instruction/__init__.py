@@ -37,6 +37,7 @@ from agent.instruction.request import (
     sign_request,
 )
 from agent.instruction.scopes import check_scope, covers_stack, grant_stack, includes, needed_scope
+from agent.instruction.sealing import seal, unseal
 
 __all__ = [
     "DEFAULT_SKEW_S",
@@ -81,6 +82,7 @@ __all__ = [
     "read_hello",
     "read_instruction",
     "read_request",
+    "seal",
     "sign_access",
     "sign_backup",
     "sign_blob",
@@ -88,5 +90,6 @@ __all__ = [
     "sign_hello",
     "sign_instruction",
     "sign_request",
+    "unseal",
     "unverified_claims",
 ]

@@ -157,7 +157,10 @@ class Status(Struct, frozen=True, kw_only=True):
 
 
 class MemberView(Struct, frozen=True, kw_only=True):
-    """A line of `agent members`: the host, and how this agent itself sees it."""
+    """A line of `agent members`: the host, and how this agent itself sees it.
+
+    `sealing_key` is what `agent invite` seals to; it asks the very agent for it, whose certificate names its id.
+    """
 
     id: AgentId
     name: str
@@ -167,6 +170,7 @@ class MemberView(Struct, frozen=True, kw_only=True):
     role: HostRole
     state: HostState
     linked: bool
+    sealing_key: str = ""
     agent_version: str = ""
     last_seen: str | None = None
 

@@ -27,12 +27,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.x509.oid import NameOID
 
-from agent.errors import InputError, NotAuthenticated, StorageError
+from agent.errors import Conflict, InputError, NotAuthenticated, StorageError
 from agent.instruction import private_key_of, private_pem, public_hex, read_genesis
 from agent.model.cluster import Genesis, IdentityGrant, IdentityRequest
 from agent.model.decode import decode_json
 from agent.model.identity import agent_id_of, server_name
 from agent.model.types import AgentId, HostAddress, Label
+from agent.model.workers import HostKeys
 from agent.storage.files import make_directory, read_private, sync_directory, write_private
 
 DIRECTORY: Final = "identity"
@@ -137,6 +138,24 @@ def accept(data_dir: Path, grant: IdentityGrant) -> None:
     write_private(home / "grant.json", msgspec.json.encode(grant))  # last: with it the identity is whole
 
 
+def take(data_dir: Path, keys: HostKeys, grant: IdentityGrant) -> None:
+    """Be who an invitation says: keys and grant made at the operator's.
+
+    An identity that never had a ledger (a join that was cut) gives way. Raises Conflict when this host is another agent
+    already; else as `accept`.
+    """
+    home = data_dir / DIRECTORY
+    make_directory(data_dir)
+    pems = {"tls.pem": keys.tls.encode(), "signing.pem": keys.signing.encode(), "sealing.pem": keys.sealing.encode()}
+    if home.exists() and any(read_private(home / name) != pem for name, pem in pems.items()):
+        if (home / "ledger").exists():
+            raise Conflict("this host is an agent already, with other keys", where=str(home), fix=_AGAIN)
+        shutil.rmtree(home)
+    if not home.exists():
+        _place(data_dir, home, pems)
+    accept(data_dir, grant)
+
+
 def load(data_dir: Path) -> Identity:
     """The identity of this host. Raises StorageError when it has none, or when its parts don't belong together."""
     home = data_dir / DIRECTORY
@@ -191,14 +210,22 @@ def _read_starts(home: Path) -> int:
 
 
 def _make_keys(data_dir: Path, home: Path) -> None:
+    pem = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    pems = {
+        "tls.pem": ec.generate_private_key(ec.SECP256R1()).private_bytes(*pem),
+        "signing.pem": private_pem(Ed25519PrivateKey.generate()),
+        "sealing.pem": X25519PrivateKey.generate().private_bytes(*pem),
+    }
+    _place(data_dir, home, pems)
+
+
+def _place(data_dir: Path, home: Path, pems: dict[str, bytes]) -> None:
     """Write all keys beside the place, then move them there in one step."""
     beside = data_dir / f".{DIRECTORY}-{secrets.token_hex(8)}"
-    pem = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     make_directory(beside)
     try:
-        write_private(beside / "tls.pem", ec.generate_private_key(ec.SECP256R1()).private_bytes(*pem))
-        write_private(beside / "signing.pem", private_pem(Ed25519PrivateKey.generate()))
-        write_private(beside / "sealing.pem", X25519PrivateKey.generate().private_bytes(*pem))
+        for name, pem in pems.items():
+            write_private(beside / name, pem)
         try:
             os.rename(beside, home)
         except OSError as error:

@@ -136,6 +136,18 @@ class Joining:
         return _problem(complaint)
 
 
+def take(ask: dict[str, Any]) -> bool:
+    """Let this host's agent keep an identity that was made elsewhere; it goes by standard input. Raises Failure."""
+    output = run(
+        [f"{layout.CURRENT}/{layout.LAUNCHER}", "identity", "take", "--json"],
+        ask["handed"].encode(),
+        IDENTITY_TIMEOUT_S,
+    )
+    if output.code != 0:
+        raise _problem(output.err.encode())
+    return True
+
+
 def _problem(complaint: bytes) -> Failure:
     """What `agent … --json` wrote to stderr (RFC 9457), or else its end."""
     text = complaint.decode("utf-8", "replace")

@@ -25,6 +25,7 @@ def serve(wire: Wire, ssh_connection: str) -> None:
         "apply": lambda ask: install.apply(ask, wire.step),
         "request": joining.request,
         "accept": joining.accept,
+        "take": install.take,
         "start": install.start,
         "wait": install.wait,
         "reach": install.reach,

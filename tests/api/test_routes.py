@@ -21,12 +21,20 @@ from agent.instruction import kid_of, new_key, public_hex, sign_access
 from agent.model.api import PROBLEM_MEDIA_TYPE, REDACTED
 from agent.model.cluster import Operator
 from agent.model.instruction import Remove, Scale
+from agent.model.workers import AddWorker
 from agent.telemetry.api_log import ApiStats
 from tests.support.fake_node import NOTHING, FakeCluster, RunningNode, event, line
 from tests.support.schemas import violations
 from tests.support.shop import SECRET, instruct, open_shop, shop, signed
 
-EXAMPLES = {"{volume}": "data", "{stack}": "shop", "{target}": "stack:shop", "{jti}": "0" * 32, "{digest}": NOTHING}
+EXAMPLES = {
+    "{volume}": "data",
+    "{stack}": "shop",
+    "{target}": "stack:shop",
+    "{jti}": "0" * 32,
+    "{operation}": "f" * 32,
+    "{digest}": NOTHING,
+}
 READS = [route for route in ROUTES if route.access == "read" and route.method == "GET"]
 
 
@@ -134,7 +142,7 @@ async def test_the_local_socket_reads_without_a_token_and_instructions_still_nee
         "http://localhost", connector=aiohttp.UnixConnector(str(tmp_path / "agent.sock"))
     ) as session:
         for route in READS:
-            if route.path not in ("/api/v1/events", "/api/v1/instructions/{jti}"):
+            if route.path not in ("/api/v1/events", "/api/v1/instructions/{jti}", "/api/v1/operations/{operation}"):
                 async with session.get(example(route)) as response:
                     assert response.status == 200, path_of(route)
         async with session.post("/api/v1/instructions", data=b"{}") as response:
@@ -442,12 +450,13 @@ def test_every_reference_of_the_document_leads_somewhere() -> None:
 
 @pytest.mark.parametrize("route", [each for each in ROUTES if each.media == JSON and each.method == "GET"], ids=path_of)
 async def test_every_answer_is_as_the_document_says(
-    route: Route, client: aiohttp.ClientSession, cluster: FakeCluster
+    route: Route, client: aiohttp.ClientSession, cluster: FakeCluster, running: RunningNode
 ) -> None:
     open_shop(cluster, "backoff", "exit code 1")
     result = instruct(cluster, "scale", "stack:shop", Scale(services={"web": 2}))
     described = document(ROUTES)
-    path = example(route).replace("0" * 32, result.jti)
+    operation = await running.node.workers.add(AddWorker(host="n9"), 0.0)
+    path = example(route).replace("0" * 32, result.jti).replace("f" * 32, operation.id)
     async with client.get(path) as response:
         answer = await response.json()
         assert response.status == 200

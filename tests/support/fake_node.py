@@ -33,6 +33,7 @@ from agent.model.instruction import InstructionResult
 from agent.model.ledger import GenesisEntry, InstructionEntry, LedgerEntry, encode_entry
 from agent.model.report import HostReport, HostResources, RuntimeInfo
 from agent.model.status import AgentRef, Health, MemberView, Status
+from agent.model.workers import AddWorker, Operation
 from agent.net.tls import api_server_context
 from agent.node.status import View, build_members, build_status
 from agent.state import ClusterState, apply, audience_of, encode_snapshot, genesis_state
@@ -170,6 +171,26 @@ class FakePast:
 
 
 @dataclass
+class FakeWorkers:
+    """A WorkerPort that believes every invitation; `error` is what `add` raises."""
+
+    operations: dict[str, Operation] = field(default_factory=dict)
+    error: Exception | None = None
+
+    async def add(self, worker: AddWorker, now_s: float) -> Operation:
+        if self.error is not None:
+            raise self.error
+        began = rfc3339(int(now_s * 1000))
+        id_ = f"{len(self.operations):032x}"
+        made = Operation(id=id_, kind="add-worker", host=worker.host, name="n9", state="running", began_at=began)
+        self.operations[id_] = made
+        return made
+
+    def operation(self, id_: str) -> Operation | None:
+        return self.operations.get(id_)
+
+
+@dataclass
 class FakeNode:
     """A NodePort. `fail` is raised by every method that may; `fail_submits` counts down; `kept` are past events."""
 
@@ -189,6 +210,7 @@ class FakeNode:
     past: FakePast = field(default_factory=FakePast)
     answers: list[HostAnswer] = field(default_factory=list)
     logs_asked: bool = False
+    workers: FakeWorkers = field(default_factory=FakeWorkers)
 
     @property
     def state(self) -> ClusterState:

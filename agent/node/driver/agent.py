@@ -33,6 +33,7 @@ from agent.node.driver.network import Network
 from agent.node.driver.service import AgentService, Contents
 from agent.node.driver.serving import Serving
 from agent.node.driver.supplies import Supplies
+from agent.node.driver.workers import KEYS_DIRECTORY, WorkerService
 from agent.node.messages import Examine, FetchBlob, FollowLogs, LoadImage
 from agent.runtime.protocol import Runtime
 from agent.state import STATE_LEVEL
@@ -126,9 +127,10 @@ class Agent:
         doctor = DoctorService(driver, checkup)
         stats, metrics = ApiStats(), Metrics()
         backup = BackupService(blobs, hosting, config.api_log_path)
+        workers = make_workers(config, identity, driver)
         counts = _Counts(announcing, stats)
         service = AgentService(
-            driver, logs, doctor, ledger, Contents(blobs, images), backup, counts, metrics.exposition
+            driver, logs, doctor, ledger, Contents(blobs, images), backup, workers, counts, metrics.exposition
         )
         serving = Serving(driver)
         serving.handle(FollowLogs, logs.answer)
@@ -161,6 +163,7 @@ class Agent:
 
     async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
         """A clean end: the coordination is handed over first; workloads keep running."""
+        await self.service.workers.close()
         await self.driver.stop(grace_s)
         await self.announcing.stop()
         await self.serving.close()
@@ -251,6 +254,17 @@ def make_runtimes(config: Config, identity: Identity) -> Sequence[Runtime]:
 
         runtimes.append(ProcessRuntime(cluster=cluster, agent=identity.id, data_dir=data_dir, publish_address=publish))
     return runtimes
+
+
+def make_workers(config: Config, identity: Identity, driver: Driver) -> WorkerService:
+    """Adds hosts with the keys that lie beside the policy."""
+    return WorkerService(
+        identity=identity,
+        keys=Path(config.policy_file).parent / KEYS_DIRECTORY,
+        cache=Path(config.data_dir) / "cache",
+        submit=driver.submit,
+        state=lambda: driver.core.context.state,
+    )
 
 
 def own_address(config: Config) -> str:

@@ -23,6 +23,7 @@ from agent.node.driver.doctor import DoctorService
 from agent.node.driver.images import ImageService
 from agent.node.driver.logs import LogService
 from agent.node.driver.loop import Driver, now
+from agent.node.driver.workers import WorkerService
 from agent.node.messages import FollowLogs
 from agent.state import ClusterState
 
@@ -67,12 +68,14 @@ class AgentService:
         past: AuditedLedger,
         blobs: Contents,
         backup: BackupService,
+        workers: WorkerService,
         counts: Counts,
         metrics: Callable[[], bytes],
     ) -> None:
         self.blobs = blobs
         self.backup = backup
         self.past = past
+        self.workers = workers
         self._driver = driver
         self._logs = logs
         self._doctor = doctor

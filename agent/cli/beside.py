@@ -1,0 +1,71 @@
+"""Commands of `bootstrap` that a command of ours needs: run to their end, with what they tell on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+
+from agent.beside import bootstrap_argv
+from agent.errors import EXIT_DEGRADED, MusterError
+
+MAX_LINE_BYTES = 16_777_216  # a document of 1000 hosts
+
+Told = Callable[[str], None]
+
+
+async def run_bootstrap(*arguments: str, data: bytes, told: Told = lambda line: None) -> bytes:
+    """Its standard output; `told` gets each line of its standard error. Raises MusterError with what it said last.
+
+    Exit code 3 isn't an error here: some hosts failed, which the document tells.
+    """
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        *bootstrap_argv(*arguments), stdin=pipe, stdout=pipe, stderr=pipe, limit=MAX_LINE_BYTES
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    last: list[str] = []
+
+    async def listen(stream: asyncio.StreamReader) -> None:
+        async for line in stream:
+            text = line.decode("utf-8", "replace").rstrip()
+            last[:] = [*last, text][-2:]
+            told(text)
+
+    listening = asyncio.create_task(listen(process.stderr))
+    try:
+        process.stdin.write(data)
+        process.stdin.close()
+        out = await process.stdout.read()
+        code = await process.wait()
+        await listening
+    except BaseException:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+        raise
+    if code not in (0, EXIT_DEGRADED):
+        raise _error(last)
+    return out
+
+
+def _error(last: list[str]) -> MusterError:
+    """`error: what`, and on a line below what to do."""
+    first = next((line for line in last if line.startswith("error: ")), last[-1] if last else "it said nothing")
+    rest = [line.strip() for line in last if line is not first and line.startswith("  ")]
+    return MusterError(first.removeprefix("error: "), where="bootstrap", fix=" ".join(rest))
+
+
+def progress_line(line: str) -> str | None:
+    """A JSON line of `bootstrap --json --progress` as one for people: `n4: making keys`; None for anything else."""
+    try:
+        told = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(told, dict) or "text" not in told:
+        return None
+    return f"{told['host']}: {told['text']}" if told.get("host") else str(told["text"])
