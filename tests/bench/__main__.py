@@ -9,12 +9,20 @@ import sys
 
 from tests.bench.elections import false_elections, handover
 from tests.bench.figures import Figure, as_json, as_text
+from tests.bench.history import history
 from tests.bench.lan import MEASURES as LAN
 from tests.bench.measures import MEASURES as LOOPBACK
 from tests.bench.throughput import throughput
 from tests.lab import Lab
 
-MEASURES = {**LOOPBACK, "handover": handover, "false_elections": false_elections, "throughput": throughput, **LAN}
+MEASURES = {
+    **LOOPBACK,
+    "handover": handover,
+    "false_elections": false_elections,
+    "throughput": throughput,
+    "history": history,
+    **LAN,
+}
 
 
 def main() -> int:
