@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from agent.model.types import Digest
+from agent.model.instruction import InstructionResult
+from agent.model.types import Digest, Millis
 from agent.node.context import Context
 from agent.node.effects import Audit
 from agent.raft import Entry
@@ -15,14 +16,16 @@ def keep(context: Context, entry: Entry, before: Digest, applied: Applied) -> No
     """Ask for it where this agent votes. `before`: the chain before the entry."""
     if context.id not in context.raft.configuration.voters:
         return
-    result = applied.result
-    context.emit(
-        Audit(
-            index=entry.index,
-            data=entry.data,
-            before=before,
-            at=applied.at,
-            outcome=result.outcome if result is not None else "",
-            what=result.what[:MAX_WHAT_CHARACTERS] if result is not None else "",
-        )
+    context.emit(audit_of(entry.index, entry.data, before, applied.at, applied.result))
+
+
+def audit_of(index: int, data: bytes, before: Digest, at: Millis, result: InstructionResult | None) -> Audit:
+    """An entry with what came of it."""
+    return Audit(
+        index=index,
+        data=data,
+        before=before,
+        at=at,
+        outcome=result.outcome if result is not None else "",
+        what=result.what[:MAX_WHAT_CHARACTERS] if result is not None else "",
     )

@@ -7,16 +7,18 @@ the later epoch began with or went on from, proves it (agent.state.epochs), and 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from agent import errors, raft
 from agent.instruction import check_times, unverified_claims
 from agent.model.api import Recovery
 from agent.model.instruction import InstructionResult
-from agent.model.ledger import InstructionEntry
+from agent.model.ledger import InstructionEntry, encode_entry
 from agent.model.status import AgentRef
 from agent.model.types import AgentId
+from agent.node.auditing import audit_of
 from agent.node.context import Context, Peer
-from agent.node.effects import BeginEpoch
+from agent.node.effects import Audit, BeginEpoch
 from agent.node.followers import Parts
 from agent.node.instant import Instant
 from agent.node.machine import Machine
@@ -26,6 +28,14 @@ from agent.state import ClusterState, SnapshotRefused, begin_epoch, check_crossi
 
 # Without a coordinator for so long: an election takes a second or two, and a restart of all agents some more.
 LOST_AFTER_S = 10.0
+
+
+class Beginning(NamedTuple):
+    """The next epoch's first snapshot, the operator's answer, and the entries up to it that nobody has applied yet."""
+
+    snapshot: raft.Snapshot
+    result: InstructionResult
+    past: tuple[Audit, ...]
 
 
 @dataclass(slots=True)
@@ -124,8 +134,8 @@ class Epochs:
 
     def look(self, when: Instant) -> Recovery:
         """What an operator has to know and to sign."""
-        context, head = self.context, self._head()
-        voters = context.raft.configuration.voters
+        context, (head, _) = self.context, self._head()
+        voters = sorted(context.raft.configuration.voters, key=context.name_of)
         lost = [voter for voter in voters if voter != context.id and voter not in context.peers]
         return Recovery(
             survivor=self._ref(context.id),
@@ -140,8 +150,8 @@ class Epochs:
             unfit=self._unfit(when),
         )
 
-    def begin(self, token: str, body: bytes, when: Instant) -> tuple[raft.Snapshot, InstructionResult]:
-        """What to begin the next epoch with, and the operator's answer. Nothing has changed by then.
+    def begin(self, token: str, body: bytes, when: Instant) -> Beginning:
+        """What to begin the next epoch with. Nothing has changed by then.
 
         Raises the MusterError that the instruction is refused with; Conflict while a majority may be there.
         """
@@ -152,14 +162,17 @@ class Epochs:
             raise errors.InputError(f"{claims.act} begins no epoch", where="act")
         check_times(claims, when.wall_ms / 1000)
         entry = InstructionEntry(at=when.wall_ms, token=token, body=body, via=self.context.id)
-        state, result = begin_epoch(self._head(), entry)
+        head, past = self._head()
+        state, result = begin_epoch(head, entry)
+        past.append(audit_of(state.index, encode_entry(entry), head.chain, state.at, result))
         self._left = True
         configuration = raft.Configuration(voters=(self.context.id,))
         term = self.context.raft.term + 1
         data = encode_snapshot(state)
-        return raft.Snapshot(index=state.index, term=term, configuration=configuration, data=data), result
+        snapshot = raft.Snapshot(index=state.index, term=term, configuration=configuration, data=data)
+        return Beginning(snapshot, result, tuple(past))
 
-    def _head(self) -> ClusterState:
+    def _head(self) -> tuple[ClusterState, list[Audit]]:
         """Our state with all that the log holds behind it. What was acknowledged may be there, and we not know it."""
         return self.machine.ahead(self.context.raft.entries_behind(self.context.state.index))
 

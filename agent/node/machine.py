@@ -12,6 +12,8 @@ from agent import errors, raft
 from agent.control.clock import is_far_ahead
 from agent.model.ledger import GenesisEntry, decode_entry
 from agent.model.types import Millis
+from agent.node.auditing import audit_of
+from agent.node.effects import Audit
 from agent.raft.messages import Append
 from agent.state import (
     Applied,
@@ -114,15 +116,17 @@ class Machine:
             self.verified_through = max(self.verified_through, entry.index)
         return applied
 
-    def ahead(self, entries: Iterable[raft.Entry]) -> ClusterState:
-        """What the state would be with these entries behind it."""
-        state = self.state
+    def ahead(self, entries: Iterable[raft.Entry]) -> tuple[ClusterState, list[Audit]]:
+        """What the state would be with these entries behind it, and what came of each."""
+        state, past = self.state, []
         for entry in entries:
             if entry.kind is raft.EntryKind.NORMAL:
-                state, _ = apply(state, entry.index, entry.data)
+                before = state.chain
+                state, applied = apply(state, entry.index, entry.data)
+                past.append(audit_of(entry.index, entry.data, before, applied.at, applied.result))
             else:
                 state = msgspec.structs.replace(state, index=entry.index)
-        return state
+        return state, past
 
     def vouches_for(self, snapshot: raft.Snapshot) -> bool:
         """Whether every signature in a snapshot that a peer offers holds, and it takes nothing back."""

@@ -48,6 +48,8 @@ def test_a_survivor_goes_on_in_another_epoch_and_the_others_join_it(make_cluster
     assert "epoch 2: n2 goes on alone" in done.stdout
     assert desk.home.cluster.epoch == 2
     assert coordinator_of(cluster, "n2") == "n2"
+    shown = desk.run("--via", "n2", "audit", "log").stdout
+    assert "recover" in shown, "who began the epoch stays in the ledger's past"
     mine = next(replica for replica in placed.values() if replica.host == "n2")
     assert request(cluster, mine).startswith("hello from n2"), "what ran goes on running"
     desk.run("--via", "n2", "scale", "web", "web=2", "--detach")
@@ -66,3 +68,4 @@ def test_a_survivor_goes_on_in_another_epoch_and_the_others_join_it(make_cluster
     wait_status(cluster, "n3", lambda s: s.cluster.epoch == 2 and not s.stale, "n3 joins the new epoch")
     wait_healthy(cluster, "web", 2, through="n3")
     assert "epoch 2" in cluster.output_file("n1").read_text()
+    assert "whole" in desk.run("audit", "verify").stdout, "one past, over the epoch's beginning too"

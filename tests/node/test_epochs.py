@@ -28,9 +28,10 @@ def recovery(node: Node) -> Recover:
 def recover(node: Node, **how: object) -> None:
     """As the driver does it."""
     token, body = node.cluster.signed("recover", "cluster", recovery(node), **how)  # type: ignore[arg-type]  # `signed`'s
-    snapshot, result = node.up.epochs.begin(token, body, node.when)
-    assert result.outcome == "applied"
-    node.cluster.begin_epoch(node, snapshot)
+    begun = node.up.epochs.begin(token, body, node.when)
+    assert begun.result.outcome == "applied"
+    assert (begun.past[-1].index, begun.past[-1].outcome) == (begun.result.index, "applied")
+    node.cluster.begin_epoch(node, begun.snapshot)
 
 
 def lonely(cluster: Cluster, name: str) -> Node:

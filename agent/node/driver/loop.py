@@ -183,10 +183,12 @@ class Driver:
         """
         if self.ended:
             raise self._over()
-        snapshot, result = self.core.epochs.begin(token, body, now())
-        what = f"epoch {self.state.epoch + 1} begins here, signed by {result.by}"
-        await self._leave_epoch(snapshot, what)
-        return result
+        begun = self.core.epochs.begin(token, body, now())
+        for entry in begun.past:
+            self.on_audit(entry)
+        what = f"epoch {self.state.epoch + 1} begins here, signed by {begun.result.by}"
+        await self._leave_epoch(begun.snapshot, what)
+        return begun.result
 
     async def _ask(self, ask: Callable[[int], None]) -> InstructionResult | Status:
         if self.ended:
