@@ -253,6 +253,7 @@ class NodeCore:
             stale=not context.raft.is_leader,
             heard_ms=self.coordination.heard_ms,
             versions=versions | {context.id: self._host.agent_version},
+            refused=self.epochs.refused,
         )
 
     def _facts(self, when: Instant) -> ClusterFacts:

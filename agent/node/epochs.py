@@ -78,7 +78,7 @@ class Epochs:
         try:
             snapshot = arriving.add(part, self.max_snapshot_bytes)
         except raft.ObservationRefused as error:
-            self.refused[peer.id] = str(error)
+            self.refused[peer.id] = f"epoch {peer.epoch}, and not all of its proof: {error}"
             return
         if snapshot is None:
             self._ask(peer, FetchEpoch(index=part.index, offset=part.offset + len(part.data)))

@@ -55,6 +55,7 @@ class View(Struct, frozen=True, kw_only=True):
     stale: bool
     heard_ms: Mapping[AgentId, Millis] = {}
     versions: Mapping[AgentId, str] = {}
+    refused: Mapping[AgentId, str] = {}
 
     def liveness(self, host: AgentId) -> HostState:
         """Of this agent itself there is no doubt."""
@@ -97,7 +98,12 @@ def build_status(state: ClusterState, view: View, *, network_services: int = 0, 
         hosts=hosts,
         stacks=stacks,
         problems=_bounded(
-            [*_quorum_problems(state, view, quorum), *_host_problems(hosts), *_stack_problems(stacks, hosts)]
+            [
+                *_quorum_problems(state, view, quorum),
+                *_epoch_problems(state, view),
+                *_host_problems(hosts),
+                *_stack_problems(stacks, hosts),
+            ]
         ),
         instances=_instances(state, view, stacks),
         network_services=network_services,
@@ -220,6 +226,14 @@ def _quorum_problems(state: ClusterState, view: View, quorum: QuorumStatus) -> I
             what=f"without {missing} no further voter may be lost",
             fix=f"Start {all_of(names)} again; the cluster promotes another host by itself where it has one.",
         )
+
+
+def _epoch_problems(state: ClusterState, view: View) -> Iterator[Problem]:
+    """Members that say that the cluster goes on in another epoch, which this agent can't believe."""
+    for agent, why in sorted(view.refused.items()):
+        fix = "Ask who signed it; if all is well, `bootstrap uninstall` and `bootstrap install` this host anew."
+        where = f"host {_name(state, view.me)}"
+        yield Problem(severity="error", where=where, what=f"{_name(state, agent)} offers {why}", fix=fix)
 
 
 def _host_problems(hosts: tuple[HostStatus, ...]) -> Iterator[Problem]:
