@@ -42,7 +42,7 @@ class View(Struct, frozen=True, kw_only=True):
     `linked`: members that it has a peer link with. `facts`: hosts as it sees them; others' reports go to the
     coordinator only.
     `heard_ms`: epoch ms of each host's newest report, `versions` the agents' versions, where known. `stale`: the
-    coordinator should have answered and couldn't.
+    coordinator should have answered and couldn't. `refused`: who offers another epoch, and why it isn't believed.
     """
 
     me: AgentId
