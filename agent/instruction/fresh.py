@@ -10,9 +10,10 @@ from msgspec import Meta, Struct
 
 from agent.errors import NotAuthenticated
 from agent.instruction.keys import public_key_of
+from agent.instruction.operator import audience_of, new_jti
 from agent.instruction.tokens import Typ, read_token
 from agent.model.cluster import Operator
-from agent.model.types import Jti, OperatorName
+from agent.model.types import ClusterId, Jti, OperatorName
 
 
 class FreshClaims(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -26,6 +27,19 @@ class FreshClaims(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 _C = TypeVar("_C", bound=FreshClaims)
+
+
+def fresh_claims(
+    *, operator_name: OperatorName, cluster: ClusterId, epoch: int, now_s: float, ttl_s: int
+) -> dict[str, object]:
+    """Those claims, from now on for `ttl_s`; `now_s` is seconds since the epoch, cluster's clock."""
+    return {
+        "iss": operator_name,
+        "aud": audience_of(cluster, epoch),
+        "iat": int(now_s),
+        "exp": int(now_s) + ttl_s,
+        "jti": new_jti(),
+    }
 
 
 def read_fresh(

@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import Meta
 
 from agent.errors import NotAllowed
-from agent.instruction.fresh import FreshClaims, read_fresh
-from agent.instruction.operator import DEFAULT_SKEW_S, audience_of, new_jti
+from agent.instruction.fresh import FreshClaims, fresh_claims, read_fresh
+from agent.instruction.operator import DEFAULT_SKEW_S
 from agent.instruction.scopes import includes
 from agent.instruction.tokens import write_token
 from agent.model.cluster import Operator
@@ -50,11 +50,7 @@ def sign_request(
 ) -> str:
     """A `request+jwt`; `now_s`: seconds since the epoch, cluster's clock. Raises InputError: a claim out of bounds."""
     claims = {
-        "iss": operator_name,
-        "aud": audience_of(cluster, epoch),
-        "iat": int(now_s),
-        "exp": int(now_s) + ttl_s,
-        "jti": new_jti(),
+        **fresh_claims(operator_name=operator_name, cluster=cluster, epoch=epoch, now_s=now_s, ttl_s=ttl_s),
         "host": host,
         "does": does,
         "bdg": digest,
