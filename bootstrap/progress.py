@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
 from typing import Final, Protocol, Self
 
@@ -30,6 +31,8 @@ class Display(Protocol):
 
     def note(self, text: str) -> None: ...
 
+    def paused(self) -> AbstractContextManager[None]: ...
+
 
 class Silent:
     """For --json."""
@@ -45,6 +48,10 @@ class Silent:
 
     def note(self, text: str) -> None:
         """Nothing."""
+
+    def paused(self) -> AbstractContextManager[None]:
+        """While a person is asked something."""
+        return nullcontext()
 
     def __enter__(self) -> Self:
         return self
@@ -135,6 +142,15 @@ class Board(Silent):
     def note(self, text: str) -> None:
         """Above the table."""
         self._console.print(Text(text))
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The table stands still, and goes on below what is typed."""
+        self._live.stop()
+        try:
+            yield
+        finally:
+            self._live.start()
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 1))

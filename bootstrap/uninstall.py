@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
 
 from msgspec import Struct
 
-from agent.client import Client, home_client
-from agent.client.majority import check_majority
 from agent.errors import MusterError, NotAllowed
 from agent.home import Home
-from agent.model.instruction import Expel
-from agent.model.types import AgentId
 from bootstrap.connection import Connection
+from bootstrap.departure import Confirm, Departure
 from bootstrap.install import CONNECTING_AT_ONCE, forget_members
 from bootstrap.inventory import InventoryHost
 from bootstrap.progress import Display
 from bootstrap.site import Site, member_of
 from bootstrap.ssh import SshSettings
 
-SETTLE_TIMEOUT_S: Final = 20.0  # for the rest to be whole after one voter is gone, before the next goes
-SETTLE_ROUND_S: Final = 0.2
-
-_TAKE_FEWER: Final = (
-    "Take fewer hosts at a time, other hosts vote half a minute later; or all of them, without --limit."
-)
-
 
 class RemovalResult(Struct, frozen=True, kw_only=True):
-    """What became of a host; `what` is empty when it went well."""
+    """What became of a host; `what` is empty when it went well.
+
+    `moved` are replicas that went elsewhere, `lost` those that ended with the host, and why they had to.
+    """
 
     host: str
+    moved: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
     what: str = ""
@@ -42,7 +35,7 @@ class RemovalResult(Struct, frozen=True, kw_only=True):
 
 
 class Removal:
-    """`run` it once. `whole`: the cluster ends; else the hosts are expelled and the rest goes on."""
+    """`run` it once. `whole`: the cluster ends; else the hosts are drained and expelled, and the rest goes on."""
 
     def __init__(
         self,
@@ -55,19 +48,23 @@ class Removal:
         delete_volumes: bool = False,
         password: str | None = None,
         dry: bool = False,
+        confirm: Confirm,
+        wait_s: float,
     ) -> None:
         self._home, self._settings, self._display = home, settings, display
         self._whole, self._delete_volumes, self._password, self._dry = whole, delete_volumes, password, dry
         self._connecting = asyncio.Semaphore(CONNECTING_AT_ONCE)
         self._sites = [Site(host=host, tell=self._teller(host.alias)) for host in hosts]
         self._kept: dict[str, tuple[str, ...]] = {}
+        self._departure = Departure(home, display, failed=self._fail, confirm=confirm, wait_s=wait_s)
 
     async def run(self) -> list[RemovalResult]:
         """Raises MusterError for what concerns all, e.g. NotAllowed when too few voters would be left."""
         try:
             await self._each(self._reach)
             if not self._whole:
-                await self._expel([site for site in self._sites if site.ok and site.id is not None])
+                leaving = {site.id: site for site in self._sites if site.ok and site.id is not None}
+                await (self._departure.look(leaving) if self._dry else self._departure.run(leaving))
             await self._each(self._remove)
             if not self._dry:
                 gone = frozenset(site.id for site in self._sites if site.ok and site.id is not None)
@@ -86,41 +83,6 @@ class Removal:
             raise NotAllowed("the helper isn't root there", fix="Use root@, or a user who may use sudo.")
         if facts.installed.certificate is not None:
             site.id = member_of(facts.installed.certificate, self._home.cluster.id)
-
-    async def _expel(self, sites: Sequence[Site]) -> None:
-        """One after another, so that others take over votes in between. Raises NotAllowed before anything is done."""
-        members = {member.id for member in self._home.cluster.members}
-        leaving = [site for site in sites if site.id in members]
-        if not leaving:
-            return
-        client = await asyncio.to_thread(home_client, self._home)
-        async with client:
-            status = await client.status()
-            check_majority(status, frozenset(site.id for site in leaving if site.id is not None), fix=_TAKE_FEWER)
-            if self._dry:
-                return
-            for site in leaving:
-                assert site.id is not None
-                site.tell("expelling")
-                try:
-                    await client.submit("expel", f"member:{site.id}", Expel(reason="bootstrap uninstall"))
-                except MusterError as error:
-                    self._fail(site, error)
-                    continue
-                client.prefer(next(host.name for host in status.hosts if host.id != site.id))
-                await self._settled(client, site.id)
-
-    async def _settled(self, client: Client, gone: AgentId) -> None:
-        """Until the host is out of the status and its vote given to another, or the time is up."""
-        deadline = time.monotonic() + SETTLE_TIMEOUT_S
-        while time.monotonic() < deadline:
-            try:
-                status = await client.status()
-            except MusterError:
-                status = None  # the coordinator was the one that went; the next is being elected
-            if status is not None and not status.stale and all(host.id != gone for host in status.hosts):
-                return
-            await asyncio.sleep(SETTLE_ROUND_S)
 
     async def _remove(self, site: Site) -> None:
         removed, kept = await site.remove(
@@ -148,8 +110,11 @@ class Removal:
 
     def _result(self, site: Site) -> RemovalResult:
         error = site.error
+        moved, lost = self._departure.moved, self._departure.lost
         return RemovalResult(
             host=site.host.alias,
+            moved=moved.get(site.id, ()) if site.id is not None else (),
+            lost=tuple(item.text for item in lost.get(site.id, ())) if site.id is not None else (),
             removed=tuple(site.changed),
             kept=self._kept.get(site.host.alias, ()),
             what=error.what if error is not None else "",

@@ -10,17 +10,30 @@ from pathlib import Path
 import click
 import msgspec
 
+from agent.client.draining import Left
 from agent.errors import EXIT_DEGRADED, InputError
+from agent.formats.durations import parse_duration_ms
 from agent.home import Home, find_home, open_home
+from bootstrap.departure import Confirm
 from bootstrap.install_cli import choose, host_options, make_display, read_hosts, sudo_password
+from bootstrap.progress import Display
 from bootstrap.ssh import SshSettings
 from bootstrap.uninstall import Removal, RemovalResult
+
+WAIT = "10m"  # a service whose replicas take a minute to get healthy may have ten of them there
 
 
 @click.command()
 @host_options
 @click.option("--delete-volumes", is_flag=True, help="Delete named volumes and plans' own files too.")
-@click.option("--yes", is_flag=True, help="Don't ask.")
+@click.option(
+    "--wait",
+    default=WAIT,
+    metavar="TIME",
+    show_default=True,
+    help="With --limit: how long replicas may take to move away, such as 90s or 10m.",
+)
+@click.option("--yes", is_flag=True, help="Don't ask, also when replicas end with their host.")
 def uninstall(
     hosts: Path,
     limit: str | None,
@@ -31,13 +44,16 @@ def uninstall(
     dry_run: bool,
     as_json: bool,
     delete_volumes: bool,
+    wait: str,
     yes: bool,
 ) -> None:
     """Take the agent, its containers and its files off hosts.
 
-    Named volumes, Docker and the cluster home stay. With --limit the rest goes on as a cluster: these hosts are
-    expelled first, unless too few voters would be left.
+    Named volumes, Docker and the cluster home stay. With --limit the rest goes on as a cluster: what may run elsewhere
+    moves there, one replica of a service after another, and then these hosts are expelled, unless too few voters would
+    be left. What can't move (pinned, a named volume, no room) is named, and asked about.
     """
+    wait_s = parse_duration_ms(wait, where="--wait") / 1000
     every = read_hosts(hosts)
     chosen = choose(every, limit)
     opened = open_home(find_home(home, os.environ))
@@ -54,6 +70,8 @@ def uninstall(
         whole=whole,
         delete_volumes=delete_volumes,
         dry=dry_run,
+        confirm=_confirm(display) if not yes else lambda _: True,
+        wait_s=wait_s,
     )
     with display:
         results = asyncio.run(removal.run())
@@ -77,10 +95,27 @@ def _ask(home: Home, names: Sequence[str], *, whole: bool, delete_volumes: bool)
     click.confirm("Go on?", abort=True)
 
 
+def _confirm(display: Display) -> Confirm:
+    """The question about replicas that can't move, asked where the display doesn't draw over it."""
+
+    def confirm(left: Sequence[Left]) -> bool:
+        with display.paused():
+            click.echo("These can't move away, and end with their host:", err=True)
+            for item in left:
+                click.echo(f"  {item.replica} on {item.host}" + (f": {item.why}" if item.why else ""), err=True)
+            return click.confirm("Go on?", err=True)
+
+    return confirm
+
+
 def _summary(home: Home, results: Sequence[RemovalResult], hosts: Path, *, whole: bool, dry: bool) -> None:
     for result in results:
         if dry:
             click.echo(f"{result.host} would lose: {', '.join(result.removed) or 'nothing'}")
+        if result.moved:
+            click.echo(f"{'would move' if dry else 'moved'}: {result.host}: {', '.join(result.moved)}")
+        for lost in result.lost:
+            click.echo(f"{'would end' if dry else 'ended'}: {result.host}: {lost}")
         for kept in result.kept:
             click.echo(f"kept: {result.host}: {kept}")
     failed = [result for result in results if result.what]

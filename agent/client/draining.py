@@ -28,6 +28,11 @@ class Left(Struct, frozen=True, kw_only=True):
     stays: bool
     why: str = ""
 
+    @property
+    def text(self) -> str:
+        """For people, without the host."""
+        return f"{self.replica} ({self.why})" if self.why else self.replica
+
 
 class Look(Struct, frozen=True, kw_only=True):
     """`over`: nothing will leave any more by itself, and what left is well. `left` is by replica."""
@@ -83,6 +88,23 @@ def _waits_for(stack: StackStatus, service: ServiceStatus, leaving: ReplicaStatu
         return f"waits for {stack.name}/{service.name}.{sick.slot} on {sick.host} ({sick.state})"
     checks = (check for check in stack.checks if check.service == service.name and check.state != "ready")
     return next((f"{check.host} isn't ready for it: {check.detail or check.state}" for check in checks), "")
+
+
+def replicas_on(status: Status, host: AgentId) -> tuple[Left, ...]:
+    """All replicas there; `stays` is what is known before a drain."""
+    names = {each.name for each in status.hosts if each.id == host}
+    return tuple(
+        Left(
+            replica=f"{stack.name}/{service.name}.{replica.slot}",
+            host=replica.host,
+            stays=bool(replica.stays),
+            why=replica.stays,
+        )
+        for stack in status.stacks
+        for service in stack.services
+        for replica in service.replicas
+        if replica.host in names
+    )
 
 
 async def drain(client: Client, hosts: Collection[AgentId]) -> dict[AgentId, InstructionResult]:

@@ -156,10 +156,10 @@ class _Planner:
         return host.drained and not host.lost and satisfies(self._state.members[current.host], service)
 
     def _remain(self, key: ReplicaKey, service: Service, current: Assignment, reason: str) -> bool:
-        """Leave the replica on a drained host: it can be nowhere else, and it is better there than nowhere."""
+        """Leave the replica on a drained host: better there than nowhere. No `reason`: it goes once more is known."""
         if not self._update(key, service, current):
             return False
-        if key not in self._pending:
+        if reason and key not in self._pending:
             self._staying[key] = reason
         return True
 
@@ -196,7 +196,9 @@ class _Planner:
     def _place(self, service: Service, keys: list[ReplicaKey], spread: Counter[AgentId]) -> None:
         """Each on the best host that fits; or the reason why none does, and the replica stays what it is."""
         allowed = [member for member in self._hosts if satisfies(member, service)]
-        awaited = [member.name for member in allowed if self._facts.of(member.id).awaited]
+        # Nothing goes to a drained host, whatever it will report.
+        hosts = [(member.name, self._facts.of(member.id)) for member in allowed]
+        awaited = [name for name, host in hosts if host.awaited and not host.drained]
         pool = Pool(service, allowed, self._state.members, spread, self._facts, self._placements)
         for key in keys:
             found = pool.draw(key) if not awaited else None
@@ -208,10 +210,12 @@ class _Planner:
             current = self._current.get(key)
             if current is None:
                 self._pending[key] = reason
-            elif not self._evacuates(service, current) or not self._remain(key, service, current, reason):
-                self._pending[key] = reason
-                if self._violates(service, current):
-                    self._kept.discard(key)
+                continue
+            if self._evacuates(service, current) and self._remain(key, service, current, "" if awaited else reason):
+                continue
+            self._pending[key] = reason
+            if self._violates(service, current):
+                self._kept.discard(key)
 
     def _violates(self, service: Service, current: Assignment) -> bool:
         """Whether the deploy in force itself forbids where its replica is: then it goes even if nowhere else fits."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -328,6 +329,32 @@ def test_a_link_that_is_closed_is_named(desk: Desk) -> None:
     desk.wait_all_alive(["n1", "n2", "n3", "n4", "n5"])
 
 
+@contextmanager
+def answers(desk: Desk, port: int) -> Iterator[Callable[[], tuple[int, int]]]:
+    """Somebody on n4 asks a port of all hosts, round after round: rounds so far, and those in which nobody answered."""
+    hosts = " ".join(desk.lab.host(name).address for name in ("n1", "n2", "n3", "n5"))
+    script = (
+        f"rm -f /tmp/rounds; touch /run/asking; while [ -e /run/asking ]; do answered=0; for host in {hosts}; do "
+        f"curl -sf -o /dev/null -m 1 http://$host:{port}/ && answered=1 && break; done; "
+        "echo $answered >> /tmp/rounds; sleep 0.1; done"
+    )
+    asking = desk.lab.host("n4").popen(["sh", "-c", script])
+
+    def counted() -> tuple[int, int]:
+        rounds = on(desk, "n4", "cat", "/tmp/rounds", check=False).split()
+        return len(rounds), rounds.count("0")
+
+    try:
+        wait_for_sync(lambda: counted()[0], 30, what="a first round")
+        yield counted
+    finally:
+        on(desk, "n4", "rm", "-f", "/run/asking")
+        asking.wait(30)
+        for pipe in (asking.stdin, asking.stdout, asking.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
 # It goes away
 
 
@@ -347,8 +374,41 @@ def test_uninstalling_some_refuses_to_break_the_majority(desk: Desk) -> None:
     assert {active(desk, name) for name in voters} == {"active"}
 
 
-def test_uninstalling_one_expels_it_and_the_rest_goes_on(desk: Desk) -> None:
-    desk.run("bootstrap", "uninstall", "hosts.txt", "--yes", "--limit", "n5")
+def test_a_dry_run_says_what_would_move_and_what_would_end(desk: Desk) -> None:
+    for name in ("n2", "n3", "n5"):
+        desk.lab.host(name).load_image("muster-web:demo")
+    service = {
+        "docker_image": "muster-web:demo",
+        "replicas": 3,
+        "ports": [{"host_port": 8090, "container_port": 8080}],
+        "health": {"http": {"port": 8080, "path": "/health"}, "interval": "1s"},
+    }
+    kept = {"docker_image": "muster-web:demo", "host": "n5"}
+    (desk.lab.operator.home / "pair.json").write_text(
+        json.dumps({"stack": "pair", "services": {"web": service, "kept": kept}})
+    )
+    desk.run("agent", "drain", "n1", "n4")  # so that the three go to n2, n3 and n5
+    desk.run("agent", "deploy", "pair.json")
+    desk.run("agent", "undrain", "n1", "n4")
+    assert "pair/web" in desk.run("agent", "ps").stdout
+    planned = desk.run("bootstrap", "uninstall", "hosts.txt", "--dry-run", "--limit", "n5")
+    assert "would move: n5: pair/web." in planned.stdout
+    assert "would end: n5: pair/kept.1 (pinned to n5)" in planned.stdout
+    assert active(desk, "n5") == "active"
+
+
+def test_uninstalling_one_drains_and_expels_it_while_its_services_go_on_answering(desk: Desk) -> None:
+    with answers(desk, 8090) as counted:
+        result = desk.run("bootstrap", "uninstall", "hosts.txt", "--yes", "--limit", "n5")
+        found = desk.wait_all_alive(["n1", "n2", "n3", "n4"])
+    assert counted() >= (10, 0)
+    assert counted()[1] == 0, "rounds in which nobody answered"
+    assert "n5: draining" in result.stdout
+    assert "moved: n5: pair/web." in result.stdout
+    assert "ended: n5: pair/kept.1 (pinned to n5)" in result.stdout
+    (pair,) = (stack for stack in found["stacks"] if stack["name"] == "pair")
+    (web,) = (service for service in pair["services"] if service["name"] == "web")
+    assert web["healthy"] == 3
     assert active(desk, "n5") == "inactive"
     desk.wait_all_alive(["n1", "n2", "n3", "n4"])
     for path in ("/opt/muster", "/etc/muster", "/var/lib/muster", "/usr/local/bin/agent", UNIT):

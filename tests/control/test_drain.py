@@ -99,6 +99,19 @@ def test_a_replica_runs_until_its_image_is_where_it_goes() -> None:
     assert made.hosts_of("web") == {1: other}
 
 
+def test_a_host_that_has_not_reported_yet_is_waited_for_and_no_reason_to_stay() -> None:
+    made = world("n1", "n2", web=service())
+    (host,) = made.hosts_of("web").values()
+    other = "n2" if host == "n1" else "n1"
+    made.ledger.drain(host)
+    made.silent = {other}
+    made.settle()
+    assert (made.hosts_of("web"), staying(made)) == ({1: host}, {})
+    made.silent = {host}
+    made.settle()
+    assert (made.hosts_of("web"), staying(made)) == ({1: other}, {})
+
+
 def test_the_sick_one_leaves_first() -> None:
     made = world("n1", "n2", web=service(replicas=4))
     made.ledger.drain("n1")

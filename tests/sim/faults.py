@@ -40,6 +40,7 @@ class Faults:
             "meddle": self._meddle,
             "enrol": self._enrol,
             "expel": self._expel,
+            "drain": self._drain,
         }
         self._expelled: set[AgentId] = set()
         self._joined = 0
@@ -208,6 +209,10 @@ class Faults:
         if self._joined < MAX_JOINERS:
             self._joined += 1
             self._world.operators.enrol()
+
+    def _drain(self) -> None:
+        """Maintenance: somebody's replicas have to leave, or may come again."""
+        self._world.operators.drain(self._rng.choice(list(self._world.agents)))
 
     def _expel(self) -> None:
         """One at a time, and only while the others can do without it: the CLI refuses to break a majority."""

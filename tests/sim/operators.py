@@ -200,6 +200,12 @@ class Operators:
         revision = 2 if self.world.cast.names[agent] not in self.world.founders else 1
         self._insist(self.sign("expel", f"member:{agent}", revision, {}))
 
+    def drain(self, agent: AgentId) -> None:
+        """A host is drained, or used again. Who is expelled meanwhile is refused; then nobody insists any more."""
+        target = f"host:{agent}"
+        acts: tuple[Act, ...] = ("drain", "drain", "undrain")
+        self._insist(self.sign(self.world.rng.choice(acts), target, self._revision[target] + 1, {}))
+
     def _insist(self, sent: _Sent) -> None:
         if sent.done or self.world.now > self.world.until_s - QUIET_S:
             return

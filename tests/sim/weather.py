@@ -11,7 +11,20 @@ from agent.swim import SwimConfig
 
 CALM_S = 14.0  # without faults at the end: agreement has to come within it
 PROGRESS_S = 8.0  # after the faults stopped, an instruction applies within this; both more where timeouts are longer
-FOUL = ("crash", "crash_leader", "power_cut", "cut", "one_way", "hub", "chain", "pause", "jump", "stall", "meddle")
+FOUL = (
+    "crash",
+    "crash_leader",
+    "power_cut",
+    "cut",
+    "one_way",
+    "hub",
+    "chain",
+    "pause",
+    "jump",
+    "stall",
+    "meddle",
+    "drain",
+)
 FAR = 0.25  # of the worlds span sites: timeouts of seconds
 RARE = ("enrol", "expel")  # once or twice in a world: every member ever enrolled costs time until its end
 
