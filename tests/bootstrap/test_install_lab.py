@@ -180,6 +180,69 @@ def test_the_agent_is_a_command_on_the_host_and_its_log_is_the_journal(desk: Des
     ]
 
 
+def test_the_unit_makes_its_directories_and_takes_rights_away(desk: Desk) -> None:
+    places = ("/var/lib/muster", "/var/log/muster", "/run/muster", "/run/muster/agent.sock")
+    told = on(desk, "n2", "stat", "-c", "%a %U %G", *places).splitlines()
+    assert told == ["700 root root", "750 root root", "755 root root", "660 root muster"]
+    rights = on(desk, "n2", "systemctl", "show", "-p", "ProtectSystem", "-p", "NoNewPrivileges", "muster-agent")
+    assert set(rights.split()) == {"ProtectSystem=full", "NoNewPrivileges=yes"}
+    pid = on(desk, "n2", "systemctl", "show", "-p", "MainPID", "--value", "muster-agent").strip()
+    assert not desk.lab.host("n2").run(["nsenter", "-t", pid, "-m", "touch", "/usr/x"], check=False).ok
+
+
+def test_an_agent_that_hangs_is_started_again_by_its_watchdog(desk: Desk) -> None:
+    """With a shorter time than the unit's, in the file that `systemctl edit` would write."""
+    edited = "/etc/systemd/system/muster-agent.service.d"
+    on(desk, "n2", "mkdir", edited)
+    quick = "[Service]\nWatchdogSec=10\nTimeoutAbortSec=1\n"
+    desk.lab.host("n2").run(["tee", f"{edited}/quick.conf"], input=quick)
+    on(desk, "n2", "systemctl", "daemon-reload")
+    on(desk, "n2", "systemctl", "restart", "muster-agent")
+
+    def pid() -> str:
+        return on(desk, "n2", "systemctl", "show", "-p", "MainPID", "--value", "muster-agent").strip()
+
+    stop = "pid=$(systemctl show -p MainPID --value muster-agent); kill -STOP $pid; echo $pid"
+    hanging = on(desk, "n2", "sh", "-c", stop).strip()
+    wait_for_sync(lambda: pid() not in (hanging, "0"), 60, what="another agent in its place")
+    on(desk, "n2", "rm", "-r", edited)
+    on(desk, "n2", "systemctl", "daemon-reload")
+    on(desk, "n2", "systemctl", "restart", "muster-agent")
+    desk.wait_all_alive(["n1", "n2", "n3"])
+
+
+def test_an_inventory_of_ansible_names_the_same_hosts(desk: Desk) -> None:
+    hosts = desk.write_hosts(
+        "[web]", "n[1:2]", "[db]", "third ansible_host=n3", "[db:vars]", "ansible_user=ops", "zone=c",
+        "[web:vars]", "ansible_user = root", "ansible_port=22", "[all_of_it:children]", "web", "db",
+        name="inventory.ini",
+    )  # fmt: skip  # as such files look
+    document = desk.install(hosts=hosts)
+    assert set(document["hosts"]) == {"n1", "n2", "third"}
+    labels = {host["name"]: host["labels"] for host in desk.status()["hosts"]}
+    assert labels["n1"] == labels["n2"] == {"web": "true", "all_of_it": "true"}
+    assert labels["n3"] == {"db": "true", "all_of_it": "true", "zone": "c"}
+    desk.install()
+    assert {host["name"]: host["labels"] for host in desk.status()["hosts"]}["n1"] == {"region": "eu"}
+
+
+def test_sudo_may_want_a_password(desk: Desk) -> None:
+    add = "useradd -m -s /bin/bash pat && echo pat:let-me-in | chpasswd && cp -r /home/ops/.ssh /home/pat/"
+    grant = "echo 'pat ALL=(ALL) ALL' > /etc/sudoers.d/pat"
+    on(desk, "n3", "sh", "-c", f"{add} && chown -R pat /home/pat/.ssh && {grant}")
+    hosts = desk.write_hosts("pat@n3 zone=b", name="pat.txt")
+
+    def planned(*arguments: str, typed: str | None = None) -> Any:
+        command = ("bootstrap", "install", hosts, "--json", "--dry-run", *arguments)
+        return json.loads(desk.run(*command, input=typed, check=False).stdout)["hosts"][0]
+
+    assert "--ask-sudo-password" in planned()["fix"]
+    assert planned("--ask-sudo-password", typed="wrong\n")["state"] == "failed"
+    right = planned("--ask-sudo-password", typed="let-me-in\n")
+    assert (right["state"], right["changed"]) == ("planned", [])
+    on(desk, "n3", "sh", "-c", "userdel -r pat; rm /etc/sudoers.d/pat")
+
+
 def test_what_is_broken_is_repaired(desk: Desk) -> None:
     on(desk, "n1", "rm", UNIT)
     on(desk, "n2", "systemctl", "disable", "--now", "muster-agent")
