@@ -438,7 +438,7 @@ def test_uninstalling_some_refuses_to_break_the_majority(desk: Desk) -> None:
 
 
 def test_a_dry_run_says_what_would_move_and_what_would_end(desk: Desk) -> None:
-    for name in ("n2", "n3", "n5"):
+    for name in ("n2", "n3", "n4", "n5"):
         desk.lab.host(name).load_image("muster-web:demo")
     service = {
         "docker_image": "muster-web:demo",
@@ -450,7 +450,7 @@ def test_a_dry_run_says_what_would_move_and_what_would_end(desk: Desk) -> None:
     (desk.lab.operator.home / "pair.json").write_text(
         json.dumps({"stack": "pair", "services": {"web": service, "kept": kept}})
     )
-    desk.run("agent", "drain", "n1", "n4")  # so that the three go to n2, n3 and n5
+    desk.run("agent", "drain", "n1", "n4", "--detach")  # so that the three go to n2, n3 and n5
     desk.run("agent", "deploy", "pair.json")
     desk.run("agent", "undrain", "n1", "n4")
     assert "pair/web" in desk.run("agent", "ps").stdout
