@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 from aiohttp import web
+from loguru import logger
 
 from agent.errors import InputError, NotAllowed, NotAuthenticated
 from agent.instruction import (
@@ -18,6 +19,7 @@ from agent.instruction import (
     read_request,
     unverified_claims,
 )
+from agent.instruction.api_keys import find_api_key, is_api_key
 from agent.model.cluster import Operator
 from agent.model.types import AgentId, Digest, Label
 from agent.state import ClusterState, audience_of
@@ -62,13 +64,22 @@ def bearer(request: web.BaseRequest, *, fix: str = _FIX) -> str:
 
 
 def reader(request: web.BaseRequest, state: ClusterState, now_s: float) -> Operator | None:
-    """The operator who reads; None on the local socket. Raises NotAuthenticated.
+    """Who reads: an operator, or an API key as one that nothing but reads; None on the local socket.
+
+    Raises NotAuthenticated.
 
     `now_s`: seconds since the epoch, this host's clock.
     """
     if is_local(request):
         return None
     token = bearer(request)
+    if is_api_key(token):
+        key = find_api_key(token, state.api_keys)
+        if key is None:
+            logger.warning("an API key that isn't known, from {}", request.remote)
+            fix = "`agent key list` names those that are; `agent key create` makes one."
+            raise NotAuthenticated("the API key isn't known", where="Authorization", fix=fix)
+        return Operator(name=f"key:{key.name}", key=key.sha256, scope="read", stacks=key.stacks)
     try:
         claims = read_access(token, state.operators, audience_of(state), now_s)
     except (NotAuthenticated, InputError) as error:
@@ -103,5 +114,7 @@ def check_stack(operator: Operator | None, stack: Label) -> None:
         raise NotAllowed(
             f"{operator.name} may see stacks {', '.join(operator.stacks)}, not {stack}",
             where=f"stack:{stack}",
-            fix=f"An admin can give it: {grant_stack(operator, stack)}",
+            fix="An admin can make another key: agent key create NAME --stacks …"
+            if operator.name.startswith("key:")
+            else f"An admin can give it: {grant_stack(operator, stack)}",
         )

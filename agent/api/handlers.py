@@ -28,7 +28,7 @@ from agent.api.views import held_body, operator_views, result_of, services_view,
 from agent.api.workers import bare_refusal
 from agent.formats.timestamps import rfc3339
 from agent.instruction import RequestClaims
-from agent.model.api import BlobView, Members, Operators, Recovery, Services, StackView, TargetView
+from agent.model.api import ApiKeys, BlobView, Members, Operators, Recovery, Services, StackView, TargetView
 from agent.model.audit import AuditPage, AuditProof
 from agent.model.decode import decode_json
 from agent.model.explain import shown
@@ -67,6 +67,11 @@ class Handlers:
     async def operators(self, _request: web.Request) -> Operators:
         """Who may sign instructions."""
         return Operators(answered_by=self._port.me.name, operators=operator_views(self._port.state))
+
+    async def api_keys(self, _request: web.Request) -> ApiKeys:
+        """Which API keys may read."""
+        keys = self._port.state.api_keys
+        return ApiKeys(answered_by=self._port.me.name, keys=tuple(keys[name] for name in sorted(keys)))
 
     async def services(self, _request: web.Request) -> Services:
         """Of all stacks."""

@@ -45,7 +45,7 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
                     "type": "http",
                     "scheme": "bearer",
                     "bearerFormat": "JWT",
-                    "description": "An access token (`agent token`); not needed on the agent's local socket.",
+                    "description": "An access token (`agent token`) or API key (`agent key`); the socket needs none.",
                 },
                 "instruction": {
                     "type": "http",

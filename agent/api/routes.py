@@ -11,7 +11,17 @@ from msgspec import Struct
 
 from agent.api.handlers import OCTETS, Handlers
 from agent.api.parameters import AuditQuery, BlobQuery, DoctorQuery, EventsQuery, LogsQuery, NoQuery, ProofQuery
-from agent.model.api import BlobView, ImageProgress, Members, Operators, Recovery, Services, StackView, TargetView
+from agent.model.api import (
+    ApiKeys,
+    BlobView,
+    ImageProgress,
+    Members,
+    Operators,
+    Recovery,
+    Services,
+    StackView,
+    TargetView,
+)
 from agent.model.audit import AuditPage, AuditProof
 from agent.model.doctor import HostAnswer
 from agent.model.events import Event, LogLine
@@ -103,6 +113,13 @@ ROUTES: tuple[Route, ...] = (
         handler=Handlers.operators,
         summary="Who may sign instructions: scopes, stacks and public keys",
         answer=Operators,
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/keys",
+        handler=Handlers.api_keys,
+        summary="Which API keys may read: their names, stacks and sha256",
+        answer=ApiKeys,
     ),
     Route(
         method="GET",

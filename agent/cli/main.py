@@ -43,6 +43,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "backup": ("agent.cli.backup:backup", "Write state, plans and their files into one file."),
     "restore": ("agent.cli.restore:restore", "Bring back what a backup holds."),
     "recover": ("agent.cli.recover:recover", "Go on with one survivor when the majority is lost for good."),
+    "key": ("agent.cli.keys:key", "Make, list and revoke API keys, which only read."),
     "invite": ("agent.cli.invite:invite", "Let an agent add a host, without SSH from here."),
     "cancel": ("agent.cli.cancel:cancel", "Close an instruction that was never answered."),
     "token": ("agent.cli.token:token", "Make an access token for curl and dashboards."),

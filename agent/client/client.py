@@ -27,6 +27,7 @@ from agent.home import Home, KnownMember, read_file, remember, write_file
 from agent.instruction import MAX_ACCESS_TTL_S, sign_access
 from agent.model.api import (
     PROBLEM_MEDIA_TYPE,
+    ApiKeys,
     ImageProgress,
     Members,
     Operators,
@@ -119,6 +120,10 @@ class Client:
     async def operators(self) -> Operators:
         """Who may sign, as the ledger has them."""
         return await self._read("/api/v1/operators", Operators)
+
+    async def api_keys(self) -> ApiKeys:
+        """Which API keys may read."""
+        return await self._read("/api/v1/keys", ApiKeys)
 
     async def services(self) -> Services:
         """All services and where they are reached."""

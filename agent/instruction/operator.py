@@ -18,7 +18,7 @@ from agent.instruction.scopes import check_scope
 from agent.instruction.tokens import peek, read_token, write_token
 from agent.model.cluster import Operator
 from agent.model.decode import convert, decode_json
-from agent.model.instruction import BODIES, MAX_BODY_BYTES, TARGET_KINDS, Act, Body, Claims, Enrol, Grant
+from agent.model.instruction import BODIES, MAX_BODY_BYTES, TARGET_KINDS, Act, Body, Claims, Enrol, Grant, GrantKey
 from agent.model.stack import Stack
 from agent.model.types import ClusterId, Digest, Jti, OperatorName, Target
 
@@ -156,6 +156,8 @@ def _check_names(body: Body, kind: str, name: str) -> None:
         where, named = "$.member.id", body.member.id
     elif isinstance(body, Grant):
         where, named = "$.operator.name", body.operator.name
+    elif isinstance(body, GrantKey):
+        where, named = "$.key.name", body.key.name
     if named != name:
         raise InputError(f"the body is for {kind}:{named}, the token for {kind}:{name}", where=where)
 

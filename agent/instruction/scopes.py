@@ -24,6 +24,8 @@ _NEEDED: dict[Act, ScopeName] = {
     "expel": "admin",
     "grant": "admin",
     "revoke": "admin",
+    "grant-key": "admin",
+    "revoke-key": "admin",
     "recover": "admin",
 }
 

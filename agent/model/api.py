@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from agent.model.cluster import ScopeName
+from agent.model.cluster import ApiKey, ScopeName
 from agent.model.fault import Fault
 from agent.model.instruction import Act, InstructionResult
 from agent.model.ledger import AssignedPort, Phase
@@ -85,6 +85,13 @@ class Operators(Struct, frozen=True, kw_only=True):
 
     answered_by: str
     operators: tuple[OperatorView, ...]
+
+
+class ApiKeys(Struct, frozen=True, kw_only=True):
+    """`GET /api/v1/keys`, by name. A key's sha256 tells nothing about it."""
+
+    answered_by: str
+    keys: tuple[ApiKey, ...]
 
 
 class BlobView(Struct, frozen=True, kw_only=True):

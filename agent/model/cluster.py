@@ -24,6 +24,7 @@ GENESIS_VERSION = 1
 
 MAX_MEMBERS = 1000  # the largest cluster that is tested by simulation
 MAX_OPERATORS = 200
+MAX_API_KEYS = 200
 MAX_VOTERS = 5  # DESIGN "Words", voter
 
 ScopeName = Literal["read", "operate", "deploy", "admin"]
@@ -37,6 +38,14 @@ class Operator(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, om
     name: OperatorName
     key: PublicKey
     scope: ScopeName
+    stacks: Annotated[tuple[StackGlob, ...], Meta(min_length=1, max_length=64)] = ("*",)
+
+
+class ApiKey(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A key that reads the API and nothing else, for dashboards. `sha256` is all that the cluster has of it."""
+
+    name: OperatorName
+    sha256: Digest
     stacks: Annotated[tuple[StackGlob, ...], Meta(min_length=1, max_length=64)] = ("*",)
 
 

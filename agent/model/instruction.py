@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from agent.model.cluster import MAX_VOTERS, Member, Operator
+from agent.model.cluster import MAX_VOTERS, ApiKey, Member, Operator
 from agent.model.stack import MAX_REPLICAS, Stack
 from agent.model.types import AgentId, Digest, Jti, Label, Millis, Target
 
@@ -29,6 +29,8 @@ Act = Literal[
     "undrain",
     "grant",
     "revoke",
+    "grant-key",
+    "revoke-key",
     "cancel",
     "recover",
 ]
@@ -96,9 +98,16 @@ class Grant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
 
 
 class Revoke(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Takes an operator's authority away; the last admin can't go."""
+    """Takes an operator's authority away (the last admin can't go), or an API key's."""
 
     version: Literal[1] = 1
+
+
+class GrantKey(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Lets an API key read; the target is `key:<name>`. A name that has one must be revoked first."""
+
+    version: Literal[1] = 1
+    key: ApiKey
 
 
 class Cancel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -127,7 +136,9 @@ class Recover(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     lost: Annotated[tuple[AgentId, ...], Meta(max_length=MAX_VOTERS)] = ()
 
 
-Body = Stack | Remove | Scale | Services | Enrol | Expel | Drain | Undrain | Grant | Revoke | Cancel | Recover
+Body = (
+    Stack | Remove | Scale | Services | Enrol | Expel | Drain | Undrain | Grant | Revoke | GrantKey | Cancel | Recover
+)
 
 BODIES: dict[Act, type[Body]] = {
     "deploy": Stack,
@@ -142,6 +153,8 @@ BODIES: dict[Act, type[Body]] = {
     "undrain": Undrain,
     "grant": Grant,
     "revoke": Revoke,
+    "grant-key": GrantKey,
+    "revoke-key": Revoke,
     "recover": Recover,
     "cancel": Cancel,
 }
@@ -160,8 +173,10 @@ TARGET_KINDS: dict[Act, frozenset[str]] = {
     "undrain": frozenset({"host"}),
     "grant": frozenset({"operator"}),
     "revoke": frozenset({"operator"}),
+    "grant-key": frozenset({"key"}),
+    "revoke-key": frozenset({"key"}),
     "recover": frozenset({"cluster"}),
-    "cancel": frozenset({"cluster", "stack", "operator", "member", "host", "secret"}),
+    "cancel": frozenset({"cluster", "stack", "operator", "member", "host", "secret", "key"}),
 }
 
 

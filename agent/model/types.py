@@ -29,8 +29,8 @@ Jti = Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z", description="128 random b
 Target = Annotated[
     str,
     Meta(
-        pattern=r"\A(?:cluster|(?:stack|operator|member|host|secret):[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?)\Z",
-        description="what an instruction changes: stack:x operator:x member:x host:x secret:x cluster",
+        pattern=r"\A(?:cluster|(?:stack|operator|member|host|secret|key):[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?)\Z",
+        description="what an instruction changes: stack:x operator:x member:x host:x secret:x key:x cluster",
     ),
 ]
 """DESIGN "Words", target."""

@@ -201,7 +201,14 @@ def _brings_back(ours: ClusterState, offered: ClusterState) -> bool:
 
     operators = ours.operators.keys() | offered.operators.keys()
     members = ours.members.keys() | offered.members.keys()
-    return any(
-        ours.operators.get(name) != offered.operators.get(name) and same_revision(f"operator:{name}")
-        for name in operators
-    ) or any(ours.members.get(id) != offered.members.get(id) and same_revision(f"member:{id}") for id in members)
+    return (
+        any(
+            ours.operators.get(name) != offered.operators.get(name) and same_revision(f"operator:{name}")
+            for name in operators
+        )
+        or any(
+            ours.api_keys.get(name) != offered.api_keys.get(name) and same_revision(f"key:{name}")
+            for name in ours.api_keys.keys() | offered.api_keys.keys()
+        )
+        or any(ours.members.get(id) != offered.members.get(id) and same_revision(f"member:{id}") for id in members)
+    )

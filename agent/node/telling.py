@@ -29,6 +29,8 @@ _DEEDS = {
     "undrain": "ended the drain of",
     "grant": "granted",
     "revoke": "revoked",
+    "grant-key": "granted",
+    "revoke-key": "revoked",
     "cancel": "cancelled an instruction on",
 }
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from agent.errors import Conflict, InputError, NotFound, Unprocessable
-from agent.model.cluster import MAX_MEMBERS, MAX_OPERATORS, Operator
+from agent.model.cluster import MAX_API_KEYS, MAX_MEMBERS, MAX_OPERATORS, Operator
 from agent.model.identity import agent_id_of
-from agent.model.instruction import Act, Body, Enrol, Grant
+from agent.model.instruction import Act, Body, Enrol, Grant, GrantKey
 from agent.model.types import AgentId, OperatorName
 from agent.state.queries import assignments_on, member_named
 from agent.state.signed import Signed
@@ -116,6 +116,24 @@ def _want_admin(operators: dict[OperatorName, Operator]) -> None:
         raise Unprocessable("the last admin can't go", fix="Grant `admin` to somebody else first.")
 
 
+def _grant_key(state: ClusterState, signed: Signed, body: Body) -> ClusterState:
+    assert isinstance(body, GrantKey)
+    key = body.key
+    if key.name in state.api_keys:
+        raise Conflict(f"{key.name} has an API key", fix=f"End that one first: agent key revoke {key.name}")
+    if len(state.api_keys) >= MAX_API_KEYS:
+        raise Unprocessable(f"the cluster has its {MAX_API_KEYS} API keys")
+    evidence = {**_without(state.evidence, f"key:{key.name}/"), signed.evidence_key: signed.evidence}
+    return replace(state, api_keys={**state.api_keys, key.name: key}, evidence=evidence)
+
+
+def _revoke_key(state: ClusterState, signed: Signed, _body: Body) -> ClusterState:
+    if signed.name not in state.api_keys:
+        raise NotFound(f"no API key is called {signed.name}", fix="`agent key list` lists them.")
+    kept = {name: key for name, key in state.api_keys.items() if name != signed.name}
+    return replace(state, api_keys=kept, evidence=_without(state.evidence, f"key:{signed.name}/"))
+
+
 def _cancel(state: ClusterState, signed: Signed, _body: Body) -> ClusterState:
     """Take the revision that an open instruction would have taken, and do nothing else."""
     stack = state.stacks.get(signed.name) if signed.claims.target.startswith("stack:") else None
@@ -133,5 +151,7 @@ MEMBERSHIP_ACTS: dict[Act, Callable[[ClusterState, Signed, Body], ClusterState]]
     "undrain": _undrain,
     "grant": _grant,
     "revoke": _revoke,
+    "grant-key": _grant_key,
+    "revoke-key": _revoke_key,
     "cancel": _cancel,
 }

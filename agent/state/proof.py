@@ -10,7 +10,7 @@ import msgspec
 from agent.errors import MusterError
 from agent.instruction import VerifiedInstruction, audience_of, read_instruction, unverified_claims
 from agent.model.cluster import Genesis, Operator
-from agent.model.instruction import Body, Enrol, Grant, Recover, Remove, Scale, Services
+from agent.model.instruction import Body, Enrol, Grant, GrantKey, Recover, Remove, Scale, Services
 from agent.model.ledger import Assignment, GenesisEntry, decode_entry
 from agent.model.types import Label, OperatorName
 from agent.state.errors import SnapshotRefused
@@ -44,6 +44,10 @@ def prove(state: ClusterState) -> None:
         all(founders.get(agent) == member for agent, member in state.members.items()), "a member that nobody enrolled"
     )
     _want(not state.expelled & state.members.keys(), "a member that was expelled")
+    for name, api_key in state.api_keys.items():
+        bodies = [item.body for item in made[f"key:{name}"]]
+        granted = any(isinstance(body, GrantKey) and body.key == api_key for body in bodies)
+        _want(name == api_key.name and granted, "an API key that nobody granted")
     for agent in state.drained:
         asked = any(item.claims.act == "drain" for item in made[f"host:{agent}"])
         _want(agent in state.members and asked, "a drain nobody asked for")

@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from agent.model.cluster import Member, Operator
+from agent.model.cluster import ApiKey, Member, Operator
 from agent.model.instruction import InstructionResult, TargetRecord
 from agent.model.ledger import Assignment
 from agent.model.stack import InstructionRef, Stack
@@ -49,6 +49,7 @@ class _Snapshot(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     expelled: frozenset[AgentId]
     drained: frozenset[AgentId] = frozenset()
     operators: dict[OperatorName, Operator]
+    api_keys: dict[OperatorName, ApiKey] = {}
     targets: dict[str, TargetRecord]
     refusals: dict[Jti, InstructionResult]
     stacks: dict[Label, StackState]
@@ -77,6 +78,7 @@ def encode_snapshot(state: ClusterState) -> bytes:
         expelled=state.expelled,
         drained=state.drained,
         operators=state.operators,
+        api_keys=state.api_keys,
         targets=state.targets,
         refusals=state.refusals,
         stacks=state.stacks,
@@ -132,6 +134,7 @@ def _state_of(flat: _Snapshot) -> ClusterState:
         expelled=flat.expelled,
         drained=flat.drained,
         operators=flat.operators,
+        api_keys=flat.api_keys,
         targets=flat.targets,
         refusals=flat.refusals,
         stacks=flat.stacks,

@@ -10,7 +10,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from agent.model.cluster import Member, Operator
+from agent.model.cluster import ApiKey, Member, Operator
 from agent.model.instruction import Act, InstructionResult, TargetRecord
 from agent.model.ledger import Assignment, Phase
 from agent.model.spec import ReplicaKey
@@ -100,6 +100,7 @@ class ClusterState(Struct, frozen=True, kw_only=True):
     expelled: frozenset[AgentId] = frozenset()
     drained: frozenset[AgentId] = frozenset()
     operators: dict[OperatorName, Operator]
+    api_keys: dict[OperatorName, ApiKey] = {}
     targets: dict[str, TargetRecord] = {}
     stacks: dict[Label, StackState] = {}
     signed: dict[Digest, SignedStack] = {}

@@ -27,7 +27,7 @@ from agent.instruction import (
     sign_instruction,
     unverified_claims,
 )
-from agent.model.cluster import Member, Operator, ScopeName
+from agent.model.cluster import ApiKey, Member, Operator, ScopeName
 from agent.model.identity import agent_id_of
 from agent.model.instruction import (
     BODIES,
@@ -40,6 +40,7 @@ from agent.model.instruction import (
     Enrol,
     Expel,
     Grant,
+    GrantKey,
     Recover,
     Remove,
     Revoke,
@@ -74,6 +75,8 @@ BODY_OF: dict[Act, tuple[str, Body]] = {
     "undrain": (f"host:{AGENT}", Undrain()),
     "grant": ("operator:ci", Grant(operator=Operator(name="ci", key=public_hex(OTHER), scope="deploy"))),
     "revoke": ("operator:ci", Revoke()),
+    "grant-key": ("key:grafana", GrantKey(key=ApiKey(name="grafana", sha256="0" * 64))),
+    "revoke-key": ("key:grafana", Revoke()),
     "cancel": ("stack:shop", Cancel(jti="0" * 32)),
     "recover": ("cluster", Recover(epoch=2, survivor="a" * 26, index=7, chain="0" * 64, lost=("b" * 26,))),
 }
@@ -384,6 +387,8 @@ NEEDS: dict[str, ScopeName] = {
     "expel": "admin",
     "grant": "admin",
     "revoke": "admin",
+    "grant-key": "admin",
+    "revoke-key": "admin",
     "recover": "admin",
 }
 ORDER: list[ScopeName] = ["read", "operate", "deploy", "admin"]

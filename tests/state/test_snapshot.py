@@ -10,7 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from agent.model.instruction import Enrol, Expel, Grant, Revoke
+from agent.model.cluster import ApiKey
+from agent.model.instruction import Enrol, Expel, Grant, GrantKey, Revoke
 from agent.model.ledger import AssignEntry
 from agent.model.stack import InstructionRef
 from agent.state import ClusterState, SnapshotRefused, apply, decode_snapshot, digest, encode_snapshot
@@ -299,3 +300,13 @@ def test_ten_thousand_assignments_stay_quick() -> None:
     print(f"one assignment of 10,000: {each_ms:.2f} ms; digest {digest_ms:.1f} ms")
     assert each_ms < 50
     assert digest_ms < 1000
+
+
+def test_an_api_key_is_proven_by_the_admin_who_granted_it() -> None:
+    ledger = Ledger("n1")
+    key = ApiKey(name="grafana", sha256="0" * 64)
+    ledger.instruct("grant-key", "key:grafana", GrantKey(key=key))
+    assert decode_snapshot(encode_snapshot(ledger.state)) == ledger.state
+    forged = replace(ledger.state, api_keys={"other": replace(key, name="other")})
+    with pytest.raises(SnapshotRefused, match="an API key that nobody granted"):
+        decode_snapshot(encode_snapshot(forged))
