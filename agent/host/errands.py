@@ -47,7 +47,12 @@ Task = Preparation | Survey
 def resolve_errands(
     state: ClusterState, agent: AgentId, context: HostContext, errands: Iterable[Errand]
 ) -> tuple[Task, ...]:
-    """What to look at, in the order of the errands. What this host's ledger doesn't have yet is left out: ask again."""
+    """What to look at, in the order of the errands. What this host's ledger doesn't have yet is left out: ask again.
+
+    A host that was expelled, or isn't entered yet, looks at nothing.
+    """
+    if agent not in state.members:
+        return ()
     tasks = (
         _preparation(state, agent, context, errand) if isinstance(errand, Prepare) else _survey(state, errand)
         for errand in errands

@@ -38,7 +38,11 @@ KEPT_ENTRIES = 1_000  # behind a snapshot, so that a member that was away briefl
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compaction:
-    """When a snapshot takes the place of the log's beginning; both in entries."""
+    """When a snapshot takes the place of the log's beginning; both in entries.
+
+    It is taken at each multiple of `every_entries`, so that all agents have the same ones: a transfer that broke off
+    goes on at another voter.
+    """
 
     every_entries: int = SNAPSHOT_EVERY_ENTRIES
     kept_entries: int = KEPT_ENTRIES
@@ -65,7 +69,7 @@ class Machine:
         self._compaction = compaction
         self.configuration = configuration
         self.verified_through = verified_through
-        self._snapshot_index = state.index
+        self._due: tuple[int, bytes] | None = None
         self._disbelieved: int | None = None
 
     @classmethod
@@ -99,6 +103,12 @@ class Machine:
         """
         if entry.index != self.state.index + 1:
             raise errors.InvariantBroken(f"entry {entry.index} behind state {self.state.index}")
+        applied = self._apply(entry)
+        if entry.index % self._compaction.every_entries == 0:
+            self._due = entry.index, encode_snapshot(self.state)
+        return applied
+
+    def _apply(self, entry: raft.Entry) -> Applied | None:
         if entry.kind is not raft.EntryKind.NORMAL:
             self.state = msgspec.structs.replace(self.state, index=entry.index)
             return None
@@ -147,16 +157,17 @@ class Machine:
     def restore(self, snapshot: raft.Snapshot) -> None:
         """A snapshot that we vouched for takes the state's place."""
         self.state = decode_snapshot(snapshot.data, verify=False)
-        self.verified_through = self._snapshot_index = snapshot.index
+        self.verified_through = snapshot.index
+        self._due = None
         self._disbelieved = None
 
     def compact(self, core: raft.Raft) -> None:
         """Take a snapshot now and then, so that log and start stay short."""
         if self.state.index < core.first_index - 1:
             return  # a peer's snapshot has taken the log's place, and is still on its way to the disk and to us
-        if self.state.index - self._snapshot_index >= self._compaction.every_entries:
-            core.compact(self.state.index, encode_snapshot(self.state), self._compaction.kept_entries)
-            self._snapshot_index = self.state.index
+        if self._due is not None:
+            (index, data), self._due = self._due, None
+            core.compact(index, data, self._compaction.kept_entries)
             if self._disbelieved is not None and core.first_index > self._disbelieved:
                 self._disbelieved = None
 

@@ -8,6 +8,7 @@ from agent.host.desired import HostContext
 from agent.host.errands import Preparation, Survey, resolve_errands
 from agent.host.policy import HostPolicy
 from agent.model.errand import Prepare, Reach, errand_id
+from agent.model.instruction import Expel
 from agent.model.ledger import AssignedPort, Assignment, Slot
 from agent.model.stack import HealthProbe, InstructionRef, PortSpec
 from tests.support.ledger import Ledger, service, stack
@@ -72,6 +73,14 @@ def test_what_the_ledger_does_not_have_yet_waits() -> None:
     unknown = replace(placed(ledger), instruction=InstructionRef(revision=2, digest="0" * 64))
     errands = [prepare(unknown), reach(ledger, ledger.state.index + 1)]
     assert resolve_errands(ledger.state, ledger.id("n1"), CONTEXT, errands) == ()
+
+
+def test_a_host_that_was_expelled_meanwhile_looks_at_nothing() -> None:
+    ledger = shop()
+    errands = [prepare(placed(ledger)), reach(ledger)]
+    expelled = ledger.id("n1")
+    assert ledger.instruct("expel", f"member:{expelled}", Expel()).outcome == "applied"
+    assert resolve_errands(ledger.state, expelled, CONTEXT, errands) == ()
 
 
 def test_a_survey_asks_tcp_ports_where_the_ledger_has_the_replica_with_the_plans_own_check() -> None:

@@ -114,3 +114,15 @@ def test_a_thousand_observers_spread_over_five_voters() -> None:
     voters = [f"voter-{number}" for number in range(5)]
     streams = Counter(voter_for(f"host-{number}", voters) for number in range(1000))
     assert max(streams.values()) <= 250
+
+
+def test_all_agents_take_the_same_snapshots_so_that_any_voter_goes_on_with_a_transfer() -> None:
+    cluster = Cluster(4, compaction=OFTEN)
+    coordinator = cluster.elect()
+    for number in range(7):
+        coordinator.deploy(f"s{number}")
+        cluster.run(0.3)
+    snapshots = {(s.index, s.data) for node in cluster.alive if (s := node.up.context.raft.snapshot) is not None}
+    assert len(snapshots) == 1
+    ((index, _),) = snapshots
+    assert index % OFTEN.every_entries == 0
