@@ -4,3 +4,5 @@ app = build_app(port, stats=stats, log=api_log.write)
 server = await ApiServer.start(app, host="0.0.0.0", port=9999, tls=context, socket_path=run_dir / "agent.sock")
 await server.close()
 """
+
+import agent.lean_aiohttp  # noqa: F401
