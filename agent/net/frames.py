@@ -106,6 +106,15 @@ class FrameReader:
         self.max_frame_bytes = max_frame_bytes
         self._kept = bytearray()
 
+    def whole(self, data: bytes) -> bytes | None:
+        """The content, where nothing is kept and `data` is exactly one frame, as mostly; else None, and feed it."""
+        if self._kept or len(data) <= HEADER_BYTES or data[HEADER_BYTES] != FRAME_VERSION:
+            return None
+        (size,) = _LENGTH.unpack_from(data)
+        if size != len(data) - HEADER_BYTES or size > self.max_frame_bytes:
+            return None
+        return data[HEADER_BYTES + 1 :]
+
     def feed(self, data: bytes) -> None:
         """Take the stream's next bytes."""
         self._kept += data

@@ -182,6 +182,9 @@ class Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.last_received = self._loop.time()
+        if self._reading and self._on_content is not None and (content := self._reader.whole(data)) is not None:
+            self._on_content(content)
+            return
         self._reader.feed(data)
         if self._reading or not self._first.done():
             self._deliver()

@@ -29,7 +29,7 @@ from agent.net import handshake
 from agent.net.acceptor import listen
 from agent.net.addresses import Address, AddressPolicy, is_ip
 from agent.net.dialler import BackOff, Dialler
-from agent.net.frames import RefusalReason, decode_frame, encode_frame
+from agent.net.frames import HEADER_BYTES, RefusalReason, decode_frame, encode_frame
 from agent.net.handshake import Certified, HandshakeFailed, LocalAgent, Standing
 from agent.net.link import DownReason, Link, PeerInfo
 from agent.net.listener import Listener
@@ -47,15 +47,21 @@ DRAIN_S: Final = 1.0
 # Addresses that a name may stand for; each is tried.
 MAX_RESOLVED_ADDRESSES: Final = 4
 
+# A link that is this near to being due is due as well: what goes to several peers goes in one turn of the loop.
+EARLY_SHARE: Final = 0.25  # of alive_interval_s
+
 _ALIVE: Final = encode_frame(Alive())
+_ALIVE_CONTENT: Final = _ALIVE[HEADER_BYTES + 1 :]  # behind length and version
+_HEARD: Final = Alive()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkTiming:
     """All in seconds. A dead peer is noticed after silence_timeout_s, or at once when its kernel says so.
 
-    alive_interval_s: after this long without a frame an `Alive` is sent; ≤ silence_timeout_s / 3, so that two may be
-    lost. handshake_timeout_s: TCP, TLS and hellos together, each; a host that is overloaded needs a second.
+    alive_interval_s: after this long without a frame an `Alive` is sent, and half of it is enough to answer the peer's
+    at once; ≤ silence_timeout_s / 3, so that two may be lost. handshake_timeout_s: TCP, TLS and hellos together, each; a
+    host that is overloaded needs a second.
     """
 
     alive_interval_s: float = 0.5
@@ -251,6 +257,11 @@ class LinkTable:
         """Who is linked now."""
         return MappingProxyType({peer: up.info for peer, up in self._up.items()})
 
+    def peer(self, peer: AgentId) -> PeerInfo | None:
+        """Who `peer` said it is, while it is linked."""
+        up = self._up.get(peer)
+        return up.info if up is not None else None
+
     def linked(self, peer: AgentId) -> bool:
         """Whether a link with `peer` is up."""
         return peer in self._up
@@ -407,7 +418,12 @@ class LinkTable:
         self._loop.call_later(DRAIN_S, link.close, "asked")
 
     def _content(self, peer: AgentId, content: bytes) -> None:
-        if peer not in self._up:
+        up = self._up.get(peer)
+        if up is None:
+            return
+        if content == _ALIVE_CONTENT:
+            self._answer_alive(up.link)
+            self._handlers.frame(peer, _HEARD)
             return
         try:
             frame = decode_frame(content)
@@ -445,17 +461,29 @@ class LinkTable:
 
     # --- keeping alive ---
 
+    def _answer_alive(self, link: Link) -> None:
+        """Ours would be due soon: sent now it also carries TCP's acknowledgement, and needs no turn of its own."""
+        if link.queued_bytes == 0 and link.last_received - link.last_sent >= self.timing.alive_interval_s / 2:
+            link.send(_ALIVE)
+
     def _schedule_tick(self) -> None:
-        self._tick_due = self._loop.time() + self.timing.alive_interval_s / 2
+        """When the first link is due: to be told that we live, or to be judged silent."""
+        now, timing = self._loop.time(), self.timing
+        due = now + timing.alive_interval_s
+        for up in self._up.values():
+            sent = now if up.link.queued_bytes else up.link.last_sent
+            due = min(due, sent + timing.alive_interval_s, up.link.last_received + timing.silence_timeout_s)
+        self._tick_due = max(due, now + timing.alive_interval_s * EARLY_SHARE)
         self._tick = self._loop.call_at(self._tick_due, self._on_tick)
 
     def _on_tick(self) -> None:
-        now = self._loop.time()
-        stalled = now - self._tick_due > self.timing.alive_interval_s
+        now, timing = self._loop.time(), self.timing
+        stalled = now - self._tick_due > timing.alive_interval_s
+        quiet_s = timing.alive_interval_s * (1 - EARLY_SHARE)
         for peer, up in list(self._up.items()):
-            if up.link.queued_bytes == 0 and now - up.link.last_sent >= self.timing.alive_interval_s:
+            if up.link.queued_bytes == 0 and now - up.link.last_sent >= quiet_s:
                 up.link.send(_ALIVE)
             # We ourselves were away: what the peers sent meanwhile is still in the sockets. Judge at the next tick.
-            if not stalled and now - up.link.last_received > self.timing.silence_timeout_s:
+            if not stalled and now - up.link.last_received >= timing.silence_timeout_s:
                 self._drop(peer, "silent", at_once=True)
         self._schedule_tick()

@@ -192,8 +192,22 @@ class NodeCore:
         self._host.peers_changed()
         self._settle(when)
 
+    def alive(self, sender: AgentId, when: Instant) -> bool:
+        """A peer's `Alive`. Whether anything comes of it; mostly nothing does: no effect, and no earlier deadline."""
+        peers, members = self._context.peers, self._context.state.members
+        if sender not in peers or sender not in members or sender in self.epochs.others:
+            return False
+        self._context.swim.link_alive(sender, when.mono)
+        if not self._context.swim.has_outputs:
+            return False
+        self._settle(when)
+        return True
+
     def frame(self, sender: AgentId, frame: Frame, when: Instant) -> None:
         """A frame over the link with `sender`. What an unknown member may not say is dropped before it is looked at."""
+        if isinstance(frame, Alive):
+            self.alive(sender, when)
+            return
         if self.epochs.frame(sender, frame, when):
             return
         peer = self._context.peers.get(sender)
@@ -340,8 +354,6 @@ class NodeCore:
                 self._context.emit(Unserve(peer=sender, call=call))
             case TakenFrame(id=call, parts=parts):
                 self._followers.taken(sender, call, parts, when)
-            case Alive():
-                pass
 
     def _serve(self, sender: AgentId, call: int, request: Request, when: Instant) -> None:
         match request:

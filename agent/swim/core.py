@@ -95,6 +95,11 @@ class Swim:
         """Every member of the ledger but this agent."""
         return MappingProxyType({member.id: member.view() for member in self._roster})
 
+    @property
+    def has_outputs(self) -> bool:
+        """Whether `take_outputs` would give any."""
+        return bool(self._outputs)
+
     def take_outputs(self) -> list[Output]:
         """What is to be done since the last call, in order. Call it after every input; each adds a bounded few."""
         outputs, self._outputs = self._outputs, []

@@ -38,6 +38,7 @@ class Node:
         self.ups: list[PeerInfo] = []
         self.downs: list[tuple[AgentId, DownReason]] = []
         self.frames: list[tuple[AgentId, Frame]] = []
+        self.alives = 0
         self.standing: dict[AgentId, Standing] = {}
         self.answers: dict[type[Frame], Frame] = {}
         anchor = identity.genesis.trust_anchor
@@ -101,7 +102,9 @@ class Node:
         self.downs.append((peer, reason))
 
     def frame(self, peer: AgentId, frame: Frame) -> None:
-        if type(frame) is not Alive:
+        if type(frame) is Alive:
+            self.alives += 1
+        else:
             self.frames.append((peer, frame))
         if (answer := self.answers.get(type(frame))) is not None:
             self.table.send(peer, answer)

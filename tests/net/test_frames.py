@@ -37,13 +37,17 @@ FRAMES: list[Frame] = [
 @given(st.lists(st.sampled_from(FRAMES), max_size=8), st.lists(st.integers(1, 400), max_size=20))
 def test_however_the_stream_is_cut_the_same_frames_come_out(frames: list[Frame], cuts: list[int]) -> None:
     stream = b"".join(encode_frame(frame) for frame in frames)
-    reader = FrameReader(MAX_FRAME_BYTES)
-    got, at = [], 0
-    for cut in [*cuts, len(stream)]:
-        reader.feed(stream[at : at + cut])
+    reader, short = FrameReader(MAX_FRAME_BYTES), FrameReader(MAX_FRAME_BYTES)
+    got, got_short, at = [], [], 0
+    for cut in [*cuts, *map(len, map(encode_frame, frames)), len(stream)]:
+        piece = stream[at : at + cut]
+        reader.feed(piece)
         at += cut
         got += [decode_frame(content) for content in reader.frames()]
-    assert got == frames
+        if (whole := short.whole(piece)) is None:
+            short.feed(piece)
+        got_short += [decode_frame(content) for content in (short.frames() if whole is None else [whole])]
+    assert got == got_short == frames
 
 
 def test_a_consumer_that_stops_midway_finds_the_rest_later() -> None:

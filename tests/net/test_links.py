@@ -177,6 +177,9 @@ async def test_a_peer_that_falls_silent_is_given_up(pair: list[Node]) -> None:
         await wait_for(lambda: a.linked(b))
         assert b.table._tick is not None
         b.table._tick.cancel()  # b says nothing any more, its kernel still acknowledges
+        held = b.table._up[a.id].link._transport
+        assert held is not None
+        held.pause_reading()
         assert b.table._listener is not None
         await b.table._listener.close()  # and takes no new connection
         started = asyncio.get_running_loop().time()
@@ -191,6 +194,19 @@ async def test_an_idle_link_stays_up(pair: list[Node]) -> None:
         await wait_for(lambda: a.linked(b) and b.linked(a))
         await asyncio.sleep(2 * a.timing.silence_timeout_s)
         assert (a.downs, b.downs) == ([], [])
+
+
+async def test_who_hears_that_a_peer_lives_says_so_as_well_and_needs_no_timer_for_it(pair: list[Node]) -> None:
+    a, b = pair
+    async with running(a, b):
+        a.knows(b)
+        await wait_for(lambda: a.linked(b) and b.linked(a))
+        assert b.table._tick is not None
+        b.table._tick.cancel()
+        await asyncio.sleep(2 * a.timing.silence_timeout_s)
+        assert (a.downs, b.downs) == ([], [])
+        # One answer for each: two that answer each other without end would send hundreds.
+        assert 0 < a.alives <= 2 * 2 * a.timing.silence_timeout_s / a.timing.alive_interval_s
 
 
 async def test_a_stall_of_our_own_is_not_a_peers_silence(pair: list[Node]) -> None:

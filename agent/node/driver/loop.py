@@ -43,7 +43,7 @@ from agent.node.effects import (
     Want,
 )
 from agent.node.instant import Instant
-from agent.node.messages import Failed, Frame, Reply, Request
+from agent.node.messages import Alive, Failed, Frame, Reply, Request
 from agent.raft import Persist, Snapshot
 from agent.state import ClusterState
 from agent.swim import SwimMessage
@@ -140,7 +140,17 @@ class Driver:
 
     def frame(self, sender: AgentId, frame: Frame) -> None:
         """From the link table."""
-        self._bring(lambda: self.core.frame(sender, frame, now()))
+        if isinstance(frame, Alive):
+            self._alive(sender)
+        else:
+            self._bring(lambda: self.core.frame(sender, frame, now()))
+
+    def _alive(self, sender: AgentId) -> None:
+        """Most of what an idle agent hears: nothing to run comes of it, and the timer stays."""
+        if not self.ended:
+            with self._fatal():
+                if self.core.alive(sender, now()):
+                    self.flush()
 
     def datagram(self, sender: AgentId, message: SwimMessage) -> None:
         """From the datagram socket."""
@@ -410,9 +420,11 @@ class Driver:
             future.set_result(answer)
 
     def _set_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
         deadline = self.core.deadline()
+        if self._timer is not None:
+            if self._timer.when() == deadline:
+                return
+            self._timer.cancel()
         self._timer = None if deadline == float("inf") else self._loop.call_at(deadline, self._on_timer, deadline)
 
     def _on_timer(self, deadline: float) -> None:

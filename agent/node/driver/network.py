@@ -107,7 +107,7 @@ class Network:
 
     def send_datagram(self, to: AgentId, message: SwimMessage) -> None:
         """To where the member's link is seen, else to where it was enrolled."""
-        info = self.links.peers().get(to)
+        info = self.links.peer(to)
         if info is not None:
             self._datagrams.send(to, info.host, info.peer_port, message)
         elif (member := self.inputs.state.members.get(to)) is not None:

@@ -190,7 +190,7 @@ async def test_a_broken_invariant_under_an_input_ends_the_agent() -> None:
             raise broken
 
         at.driver.core.frame = frame  # type: ignore[method-assign, assignment]  # as a bug would
-        at.says("n2", Alive())
+        at.says("n2", CancelFrame(id=1))
         assert at.driver.failed.exception() is broken
 
 
@@ -475,3 +475,14 @@ async def test_a_status_is_this_agents_own_where_it_coordinates() -> None:
         status = await at.driver.status()
         assert isinstance(status, Status)
         assert status.answered_by.id == at.id("n1")
+
+
+async def test_who_only_says_that_it_lives_sets_no_timer_and_runs_nothing() -> None:
+    async with bench() as at:
+        await coordinating(at)
+        timer, peer = at.driver._timer, at.id("n2")
+        heard = at.driver.core.context.swim.members()[peer].last_heard
+        at.says("n2", Alive())
+        assert at.driver._timer is timer
+        assert not at.driver._flushing
+        assert at.driver.core.context.swim.members()[peer].last_heard != heard
