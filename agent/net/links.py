@@ -60,8 +60,8 @@ class LinkTiming:
     """All in seconds. A dead peer is noticed after silence_timeout_s, or at once when its kernel says so.
 
     alive_interval_s: after this long without a frame an `Alive` is sent, and half of it is enough to answer the peer's
-    at once; ≤ silence_timeout_s / 3, so that two may be lost. handshake_timeout_s: TCP, TLS and hellos together, each; a
-    host that is overloaded needs a second.
+    at once; ≤ silence_timeout_s / 3, so that two may be lost. handshake_timeout_s: TCP, TLS and hellos together,
+    each; a host that is overloaded needs a second.
     """
 
     alive_interval_s: float = 0.5

@@ -194,8 +194,10 @@ class NodeCore:
 
     def alive(self, sender: AgentId, when: Instant) -> bool:
         """A peer's `Alive`. Whether anything comes of it; mostly nothing does: no effect, and no earlier deadline."""
-        peers, members = self._context.peers, self._context.state.members
-        if sender not in peers or sender not in members or sender in self.epochs.others:
+        if sender in self.epochs.others:
+            return False
+        if sender not in self._context.peers or sender not in self._context.state.members:
+            self._drop("unlinked" if sender not in self._context.peers else "unknown_member")
             return False
         self._context.swim.link_alive(sender, when.mono)
         if not self._context.swim.has_outputs:

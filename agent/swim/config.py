@@ -16,6 +16,11 @@ class SwimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     # less CPU.
     probe_interval_ms: int = 500
 
+    # Who was heard over its link within the last interval isn't pinged: that proves as much as an Ack would, and who
+    # has fallen silent gets its turn at once instead. Yet every so many intervals somebody is, so that states go round
+    # and UDP is tried. 1: as in the paper, a Ping in each interval; more: less traffic and CPU, slower repair.
+    ping_heard_every: int = 8
+
     # How long to wait for the Ack to a direct Ping before helpers are asked. Above the slowest honest round trip
     # including a busy receiver; the rest of the interval is left for the helpers. Shorter: more time for them, more
     # needless asks.
@@ -78,7 +83,13 @@ class SwimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             raise ValueError(f"nack_after_percent is {self.nack_after_percent}; it must be 1 to 100")
         if self.suspicion_alpha <= 0 or self.suspicion_beta < 1:
             raise ValueError("suspicion_alpha must be above 0 and suspicion_beta at least 1")
-        for name in ("gossip_interval_ms", "revive_interval_ms", "retransmit_multiplier", "gossip_fanout"):
+        for name in (
+            "gossip_interval_ms",
+            "revive_interval_ms",
+            "retransmit_multiplier",
+            "gossip_fanout",
+            "ping_heard_every",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
         for name in (

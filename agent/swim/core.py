@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -72,6 +72,7 @@ class Swim:
         self._outputs: list[Output] = []
         self._sequence = _NO_SEQUENCE
         self._probe: Probe | None = None
+        self._without_ping = 0  # intervals in a row
         self._relays: dict[int, Relay] = {}
         # The first probe at a random moment of the first interval: agents started together don't probe in step.
         self._probe_at = now + rng.random() * config.probe_interval_ms / 1000
@@ -319,12 +320,22 @@ class Swim:
         interval = self._awareness.scale(self.config.probe_interval_ms / 1000)
         self._probe_at = now + interval
         self._probe = None
-        member = self._roster.next_probe_target()
+        member = self._roster.next_probe_target(self._needless(now))
         if member is None:
+            self._without_ping += 1
+            self._awareness.adjust(-1)  # nobody is there, or all of them were heard
             return
+        self._without_ping = 0
         timeout = self._awareness.scale(self.config.probe_timeout_ms / 1000)
         self._probe = Probe(self._next_sequence(), member.id, started_at=now, ask_at=now + timeout)
         self._send_ping(member, self._probe.sequence)
+
+    def _needless(self, now: float) -> Callable[[Member], bool]:
+        """Whose Ack would say nothing that its link didn't say just now, and who has nothing to refute."""
+        if self._without_ping + 1 >= self.config.ping_heard_every:
+            return lambda member: False
+        since = now - self.config.probe_interval_ms / 1000
+        return lambda member: member.linked_since(since) and not self._disputed(member)
 
     def _judge(self, probe: Probe, now: float) -> None:
         """The period is over: was the target heard, and what does that say about this agent (Lifeguard §IV.A)?"""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -119,9 +119,10 @@ class Roster:
             self._members[member] = known
         return removed
 
-    def next_probe_target(self) -> Member | None:
-        """The next one in turn that isn't dead or gone (SWIM §4.3)."""
-        chosen = self._order.next(lambda member: self._members[member].probed)
+    def next_probe_target(self, needless: Callable[[Member], bool]) -> Member | None:
+        """The next one in turn that isn't dead or gone (SWIM §4.3), nor `needless`."""
+        members = self._members
+        chosen = self._order.next(lambda id: members[id].probed and not needless(members[id]))
         return None if chosen is None else self._members[chosen]
 
     def sample(self, count: int, *, without: str = "") -> list[Member]:

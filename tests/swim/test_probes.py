@@ -193,3 +193,39 @@ def test_the_first_member_gone_after_a_long_calm_is_no_stall() -> None:
     bench.claim("b", Claim.LEFT)
     bench.run_to(bench.now + 0.1)
     assert bench.swim.health_score == 0
+
+
+def pings_while(bench: Bench, *linked: str, intervals: int) -> list[str]:
+    """Whom it pings in so many intervals while the links of some deliver frames and nobody acks."""
+    pinged: list[str] = []
+    for _ in range(10 * intervals):
+        for member in linked:
+            bench.link(member)
+        bench.run_to(bench.now + CONFIG.probe_interval_ms / 10_000)
+        pinged += [send.to for send in bench.sends(Ping) if send.message.sequence]  # type: ignore[union-attr]  # Pings
+    return pinged
+
+
+def test_who_is_heard_over_a_link_is_pinged_only_now_and_then() -> None:
+    bench = Bench("bcd")
+    pinged = pings_while(bench, "b", "c", "d", intervals=3 * CONFIG.ping_heard_every)
+    assert 2 <= len(pinged) <= 4
+    assert bench.swim.health_score == 0
+    assert {bench.state(member) for member in "bcd"} == {MemberState.ALIVE}
+
+
+def test_who_is_not_heard_over_a_link_is_pinged_in_the_next_interval_whoever_else_is_there() -> None:
+    bench = Bench("bcdefgh")
+    pings_while(bench, *"bcdefgh", intervals=CONFIG.ping_heard_every)
+    bench.now += 0.001
+    start = bench.now
+    pings_while(bench, *"cdefgh", intervals=3)
+    assert bench.state("b") is MemberState.SUSPECT
+    assert bench.swim.members()["b"].since - start <= 3 * CONFIG.probe_interval_ms / 1000
+
+
+def test_who_has_something_to_refute_is_pinged_though_it_is_heard() -> None:
+    bench = Bench("bc")
+    pings_while(bench, "b", "c", intervals=1)
+    bench.claim("b", Claim.SUSPECT)
+    assert "b" in pings_while(bench, "b", "c", intervals=3)

@@ -480,6 +480,8 @@ async def test_a_status_is_this_agents_own_where_it_coordinates() -> None:
 async def test_who_only_says_that_it_lives_sets_no_timer_and_runs_nothing() -> None:
     async with bench() as at:
         await coordinating(at)
+        at.link("n2")
+        await wait_for(lambda: not at.driver._flushing)
         timer, peer = at.driver._timer, at.id("n2")
         heard = at.driver.core.context.swim.members()[peer].last_heard
         at.says("n2", Alive())
