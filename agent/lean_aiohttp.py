@@ -32,4 +32,4 @@ def _no_authorities() -> Iterator[None]:
 
 if "aiohttp" not in sys.modules:
     with _no_authorities():
-        import aiohttp  # noqa: F401
+        import aiohttp  # noqa: F401 for those who import it next

@@ -5,4 +5,4 @@ server = await ApiServer.start(app, host="0.0.0.0", port=9999, tls=context, sock
 await server.close()
 """
 
-import agent.lean_aiohttp  # noqa: F401
+import agent.lean_aiohttp  # noqa: F401 before any module that imports aiohttp itself
