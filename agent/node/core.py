@@ -61,6 +61,7 @@ from agent.node.messages import (
 from agent.node.status import View, build_members, build_status
 from agent.node.submissions import Submissions
 from agent.node.subscriptions import Following
+from agent.raft.messages import Heartbeat, HeartbeatResponse
 from agent.state import Applied
 from agent.swim import MemberChanged, Swim, SwimConfig, SwimMessage
 from agent.swim import Send as SwimSend
@@ -133,6 +134,7 @@ class NodeCore:
         }
         self._configuration = core.configuration
         self._lead: Lead | None = None
+        self._stirred = False  # whether consensus brought more than messages since the rest was last run on
         self._members_changed(when)
         self._settle(when)
 
@@ -192,33 +194,24 @@ class NodeCore:
         self._host.peers_changed()
         self._settle(when)
 
-    def alive(self, sender: AgentId, when: Instant) -> bool:
-        """A peer's `Alive`. Whether anything comes of it; mostly nothing does: no effect, and no earlier deadline."""
-        if sender in self.epochs.others:
-            return False
-        if sender not in self._context.peers or sender not in self._context.state.members:
-            self._drop("unlinked" if sender not in self._context.peers else "unknown_member")
-            return False
-        self._context.swim.link_alive(sender, when.mono)
-        if not self._context.swim.has_outputs:
-            return False
-        self._settle(when)
-        return True
+    def frame(self, sender: AgentId, frame: Frame, when: Instant) -> bool:
+        """A frame over the link with `sender`. What an unknown member may not say is dropped before it is looked at.
 
-    def frame(self, sender: AgentId, frame: Frame, when: Instant) -> None:
-        """A frame over the link with `sender`. What an unknown member may not say is dropped before it is looked at."""
-        if isinstance(frame, Alive):
-            self.alive(sender, when)
-            return
+        Whether anything may come of it: else there is no effect, and no deadline is earlier than it was.
+        """
         if self.epochs.frame(sender, frame, when):
-            return
+            return True
         peer = self._context.peers.get(sender)
         if peer is None or sender in self._context.state.expelled:
             self._drop("unlinked" if peer is None else "expelled")
-            return
+            return False
         known = sender in self._context.state.members
+        if known and isinstance(frame, Alive):
+            return self._beat(sender, when)
         if isinstance(frame, RaftFrame):
             self._consensus.receive(sender, frame.message, when)
+            if known and isinstance(frame.message, Heartbeat | HeartbeatResponse):
+                return self._beat(sender, when)
         elif not known and not self._following.hears(sender, frame):
             self._drop("unknown_member")
         else:
@@ -226,6 +219,7 @@ class NodeCore:
         if known:
             self._context.swim.link_alive(sender, when.mono)
         self._settle(when)
+        return True
 
     def datagram(self, sender: AgentId, message: SwimMessage, when: Instant) -> None:
         """A SWIM message whose signature, sender and window the shell has checked."""
@@ -370,9 +364,19 @@ class NodeCore:
             case _ if isinstance(request, Served):
                 self._context.emit(Serve(peer=sender, call=call, request=request))
 
+    def _beat(self, sender: AgentId, when: Instant) -> bool:
+        """What idle agents hear all the time: mostly nothing comes of it, or just the answer. See `frame`."""
+        self._context.swim.link_alive(sender, when.mono)
+        answered = self._drain_raft(when)
+        if self._stirred or self._context.swim.has_outputs or self._context.raft.fenced:
+            self._settle(when)
+            return True
+        return answered
+
     def _settle(self, when: Instant) -> None:
         """Run everything on that the last input made possible, until nothing moves."""
         self._drain_raft(when)
+        self._stirred = False
         while True:
             self._notice_leader(when)
             self.epochs.pump(when)
@@ -394,6 +398,7 @@ class NodeCore:
         moved = False
         while self._disk.ready is None and (ready := core.take_ready()) is not None:
             moved = True
+            self._stirred |= not ready.is_messages_only
             for envelope in ready.send_now:
                 self._send_raft(envelope)
             if ready.soft is not None and ready.soft.configuration != self._configuration:

@@ -76,6 +76,12 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
     offered: Snapshot | None = None
     soft: SoftState | None = None
 
+    @property
+    def is_messages_only(self) -> bool:
+        """Whether it asks for nothing but to send: nothing that others look at has changed then."""
+        news = self.persist, self.restore, self.offered, self.soft
+        return not (self.committed or self.reads) and all(each is None for each in news)
+
 
 class FollowerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What a leader knows of one other member. `match`: on its disk up to here. `heard_s_ago`: seconds since it last

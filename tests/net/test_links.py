@@ -365,6 +365,7 @@ async def test_a_queue_that_is_full_drops_and_counts(pair: list[Node]) -> None:
     frame = ReplyFrame(
         id=1, reply=Ledger(entries=tuple(Entry(i, 1, EntryKind.NORMAL, bytes(1_000_000)) for i in range(1, 8)))
     )
+    a.timing = b.timing = dataclasses.replace(a.timing, silence_timeout_s=20.0)  # nor is the link given up meanwhile
     async with running(a, b):
         a.knows(b)
         await wait_for(lambda: a.linked(b) and b.linked(a))

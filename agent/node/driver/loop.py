@@ -43,7 +43,7 @@ from agent.node.effects import (
     Want,
 )
 from agent.node.instant import Instant
-from agent.node.messages import Alive, Failed, Frame, Reply, Request
+from agent.node.messages import Failed, Frame, Reply, Request
 from agent.raft import Persist, Snapshot
 from agent.state import ClusterState
 from agent.swim import SwimMessage
@@ -140,16 +140,9 @@ class Driver:
 
     def frame(self, sender: AgentId, frame: Frame) -> None:
         """From the link table."""
-        if isinstance(frame, Alive):
-            self._alive(sender)
-        else:
-            self._bring(lambda: self.core.frame(sender, frame, now()))
-
-    def _alive(self, sender: AgentId) -> None:
-        """Most of what an idle agent hears: nothing to run comes of it, and the timer stays."""
         if not self.ended:
             with self._fatal():
-                if self.core.alive(sender, now()):
+                if self.core.frame(sender, frame, now()):
                     self.flush()
 
     def datagram(self, sender: AgentId, message: SwimMessage) -> None:
