@@ -68,4 +68,4 @@ def leader(desk: Desk) -> str | None:
 
 def processes(desk: Desk) -> dict[str, psutil.Process]:
     """By host."""
-    return {name: process_of(host, "etcd", "--name") for name, host in desk.lab.hosts.items()}
+    return {name: process_of(host, "--data-dir=/var/lib/etcd", "--name") for name, host in desk.lab.hosts.items()}
