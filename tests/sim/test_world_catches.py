@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from tests.sim.mutants import seeds_until_caught
+from tests.sim.mutants import SCENES, worlds_until_caught
+from tests.sim.world import World
 
 QUICK = (
     "append acknowledged before persist",
@@ -16,9 +19,20 @@ QUICK = (
     "apply twice after a restart",
     "revision not checked",
     "answer before apply",
+    "no CheckQuorum",
+    "two changes at once",
+    "older term committed by counting",
+    "change before an own-term commit",
+    "acknowledgements counted across terms",
 )
 
 
 @pytest.mark.parametrize("name", QUICK)
 def test_a_bug_that_is_switched_on_is_caught(name: str) -> None:
-    assert seeds_until_caught(name, seeds=4) is not None
+    assert worlds_until_caught(name, seeds=4) is not None
+
+
+@pytest.mark.parametrize("scene", SCENES.values(), ids=SCENES)
+def test_what_is_directed_for_a_bug_passes_without_it(scene: Callable[[], World]) -> None:
+    world = scene().run()
+    assert world.operators.applied_at > world.until_s / 2

@@ -1,0 +1,136 @@
+"""Histories too rare to wait for: two bugs need several things to meet in order, so these worlds are directed.
+
+Each passes as it is; with its bug switched on (tests.sim.mutants) it breaks a property.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from agent.model.types import AgentId
+from agent.node.core import NodeCore
+from agent.node.instant import Instant
+from agent.node.messages import Frame, RaftFrame
+from agent.raft import Configuration, EntryKind, RaftLimits
+from agent.raft.messages import AppendResponse
+from tests.sim.weather import Weather
+from tests.sim.world import SimAgent, World
+
+SOON_S = 0.0002
+ONE_BY_ONE_S = 0.001
+LONG_S = 6.0  # how long paths stay shut
+TAIL = 300  # entries that only a minority has: more than a new leader writes until the old one leads again
+
+
+def changes_by_two_leaders() -> World:
+    """Each of two leaders changes four voters by one, the second before it has committed anything (Ongaro 2015)."""
+
+    def script(world: World) -> None:
+        world.after(4.0, lambda: _grow(world))
+
+    return World(4, size=4, until_s=24.0, given=Weather.fair(), script=script)
+
+
+def _leader(world: World) -> SimAgent:
+    return max(
+        (agent for agent in world.alive() if agent.leads), key=lambda a: a.core.context.raft.term if a.core else 0
+    )
+
+
+def _shut(world: World, one: Collection[AgentId], other: Collection[AgentId]) -> None:
+    paths = [(a, b) for a in one for b in other]
+    world.network.block([*paths, *((b, a) for a, b in paths)], LONG_S, None)
+
+
+def _grow(world: World) -> None:
+    """The observer becomes the fourth voter; what follows comes before the autopilot takes one away again."""
+    first = _leader(world)
+    world.propose_configuration(first, Configuration.of(list(world.agents)))
+    assert len(first.voters) == len(world.agents)
+
+    def once_committed() -> None:
+        assert first.core is not None
+        if first.core.context.raft.configuration_committed:
+            _change_apart(world, first)
+        else:
+            world.after(SOON_S, once_committed)
+
+    once_committed()
+
+
+def _change_apart(world: World, first: SimAgent) -> None:
+    everybody = first.voters
+    others = [voter for voter in everybody if voter != first.id]
+    removed = others[0]
+    _shut(world, [first.id], others)
+    world.propose_configuration(first, Configuration.of([voter for voter in everybody if voter != removed]))
+
+    def elected(second: SimAgent) -> None:
+        rest = [voter for voter in others if voter != second.id]
+        partner = removed if removed in rest else rest[0]
+        world.network.block([(second.id, voter) for voter in rest if voter != partner], LONG_S, None)
+        world.after(0.0, lambda: world.propose_configuration(second, Configuration.of(others)))
+
+    world.mishaps.elected = elected  # type: ignore[method-assign]  # the director decides what happens then
+
+
+def an_acknowledgement_of_an_earlier_term() -> World:
+    """A follower's yes to entries that were thrown away since comes when its leader leads again."""
+
+    def script(world: World) -> None:
+        world.after(3.0, lambda: _lead_in_vain(world))
+
+    small = RaftLimits(append_entries=1, inflight_messages=TAIL)
+    return World(
+        5, size=5, until_s=24.0, given=replace(Weather.fair(), limits=small, steady=True, pace_s=4.0), script=script
+    )
+
+
+def _lead_in_vain(world: World) -> None:
+    first = _leader(world)
+    others = [voter for voter in first.voters if voter != first.id]
+    follower, rest = others[0], others[1:]
+    data = next(e.data for e in reversed(first.disk.log.values()) if e.kind is EntryKind.NORMAL)
+    held: dict[int, Frame] = {}
+    send = world.network.send
+
+    def hold(sender: SimAgent, to: AgentId, frame: Frame) -> None:
+        if (sender.id, to) == (follower, first.id) and isinstance(frame, RaftFrame):
+            if isinstance(frame.message, AppendResponse) and frame.message.accepted:
+                held[frame.message.index] = frame
+            return
+        send(sender, to, frame)
+
+    def write(core: NodeCore, when: Instant) -> None:
+        core.context.raft.propose(data, when.mono)
+        core.on_deadline(when)
+
+    _shut(world, [first.id, follower], rest)
+    world.network.send = hold  # type: ignore[method-assign]  # a network may keep what it likes
+    for number in range(TAIL):  # one by one, so that each is acknowledged by itself
+        world.after(number * ONE_BY_ONE_S, lambda: world.hand_in(first, write))
+
+    def mend() -> None:
+        world.network.send = send  # type: ignore[method-assign]
+        world.network.open_all()
+
+    def hand_over() -> None:
+        world.mishaps.elected = elected  # type: ignore[method-assign]  # the director decides what happens then
+        world.hand_in(_leader(world), lambda core, when: _transfer(core, first.id, when))
+
+    def elected(again: SimAgent) -> None:
+        if again is not first or again.core is None:
+            return
+        _shut(world, [first.id], [voter for voter in others if voter != rest[0]])
+        late = held.get(again.core.context.raft.last_index)
+        assert late is not None, f"the follower had no entry {again.core.context.raft.last_index}: {sorted(held)}"
+        world.after(0.0, lambda: world.hand_in(first, lambda core, when: core.frame(follower, late, when)))
+
+    world.after(2.5, mend)
+    world.after(3.5, hand_over)
+
+
+def _transfer(core: NodeCore, to: AgentId, when: Instant) -> None:
+    core.context.raft.transfer_leadership(to, when.mono)
+    core.on_deadline(when)
