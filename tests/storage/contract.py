@@ -186,6 +186,29 @@ class LogStorageContract:
             await log.write(Persist(hard_state=HardState(term=9)))
         assert (await self.again(disk))[1].hard_state == HardState()
 
+    async def test_another_epoch_begins_with_its_snapshot_alone(self, disk: Disk) -> None:
+        """Also where it is behind what was committed here: that was of the epoch before."""
+        log, _ = await disk.open()
+        await log.write(Persist(hard_state=HardState(term=7, vote="b"), entries=entries(2, 9, 5), commit=9))
+        log.set_verified_through(9)
+        await log.write(Persist(commit=9))
+        await log.begin_epoch(snapshot_at(4, 6))
+        _, boot = await self.again(disk)
+        assert (boot.snapshot, boot.entries) == (snapshot_at(4, 6), ())
+        assert (boot.commit, boot.verified_through) == (4, 4)
+        assert boot.hard_state == HardState(term=7, vote="b"), "terms go on"
+
+    async def test_another_epoch_of_a_later_term_has_no_vote_and_goes_on_behind_its_snapshot(self, disk: Disk) -> None:
+        log, _ = await disk.open()
+        await log.write(Persist(hard_state=HardState(term=2, vote="b"), entries=entries(2, 3, 2)))
+        await log.begin_epoch(snapshot_at(4, 6))
+        log, boot = await self.again(disk)
+        assert boot.hard_state == HardState(term=6, vote=None)
+        await log.write(Persist(hard_state=HardState(term=7, vote="a"), entries=entries(5, 6, 7), commit=6))
+        _, boot = await self.again(disk)
+        assert [entry.index for entry in boot.entries] == [5, 6]
+        assert boot.commit == 6
+
     @pytest.mark.parametrize("seed", range(5))
     async def test_any_history_reads_back_as_a_plain_list_would(self, disk: Disk, seed: int) -> None:
         rng = random.Random(seed)
@@ -247,26 +270,3 @@ class Model:
         self.entries = []
         self.commit = self.snapshot.index
         return Persist(hard_state=self.hard_state, truncate_from=0, snapshot=self.snapshot, commit=self.commit)
-
-    async def test_another_epoch_begins_with_its_snapshot_alone(self, disk: Disk) -> None:
-        """Also where it is behind what was committed here: that was of the epoch before."""
-        log, _ = await disk.open()
-        await log.write(Persist(hard_state=HardState(term=7, vote="b"), entries=entries(2, 9, 5), commit=9))
-        log.set_verified_through(9)
-        await log.write(Persist(commit=9))
-        await log.begin_epoch(snapshot_at(4, 6))
-        _, boot = await self.again(disk)
-        assert (boot.snapshot, boot.entries) == (snapshot_at(4, 6), ())
-        assert (boot.commit, boot.verified_through) == (4, 4)
-        assert boot.hard_state == HardState(term=7, vote="b"), "terms go on"
-
-    async def test_another_epoch_of_a_later_term_has_no_vote_and_goes_on_behind_its_snapshot(self, disk: Disk) -> None:
-        log, _ = await disk.open()
-        await log.write(Persist(hard_state=HardState(term=2, vote="b"), entries=entries(2, 3, 2)))
-        await log.begin_epoch(snapshot_at(4, 6))
-        log, boot = await self.again(disk)
-        assert boot.hard_state == HardState(term=6, vote=None)
-        await log.write(Persist(hard_state=HardState(term=7, vote="a"), entries=entries(5, 6, 7), commit=6))
-        _, boot = await self.again(disk)
-        assert [entry.index for entry in boot.entries] == [5, 6]
-        assert boot.commit == 6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from agent.errors import InvariantBroken
 from agent.node.core import NodeBoot
 from agent.raft import Entry, HardState, Persist, Snapshot
 
@@ -12,7 +13,7 @@ from agent.raft import Entry, HardState, Persist, Snapshot
 class MemoryDisk:
     """`log` by index, contiguous, written in order; `starts` counts the lives of its agent.
 
-    The ledger file (agent.storage) does the same, with fsync.
+    The ledger file (agent.storage) does the same, with fsync: tests/storage/contract.py holds for both.
     """
 
     genesis: Entry
@@ -20,14 +21,15 @@ class MemoryDisk:
     log: dict[int, Entry] = field(default_factory=dict)
     snapshot: Snapshot | None = None
     commit: int = 1
-    verified_through: int = 1
+    verified_through: int = 0
     starts: int = 0
 
     def __post_init__(self) -> None:
         self.log[1] = self.genesis
 
     def write(self, persist: Persist, verified_through: int) -> None:
-        """One transaction, in the order that `Persist` documents."""
+        """One transaction, in the order that `Persist` documents. Raises InvariantBroken, and changes nothing then."""
+        self._check(persist)
         if persist.hard_state is not None:
             self.hard_state = persist.hard_state
         if persist.truncate_from is not None:
@@ -43,6 +45,18 @@ class MemoryDisk:
                 del self.log[index]
         self.commit = max(self.commit, persist.commit or 0)
         self.verified_through = max(self.verified_through, verified_through)
+
+    def _check(self, persist: Persist) -> None:
+        cut, snapshot = persist.truncate_from, persist.snapshot or self.snapshot
+        if cut is not None and cut <= self.commit and persist.snapshot is None:
+            raise InvariantBroken(f"entry {cut} is committed and can't be truncated")
+        if persist.compact_to is not None and (snapshot is None or snapshot.index < persist.compact_to):
+            raise InvariantBroken(f"no snapshot covers the entries up to {persist.compact_to}")
+        if persist.entries:
+            kept = [index for index in reversed(self.log) if cut is None or index < cut]
+            last = kept[0] if kept else snapshot.index if snapshot is not None else 0
+            if persist.entries[0].index != last + 1:
+                raise InvariantBroken(f"entry {persist.entries[0].index} doesn't follow on {last}")
 
     def begin_epoch(self, snapshot: Snapshot) -> None:
         """One transaction: the snapshot instead of everything."""

@@ -1,0 +1,68 @@
+"""The simulator's disk keeps the contract that the real one keeps, so that what it shows holds there too."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.errors import InvariantBroken
+from agent.raft import Persist, Snapshot
+from agent.storage.database import Boot
+from tests.storage.contract import GENESIS, LogStorageContract
+from tests.support.memory_disk import MemoryDisk
+
+
+class OpenLog:
+    """One life's hold on the disk: after a refusal it takes nothing any more."""
+
+    def __init__(self, disk: MemoryDisk) -> None:
+        self._disk = disk
+        self._verified_through = 0
+        self._refused = False
+
+    async def write(self, persist: Persist) -> None:
+        if self._refused:
+            raise InvariantBroken("a write was refused before")
+        if persist.truncate_from is not None:
+            self._verified_through = min(self._verified_through, persist.truncate_from - 1)
+        try:
+            self._disk.write(persist, self._verified_through)
+        except InvariantBroken:
+            self._refused = True
+            raise
+
+    async def begin_epoch(self, snapshot: Snapshot) -> None:
+        self._disk.begin_epoch(snapshot)
+
+    def set_verified_through(self, index: int) -> None:
+        self._verified_through = index
+
+
+class InMemory:
+    """Opens the one disk again and again."""
+
+    def __init__(self) -> None:
+        self._disk = MemoryDisk(GENESIS)
+
+    async def open(self) -> tuple[OpenLog, Boot]:
+        self._disk.starts += 1
+        boot = self._disk.boot()
+        return OpenLog(self._disk), Boot(
+            hard_state=boot.hard_state,
+            snapshot=boot.snapshot,
+            entries=boot.log,
+            commit=boot.commit,
+            verified_through=boot.verified_through,
+            starts=self._disk.starts,
+        )
+
+    async def crash(self) -> None:
+        """What was written stays."""
+
+
+@pytest.fixture
+def disk() -> InMemory:
+    return InMemory()
+
+
+class TestContract(LogStorageContract):
+    """tests.support.memory_disk keeps the contract."""
