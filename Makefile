@@ -86,6 +86,10 @@ sim-batch: $(VENV)/.stamp ## Two minutes of fresh simulated worlds on two cores 
 sim-mutants: $(VENV)/.stamp ## Switch known bugs on, one at a time: the simulator must catch every one
 	$(BIN)/python -m tests.sim.mutants
 
+.PHONY: soak
+soak: $(VENV)/.stamp ## Five minutes of power cuts and partitions on lab hosts while operators write (SECONDS=…, as root)
+	$(BIN)/python -m tests.soak --for $(or $(SECONDS),300)
+
 .PHONY: bench
 bench: $(VENV)/.stamp ## Measure what the README promises
 	$(BIN)/python -m tests.bench

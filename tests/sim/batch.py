@@ -18,6 +18,7 @@ MAX_WORLDS = 1_000_000  # of a batch that ends by time
 class Report:
     """What a batch did. `failed`: seeds with what they broke. `processor_s`: without what other programs took."""
 
+    first_seed: int = 0
     took_s: float = 0.0
     processor_s: float = 0.0
     worlds: int = 0
@@ -27,6 +28,7 @@ class Report:
 
     def __str__(self) -> str:
         return (
+            f"seeds {self.first_seed} to {self.first_seed + self.worlds - 1}\n"
             f"{self.worlds} worlds with at least {self.least_faults} faults each, {self.events} events in "
             f"{self.took_s:.0f} s: {self.worlds / self.took_s:.2f} worlds/s, {self.events / self.took_s:,.0f} events/s "
             f"({self.worlds / self.processor_s:.2f} worlds for a second of one processor)"
@@ -41,9 +43,9 @@ def size_of(seed: int) -> int:
 def run_batch(*, worlds: int, for_s: float | None, seconds: float, jobs: int) -> Report:
     """Fresh worlds until there are `worlds`, or until `for_s` are over; `jobs` processes."""
     report, begin = Report(), time.monotonic()
-    draw = random.SystemRandom()
+    report.first_seed = random.SystemRandom().getrandbits(32)
     count = MAX_WORLDS if for_s is not None else worlds
-    seeds: Iterator[tuple[int, float]] = ((draw.getrandbits(32), seconds) for _ in range(count))
+    seeds: Iterator[tuple[int, float]] = ((report.first_seed + number, seconds) for number in range(count))
     with multiprocessing.get_context("spawn").Pool(jobs, initializer=_prepare) as pool:
         window = [pool.apply_async(_run, next(seeds)) for _ in range(min(2 * jobs, count))]
         while window:

@@ -7,6 +7,7 @@ took effect, when another one came on top of it before it was asked for again: o
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,3 +72,30 @@ def _step(register: Register, operation: Operation) -> Register | None:
     if turn:
         return operation.revision, operation.digest
     return register if mine and operation.outcome == "applied" else None
+
+
+def smallest_wrong(operations: Sequence[Operation]) -> list[Operation]:
+    """The answers of a history that together can't be: if any of them hadn't come, some order would explain the rest.
+
+    Of what isn't among them it doesn't matter whether and when it happened.
+    """
+    assert not linearizable(operations), "there is nothing wrong"
+    ends = sorted(operation.returned for operation in operations if operation.outcome is not None)
+    # The beginning of a linearizable history is linearizable: look for the answer that made it wrong.
+    first = bisect.bisect_left(ends, True, key=lambda end: not linearizable(_until(operations, end)))
+    rest = _until(operations, ends[first])
+    for number, operation in enumerate(rest):
+        unanswered = Operation(operation.revision, operation.digest, operation.invoked)
+        if operation.outcome is not None and not linearizable([*rest[:number], unanswered, *rest[number + 1 :]]):
+            rest[number] = unanswered
+    needed = {operation.digest for operation in rest if operation.outcome is not None}
+    return [operation for operation in operations if operation.digest in needed]
+
+
+def _until(operations: Sequence[Operation], end: float) -> list[Operation]:
+    """What was known by then: later answers hadn't come."""
+    return [
+        operation if operation.returned <= end else Operation(operation.revision, operation.digest, operation.invoked)
+        for operation in operations
+        if operation.invoked <= end
+    ]

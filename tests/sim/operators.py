@@ -20,7 +20,7 @@ from agent.model.types import AgentId
 from agent.node.submissions import ANSWER_DEADLINE_S
 from tests.sim.checks import Violated
 from tests.sim.cluster import OPERATOR, draw_member
-from tests.sim.linear import Operation, linearizable
+from tests.sim.linear import Operation, linearizable, smallest_wrong
 
 if TYPE_CHECKING:
     from tests.sim.world import SimAgent, World
@@ -140,7 +140,7 @@ class Operators:
         """Every target's answers, in some order that respects real time."""
         for target, operations in self.history.items():
             if not linearizable(operations):
-                raise Violated(f"the answers about {target} aren't linearizable: {operations}")
+                raise Violated(f"the answers about {target} aren't linearizable: {smallest_wrong(operations)}")
 
     # Instructions
 

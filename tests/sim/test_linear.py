@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.sim.linear import Operation, linearizable
+from tests.sim.linear import Operation, linearizable, smallest_wrong
 
 
 def test_one_after_the_other() -> None:
@@ -31,3 +31,16 @@ def test_a_conflict_by_an_old_state_is_found() -> None:
     stale = Operation(3, "c", 4, 5, "conflict")
     following = Operation(3, "d", 6, 7, "applied")
     assert not linearizable([*applied, stale, following])
+
+
+def test_of_a_wrong_history_what_makes_it_wrong_is_told() -> None:
+    """b and c have one revision; a, which came before, and what came later don't matter."""
+    one, two = Operation(2, "b", 2, 3, "applied"), Operation(2, "c", 4, 5, "applied")
+    before, after = Operation(1, "a", 0, 1, "applied"), Operation(3, "d", 6, 7, "applied")
+    assert smallest_wrong([before, one, two, after]) == [one, two]
+
+
+def test_an_answer_by_an_old_state_is_told_with_those_that_it_contradicts() -> None:
+    applied = [Operation(number, f"{number}", 2 * number, 2 * number + 1, "applied") for number in range(1, 6)]
+    stale, following = Operation(6, "stale", 20, 21, "conflict"), Operation(6, "other", 22, 23, "applied")
+    assert smallest_wrong([*applied, stale, following]) == [applied[-1], stale, following]
