@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+
 from msgspec import Struct
 
 from agent.control.facts import ClusterFacts, HostFacts
@@ -113,9 +116,9 @@ def _ports(
     for spec in service.ports:
         mine = [port for port in sticking if may_have(spec, port)]
         behind = max((port.host_port for port in mine if port.host_port in refused), default=spec.host_port - 1)
-        candidates = [port for port in mine if port.host_port not in refused]
-        candidates += [_assigned(spec, number) for number in _numbers(spec, behind) if number not in busy]
-        for port in candidates:
+        kept = (port for port in mine if port.host_port not in refused)
+        others = (_assigned(spec, number) for number in _numbers(spec, behind) if number not in busy)
+        for port in itertools.chain(kept, others):  # mostly the first will do
             name = (port.protocol, port.host_port)
             if name not in taken and placements.free_for(key, member.id, name):
                 chosen.append(port)
@@ -127,11 +130,12 @@ def _ports(
     return Fit(ports=tuple(chosen))
 
 
-def _numbers(spec: PortSpec, behind: int) -> list[int]:
+def _numbers(spec: PortSpec, behind: int) -> Iterator[int]:
     """The host ports to try: those behind `behind` first, because a report names only the newest port that was taken,
     and one that was given up before it would be tried again for ever."""
-    numbers = range(spec.host_port, min(spec.host_port + PORT_TRIES, _LAST_PORT + 1))
-    return [number for number in numbers if number > behind] + [number for number in numbers if number <= behind]
+    end = min(spec.host_port + PORT_TRIES, _LAST_PORT + 1)
+    first = min(max(spec.host_port, behind + 1), end)
+    return itertools.chain(range(first, end), range(spec.host_port, first))
 
 
 def _assigned(spec: PortSpec, number: int) -> AssignedPort:

@@ -112,7 +112,7 @@ def _lead_in_vain(world: World) -> None:
         world.after(number * ONE_BY_ONE_S, lambda: world.hand_in(first, write))
 
     def mend() -> None:
-        world.network.send = send  # type: ignore[method-assign]
+        world.network.send = send  # type: ignore[method-assign]  # it keeps nothing any more
         world.network.open_all()
 
     def hand_over() -> None:

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable
 
+from tests.bench.measures import pause
 from tests.lab import Lab
 
 WELL_S = (1.0, 4.0)  # between two mishaps
@@ -40,7 +41,7 @@ class Mishaps:
             host.start()
 
     def _pause(self, bounds: tuple[float, float], end: float = float("inf")) -> None:
-        time.sleep(max(0.0, min(self._rng.uniform(*bounds), end - time.monotonic())))
+        pause(max(0.0, min(self._rng.uniform(*bounds), end - time.monotonic())))
 
     def _power_cut(self, name: str) -> None:
         self._told(f"{name} loses power")
