@@ -311,7 +311,11 @@ STORM: Mapping[str, object] = {
 }
 TIES: Mapping[str, object] = {"steady": True, "loss": 0.0, "delay_s": 0.03, "left_out": "dead"}
 HASTE: Mapping[str, object] = {**STORM, "weights": {"meddle": 3.0, "cut": 1.0, "crash_leader": 1.0, "one_way": 1.0}}
+VOTES: Mapping[str, object] = {**STORM, "crash_voting": 0.5, "pace_s": 3.0}
 FOCUS: dict[str, Mapping[str, object]] = {
+    "vote not persisted": VOTES,
+    "term and vote persisted apart": VOTES,
+    "vote for a log that is behind": STORM,
     "older term committed by counting": STORM,
     "election timeout the same for all, once": TIES,
     "two changes at once": HASTE,
