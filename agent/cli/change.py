@@ -75,6 +75,14 @@ def remove(stack: str, volumes: bool, yes: bool, detach: bool) -> None:
     _change("remove", stack, Remove(delete_volumes=volumes), detach=detach)
 
 
+cleanup = click.Command(
+    "cleanup",
+    callback=remove.callback,
+    params=remove.params,
+    help="Remove STACK and all that it left, as `agent remove` does.",
+)
+
+
 def _change(act: Act, stack: str, body: Body, *, detach: bool) -> None:
     _check_stack(stack)
     options = current_options()

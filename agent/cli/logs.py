@@ -7,7 +7,7 @@ from contextlib import aclosing
 import click
 
 from agent.cli.options import current_options, global_options
-from agent.cli.output import print_json, say
+from agent.cli.output import print_json, say_from
 from agent.cli.session import with_client
 from agent.client import Client
 from agent.errors import InputError
@@ -41,7 +41,7 @@ def logs(stack: str, service: str | None, follow: bool, tail: int | None, since:
                 if options.json:
                     print_json(line)
                 else:
-                    say(f"{line.service}.{line.slot}@{line.host} | {line.line}")
+                    say_from(options, f"{line.service}.{line.slot}@{line.host}", line.line)
 
     with_client(options, use)
 

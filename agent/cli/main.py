@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "stop": ("agent.cli.change:stop", "Stop services; they keep their places and volumes."),
     "restart": ("agent.cli.change:restart", "Restart services, one replica after another."),
     "remove": ("agent.cli.change:remove", "Remove a stack; named volumes stay unless told."),
+    "cleanup": ("agent.cli.change:cleanup", "The same as remove."),
     "logs": ("agent.cli.logs:logs", "Show the output of a stack's replicas."),
     "events": ("agent.cli.events:events", "Show what happened, and what happens."),
     "audit": ("agent.cli.audit:audit", "Show who changed what, and check that nobody altered it."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ PLAIN_WIDTH = 200  # columns where nobody looks: lines stay whole for grep
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 
+SOURCE_COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)  # SGR; red is for what is wrong
 STYLES = {
     "healthy": "green",
     "alive": "green",
@@ -78,6 +80,14 @@ def print_table(
 ) -> None:
     """The table on standard output."""
     console(options).print(table(columns, rows, states=states))
+
+
+def say_from(options: Options, source: str, text: str) -> None:
+    """A line of one of several sources, whose name stands before it in a colour of its own."""
+    name = clean(source)
+    if options.color:
+        name = f"\x1b[{SOURCE_COLOURS[zlib.crc32(name.encode()) % len(SOURCE_COLOURS)]}m{name}\x1b[0m"
+    print(f"{name} | {clean(text)}", flush=True)
 
 
 def say(text: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from agent.host.endpoints import endpoints_of
 from agent.host.facts import container_name, facts_for, replica_environment, substitute
 from agent.host.files import mounted_files
 from agent.host.policy import HostPolicy, refusal
@@ -21,11 +22,15 @@ PORT_CHOICES = 100  # SEED "Automatic Port Binding": increment and retry up to 1
 
 
 class HostContext(Struct, frozen=True, kw_only=True):
-    """What the host knows about itself: its advertised address, its policy, and local labels beside the member's."""
+    """What the host knows about itself: its advertised address, its policy, and local labels beside the member's.
+
+    `endpoints`: the directory that has each stack's endpoints file below its name; empty: none are kept.
+    """
 
     address: HostAddress
     policy: HostPolicy = HostPolicy()
     labels: Labels = {}
+    endpoints: str = ""
 
 
 class Refused(Struct, frozen=True, kw_only=True):
@@ -40,6 +45,7 @@ class Refused(Struct, frozen=True, kw_only=True):
 class Desired(Struct, frozen=True, kw_only=True):
     """What this host has to run. `stopped` replicas keep their place and what is left of them, but don't run.
 
+    `endpoints` are the contents of the endpoint files of stacks that this host runs something of.
     `stacks` are those that have anything to do with this host; `delete_volumes_of` are stacks on their way out whose
     named volumes go too. Whatever of this cluster and agent runs beyond `specs`, `stopped` and `refused` is removed.
     """
@@ -51,6 +57,7 @@ class Desired(Struct, frozen=True, kw_only=True):
     refused: tuple[Refused, ...] = ()
     stacks: frozenset[str] = frozenset()
     delete_volumes_of: frozenset[str] = frozenset()
+    endpoints: dict[str, bytes] = {}
 
 
 def desired(state: ClusterState, agent: AgentId, context: HostContext) -> Desired:
@@ -80,6 +87,7 @@ def desired(state: ClusterState, agent: AgentId, context: HostContext) -> Desire
         refused=tuple(refused),
         stacks=frozenset(stacks),
         delete_volumes_of=leaving,
+        endpoints={name: endpoints_of(state, name) for name in sorted(stacks)} if context.endpoints else {},
     )
 
 
@@ -121,7 +129,7 @@ def _spec(
         image=service.image,
         command=service.command,
         environment=service.environment,
-        facts=facts_for(state, assignment, stack, address=context.address),
+        facts=facts_for(state, assignment, stack, address=context.address, endpoints=context.endpoints),
         ports=assignment.ports,
         volumes=service.volumes,
         networks=service.networks,

@@ -8,6 +8,7 @@
 | `MUSTER_PORT_<container port>` | where others reach that port: `MUSTER_HOST:MUSTER_PORT_8443`, with every runtime |
 | `MUSTER_LISTEN_<container port>` | where the replica itself listens: the host port as a plain process (there is no \
 port mapping), the container port in Docker |
+| `MUSTER_ENDPOINTS` | the file that says where all replicas of the stack are, replaced when that changes |
 | `MAIN_HOST`, `MAIN_PORT` | where the stack's main instance is reached; not there before it has a host |
 | `WORKER_INDEX` | workers only: 1, 2, …, unique in the stack |
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from agent.host.endpoints import DIRECTORY, FILE_NAME, VARIABLE
 from agent.model.ledger import Assignment
 from agent.model.spec import ReplicaKey
 from agent.model.stack import Service, Stack
@@ -27,8 +29,10 @@ from agent.state.types import ClusterState
 _REFERENCE = re.compile(r"\$(?:\$|\{([A-Za-z_][A-Za-z0-9_]*)\})")
 
 
-def facts_for(state: ClusterState, assignment: Assignment, stack: Stack, *, address: str) -> dict[str, str]:
-    """The variables of the table above for one replica on the host at `address`."""
+def facts_for(
+    state: ClusterState, assignment: Assignment, stack: Stack, *, address: str, endpoints: str = ""
+) -> dict[str, str]:
+    """The variables of the table above for a replica on the host at `address`, with its `endpoints` directory."""
     service = stack.services[assignment.service]
     member = state.members.get(assignment.host)
     facts = {
@@ -43,6 +47,9 @@ def facts_for(state: ClusterState, assignment: Assignment, stack: Stack, *, addr
         listen = port.host_port if service.runtime == "process" else port.container_port
         facts[f"MUSTER_PORT_{port.container_port}"] = str(port.host_port)
         facts[f"MUSTER_LISTEN_{port.container_port}"] = str(listen)
+    if endpoints:
+        directory = f"{endpoints}/{assignment.stack}" if service.runtime == "process" else DIRECTORY
+        facts[VARIABLE] = f"{directory}/{FILE_NAME}"
     facts.update(_main(state, assignment.stack, stack))
     if service.role == "worker":
         facts["WORKER_INDEX"] = str(_worker_index(stack, assignment))

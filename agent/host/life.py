@@ -112,6 +112,7 @@ def seen_running(life: Life, workload: Workload, now: float) -> Life:
     """It runs. Restarts that the engine itself made since the last look are failures too."""
     for _ in range(min(max(workload.restarts - life.engine_restarts, 0), TRIES_BEFORE_FAILED)):
         life = _failed(life, "ended and was restarted by the engine", now)
+        life = replace(life, counted=f"{workload.id} restart {workload.restarts}")
     well = workload.state == "running" and workload.health in ("none", "healthy")
     life = replace(
         life,

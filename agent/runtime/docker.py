@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from agent import errors
+from agent.host.endpoints import DIRECTORY, VARIABLE
 from agent.host.policy import volume_kind
 from agent.model.ledger import AssignedPort
 from agent.model.report import HostResources, RuntimeInfo
@@ -229,7 +230,7 @@ class DockerRuntime:
         body = containers.configuration(
             spec,
             image=image,
-            binds=[self._bind(spec, volume) for volume in spec.volumes],
+            binds=[*(self._bind(spec, volume) for volume in spec.volumes), *self._endpoints(spec)],
             publish_address=self._publish_address,
             stack_dir=PurePosixPath(stack_dir),
         )
@@ -266,6 +267,16 @@ class DockerRuntime:
                 path.mkdir(parents=True)
             source = str(path)
         return containers.bind(spec, source, volume.container_path, read_only=volume.read_only)
+
+    def _endpoints(self, spec: ReplicaSpec) -> list[str]:
+        """The mount of the stack's endpoints, unless the plan has something of its own there."""
+        if VARIABLE not in spec.facts:
+            return []
+        if any(f"{volume.container_path}/".startswith(f"{DIRECTORY}/") for volume in spec.volumes):
+            return []
+        path = self._data_dir / "endpoints" / spec.key.stack
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        return [containers.bind(spec, str(path), DIRECTORY, read_only=True)]
 
     def _workload(self, container: str) -> Workload:
         inspected = self._engine.inspect(container)

@@ -18,6 +18,7 @@ from agent.cli.main import COMMANDS
 from agent.config import ENVIRONMENT, KEYS, Config, parse_config
 from agent.formats import generate, plan
 from agent.formats.resolve import resolve
+from agent.host import endpoints
 from agent.host.policy import HostPolicy
 from agent.instruction.scopes import needed_scope
 from agent.model import api, events, instruction, stack, status
@@ -181,7 +182,7 @@ def _dependencies() -> str:
 
 MODELS: dict[str, type[msgspec.Struct]] = {
     name: struct
-    for module in (api, api_log, events, generate, instruction, status)
+    for module in (api, api_log, endpoints, events, generate, instruction, status)
     for name, struct in vars(module).items()
     if isinstance(struct, type) and issubclass(struct, msgspec.Struct)
 }

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 from agent.cli import session
+from agent.cli.options import Options
+from agent.cli.output import say_from
 from agent.instruction import audience_of, read_access
 from tests.cli.conftest import Agent
 from tests.support.fake_node import FakeCluster, event, line
@@ -224,3 +227,18 @@ async def test_bad_input_exits_2_and_is_named(
         problem = (await agent(*args, "--json")).problem
         assert problem["type"].startswith("urn:muster:problem:")
         assert problem["detail"]
+
+
+def test_each_replica_has_a_colour_of_its_own_where_colours_are_wanted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for slot in (1, 2, 1):
+        say_from(Options(), f"web.{slot}@n1", "\x1b[31mhello\x07")
+    one, two, again = capsys.readouterr().out.splitlines()
+    assert one == again != two.replace("web.2", "web.1")
+    assert one.endswith("mweb.1@n1\x1b[0m | hello\ufffd")
+    monkeypatch.setenv("NO_COLOR", "1")
+    say_from(Options(), "web.1@n1", "hello")
+    assert capsys.readouterr().out == "web.1@n1 | hello\n"

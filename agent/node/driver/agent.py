@@ -99,7 +99,12 @@ class Agent:
     ) -> Agent:
         rng = random.Random()  # noqa: S311 spreads timers, guards nothing
         me = _introduction(config, identity, boot)
-        host = HostContext(address=own_address(config), policy=policy, labels=config.labels)
+        host = HostContext(
+            address=own_address(config),
+            policy=policy,
+            labels=config.labels,
+            endpoints=str(Path(config.data_dir) / "endpoints"),
+        )
         core = NodeCore(_settings(config, identity, boot, host), _node_boot(boot), rng, now())
         network = Network(config, identity, me, rng)
         parts: list[Announcing] = []

@@ -37,6 +37,7 @@ from agent.model.workload import Workload
 from agent.node.driver.acting import ActionFailed, Executor, Result, Started, StartFailed
 from agent.node.driver.checking import Checker
 from agent.node.driver.compose_files import ComposeFiles
+from agent.node.driver.endpoint_files import EndpointFiles
 from agent.node.driver.examining import Examiner
 from agent.node.driver.supplies import Supplies
 from agent.node.effects import Examine, Reconcile
@@ -66,6 +67,7 @@ class Hosting:
         self._wake = asyncio.Event()
         self._checker = Checker(publish_address=publish_address, data_dir=data_dir, on_change=self._wake.set)
         self._compose = ComposeFiles(data_dir, publish_address=publish_address)
+        self._endpoints = EndpointFiles(data_dir / "endpoints")
         self._executor = Executor(self._runtimes, self._result, self._progress, supplies)
         self._supplies = supplies
         self._examiner = Examiner(
@@ -192,6 +194,8 @@ class Hosting:
                 self._dirty |= self._runtimes.keys()
                 self._sweep_at = now + SWEEP_INTERVAL_S
             await self._observe()
+            if self._desired is not None:
+                await self._endpoints.keep(self._desired)
             self._plan()
             if self._desired is not None:
                 await self._compose.keep(self._desired)
@@ -350,12 +354,12 @@ class Hosting:
         return (current_of(spec, found) if spec else None) or max(found, key=lambda w: w.started_at, default=None)
 
     def _ask_last_words(self, before: ReconcileMemory) -> None:
-        """Fetch the last log lines of what has just ended by itself, or turned unhealthy."""
+        """Fetch the last log lines of what has just ended by itself, was restarted, or turned unhealthy."""
         for key, after in self._memory.lives.items():
             if after.counted == before.life(key).counted or not after.counted:
                 continue
             workload = self._workload_of(key)
-            if workload is not None and (workload.state == "exited" or workload.health == "unhealthy"):
+            if workload is not None:
                 if (asked := self._words.pop(key, None)) is not None:
                     asked.cancel()
                 task = asyncio.create_task(self._last_words(workload, after.counted), name=f"last words of {key}")
