@@ -99,12 +99,7 @@ class Agent:
     ) -> Agent:
         rng = random.Random()  # noqa: S311 spreads timers, guards nothing
         me = _introduction(config, identity, boot)
-        host = HostContext(
-            address=own_address(config),
-            policy=policy,
-            labels=config.labels,
-            endpoints=str(Path(config.data_dir) / "endpoints"),
-        )
+        host = _host_context(config, policy)
         core = NodeCore(_settings(config, identity, boot, host), _node_boot(boot), rng, now())
         network = Network(config, identity, me, rng)
         parts: list[Announcing] = []
@@ -203,6 +198,11 @@ def _introduction(config: Config, identity: Identity, boot: Boot) -> LocalAgent:
         peer_port=config.peer_port,
         signing_key=identity.signing_key,
     )
+
+
+def _host_context(config: Config, policy: HostPolicy) -> HostContext:
+    endpoints = str(Path(config.data_dir) / "endpoints")
+    return HostContext(address=own_address(config), policy=policy, labels=config.labels, endpoints=endpoints)
 
 
 def _settings(config: Config, identity: Identity, boot: Boot, host: HostContext) -> NodeSettings:
