@@ -213,12 +213,12 @@ def test_an_agent_that_hangs_is_started_again_by_its_watchdog(desk: Desk) -> Non
 
 def test_an_inventory_of_ansible_names_the_same_hosts(desk: Desk) -> None:
     hosts = desk.write_hosts(
-        "[web]", "n[1:2]", "[db]", "third ansible_host=n3", "[db:vars]", "ansible_user=ops", "zone=c",
+        "[web]", "n[1:2]", "[db]", "n3 ansible_host=n3", "[db:vars]", "ansible_user=ops", "zone=c",
         "[web:vars]", "ansible_user = root", "ansible_port=22", "[all_of_it:children]", "web", "db",
         name="inventory.ini",
     )  # fmt: skip  # as such files look
     document = desk.install(hosts=hosts)
-    assert {alias: host["name"] for alias, host in document["hosts"].items()} == {"n1": "n1", "n2": "n2", "third": "n3"}
+    assert {alias: host["name"] for alias, host in document["hosts"].items()} == {"n1": "n1", "n2": "n2", "n3": "n3"}
     assert len(desk.wait_all_alive(["n1", "n2", "n3"])["hosts"]) == 3, "all three are members already"
     assert 'zone = "c"' in on(desk, "n3", "cat", "/etc/muster/agent.toml")
     desk.install()
