@@ -220,7 +220,7 @@ def test_an_inventory_of_ansible_names_the_same_hosts(desk: Desk) -> None:
     document = desk.install(hosts=hosts)
     assert {alias: host["name"] for alias, host in document["hosts"].items()} == {"n1": "n1", "n2": "n2", "n3": "n3"}
     assert len(desk.wait_all_alive(["n1", "n2", "n3"])["hosts"]) == 3, "all three are members already"
-    assert 'zone = "c"' in on(desk, "n3", "cat", "/etc/muster/agent.toml")
+    assert '"zone" = "c"' in on(desk, "n3", "cat", "/etc/muster/agent.toml")
     desk.install()
 
 
