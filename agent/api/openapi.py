@@ -107,7 +107,14 @@ def _content(route: Route) -> dict[str, Any]:
             return {route.media: {"schema": {"type": "string", "format": "binary"}}}
         return {route.media: {"schema": {"type": "object" if route.media == JSON else "string"}}}
     (schema,), _ = msgspec.json.schema_components((route.answer,), ref_template=REF_TEMPLATE)
-    return {route.media: {"schema": schema}}
+    return {route.media: {"schema": _event(schema) if route.media == "text/event-stream" else schema}}
+
+
+def _event(data: dict[str, Any]) -> dict[str, Any]:
+    """One event of the stream, as OpenAPI 3.2 describes them: its fields, of which `data` is a JSON text."""
+    text = {"type": "string", "contentMediaType": JSON, "contentSchema": data}
+    fields = {"id": {"type": "string"}, "event": {"type": "string"}, "data": text}
+    return {"type": "object", "properties": fields, "required": ["data"]}
 
 
 def _problem(status: int) -> dict[str, Any]:
