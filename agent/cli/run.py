@@ -29,15 +29,22 @@ WATCHDOG_SHARE = 0.4  # of systemd's interval: a loop that stands still for two 
 
 @click.command()
 @click.option("--config", "file", metavar="FILE", help="The configuration; /etc/muster/agent.toml by default.")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Over the configuration.")
-def run(file: str | None, log_level: str | None) -> int:
-    """Run the agent of this host.
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="How much to log.  [env: LOG_LEVEL]",
+)
+@click.option("--api-log-file", metavar="FILE", help="Where requests are logged.  [env: API_LOG_FILE]")
+@click.option("--discovery-port", type=int, metavar="PORT", help="Beacons' UDP port.  [env: DISCOVERY_PORT]")
+@click.option("--broadcast-address", metavar="ADDRESS", help="Where beacons go.  [env: BROADCAST_ADDRESS]")
+def run(file: str | None, **flags: str | int | None) -> int:
+    """Run the agent of this host. A flag goes before the environment, and that before the configuration.
 
     Needs an identity first: bootstrap makes it, over `agent identity`. Ends cleanly on SIGTERM and SIGINT: workloads
     go on running, and the coordination is handed over.
     """
     gc.disable()  # until `_freeze`: what is imported now stays, so looking through it again and again is lost time
-    config = read_config(file, os.environ, {"log_level": log_level})
+    config = read_config(file, os.environ, flags)
     recent = _log_to_stderr(config)
     while (code := asyncio.run(_serve(config, recent))) is None:
         pass

@@ -1,6 +1,7 @@
 """The API against its own OpenAPI document, by schemathesis: generated requests, good and bad, to every operation.
 
-Whatever is sent, the status, the media type and the body are documented ones, errors are problems, and nothing is a 500.
+Whatever is sent, the status, the media type and the body are documented ones, errors are problems,
+and nothing is a 500.
 """
 
 from __future__ import annotations
@@ -9,14 +10,12 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -132,7 +131,9 @@ def test_what_is_asked_as_documented_is_answered_as_documented(
     assert exercise(label, GenerationMode.POSITIVE, served, session)
 
 
-@pytest.mark.parametrize("label", [label for label, op in OPERATIONS.items() if op.body or op.query or op.path_parameters])
+@pytest.mark.parametrize(
+    "label", [label for label, op in OPERATIONS.items() if op.body or op.query or op.path_parameters]
+)
 def test_what_is_asked_wrongly_is_refused_as_documented(label: str, served: Served, session: requests.Session) -> None:
     met = exercise(label, GenerationMode.NEGATIVE, served, session)
     assert met

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 
+from tests.bench.answers import answers
 from tests.bench.elections import false_elections, handover
 from tests.bench.figures import Figure, as_json, as_text
 from tests.bench.history import history
@@ -17,6 +18,7 @@ from tests.lab import Lab
 
 MEASURES = {
     **LOOPBACK,
+    "answers": answers,
     "handover": handover,
     "false_elections": false_elections,
     "throughput": throughput,

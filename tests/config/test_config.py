@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.cli.run import run
 from agent.config import DEFAULT_FILE, ENVIRONMENT, KEYS, MAX_FILE_BYTES, Config, parse_config, read_config
 from agent.errors import InputError, NotFound, TooLarge
 
@@ -52,6 +55,36 @@ def test_seed_s_variables() -> None:
     )
     assert (config.discovery_port, config.broadcast_address, config.log_level) == (9997, "192.168.1.255", "warning")
     assert config.api_log_path == Path("/srv/api.log")
+
+
+@pytest.mark.parametrize(
+    ("variable", "key", "in_file", "in_environment", "as_flag", "otherwise"),
+    [
+        ("DISCOVERY_PORT", "discovery_port", 1001, "1002", 1003, 9999),
+        ("BROADCAST_ADDRESS", "broadcast_address", "10.0.0.1", "10.0.0.2", "10.0.0.3", "255.255.255.255"),
+        ("API_LOG_FILE", "api_log_file", "/a", "/b", "/c", "workers_api_communication.log"),
+        ("LOG_LEVEL", "log_level", "debug", "warning", "error", "info"),
+    ],
+)
+def test_each_of_seed_s_variables_goes_over_the_file_and_under_a_flag(
+    variable: str, key: str, in_file: object, in_environment: str, as_flag: object, otherwise: object
+) -> None:
+    file = f"{key} = {json.dumps(in_file)}"
+    assert ENVIRONMENT[key] == variable
+    assert getattr(parse_config(), key) == otherwise
+    assert getattr(parse_config(file), key) == in_file
+    over = getattr(parse_config(file, {variable: in_environment}), key)
+    assert str(over) == in_environment
+    assert getattr(parse_config(file, {variable: ""}), key) == in_file, "an empty one says nothing"
+    assert getattr(parse_config(file, {variable: in_environment}, {key: as_flag}), key) == as_flag
+    assert getattr(parse_config(file, {variable: in_environment}, {key: None}), key) == over, "a flag not given"
+
+
+def test_every_flag_of_the_daemon_is_a_key_and_names_its_variable() -> None:
+    flags = {option.name: option for option in run.params if isinstance(option, click.Option) and option.name != "file"}
+    assert flags.keys() == {"log_level", "api_log_file", "discovery_port", "broadcast_address"}
+    for name, option in flags.items():
+        assert f"[env: {ENVIRONMENT[name]}]" in (option.help or "")
 
 
 def test_every_key_has_one_variable() -> None:
