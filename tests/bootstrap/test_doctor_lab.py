@@ -43,13 +43,13 @@ bus=$!
 until [ -S /run/dbus/bus ]; do sleep 0.05; done
 avahi-daemon --file=/run/avahi.conf --no-drop-root --no-chroot --no-rlimits --no-proc-title 2>/run/avahi.log &
 daemon=$!
-trap 'kill $daemon $bus; wait' EXIT
-for try in $(seq 40); do
-    avahi-browse --resolve --terminate --parsable _muster._tcp > /run/found 2>/run/complaint || :
+trap 'kill -9 $daemon $bus' EXIT
+for try in $(seq 10); do
+    timeout 5 avahi-browse --resolve --terminate --parsable _muster._tcp > /run/found 2>/run/complaint || :
     [ "$(grep -c '^=' /run/found)" -ge 3 ] && break
     sleep 0.25
 done
-cat /run/found /run/complaint
+cat /run/found /run/complaint /run/avahi.log
 """
 
 
