@@ -35,7 +35,8 @@ mkdir /run/dbus /run/avahi-daemon
 printf '[server]\\nuse-ipv6=no\\n' > /run/avahi.conf
 cat > /run/bus.conf <<END
 <busconfig><type>system</type><listen>unix:path=/run/dbus/bus</listen><auth>EXTERNAL</auth>
-<policy context="default"><allow send_destination="*"/><allow own="*"/><allow user="*"/></policy></busconfig>
+<policy context="default"><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/>
+<allow own="*"/><allow user="*"/></policy></busconfig>
 END
 export DBUS_SYSTEM_BUS_ADDRESS=unix:path=/run/dbus/bus
 dbus-daemon --config-file=/run/bus.conf --nofork --nosyslog &
@@ -172,7 +173,8 @@ def test_a_pair_that_is_partitioned_is_named_whoever_is_asked(desk: Desk, throug
 
 
 def test_udp_alone_that_is_dropped_is_named_with_its_direction_and_the_command(desk: Desk) -> None:
-    rules = "table inet shut { chain input { type filter hook input priority 0; udp dport 9998 drop; } }"
+    hook = "type filter hook input priority 0; policy accept;"
+    rules = f"table inet shut {{\n chain input {{\n {hook}\n udp dport 9998 drop\n }}\n}}\n"
     desk.lab.host("n2").run(["nft", "-f", "-"], input=rules)
     try:
         finding = wait_for_finding(desk, "network", "n1 to n2")
