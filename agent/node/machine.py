@@ -33,19 +33,56 @@ LATER_VERSION_FIX = (
     "this host's disk stays as it is."
 )
 SNAPSHOT_EVERY_ENTRIES = 5_000  # replaying them at a start takes about a second
+SNAPSHOT_STEP_ENTRIES = 100  # the state is encoded this often at most, however large the entries are
+SNAPSHOT_LEAST_BYTES = 1_048_576  # of entries, before a snapshot is worth its write
 KEPT_ENTRIES = 1_000  # behind a snapshot, so that a member that was away briefly needs no snapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compaction:
-    """When a snapshot takes the place of the log's beginning; both in entries.
+    """When a snapshot takes the place of the log's beginning: at `every_entries`, or earlier for large entries.
 
-    It is taken at each multiple of `every_entries`, so that all agents have the same ones: a transfer that broke off
-    goes on at another voter.
+    The entries behind the last snapshot shouldn't weigh more than it does, so that the disk holds a small multiple of
+    the live state. It depends on the ledger alone, so all agents take the same ones: a transfer that broke off goes
+    on at another voter. `kept_entries` stay behind one at most, or as many as weigh a quarter of it.
     """
 
     every_entries: int = SNAPSHOT_EVERY_ENTRIES
+    step_entries: int = SNAPSHOT_STEP_ENTRIES
+    least_bytes: int = SNAPSHOT_LEAST_BYTES
     kept_entries: int = KEPT_ENTRIES
+
+
+@dataclass(slots=True)
+class _Weight:
+    """Bytes: of the last snapshot, and of the entries applied since it; and how many those are."""
+
+    snapshot: int = 0
+    behind: int = 0
+    entries: int = 0
+
+    def add(self, entry: raft.Entry) -> None:
+        self.behind += len(entry.data)
+        self.entries += 1
+
+    def is_due(self, index: int, policy: Compaction) -> bool:
+        if index % policy.every_entries == 0:
+            return True
+        return index % policy.step_entries == 0 and self.behind >= max(policy.least_bytes, self.snapshot)
+
+    def kept(self, snapshot: int, policy: Compaction) -> int:
+        """How many entries stay behind a snapshot of so many bytes."""
+        allowed = max(policy.least_bytes, snapshot) // 4
+        return min(policy.kept_entries, allowed * self.entries // max(self.behind, 1))
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """A snapshot that waits for consensus to be done with the entries it came from."""
+
+    index: int
+    data: bytes
+    kept: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,13 +100,20 @@ class Machine:
     """`state` is what the ledger says at `state.index`. Signatures were checked up to `verified_through`."""
 
     def __init__(
-        self, state: ClusterState, configuration: raft.Configuration, verified_through: int, compaction: Compaction
+        self,
+        state: ClusterState,
+        configuration: raft.Configuration,
+        verified_through: int,
+        compaction: Compaction,
+        *,
+        snapshot_bytes: int = 0,
     ) -> None:
         self.state = state
         self._compaction = compaction
         self.configuration = configuration
         self.verified_through = verified_through
-        self._due: tuple[int, bytes] | None = None
+        self._weight = _Weight(snapshot=snapshot_bytes)
+        self._due: _Due | None = None
         self._disbelieved: int | None = None
 
     @classmethod
@@ -93,7 +137,8 @@ class Machine:
             raise errors.StorageError(
                 f"the stored snapshot can't be vouched for: {error}", fix=LATER_VERSION_FIX
             ) from error
-        return cls(state, boot.snapshot.configuration, boot.verified_through, compaction)
+        weight = len(boot.snapshot.data)
+        return cls(state, boot.snapshot.configuration, boot.verified_through, compaction, snapshot_bytes=weight)
 
     def apply(self, entry: raft.Entry) -> Applied | None:
         """The next committed entry; None for one of consensus' own.
@@ -104,8 +149,11 @@ class Machine:
         if entry.index != self.state.index + 1:
             raise errors.InvariantBroken(f"entry {entry.index} behind state {self.state.index}")
         applied = self._apply(entry)
-        if entry.index % self._compaction.every_entries == 0:
-            self._due = entry.index, encode_snapshot(self.state)
+        self._weight.add(entry)
+        if self._weight.is_due(entry.index, self._compaction):
+            data = encode_snapshot(self.state)
+            self._due = _Due(entry.index, data, self._weight.kept(len(data), self._compaction))
+            self._weight = _Weight(snapshot=len(data))
         return applied
 
     def _apply(self, entry: raft.Entry) -> Applied | None:
@@ -158,6 +206,7 @@ class Machine:
         """A snapshot that we vouched for takes the state's place."""
         self.state = decode_snapshot(snapshot.data, verify=False)
         self.verified_through = snapshot.index
+        self._weight = _Weight(snapshot=len(snapshot.data))
         self._due = None
         self._disbelieved = None
 
@@ -166,8 +215,8 @@ class Machine:
         if self.state.index < core.first_index - 1:
             return  # a peer's snapshot has taken the log's place, and is still on its way to the disk and to us
         if self._due is not None:
-            (index, data), self._due = self._due, None
-            core.compact(index, data, self._compaction.kept_entries)
+            due, self._due = self._due, None
+            core.compact(due.index, due.data, due.kept)
             if self._disbelieved is not None and core.first_index > self._disbelieved:
                 self._disbelieved = None
 

@@ -158,6 +158,7 @@ class LedgerFile:
 
     def _configure(self) -> None:
         self._db.execute("PRAGMA locking_mode = EXCLUSIVE")  # before WAL: no shared-memory file, and one agent only
+        self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a file that isn't there yet; `_compact` gives back
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")  # NORMAL may lose the last commits on a power loss
         self._db.execute("PRAGMA secure_delete = OFF")
@@ -338,6 +339,7 @@ class LedgerFile:
         if row is None or index > row[0]:
             raise InvariantBroken(f"compaction to {index} without a snapshot that covers it")
         self._db.execute("DELETE FROM entries WHERE idx <= ?", (index,))
+        self._db.execute("PRAGMA incremental_vacuum").fetchall()  # else the file keeps the size of its longest log
 
     def _write_state(self) -> None:
         names = f"{_FIELDS}, crc"

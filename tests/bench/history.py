@@ -20,7 +20,7 @@ from tests.support.agents import Desk
 from tests.support.waiting import wait_for, wait_for_sync
 
 ENTRIES = int(os.environ.get("MUSTER_BENCH_ENTRIES", "100000"))
-STACKS = 500  # what is alive: each with its newest deploy
+STACKS = 2000  # what is alive: each with its newest deploy
 AT_ONCE = 100  # stacks that change together; more than an agent verifies in a group commit's time
 MB = 1_000_000
 

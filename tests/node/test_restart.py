@@ -19,7 +19,7 @@ from agent.node.machine import Compaction, Machine
 from agent.raft import Entry, EntryKind, HardState, Raft, RaftTiming, Snapshot
 from agent.state import decode_snapshot, encode_snapshot
 from agent.swim import SwimConfig
-from tests.node.cluster import OFTEN, Cluster, Node, stack
+from tests.node.cluster import OFTEN, Cluster, Node, jti_of, stack
 from tests.support.hosts import running
 from tests.support.ledger import operator
 
@@ -296,6 +296,24 @@ def test_no_snapshot_is_taken_of_a_state_that_the_log_has_left_behind(alone: Nod
     )
     machine.compact(core)
     assert core.snapshot == newer
+
+
+def test_the_log_weighs_no_more_than_the_state_behind_it() -> None:
+    """Few entries or many: the disk holds a small multiple of what is alive."""
+    cluster = Cluster(3, compaction=Compaction(every_entries=10_000, step_entries=1, least_bytes=4_000))
+    cluster.elect()
+    node = cluster.followers[0]
+    for revision in range(1, 40):
+        assert node.result(node.deploy(rev=revision, jti=jti_of(str(revision)))).outcome == "applied"
+    cluster.run(1.0)
+    taken = set()
+    for each in cluster.alive:
+        raft = each.up.context.raft
+        assert raft.snapshot is not None
+        taken.add(raft.snapshot.index)
+        kept = sum(len(entry.data) for entry in raft.entries_between(raft.first_index, raft.commit, 1 << 30))
+        assert kept <= 1.5 * max(len(raft.snapshot.data), 4_000)
+    assert len(taken) == 1, "all have the same one, so that a transfer goes on anywhere"
 
 
 def test_a_voter_refuses_a_forged_snapshot_and_takes_the_next_sound_one() -> None:

@@ -115,7 +115,7 @@ async def test_an_entry_missing_behind_the_snapshot_is_no_loss(disk: SqliteDisk)
     assert (await disk.open())[1].entries == (*entries(5, 9),)
 
 
-@pytest.mark.parametrize("offset", [0, 100, 4096, 8192 + 17])
+@pytest.mark.parametrize("offset", [0, 100, 4096, 8192])
 async def test_a_damaged_file_is_refused(disk: SqliteDisk, offset: int) -> None:
     await written(disk)
     data = bytearray(await asyncio.to_thread(disk.path.read_bytes))
