@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import platform
+import re
 import sys
 import tarfile
 from contextlib import aclosing
@@ -21,6 +22,7 @@ from agent.model.doctor import DoctorReport
 
 MAX_EVENTS: Final = 1000  # as many as an agent keeps
 
+_BEFORE_WORDS: Final = re.compile(r": | \| |\n")
 _PROGRAMS_WORDS: Final = "(what the program said is left out)"
 
 _README: Final = """\
@@ -96,6 +98,6 @@ def _quiet_event(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_words(text: str) -> str:
-    """What we said ourselves: up to the first colon."""
-    said, colon, _ = text.partition(": ")
-    return f"{said}: {_PROGRAMS_WORDS}" if colon else said
+    """What we said ourselves: up to the first colon, bar or end of a line, behind which a program's lines may come."""
+    said, *rest = _BEFORE_WORDS.split(text, maxsplit=1)
+    return f"{said}: {_PROGRAMS_WORDS}" if rest else said

@@ -13,6 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from agent.cli import doctor as doctor_module
+from agent.cli.bundle import _quiet_status
 from agent.cli.main import run
 from agent.model.doctor import HostAnswer, LedgerSight, PortUse
 from tests.cli.conftest import Agent
@@ -108,6 +109,18 @@ async def test_the_bundle_is_private_whole_and_without_secrets(
     assert "never overwritten" in again.err
     assert file.read_bytes() == before
     assert [name for name in os.listdir(tmp_path) if name.startswith(".report")] == []
+
+
+@pytest.mark.parametrize("between", [": ", " | ", "\n"])
+def test_what_a_program_said_behind_our_own_words_is_left_out(between: str) -> None:
+    reason = f"ended with code 1{between}{PLANTED}{between}{PLANTED}"
+    service = {"replicas": [{"reason": reason}]}
+    problems = [{"where": "web/web.1", "what": f"failed on n1{between}{PLANTED}"}]
+    status = {"stacks": [{"reason": reason, "services": [service]}], "problems": problems}
+    quiet = json.dumps(_quiet_status(status))
+    assert PLANTED not in quiet
+    assert "ended with code 1" in quiet
+    assert "failed on n1" in quiet
 
 
 async def test_without_a_majority_the_hosts_are_asked_all_the_same(agent: Agent, running: FakeCluster) -> None:
