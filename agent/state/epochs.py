@@ -56,5 +56,5 @@ def check_crossing(ours: ClusterState, offered: ClusterState) -> None:
     if begun is None:
         raise SnapshotRefused(f"nothing in it begins epoch {ours.epoch + 1}")
     grants = (item for key, item in offered.evidence.items() if item.act == "grant" and key not in ours.evidence)
-    audiences = [audience_of(ours.cluster, epoch) for epoch in range(offered.epoch, ours.epoch - 1, -1)]
+    audiences = {audience_of(ours.cluster, epoch) for epoch in range(ours.epoch, offered.epoch + 1)}
     Operators(ours.operators.values(), grants, audiences).verify(begun)

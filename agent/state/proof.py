@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 import msgspec
 
-from agent.errors import MusterError
+from agent.errors import InputError, MusterError
 from agent.instruction import VerifiedInstruction, audience_of, read_instruction, unverified_claims
 from agent.model.cluster import Genesis, Operator
 from agent.model.instruction import Body, Enrol, Grant, GrantKey, Recover, Remove, Scale, Services
@@ -17,7 +17,7 @@ from agent.state.errors import SnapshotRefused
 from agent.state.signed import body_of, named_services
 from agent.state.types import ClusterState, Evidence, SignedStack, StackState
 
-MAX_EPOCHS = 1_000  # since genesis; each is a restore by hand, and tokens of all of them are tried
+MAX_EPOCHS = 1_000  # since genesis; each is begun by hand, and proven
 
 
 def prove(state: ClusterState) -> None:
@@ -27,7 +27,7 @@ def prove(state: ClusterState) -> None:
     """
     genesis = _genesis(state)
     _check_names(state)
-    audiences = [audience_of(state.cluster, epoch) for epoch in range(state.epoch, genesis.epoch - 1, -1)]
+    audiences = {audience_of(state.cluster, epoch) for epoch in range(genesis.epoch, state.epoch + 1)}
     operators = Operators(genesis.admins, _grants(state), audiences)
     _check_epochs(state, genesis, operators)
     _want(all(operators.had(operator) for operator in state.operators.values()), "an operator that nobody granted")
@@ -86,7 +86,7 @@ def _check_names(state: ClusterState) -> None:
 
 
 def beginnings(state: ClusterState) -> dict[int, Evidence]:
-    """What began each epoch of a state but its first, by epoch. As it says itself: nothing is verified."""
+    """What began each epoch of a state but its first, by epoch; of a state whose signatures were checked."""
     found: dict[int, Evidence] = {}
     for item in state.evidence.values():
         if item.act == "recover":
@@ -98,10 +98,12 @@ def beginnings(state: ClusterState) -> dict[int, Evidence]:
 
 def _check_epochs(state: ClusterState, genesis: Genesis, operators: Operators) -> None:
     """Each epoch since genesis was begun by an admin, in the one before it."""
+    for item in state.evidence.values():
+        if item.act == "recover":
+            operators.verify(item)
     begun = beginnings(state)
     _want(sorted(begun) == list(range(genesis.epoch + 1, state.epoch + 1)), "an epoch that nobody began")
     for epoch, item in begun.items():
-        operators.verify(item)
         before = audience_of(state.cluster, epoch - 1)
         _want(unverified_claims(item.token).aud == before, "an epoch that nobody began in the one before")
 
@@ -117,7 +119,7 @@ class Operators:
     could.
     """
 
-    def __init__(self, first: Iterable[Operator], grants: Iterable[Evidence], audiences: Sequence[str]) -> None:
+    def __init__(self, first: Iterable[Operator], grants: Iterable[Evidence], audiences: Collection[str]) -> None:
         self._audiences = audiences
         self._known: dict[OperatorName, list[Operator]] = {operator.name: [operator] for operator in first}
         waiting = sorted(grants, key=lambda item: (item.target, item.revision))
@@ -151,13 +153,17 @@ class Operators:
         return True
 
     def _try(self, token: str, body: bytes) -> VerifiedInstruction | None:
-        for version in range(max(map(len, self._known.values()))):
-            operators = {name: known[version] for name, known in self._known.items() if version < len(known)}
-            for audience in self._audiences:
-                try:
-                    return read_instruction(token, body, operators, audience)
-                except MusterError:
-                    continue  # another version of the operator, or another epoch, may have signed it
+        try:
+            claimed = unverified_claims(token)
+        except InputError:
+            return None
+        if claimed.aud not in self._audiences:
+            return None
+        for operator in self._known.get(claimed.iss, ()):
+            try:
+                return read_instruction(token, body, {operator.name: operator}, claimed.aud)
+            except MusterError:
+                continue  # another version of the operator may have signed it
         return None
 
 

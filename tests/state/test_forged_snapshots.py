@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from agent.model.instruction import Grant
 from agent.state import ClusterState, SnapshotRefused, decode_snapshot, encode_snapshot
+from agent.state.proof import MAX_EPOCHS
 from agent.state.types import Evidence
 from tests.support.ledger import Ledger, operator, service, stack
 
@@ -24,7 +25,7 @@ def state() -> ClusterState:
 
 
 def _far_epoch(state: ClusterState) -> ClusterState:
-    """Tokens of every epoch since genesis are tried."""
+    """Tokens of every epoch since genesis count."""
     return replace(state, epoch=2**40)
 
 
@@ -48,6 +49,22 @@ def _garbage_as_evidence(state: ClusterState) -> ClusterState:
     return replace(state, evidence={**state.evidence, "stack:blog/2": item})
 
 
+def _garbage_as_a_beginning(state: ClusterState) -> ClusterState:
+    """What began each epoch is read before anything else of them is known."""
+    item = Evidence(act="recover", target="cluster", revision=1, token="x", body=b"\xff")
+    return replace(state, epoch=2, evidence={**state.evidence, "cluster/1": item})
+
+
+def _many_epochs_and_grants(state: ClusterState) -> ClusterState:
+    """Each is nobody's, and whose epoch a token is for it says itself."""
+    (real,) = (item for item in state.evidence.values() if item.act == "grant")
+    lies = {
+        f"operator:x{number}/1": replace(real, target=f"operator:x{number}", revision=1, body=b"{}")
+        for number in range(300)
+    }
+    return replace(state, epoch=1 + MAX_EPOCHS, evidence=lies)
+
+
 @pytest.mark.parametrize(
     "lie",
     [
@@ -56,6 +73,8 @@ def _garbage_as_evidence(state: ClusterState) -> ClusterState:
         _another_stacks_name,
         _evidence_under_another_key,
         _garbage_as_evidence,
+        _garbage_as_a_beginning,
+        _many_epochs_and_grants,
     ],
 )
 def test_what_would_break_its_reader_is_refused_at_once(
