@@ -271,4 +271,5 @@ def _brings_back(ours: ClusterState, offered: ClusterState) -> bool:
             for name in ours.api_keys.keys() | offered.api_keys.keys()
         )
         or any(ours.members.get(id) != offered.members.get(id) and same_revision(f"member:{id}") for id in members)
+        or any(same_revision(f"host:{id}") for id in (ours.drained ^ offered.drained) & offered.members.keys())
     )

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from agent import errors
 from agent.host import HostContext
-from agent.model.instruction import Grant, Revoke, Scale
+from agent.model.instruction import Drain, Grant, Revoke, Scale
 from agent.model.ledger import InstructionEntry, PhaseEntry, encode_entry
 from agent.node.core import NodeBoot, NodeCore, NodeSettings
 from agent.node.disk import COMMIT_SETTLES_S
@@ -249,6 +249,23 @@ def test_a_snapshot_that_lets_the_expelled_back_in_isnt() -> None:
     offered = snapshot_of(node, members=members, expelled=frozenset())
     decode_snapshot(offered.data)  # every signature in it holds
     assert not machine_of(node).vouches_for(offered)
+
+
+def test_a_snapshot_that_forgets_a_drain_isnt(alone: Node) -> None:
+    drain = alone.cluster.signed("drain", f"host:{alone.id}", Drain(), rev=1)
+    assert alone.result(alone.submit(*drain)).outcome == "applied"
+    assert machine_of(alone).vouches_for(snapshot_of(alone))
+    assert not machine_of(alone).vouches_for(snapshot_of(alone, drained=frozenset()))
+
+
+def test_a_drain_ends_with_its_member() -> None:
+    cluster = Cluster(3)
+    node = cluster.elect()
+    victim = cluster.followers[0]
+    assert cluster.drain(victim.name, at=node.name).outcome == "applied"
+    before = machine_of(node)
+    assert cluster.expel(victim.name, at=node.name).outcome == "applied"
+    assert before.vouches_for(snapshot_of(node))
 
 
 @pytest.mark.parametrize("change", [{"epoch": 2}, {"cluster": "bcdefghijklmnopa"}])
