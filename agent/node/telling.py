@@ -32,6 +32,7 @@ _DEEDS = {
     "grant-key": "granted",
     "revoke-key": "revoked",
     "cancel": "cancelled an instruction on",
+    "recover": "recovered",
 }
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from agent.errors import StorageError
 from agent.formats.timestamps import rfc3339
-from agent.model.ledger import LevelEntry, PhaseEntry, encode_entry
+from agent.model.instruction import Recover
+from agent.model.ledger import InstructionEntry, LevelEntry, PhaseEntry, encode_entry
 from agent.node.messages import CallFrame, Ledger, RaftFrame, ReplyFrame
 from agent.raft import Entry, EntryKind
 from agent.raft.messages import Append
@@ -78,6 +79,20 @@ def test_one_that_is_on_the_disk_stops_the_agent_with_what_to_do() -> None:
         cluster.start(node.name)
     assert "later version" in stopped.value.what
     assert "Install the version" in stopped.value.fix
+
+
+def test_a_recovery_in_the_ledger_is_refused_and_told() -> None:
+    """An operator signed it for a survivor alone; whoever coordinates may put it into the ledger all the same."""
+    cluster: Cluster = elected(3)
+    leader = cluster.elect()
+    state = leader.up.context.state
+    body = Recover(epoch=2, survivor=leader.id, index=state.index, chain=state.chain)
+    token, raw = cluster.signed("recover", "cluster", body)
+    entry = InstructionEntry(at=state.at, token=token, body=raw, via=leader.id)
+    leader.up.context.raft.propose(encode_entry(entry), leader.when.mono)
+    cluster.run(1.0)
+    (told,) = [event for event in leader.events if event.kind == "instruction"]
+    assert (told.state, "outside of consensus" in told.what) == ("refused", True)
 
 
 @pytest.mark.parametrize("which", range(5))
