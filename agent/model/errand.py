@@ -13,12 +13,14 @@ import msgspec
 from msgspec import Meta, Struct
 
 from agent.model.ledger import Assignment, Slot
-from agent.model.types import Label
+from agent.model.types import Label, ShortText
 
 MAX_ERRANDS = 1000  # for one host; 200 services of five stacks at once
 MAX_SLOTS = 1000  # replicas of one errand, as many as an entry assigns at once
 MAX_UNREACHED = 20  # told of one errand; whoever mends the first five has mended the cause
 MAX_DETAIL_CHARACTERS = 500  # an engine's message and what to do about it
+
+Detail = Annotated[str, Meta(max_length=MAX_DETAIL_CHARACTERS)]
 
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
 
@@ -57,19 +59,19 @@ def errand_id(errand: Errand) -> str:
 class Unreached(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A replica's port that this host doesn't get an answer from, and why."""
 
-    service: str
+    service: ShortText
     slot: int
     port: int
-    reason: str
+    reason: Detail
 
 
 class Finding(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How far a host is with one errand. `detail`: what it does, or what is wrong and what to do about it."""
 
-    errand: str
+    errand: ShortText
     kind: ErrandKind
-    stack: str
-    service: str = ""
+    stack: ShortText
+    service: ShortText = ""
     state: FindingState
-    detail: str = ""
-    unreached: tuple[Unreached, ...] = ()
+    detail: Detail = ""
+    unreached: Annotated[tuple[Unreached, ...], Meta(max_length=MAX_UNREACHED)] = ()

@@ -10,15 +10,13 @@ from agent.model.cluster import MAX_MEMBERS
 from agent.model.errand import MAX_ERRANDS, Finding
 from agent.model.ledger import AssignedPort
 from agent.model.stack import MAX_REPLICAS, RuntimeName
-from agent.model.types import AgentId, Labels, Millis
+from agent.model.types import AgentId, Labels, Millis, ShortText
 
 MAX_REASON_CHARACTERS = 4_000  # a sentence and a program's last words; each of 10,000 replicas may have one
 MAX_RUNTIMES = 8  # a host has one or two
 MAX_PORTS = 256  # of one replica
 
 Reason = Annotated[str, Meta(max_length=MAX_REASON_CHARACTERS)]
-ShortText = Annotated[str, Meta(max_length=256)]
-"""An id, a name, an image's reference, a version: what is longer isn't one."""
 
 ReplicaState = Literal[
     "pending",  # assigned, its host hasn't begun

@@ -26,6 +26,9 @@ OperatorName = Annotated[
 ]
 Digest = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z", description="sha256, hexadecimal")]
 Jti = Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z", description="128 random bits, hexadecimal")]
+ShortText = Annotated[str, Meta(max_length=256)]
+"""An id, a name, an image's reference, a version, as a host tells it: what is longer isn't one."""
+
 Target = Annotated[
     str,
     Meta(

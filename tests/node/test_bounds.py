@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.host import HostObservation
+from agent.model.errand import MAX_DETAIL_CHARACTERS, MAX_UNREACHED, Finding, Unreached
 from agent.model.events import MAX_WHAT_CHARACTERS
 from agent.model.report import MAX_REASON_CHARACTERS, HostReport, ObservedReplica, RuntimeInfo
 from agent.node.messages import ReportFrame
@@ -16,6 +17,14 @@ def replica(slot: int = 1, reason: str = "") -> ObservedReplica:
     return ObservedReplica(
         stack="shop", service="web", slot=slot, state="failed", revision=1, spec_hash="x", reason=reason
     )
+
+
+def finding(**fields: object) -> Finding:
+    return Finding(**{"errand": "0" * 16, "kind": "reach", "stack": "shop", "state": "failed", **fields})  # type: ignore[arg-type]  # Finding's
+
+
+def unreached(reason: str) -> Unreached:
+    return Unreached(service="web", slot=1, port=8080, reason=reason)
 
 
 @pytest.fixture
@@ -46,6 +55,9 @@ def test_a_long_reason_is_cut_by_the_host_that_tells_it(cluster: Cluster) -> Non
         {"agent_version": "9" * 300},
         {"runtimes": tuple(RuntimeInfo(name="docker", available=True) for _ in range(100))},
         {"runtimes": (RuntimeInfo(name="docker", available=False, reason="x" * 10_000),)},
+        {"findings": (finding(detail="x" * (MAX_DETAIL_CHARACTERS + 1)),)},
+        {"findings": (finding(unreached=(unreached("x" * (MAX_DETAIL_CHARACTERS + 1)),)),)},
+        {"findings": (finding(unreached=(unreached("refused"),) * (MAX_UNREACHED + 1)),)},
     ],
 )
 def test_a_report_with_longer_ones_is_nobodys(changes: dict[str, object]) -> None:

@@ -190,7 +190,12 @@ class Examiner:
                     unreached[endpoint] = answer
         if unreached:
             told = tuple(
-                Unreached(service=each.key.service, slot=each.key.slot, port=each.port, reason=answer.reason)
+                Unreached(
+                    service=each.key.service,
+                    slot=each.key.slot,
+                    port=each.port,
+                    reason=answer.reason[:MAX_DETAIL_CHARACTERS],
+                )
                 for each, answer in list(unreached.items())[:MAX_UNREACHED]
             )
             detail = f"{len(unreached)} of {len(task.endpoints)} ports don't answer"
