@@ -18,7 +18,18 @@ from agent.instruction.scopes import check_scope
 from agent.instruction.tokens import peek, read_token, write_token
 from agent.model.cluster import Operator
 from agent.model.decode import convert, decode_json
-from agent.model.instruction import BODIES, MAX_BODY_BYTES, TARGET_KINDS, Act, Body, Claims, Enrol, Grant, GrantKey
+from agent.model.instruction import (
+    BODIES,
+    MAX_BODY_BYTES,
+    MAX_TOKEN_BYTES,
+    TARGET_KINDS,
+    Act,
+    Body,
+    Claims,
+    Enrol,
+    Grant,
+    GrantKey,
+)
 from agent.model.stack import Stack
 from agent.model.types import ClusterId, Digest, Jti, OperatorName, Target
 
@@ -106,8 +117,10 @@ def read_instruction(
     Raises NotAuthenticated (token, signature, body's digest), NotAllowed (scope, stack) or InputError (TooLarge too):
     act and target don't go together, or the body isn't the act's.
     """
-    if verify and len(body) <= MAX_REMEMBERED_BODY_BYTES and (signer := operators.get(_signer(token))) is not None:
-        return _remembered(token, body, signer, audience)
+    if verify and isinstance(token, str) and len(token) <= MAX_TOKEN_BYTES and len(body) <= MAX_REMEMBERED_BODY_BYTES:
+        signer = operators.get(_signer(token))
+        if signer is not None:
+            return _remembered(token, body, signer, audience)
     return _read(token, body, operators, audience, verify=verify)
 
 
@@ -116,7 +129,7 @@ def _signer(token: str) -> OperatorName:
     """Whose key must have made the token, nobody vouches for it yet; empty for what is no token."""
     try:
         return unverified_claims(token).iss
-    except (InputError, TypeError):  # TypeError: not even text
+    except InputError:
         return ""
 
 

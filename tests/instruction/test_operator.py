@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import hmac
 import json
+import weakref
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -32,6 +34,7 @@ from agent.model.identity import agent_id_of
 from agent.model.instruction import (
     BODIES,
     MAX_BODY_BYTES,
+    MAX_TOKEN_BYTES,
     TARGET_KINDS,
     Act,
     Body,
@@ -244,6 +247,21 @@ HOSTILE: dict[str, Callable[[], Any]] = {
     f"no {name}": (lambda name=name: forge(KEY, HEADER, {k: v for k, v in CLAIMS.items() if k != name}))
     for name in CLAIMS
 }
+
+
+def test_a_token_that_is_too_long_is_not_even_remembered() -> None:
+    """A ledger's entry may have one of megabytes, by the word of a coordinator that was taken."""
+
+    class Text(str):
+        __slots__ = ("__weakref__",)
+
+    token = Text("x" * (MAX_TOKEN_BYTES + 1))
+    alive = weakref.ref(token)
+    with pytest.raises(NotAuthenticated):
+        read_instruction(token, BODY, operators(), AUDIENCE)
+    del token
+    gc.collect()
+    assert alive() is None
 
 
 @pytest.mark.parametrize("name", HOSTILE)
