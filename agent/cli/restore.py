@@ -18,7 +18,7 @@ from agent.cli.asking import ask
 from agent.cli.options import Options, current_options, global_options
 from agent.cli.output import print_json, say
 from agent.cli.progress import Watch
-from agent.cli.restoring import StackPlan, operators_lacking, plan_stacks, slots_of
+from agent.cli.restoring import StackPlan, left_to_people, plan_stacks, slots_of
 from agent.cli.session import notice, open_client, with_client
 from agent.cli.volumes import place_volumes, targets, wait_for_places
 from agent.client import Client
@@ -62,9 +62,13 @@ def restore(file: str, dry_run: bool, volumes: bool, other_cluster: bool, unpack
             raise Conflict(what, where=file, fix=fix)
         await client.members()
         present = {name: await _stack(client, name) for name in state.stacks}
-        known = {operator.name for operator in (await client.operators()).operators}
-        for name in operators_lacking(state, known):
-            notice(f"operator {name} isn't in this cluster: agent operator grant {name} --key …")
+        for sentence in left_to_people(
+            state,
+            operators={operator.name for operator in (await client.operators()).operators},
+            keys={key.name for key in (await client.api_keys()).keys},
+            drained={host.name: host.cordoned for host in (await client.status()).hosts},
+        ):
+            notice(sentence)
         return plan_stacks(state, present, found.manifest.parts, over=volumes)
 
     plans = with_client(options, look)

@@ -70,9 +70,30 @@ def _plan(state: ClusterState, name: Label, view: StackView | None, parts: list[
     )
 
 
-def operators_lacking(state: ClusterState, known: Collection[OperatorName]) -> list[OperatorName]:
-    """Operators of the backup that this cluster hasn't: their authority isn't restored, an admin grants it."""
-    return sorted(set(state.operators) - set(known))
+def left_to_people(
+    state: ClusterState,
+    *,
+    operators: Collection[OperatorName],
+    keys: Collection[OperatorName],
+    drained: Mapping[Label, bool],
+) -> list[str]:
+    """What the backup has, this cluster hasn't, and nobody but a person brings back: a sentence each, with the command.
+
+    Authority is granted by somebody, never by a file, and whether a host is well again a file can't know. `operators`
+    and `keys`: names that this cluster has; `drained`: whether each of its hosts is.
+    """
+    hosts = sorted(state.members[agent].name for agent in state.drained)
+    return [
+        *(
+            f"operator {name} isn't in this cluster: agent operator grant {name} --key …"
+            for name in sorted(set(state.operators) - set(operators))
+        ),
+        *(
+            f"API key {name} isn't in this cluster: `agent key create {name}` makes another one"
+            for name in sorted(set(state.api_keys) - set(keys))
+        ),
+        *(f"{host} was drained, and isn't now: agent drain {host}" for host in hosts if drained.get(host) is False),
+    ]
 
 
 def users_of(stack: Stack) -> dict[str, set[Label]]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from agent.api.views import stack_view
-from agent.cli.restoring import StackPlan, operators_lacking, plan_stacks, slots_of
+from agent.cli.restoring import StackPlan, left_to_people, plan_stacks, slots_of
 from agent.cli.volumes import targets
 from agent.errors import Conflict
 from agent.formats.backup import Part
+from agent.model.cluster import ApiKey
+from agent.model.instruction import GrantKey
 from agent.model.spec import ReplicaKey
 from agent.model.stack import Image, Service, Volume
 from agent.state import ClusterState
@@ -73,8 +75,19 @@ def test_what_was_being_removed_is_not_restored() -> None:
     assert plan_stacks(ledger.state, {}, [], over=False) == []
 
 
-def test_operators_are_named_and_not_restored() -> None:
-    assert operators_lacking(Ledger().state, {"recovery"}) == ["ann"]
+def test_operators_keys_and_drains_are_named_and_not_restored() -> None:
+    ledger = Ledger()
+    ledger.instruct("grant-key", "key:board", GrantKey(key=ApiKey(name="board", sha256="0" * 64)))
+    for host in ("n1", "n2", "n3"):
+        ledger.drain(host)
+    drained = {"n1": False, "n2": True}
+    said = left_to_people(ledger.state, operators={"recovery"}, keys=set(), drained=drained)
+    assert [sentence.partition(" isn't")[0].partition(" was")[0] for sentence in said] == [
+        "operator ann",
+        "API key board",
+        "n1",
+    ]
+    assert not left_to_people(ledger.state, operators={"ann", "recovery"}, keys={"board"}, drained={"n1": True})
 
 
 def key(slot: int) -> ReplicaKey:
