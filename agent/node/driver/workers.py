@@ -23,6 +23,7 @@ from typing import Any
 
 import msgspec
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -277,7 +278,8 @@ def _check_keys(invitation: Invitation, member: Member) -> None:
     try:
         tls, signing, sealing = _load(invitation.keys)
         certificate = x509.load_pem_x509_certificate(invitation.certificate.encode())
-    except (ValueError, TypeError):
+        certified = certificate.public_key()
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         raise InputError("a key or the certificate can't be read", where="$.sealed") from None
     same = (
         isinstance(signing, Ed25519PrivateKey)
@@ -285,7 +287,7 @@ def _check_keys(invitation: Invitation, member: Member) -> None:
         and public_hex(signing) == member.signing_key
         and sealing.public_key().public_bytes_raw().hex() == member.sealing_key
         and certificate.fingerprint(hashes.SHA256()).hex() == member.certificate
-        and certificate.public_key() == tls.public_key()
+        and certified == tls.public_key()
     )
     if not same:
         raise NotAllowed("the keys in it aren't those of the member that was signed", where="$.sealed")

@@ -11,7 +11,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from agent.errors import Conflict, InputError, MusterError, NotAllowed, NotAuthenticated, NotFound
 from agent.home import Home
@@ -134,6 +136,18 @@ async def test_nobody_can_send_another_hosts_enrolment_with_keys_of_their_own(sc
     forged = msgspec.structs.replace(own, token=theirs.token, body=theirs.body)
     error = await scene.refused(scene.sealed(await scene.invite(), forged))
     assert (type(error), "aren't those of the member" in error.what) == (NotAllowed, True)
+
+
+async def test_a_key_of_a_kind_that_nobody_knows_ends_no_agent(scene: Scene) -> None:
+    """Anybody can seal, and put into it an enrolment that was signed just now for another host."""
+    invitation = scene.opened(await scene.invite())
+    named, unknown = bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("2a8648ce3d030102")  # P-256; prime192v2
+    key = ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    text = base64.encodebytes(key.replace(named, unknown)).decode()
+    strange = f"-----BEGIN PRIVATE KEY-----\n{text}-----END PRIVATE KEY-----\n"
+    forged = msgspec.structs.replace(invitation, keys=msgspec.structs.replace(invitation.keys, tls=strange))
+    error = await scene.refused(scene.sealed(await scene.invite(), forged))
+    assert "can't be read" in error.what
 
 
 async def test_who_is_no_admin_enrols_nobody(scene: Scene, tmp_path: Path) -> None:
