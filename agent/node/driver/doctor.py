@@ -92,7 +92,7 @@ class DoctorService:
                 here, there = context.name_of(context.id), context.name_of(host)
                 fix = f"Ask it itself: `sudo agent doctor` on {there}."
                 raise errors.Unreachable(f"{here} has no link with {there}", fix=fix) from None
-            return await self._call(host, request)
+            return await self._call(host, request, host)
 
     async def _relayed(self, host: AgentId, log: bool) -> HostAnswer | None:
         """Its word through a member that reaches it; None when none does."""
@@ -100,27 +100,29 @@ class DoctorService:
             if relay == host or relay not in self._driver.state.members:
                 continue
             try:
-                return await self._call(relay, Examine(host=host, log=log))
+                return await self._call(relay, Examine(host=host, log=log), host)
             except errors.MusterError:
                 continue
         return None
 
-    async def _call(self, peer: AgentId, request: Examine) -> HostAnswer:
+    async def _call(self, peer: AgentId, request: Examine, about: AgentId) -> HostAnswer:
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S), aclosing(self._driver.call(peer, request)) as replies:
                 async for reply in replies:
                     if isinstance(reply, Examined):
-                        return self._timed(reply.answer)
+                        return self._heard(reply.answer, about)
         except TimeoutError:
             raise errors.TimedOut(f"no answer within {ANSWER_WITHIN_S:g} s") from None
         raise errors.MusterError("it ended without an answer")
 
-    @staticmethod
-    def _timed(answer: HostAnswer) -> HostAnswer:
-        """Its clock against ours, now that the answer is here."""
-        if answer.examination is None:
-            return answer
-        return msgspec.structs.replace(answer, offset_ms=answer.examination.wall_ms - time.time_ns() // 1_000_000)
+    def _heard(self, answer: HostAnswer, about: AgentId) -> HostAnswer:
+        """As the word of the host that was asked about, whatever name it gives itself; its clock against ours, now."""
+        name = self._driver.core.context.name_of(about)
+        found, offset_ms = answer.examination, 0
+        if found is not None:
+            found = msgspec.structs.replace(found, id=about, name=name)
+            offset_ms = found.wall_ms - time.time_ns() // 1_000_000
+        return msgspec.structs.replace(answer, id=about, host=name, examination=found, offset_ms=offset_ms)
 
     def _silent(self, host: AgentId, what: str, fix: str) -> HostAnswer:
         return HostAnswer(id=host, host=self._driver.core.context.name_of(host), what=what, fix=fix)
