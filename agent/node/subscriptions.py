@@ -61,7 +61,13 @@ class Arriving:
         if (part.index, part.digest) != (self.index, self.digest):
             self.forget()
             self.index, self.digest = part.index, part.digest
-        if part.offset != len(self.data) or part.total > max_bytes or part.offset + len(part.data) > part.total:
+        end = part.offset + len(part.data)
+        if (
+            part.offset != len(self.data)
+            or end > part.total
+            or part.total > max_bytes
+            or (end < part.total and not part.data)
+        ):
             self.forget()
             raise ObservationRefused(f"a part of a snapshot from {part.offset} on doesn't continue what is here")
         self.data += part.data

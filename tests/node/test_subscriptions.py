@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
+
 from agent.model.stack import Service
 from agent.node.followers import PART_BYTES, STALLED_S, WINDOW_PARTS
 from agent.node.messages import CallFrame, Failed, FollowLedger, Frame, Ledger, ReplyFrame, SnapshotPart, TakenFrame
-from agent.node.subscriptions import RETRY_S, voter_for
+from agent.node.subscriptions import RETRY_S, Arriving, voter_for
+from agent.raft import Configuration, ObservationRefused
 from tests.node.cluster import OFTEN, Cluster, Node, stack
 
 LARGE = Service(runtime="process", command=("serve",), environment={f"KEY_{n}": "x" * 4000 for n in range(200)})
@@ -44,6 +47,15 @@ def test_a_snapshot_comes_in_parts_and_each_once() -> None:
     sent = parts(voter)
     assert max(len(part.data) for part in sent) == PART_BYTES
     assert sum(len(part.data) for part in sent) == sent[0].total
+
+
+def test_a_part_that_brings_nothing_is_refused() -> None:
+    """Whoever asks on for the next one would ask for ever."""
+    part = SnapshotPart(
+        index=9, term=1, configuration=Configuration(voters=("a",)), digest="0" * 64, total=10, offset=0, data=b""
+    )
+    with pytest.raises(ObservationRefused):
+        Arriving().add(part, 100)
 
 
 def test_who_takes_nothing_is_sent_a_window_and_no_more() -> None:
