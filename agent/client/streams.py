@@ -107,10 +107,12 @@ async def doctor(client: Client, hosts: Sequence[str], *, log: bool) -> AsyncGen
 
 
 def _resumed(params: Mapping[str, str], last: Mapping[_Replica, str]) -> dict[str, str]:
-    times = [at for at in last.values() if at]
-    if not times:
+    """Lines of plain processes have no times: where there are no others, go on with what comes from now on."""
+    if not last:
         return dict(params)
-    return {name: value for name, value in params.items() if name != "tail"} | {"since": min(times)}
+    times = [at for at in last.values() if at]
+    behind = {"since": min(times)} if times else {"tail": "0"}
+    return {name: value for name, value in params.items() if name != "tail"} | behind
 
 
 async def _server_sent(

@@ -26,6 +26,8 @@ from agent.swim import SwimMessage
 
 MAX_BLOB_WINDOW_BYTES = 262_144  # one answer: on a 10 Mbit/s link it holds a heartbeat up for 0.2 s
 
+MAX_WITHIN_MS = 315_360_000_000  # ten years; a time that long ago can still be written
+
 CallId = Annotated[int, Meta(ge=1, le=2**53)]
 
 
@@ -65,13 +67,17 @@ class GetStatus(Struct, frozen=True, kw_only=True, tag="status", omit_defaults=T
 
 
 class FollowLogs(Struct, frozen=True, kw_only=True, tag="logs", omit_defaults=True):
-    """A replica's output. `since` is RFC 3339. Answered by `Logs` parts until the end or a `Cancel`."""
+    """A replica's output. Answered by `Logs` parts until the end or a `Cancel`.
+
+    `since` is RFC 3339; `within_ms` is as long ago by the receiver's own clock.
+    """
 
     stack: Label
     service: Label
     slot: int
     tail: Annotated[int, Meta(ge=0, le=100_000)] | None = None
     since: str | None = None
+    within_ms: Annotated[int, Meta(ge=0, le=MAX_WITHIN_MS)] | None = None
     follow: bool = False
 
 

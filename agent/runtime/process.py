@@ -163,6 +163,11 @@ class ProcessRuntime:
         key = record.key
 
         last_seen = time.monotonic()
+        before = {
+            stream: size
+            for stream, (size, written_ms) in record.earlier.items()
+            if since is not None and written_ms < since.timestamp() * 1000
+        }
 
         def alive() -> bool:
             nonlocal last_seen
@@ -171,7 +176,8 @@ class ProcessRuntime:
             return time.monotonic() - last_seen < REPLACED_WITHIN_S and not self._closed
 
         paths = self._supervisor.log_paths(key)
-        async for line in read_logs(paths, self._executor, tail=tail, since=since, follow=follow, alive=alive):
+        reading = read_logs(paths, self._executor, tail=tail, since=since, before=before, follow=follow, alive=alive)
+        async for line in reading:
             yield line
 
     def changes(self) -> AsyncIterator[ReplicaKey | None]:

@@ -23,7 +23,10 @@ MAX_RECORD_BYTES = 65_536  # ours are below 8 KiB; anything larger isn't ours
 
 
 class Record(Struct, frozen=True, kw_only=True):
-    """`boot`, `pid`, `start` name the process; `pid` 0: about to be started. `ended`: its end was noticed."""
+    """`boot`, `pid`, `start` name the process; `pid` 0: about to be started. `ended`: its end was noticed.
+
+    `earlier`: what its output files had before it started, by stream: bytes, and when they were written last (ms).
+    """
 
     version: int = 1
     key: ReplicaKey
@@ -41,6 +44,7 @@ class Record(Struct, frozen=True, kw_only=True):
     pid: int = 0
     start: int = 0
     started_at: int = 0
+    earlier: dict[str, tuple[int, int]] = {}
     ended: bool = False
     finished_at: int = 0
     exit_code: int | None = None

@@ -20,7 +20,7 @@ from agent import errors
 from agent.model.spec import ReplicaKey, ReplicaSpec
 from agent.model.types import AgentId, ClusterId, is_label
 from agent.runtime import proc, spawn
-from agent.runtime.logfiles import STREAMS, Stream
+from agent.runtime.logfiles import STREAMS, Stream, written
 from agent.runtime.records import Record, Records
 from agent.runtime.sockets import taken_ports
 
@@ -109,6 +109,7 @@ class Supervisor:
             run=run,
             boot=self._boot,
             unit=unit,
+            earlier=written(self.log_paths(spec.key)),
         )
 
     def _spawn(self, spec: ReplicaSpec, record: Record, command: list[str], directory: Path) -> Record:

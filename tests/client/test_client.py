@@ -323,3 +323,26 @@ async def test_a_defect_in_a_probe_is_not_taken_for_a_silent_host() -> None:
 
     with pytest.raises(KeyError):
         await Race(probe, lambda health: health.ok).run([Endpoint(address="a")], {})
+
+
+async def test_lines_without_times_do_not_come_again(client: Client, running: FakeCluster) -> None:
+    open_shop(running)
+    client.prefer("n1")
+    for node in running.nodes.values():
+        node.node.lines = [msgspec.structs.replace(line(text), at="") for text in ("a", "b")]
+    found: list[str] = []
+
+    async def listen() -> None:
+        async with aclosing(client.logs("shop", follow=True)) as lines:
+            async for each in lines:
+                found.append(each.line)
+
+    task = asyncio.create_task(listen())
+    try:
+        await wait_for(lambda: found == ["a", "b"])
+        await running.nodes.pop("n1").server.close()
+        await wait_for(lambda: any(node.node.following for node in running.nodes.values()))
+        assert found == ["a", "b"]
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

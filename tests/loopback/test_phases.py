@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bootstrap.local import LocalCluster
-from tests.loopback.world import READY_TIMEOUT_S, end
+from tests.loopback.world import READY_TIMEOUT_S, end, followed
 from tests.runtime.conftest import IMAGE, Dockerd, _missing, running_dockerd
 from tests.support.agents import Desk
 from tests.support.waiting import wait_for_sync
@@ -149,4 +149,18 @@ def test_a_program_that_does_not_listen_is_told_and_rolled_back(desk: Desk, tmp_
     failed = deploy(desk, tmp_path / "plan.json", code=3, deaf=deaf)
     assert "n1 doesn't reach deaf.1 on n2 at port 9480" in failed.stderr
     assert "nor does n2 itself" in failed.stderr
+    desk.run("cleanup", "site", "--yes")
+
+
+def test_a_new_revisions_containers_join_a_running_follow(desk: Desk, engine: Dockerd, tmp_path: Path) -> None:
+    # Every run says one line that no other run says: what is shown twice or not at all shows.
+    command = ["/bin/sh", "-c", "cat /proc/sys/kernel/random/uuid; exec httpd -f -p 80 -h /run/muster"]
+    deploy(desk, tmp_path / "plan.json", web=web(command=command))
+    with followed(desk, "site", tmp_path / "shown") as shown:
+        wait_for_sync(lambda: len(shown()) == 3, what="a line of each container")
+        deploy(desk, tmp_path / "plan.json", web=web(command=command, environment={"COLOUR": "blue"}))
+        wait_for_sync(lambda: len(shown()) == 6, what="a line of each new container")
+        desk.run("restart", "site")
+        wait_for_sync(lambda: len(shown()) == 9, what="a line of each container after the restart")
+        assert len(set(shown())) == 9
     desk.run("cleanup", "site", "--yes")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -12,7 +14,8 @@ import msgspec
 from agent.errors import MusterError
 from agent.model.status import ReplicaStatus, Status
 from bootstrap import processes
-from bootstrap.local import LocalCluster
+from bootstrap.local import LocalCluster, clean_environment
+from tests.support.agents import Desk
 from tests.support.waiting import wait_for_sync
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "web" / "plan.json"
@@ -101,3 +104,19 @@ def pids_below(directory: Path) -> set[str]:
     return {
         f"{record['pid']}:{record['start']}" for path in records if (record := msgspec.json.decode(path.read_bytes()))
     }
+
+
+@contextmanager
+def followed(desk: Desk, stack: str, path: Path) -> Iterator[Callable[[], list[str]]]:
+    """`agent logs -f` in the background; what it has shown so far."""
+    with path.open("wb") as output:
+        command = desk.cluster.agent_command("logs", "-f", stack)
+        running = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=clean_environment()
+        )
+        try:
+            yield lambda: path.read_text().splitlines()
+            assert running.poll() is None, "it still follows"
+        finally:
+            running.terminate()
+            running.wait(10)

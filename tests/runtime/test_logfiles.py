@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.runtime.logfiles import last_lines, rotate, rotated
+from agent.runtime.logfiles import last_lines, read_logs, rotate, rotated, written
 
 
 def test_a_file_over_its_size_is_copied_and_truncated_and_the_writer_goes_on(tmp_path: Path) -> None:
@@ -47,3 +49,32 @@ def test_the_tail_reaches_into_rotated_files(tmp_path_factory: object, sizes: li
     wanted = expected if tail is None else expected[len(expected) - min(tail, len(expected)) :]
     lines, offset = last_lines(path, tail)
     assert (lines, offset) == (wanted, path.stat().st_size)
+
+
+async def test_a_file_that_was_deleted_and_made_again_is_followed_from_its_beginning(tmp_path: Path) -> None:
+    path = tmp_path / "out.log"
+    path.write_bytes(b"one\n")
+    with ThreadPoolExecutor(1) as executor:
+        reading = read_logs(
+            {"stdout": path}, executor, tail=None, since=None, before={}, follow=True, alive=lambda: True
+        )
+        async with aclosing(reading) as lines:
+            assert (await anext(lines)).line == "one"
+            with path.open("ab") as writer:
+                writer.write(b"two\n")
+            assert (await anext(lines)).line == "two"
+            path.unlink()
+            path.write_bytes(b"new\nest\n")
+            assert [(await anext(lines)).line, (await anext(lines)).line] == ["new", "est"]
+
+
+def test_what_earlier_runs_wrote_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "out.log"
+    path.write_bytes(b"earlier\nrun\n")
+    before = {stream: size for stream, (size, _) in written({"stdout": path, "stderr": tmp_path / "none"}).items()}
+    assert before == {"stdout": 12}
+    with path.open("ab") as writer:
+        writer.write(b"this\none\n")
+    assert last_lines(path, None, 12) == ([b"this\n", b"one\n"], 21)
+    assert last_lines(path, 1, 12) == ([b"one\n"], 21)
+    assert last_lines(path, None, 22) == ([b"earlier\n", b"run\n", b"this\n", b"one\n"], 21)

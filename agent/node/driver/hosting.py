@@ -165,24 +165,30 @@ class Hosting:
     async def logs(
         self, key: ReplicaKey, *, tail: int | None = None, since: datetime | None = None, follow: bool = False
     ) -> AsyncGenerator[RawLine]:
-        """The replica's output here; `follow` goes on over its restarts until it is no longer wanted.
+        """The replica's output here; `follow` goes on over its restarts and successors until it is no longer wanted.
 
-        Raises NotFound when this host has nothing of it.
+        Raises NotFound when this host has nothing of it, and when following isn't to have either.
         """
         workload = self._workload_of(key)
-        if workload is None:
+        if workload is None and not (follow and self._wants(key)):
             raise errors.NotFound(f"this host doesn't run {key}")
-        while workload is not None:
-            run = (workload.id, workload.started_at)
-            async for line in self._runtimes[workload.runtime].logs(workload.id, tail=tail, since=since, follow=follow):
-                yield line
+        run: tuple[str, int] | None = None
+        seen = ""
+        begun = datetime.now(UTC)
+        while workload is not None or (follow and self._wants(key)):
+            if workload is not None and (workload.id, workload.started_at) != run:
+                run, before = (workload.id, workload.started_at), seen
+                found = self._runtimes[workload.runtime].logs(workload.id, tail=tail, since=since, follow=follow)
+                async for line in found:
+                    if not line.at or line.at > before:
+                        seen = max(line.at, seen)
+                        yield line
+                # The next run: from the last line on where lines have times, else from when this one was read out.
+                tail, since = None, _moment_of(seen) or (datetime.now(UTC) if workload.runtime == "process" else begun)
             if not follow:
                 return
-            # The next run: a container's log knows times, a process' files go on where they were.
-            since, tail = datetime.now(UTC), 0 if workload.runtime == "process" else None
-            while workload is not None and (workload.id, workload.started_at) == run:
-                await asyncio.sleep(LOG_RUN_INTERVAL_S)
-                workload = self._workload_of(key)
+            await asyncio.sleep(LOG_RUN_INTERVAL_S)
+            workload = self._workload_of(key)
 
     # The loop
 
@@ -353,6 +359,9 @@ class Hosting:
         spec = next((spec for spec in self._desired.specs if spec.key == key), None) if self._desired else None
         return (current_of(spec, found) if spec else None) or max(found, key=lambda w: w.started_at, default=None)
 
+    def _wants(self, key: ReplicaKey) -> bool:
+        return self._desired is not None and any(spec.key == key for spec in self._desired.specs)
+
     def _ask_last_words(self, before: ReconcileMemory) -> None:
         """Fetch the last log lines of what has just ended by itself, was restarted, or turned unhealthy."""
         for key, after in self._memory.lives.items():
@@ -375,6 +384,11 @@ class Hosting:
                     lines.append(line.line)
         if self._memory.life(workload.key).counted == counted and lines:
             self._memory = life.with_log(self._memory, workload.key, tuple(lines))
+
+
+def _moment_of(at: str) -> datetime | None:
+    """A line's time, to the microsecond."""
+    return datetime.fromisoformat(at) if at else None
 
 
 def _must_go_on(task: asyncio.Task[None]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from agent import errors
@@ -63,7 +63,7 @@ class LogService:
                 async for line in lines:
                     yield line
         except errors.MusterError as error:
-            yield self._complaint(wanted, host, error)
+            yield self.complaint(wanted, host, error)
 
     async def answer(self, _peer: AgentId, wanted: FollowLogs) -> AsyncGenerator[Reply]:
         """A peer asks for a replica of this host: as many lines in a part as are there, and as a part takes."""
@@ -75,6 +75,9 @@ class LogService:
     async def _read_local(self, wanted: FollowLogs) -> AsyncGenerator[LogLine]:
         key = ReplicaKey(stack=wanted.stack, service=wanted.service, slot=wanted.slot)
         since = _moment(wanted.since) if wanted.since else None
+        if wanted.within_ms is not None:
+            ago = datetime.now(UTC) - timedelta(milliseconds=wanted.within_ms)
+            since = ago if since is None else max(since, ago)
         host = self._driver.core.context.name_of(self._driver.core.context.id)
         async with aclosing(self._local.logs(key, tail=wanted.tail, since=since, follow=wanted.follow)) as lines:
             async for raw in lines:
@@ -88,7 +91,8 @@ class LogService:
                     line=raw.line[:MAX_LINE_CHARACTERS],
                 )
 
-    def _complaint(self, wanted: FollowLogs, host: AgentId, error: errors.MusterError) -> LogLine:
+    def complaint(self, wanted: FollowLogs, host: AgentId, error: errors.MusterError) -> LogLine:
+        """What is shown in the place of lines that can't be had."""
         return LogLine(
             stack=wanted.stack,
             service=wanted.service,

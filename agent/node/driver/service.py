@@ -20,6 +20,7 @@ from agent.node.driver.auditing import AuditedLedger
 from agent.node.driver.backup import BackupService
 from agent.node.driver.blobs import BlobService
 from agent.node.driver.doctor import DoctorService
+from agent.node.driver.following import Following, Placements, asking
 from agent.node.driver.images import ImageService
 from agent.node.driver.logs import LogService
 from agent.node.driver.loop import Driver, now
@@ -159,15 +160,18 @@ class AgentService:
         self, stack: str, *, service: str | None, slot: int | None, tail: int | None, since: str | None, follow: bool
     ) -> AsyncGenerator[LogLine]:
         """See NodePort."""
-        wanted: dict[AgentId, list[FollowLogs]] = {}
-        for key, assignment in sorted(self.state.assignments.items()):
-            if key.stack != stack or service not in (None, key.service) or slot not in (None, key.slot):
-                continue
-            one = FollowLogs(stack=stack, service=key.service, slot=key.slot, tail=tail, since=since, follow=follow)
-            wanted.setdefault(assignment.host, []).append(one)
-        if not wanted:
+        placements = Placements(self._driver, stack, service=service, slot=slot)
+        placed = placements.now()
+        if not placed:
             raise self._nothing(stack, service, slot)
-        async with aclosing(self._logs.merge(wanted)) as lines:
+        if follow:
+            found = Following(self._logs, placements, tail=tail, since=since).lines()
+        else:
+            wanted: dict[AgentId, list[FollowLogs]] = {}
+            for key, host in sorted(placed):
+                wanted.setdefault(host, []).append(asking(key, tail=tail, since=since))
+            found = self._logs.merge(wanted)
+        async with aclosing(found) as lines:
             async for line in lines:
                 yield line
 
