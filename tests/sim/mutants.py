@@ -34,7 +34,11 @@ from agent.raft.replication import Replication
 from agent.raft.state import Outbox
 from agent.swim import SwimConfig
 from tests.sim.disk import SimDisk
-from tests.sim.scenes import an_acknowledgement_of_an_earlier_term, changes_by_two_leaders
+from tests.sim.scenes import (
+    a_no_by_a_deposed_leader,
+    an_acknowledgement_of_an_earlier_term,
+    changes_by_two_leaders,
+)
 from tests.sim.world import World
 from tests.support.memory_disk import MemoryDisk
 
@@ -319,7 +323,6 @@ FOCUS: dict[str, Mapping[str, object]] = {
     "older term committed by counting": STORM,
     "election timeout the same for all, once": TIES,
     "two changes at once": HASTE,
-    "stale ReadIndex": STORM,
     "heartbeat commits beyond match": STORM,
     "append commits beyond match": STORM,
 }
@@ -328,6 +331,7 @@ FOCUS: dict[str, Mapping[str, object]] = {
 SCENES: dict[str, Callable[[], World]] = {
     "change before an own-term commit": changes_by_two_leaders,
     "acknowledgements counted across terms": an_acknowledgement_of_an_earlier_term,
+    "stale ReadIndex": a_no_by_a_deposed_leader,
 }
 
 

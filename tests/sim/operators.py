@@ -33,7 +33,7 @@ GRACE_S = 0.5  # between an answer's deadline and the answer
 
 
 @dataclass(slots=True, eq=False)
-class _Sent:
+class Sent:
     """One instruction, whoever it was sent to so far. `done` is set with its answer, `given_up` if nobody waits for it.
 
     `desk`: whoever sent it goes on with the next one.
@@ -58,7 +58,7 @@ class Operators:
     applied_at: float = 0.0
     history: dict[str, list[Operation]] = field(default_factory=lambda: defaultdict(list))
     _revision: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    _requests: dict[int, tuple[_Sent, AgentId, int]] = field(default_factory=dict)
+    _requests: dict[int, tuple[Sent, AgentId, int]] = field(default_factory=dict)
     _next: int = 1
 
     def begin(self) -> None:
@@ -66,10 +66,10 @@ class Operators:
         for target in DESKS:
             self._later(self.world.rng.random(), target, None)
 
-    def _later(self, delay_s: float, target: str, sent: _Sent | None) -> None:
+    def _later(self, delay_s: float, target: str, sent: Sent | None) -> None:
         self.world.after(delay_s, lambda: self._work(target, sent))
 
-    def _work(self, target: str, sent: _Sent | None) -> None:
+    def _work(self, target: str, sent: Sent | None) -> None:
         world = self.world
         if world.now > world.until_s - QUIET_S:
             return
@@ -83,12 +83,12 @@ class Operators:
         self.send(sent)
         self._later(world.rng.random() * PATIENCE_S, target, sent)
 
-    def send(self, sent: _Sent) -> None:
-        """To any agent that is up."""
+    def send(self, sent: Sent, to: SimAgent | None = None) -> None:
+        """To any agent that is up, unless somebody says to which one."""
         agents = [agent for agent in self.world.alive() if not agent.paused]
         if not agents:
             return
-        agent = self.world.rng.choice(agents)
+        agent = to or self.world.rng.choice(agents)
         request, self._next = self._next, self._next + 1
         sent.times += 1
         self._requests[request] = sent, agent.id, agent.life
@@ -144,7 +144,7 @@ class Operators:
 
     # Instructions
 
-    def _sign(self, target: str) -> _Sent:
+    def _sign(self, target: str) -> Sent:
         rng, revision = self.world.rng, self._revision[target] + 1
         replicas = rng.randint(0, 4)
         if revision == 1 or rng.random() < 0.3:
@@ -159,7 +159,7 @@ class Operators:
             return self.sign(rng.choice(acts), target, revision, {})
         return self.sign("scale", target, revision, {"services": {"web": replicas}})
 
-    def sign(self, act: Act, target: str, revision: int, content: object) -> _Sent:
+    def sign(self, act: Act, target: str, revision: int, content: object) -> Sent:
         """An instruction that will be in the history of its target."""
         world, body = self.world, msgspec.json.encode(content)
         token = sign_instruction(
@@ -177,7 +177,7 @@ class Operators:
         digest = f"{hashlib.sha256(body).hexdigest()} {len(self.history[target])}"
         operation = Operation(revision, digest, world.now)
         self.history[target].append(operation)
-        return _Sent(target, operation, token, body)
+        return Sent(target, operation, token, body)
 
     # Membership
 
@@ -206,7 +206,7 @@ class Operators:
         acts: tuple[Act, ...] = ("drain", "drain", "undrain")
         self._insist(self.sign(self.world.rng.choice(acts), target, self._revision[target] + 1, {}))
 
-    def _insist(self, sent: _Sent) -> None:
+    def _insist(self, sent: Sent) -> None:
         if sent.done or self.world.now > self.world.until_s - QUIET_S:
             return
         self.send(sent)

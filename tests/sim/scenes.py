@@ -1,4 +1,4 @@
-"""Histories too rare to wait for: two bugs need several things to meet in order, so these worlds are directed.
+"""Histories too rare to wait for: some bugs need several things to meet in order, so these worlds are directed.
 
 Each passes as it is; with its bug switched on (tests.sim.mutants) it breaks a property.
 """
@@ -14,6 +14,7 @@ from agent.node.instant import Instant
 from agent.node.messages import Frame, RaftFrame
 from agent.raft import Configuration, EntryKind, RaftLimits
 from agent.raft.messages import AppendResponse
+from tests.sim.operators import Sent
 from tests.sim.weather import Weather
 from tests.sim.world import SimAgent, World
 
@@ -129,6 +130,42 @@ def _lead_in_vain(world: World) -> None:
 
     world.after(2.5, mend)
     world.after(3.5, hand_over)
+
+
+def a_no_by_a_deposed_leader() -> World:
+    """A leader that doesn't know yet that another one was elected is asked for what only that one can know (§6.4)."""
+
+    def script(world: World) -> None:
+        world.after(4.0, lambda: _ask_both(world))
+
+    return World(6, size=3, until_s=24.0, given=Weather.fair(), script=script)
+
+
+def _ask_both(world: World) -> None:
+    first, target = _leader(world), "stack:scene"
+    others = [world.agents[voter] for voter in first.voters if voter != first.id]
+    content = {"name": "scene", "services": {"web": {"runtime": "process", "command": ["serve"]}}}
+    _shut(world, [first.id], [other.id for other in others])
+    for other in others:  # they hear that it is gone; it hears nothing
+        world.hand_in(other, lambda core, when: core.context.raft.peer_unlinked(first.id, when.mono))
+
+    def once_elected() -> None:
+        second = next((other for other in others if other.core is not None and other.core.context.leads), None)
+        if second is None:
+            world.after(SOON_S, once_elected)
+            return
+        sent = world.operators.sign("deploy", target, 1, content)
+        world.operators.send(sent, second)
+        once_applied(sent)
+
+    def once_applied(sent: Sent) -> None:
+        if not sent.done:
+            world.after(SOON_S, lambda: once_applied(sent))
+            return
+        assert first.leads, "it has noticed"
+        world.operators.send(world.operators.sign("scale", target, 2, {"services": {"web": 2}}), first)
+
+    once_elected()
 
 
 def _transfer(core: NodeCore, to: AgentId, when: Instant) -> None:
