@@ -6,13 +6,13 @@ import click
 
 from agent.cli.options import current_options, global_options
 from agent.cli.output import print_json, print_table, say
+from agent.cli.revoking import revoke_named
 from agent.cli.session import notice, with_client
 from agent.client import Client
 from agent.instruction.api_keys import digest_of_api_key, new_api_key
 from agent.model.cluster import ApiKey
 from agent.model.decode import convert
-from agent.model.instruction import GrantKey, InstructionResult, Revoke
-from agent.model.types import OperatorName
+from agent.model.instruction import GrantKey, InstructionResult
 
 
 @click.group()
@@ -60,14 +60,4 @@ def list_keys() -> None:
 @global_options
 def revoke(name: str) -> None:
     """End the API key NAME, at once and on every host."""
-    options = current_options()
-    checked: OperatorName = convert(name, OperatorName, "NAME")
-
-    async def use(client: Client) -> InstructionResult:
-        return await client.submit("revoke-key", f"key:{checked}", Revoke())
-
-    result = with_client(options, use)
-    if options.json:
-        print_json({"result": result})
-    else:
-        say(f"{checked}: revoked (revision {result.revision})")
+    revoke_named("revoke-key", "key", name)

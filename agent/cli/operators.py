@@ -17,6 +17,7 @@ from agent.cli.options import current_options, global_options
 from agent.cli.output import print_json, print_table, say
 from agent.cli.reading import read_bounded
 from agent.cli.recovery_key import recovery_key_option, recovery_signer
+from agent.cli.revoking import revoke_named
 from agent.cli.session import notice, with_client
 from agent.client import Client, home_client
 from agent.errors import Conflict, InputError, NotFound
@@ -37,7 +38,7 @@ from agent.instruction import kid_of, new_key, private_key_of, private_pem, publ
 from agent.model.api import Operators, OperatorView
 from agent.model.cluster import Operator, ScopeName
 from agent.model.decode import convert
-from agent.model.instruction import Grant, InstructionResult, Revoke
+from agent.model.instruction import Grant, InstructionResult
 from agent.model.types import OperatorName, PublicKey
 
 MAX_KEY_BYTES = 4096  # an Ed25519 key in PEM has about 120
@@ -110,17 +111,7 @@ def grant(name: str, key: str | None, key_file: str | None, scope: str | None, s
 @global_options
 def revoke(name: str) -> None:
     """Take all authority from the operator NAME. What it signed stays in force; the last admin can't go."""
-    options = current_options()
-    checked: OperatorName = convert(name, OperatorName, "NAME")
-
-    async def use(client: Client) -> InstructionResult:
-        return await client.submit("revoke", f"operator:{checked}", Revoke())
-
-    result = with_client(options, use)
-    if options.json:
-        print_json({"result": result})
-    else:
-        say(f"{checked}: revoked (revision {result.revision})")
+    revoke_named("revoke", "operator", name)
 
 
 @operator.command()

@@ -7,12 +7,12 @@ from typing import Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from agent.instruction.fresh import FreshClaims, read_fresh
-from agent.instruction.operator import DEFAULT_SKEW_S, audience_of, new_jti
+from agent.instruction.fresh import FreshClaims, fresh_claims, read_fresh
+from agent.instruction.operator import DEFAULT_SKEW_S
 from agent.instruction.tokens import write_token
 from agent.model.cluster import Operator
 from agent.model.decode import convert
-from agent.model.types import ClusterId, Jti, OperatorName
+from agent.model.types import ClusterId, OperatorName
 
 MAX_ACCESS_TTL_S = 3600  # it can't be revoked by itself, so it ends by itself
 
@@ -31,17 +31,10 @@ def sign_access(
     epoch: int,
     now_s: float,
     ttl_s: int = MAX_ACCESS_TTL_S,
-    jti: Jti | None = None,
 ) -> str:
     """An `access+jwt` with scope read."""
-    claims = {
-        "iss": operator_name,
-        "aud": audience_of(cluster, epoch),
-        "iat": int(now_s),
-        "exp": int(now_s) + ttl_s,
-        "jti": jti if jti is not None else new_jti(),
-        "scope": "read",
-    }
+    claims = fresh_claims(operator_name=operator_name, cluster=cluster, epoch=epoch, now_s=now_s, ttl_s=ttl_s)
+    claims["scope"] = "read"
     return write_token(key, "access+jwt", convert(claims, AccessClaims, "claims"))
 
 
