@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import TypeVar
 
 import msgspec
 
+from agent.errors import MusterError, TooMany
 from agent.instruction import covers_stack
 from agent.model.audit import AuditPage, AuditProof
 from agent.model.cluster import Operator
@@ -18,6 +21,9 @@ from agent.storage.ledger import Ledger
 
 FLUSH_EVERY_S = 1.0  # a crash costs nothing but applying again
 FLUSH_ENTRIES = 1_000  # then at once: bounds the memory
+READ_TRIES = 3  # a segment goes about as often as one is filled, so that once is rare
+
+_T = TypeVar("_T")
 
 
 class AuditedLedger:
@@ -28,6 +34,7 @@ class AuditedLedger:
         self._ledger, self._log = ledger, log
         self._timer: asyncio.TimerHandle | None = None
         self._flushes: set[asyncio.Task[None]] = set()
+        self._reading = asyncio.Lock()
 
     def keep(self, entry: Audit) -> None:
         """An entry was applied."""
@@ -86,7 +93,7 @@ class AuditedLedger:
             kind, _, name = found.partition(":")
             return target in (None, found) and (reader is None or kind != "stack" or covers_stack(reader, name))
 
-        return await asyncio.to_thread(page, self._log, self._name, after=after, limit=limit, shows=shows)
+        return await self._read(lambda: page(self._log, self._name, after=after, limit=limit, shows=shows))
 
     async def prove(self, at: int | None) -> AuditProof:
         """All of it read and linked again, and compared with this agent's own ledger."""
@@ -95,12 +102,27 @@ class AuditedLedger:
         state = context.state
         await self._log.flush()
         voter = context.id in context.raft.configuration.voters
-        whole = await asyncio.to_thread(prove, self._log, self._name, voter=voter, at=state.index)
+        whole = await self._read(lambda: prove(self._log, self._name, voter=voter, at=state.index))
         if voter and whole.chain and whole.chain != state.chain:
             whole = msgspec.structs.replace(whole, broken=whole.broken or "its end isn't what the ledger here says")
         if at is None or whole.broken:
             return whole
-        return await asyncio.to_thread(prove, self._log, self._name, voter=voter, at=at)
+        return await self._read(lambda: prove(self._log, self._name, voter=voter, at=at))
+
+    async def _read(self, read: Callable[[], _T]) -> _T:
+        """One at a time: each may read all that is kept, and the ledger's own writes need the threads too.
+
+        Raises MusterError when the disk fails.
+        """
+        async with self._reading:
+            for _ in range(READ_TRIES):
+                try:
+                    return await asyncio.to_thread(read)
+                except FileNotFoundError:
+                    continue  # the oldest segment went meanwhile
+                except OSError as error:
+                    raise MusterError(f"the ledger's past can't be read: {error.strerror}", where=self._name) from error
+        raise TooMany("segments of the ledger's past go faster than they are read", fix="Try again in a second.")
 
     @property
     def _name(self) -> str:

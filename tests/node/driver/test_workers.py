@@ -138,7 +138,7 @@ async def test_nobody_can_send_another_hosts_enrolment_with_keys_of_their_own(sc
     assert (type(error), "aren't those of the member" in error.what) == (NotAllowed, True)
 
 
-async def test_a_key_of_a_kind_that_nobody_knows_ends_no_agent(scene: Scene) -> None:
+async def test_a_key_of_a_kind_that_nobody_knows_is_refused(scene: Scene) -> None:
     """Anybody can seal, and put into it an enrolment that was signed just now for another host."""
     invitation = scene.opened(await scene.invite())
     named, unknown = bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("2a8648ce3d030102")  # P-256; prime192v2
