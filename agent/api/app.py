@@ -22,7 +22,7 @@ from agent.api.parameters import read_query
 from agent.api.port import NodePort
 from agent.api.problems import http_problem, plain_problem, problem_of, problem_response
 from agent.api.routes import JSON, ROUTES, Route
-from agent.api.streams import SENT_BYTES, Streams
+from agent.api.streams import BEGUN, SENT_BYTES, Streams
 from agent.model.status import Health
 from agent.telemetry.api_log import ApiRecord, ApiStats, api_record
 
@@ -113,7 +113,12 @@ def _logging(stats: ApiStats, log: Callable[[ApiRecord], None], observe: Callabl
                 request.transport.abort()
             raise
         finally:
+            begun = request.get(BEGUN)
             seconds = time.monotonic() - began
+            if begun is not None and not status:  # it was answered, and then the client left
+                status, size = begun.response.status, _size(begun.response)
+                if begun.goes_on:
+                    error, seconds = "", begun.at - began
             endpoint = _endpoint_name(request)
             stats.count(endpoint, status, seconds)
             observe(endpoint, seconds)
@@ -137,7 +142,8 @@ def _logging(stats: ApiStats, log: Callable[[ApiRecord], None], observe: Callabl
 
 def _size(response: web.StreamResponse) -> int:
     """The body's bytes; aiohttp's own count has the headers in it."""
-    return response.get(SENT_BYTES, 0) if response.chunked else response.content_length or 0
+    sent = response.get(SENT_BYTES)
+    return sent if sent is not None else response.content_length or 0
 
 
 async def _add_headers(_request: web.Request, response: web.StreamResponse) -> None:

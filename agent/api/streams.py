@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
@@ -21,6 +23,18 @@ L = TypeVar("L", bound=msgspec.Struct)
 FIRST_ITEM_S = 0.5  # an error before the first item is still a problem with its status; a silent stream starts then
 
 SENT_BYTES = web.ResponseKey("sent_bytes", int)  # on a streamed response, for the API log
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An answer that is being streamed, since `at` (monotonic, s). `goes_on`: until the client leaves."""
+
+    response: web.StreamResponse
+    at: float
+    goes_on: bool
+
+
+BEGUN = web.RequestKey("begun", Begun)  # on the request, for the API log
 
 _encoder = msgspec.json.Encoder()
 
@@ -90,6 +104,7 @@ class Streams:
                 async for item in items:
                     if not response.prepared:
                         await response.prepare(request)
+                        request[BEGUN] = Begun(response, time.monotonic(), goes_on=first_s is not None)
                     elif item is None and not follow:
                         break
                     if item is not None or follow:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import product
 from pathlib import Path
 
 import click
@@ -23,6 +24,7 @@ from agent.formats.plan import MAX_PLAN_BYTES, Plan, decode_plan
 from agent.formats.resolve import Pin, pin_among, resolve, stack_name_of
 from agent.model.api import REDACTED
 from agent.model.stack import Stack
+from agent.model.status import StackStatus
 from agent.model.types import Label, is_label
 
 
@@ -71,10 +73,27 @@ def deploy(
         await client.send_files(shipment.contents)
         result = await client.submit("deploy", f"stack:{stack.name}", stack)
         end = await follow(client, options, result, detach=detach)
+        if end is not None:
+            for text in _other_ports(stack, end):
+                notice(text)
         if options.json:
             print_json({"result": result, "stack": end})
 
     with_client(options, use)
+
+
+def _other_ports(stack: Stack, end: StackStatus) -> Iterator[str]:
+    """Once for a service and host: its preferred port where none of its replicas there could have it."""
+    for service in end.services:
+        preferred = stack.services[service.name].ports if service.name in stack.services else ()
+        told: set[tuple[str, int]] = set()
+        for replica in sorted(service.replicas, key=lambda replica: replica.slot):
+            for port, given in product(preferred, replica.ports):
+                place = replica.host, port.host_port
+                if given.container_port == port.container_port and place not in told:
+                    told.add(place)
+                    if given.host_port != port.host_port:
+                        yield f"{service.name} has port {given.host_port} of {replica.host}: {port.host_port} was taken"
 
 
 async def _show_diff(client: Client, options: Options, stack: Stack) -> None:

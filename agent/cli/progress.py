@@ -86,6 +86,8 @@ class Watch:
             # A member that answers for itself may be behind, so a stack that wasn't seen yet is waited for.
             if not self.removing and (self._seen or time.monotonic() - self._began >= PATIENCE_S):
                 raise DeploymentFailed("was removed meanwhile", where=self.stack)
+            if self.removing and not self.options.json:
+                say(f"{self.stack}: removed")
             return self.removing
         self._seen = True
         if found.revision < self.revision:

@@ -82,7 +82,7 @@ def _ports(exam: Examination) -> Iterator[Finding]:
             yield _found(exam, "error", "ports", f"the agent doesn't listen on {port}", fix)
     for wanted in exam.wanted_ports:
         held = f"held by {wanted.holder}" if wanted.holder else "taken"
-        what = f"{wanted.replica} can't have port {wanted.port}, which is {held}; it gets another one"
+        what = f"{wanted.replica} can't have port {wanted.port}, which is {held}: it has {wanted.given} instead"
         fix = f"`sudo ss -lnp 'sport = :{wanted.port}'` shows it; stop it, or change the plan's `host_port`."
         yield _found(exam, "warning", "ports", what, fix)
 

@@ -41,10 +41,11 @@ class PortUse(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class WantedPort(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A replica's port that couldn't be bound, so that another is given; `holder` is who has it now, if anybody."""
+    """A port that its plan prefers and a replica couldn't have: it has `given`. `holder`: who has it, if known."""
 
     replica: str
     port: int
+    given: int
     holder: str = ""
 
 

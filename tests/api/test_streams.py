@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -75,6 +76,37 @@ async def test_following_ends_when_the_client_leaves(
         assert running.node.following == 1
     await wait_for(lambda: running.node.following == 0)
     await wait_for(lambda: len(running.streams) == 0)
+
+
+async def test_the_api_log_has_a_streams_size(
+    client: aiohttp.ClientSession, cluster: FakeCluster, running: RunningNode
+) -> None:
+    open_shop(cluster)
+    running.node.lines = [line("a")]
+    async with client.get(LOGS) as response:
+        body = await response.read()
+    assert running.records[-1].response_size == len(body) > 0
+
+
+async def test_a_stream_that_the_client_ended_was_answered_and_took_as_long_as_its_beginning(
+    client: aiohttp.ClientSession, cluster: FakeCluster, running: RunningNode
+) -> None:
+    open_shop(cluster)
+    running.node.lines = [line("a")]
+    began = time.monotonic()
+    async with client.get(LOGS + "?follow=true") as response:
+        first = await response.content.readline()
+        assert await response.content.readline() == b"\n"
+        open_ms = (time.monotonic() - began) * 1000
+    await wait_for(lambda: running.node.following == 0)
+    await wait_for(lambda: running.records[-1].url.startswith(LOGS))
+    record = running.records[-1]
+    assert (record.status_code, record.error) == (200, None)
+    assert record.response_size > len(first)
+    assert float(record.duration.removesuffix("ms")) < open_ms
+    async with client.get("/api/v1/deployment/api-stats") as response:
+        stats = await response.json()
+    assert (stats["total_requests"], stats["total_responses"], stats["error_count"]) == (1, 1, 0)
 
 
 async def test_events_carry_their_agents_id_and_number(client: aiohttp.ClientSession, running: RunningNode) -> None:

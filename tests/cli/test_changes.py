@@ -48,6 +48,12 @@ def plan(tmp_path: Path) -> Path:
     return path
 
 
+def give(plan: Path, *, host_port: int) -> None:
+    written = json.loads(plan.read_text())
+    written["main"]["ports"][0]["host_port"] = host_port
+    plan.write_text(json.dumps(written))
+
+
 async def during(command: Any, *steps: tuple[Callable[[], Any], Callable[[], None]]) -> Said:
     """Run the command; each step waits for its condition, then acts."""
     task = asyncio.ensure_future(command)
@@ -81,6 +87,20 @@ async def test_a_deploy_is_watched_until_it_is_healthy(agent: Agent, running: Fa
     assert held.stack.services["web"].host == "n1"
     assert b"ssh_key" not in held.body
     assert b"translator" not in held.body
+
+
+async def test_another_port_than_the_plans_is_told_at_the_end(agent: Agent, running: FakeCluster, plan: Path) -> None:
+    give(plan, host_port=8440)
+
+    def healthy() -> None:
+        place(running, ("web", "n1"), ("job", "n2"))  # which gives 8443
+        running.ledger.report("n1", seen(running, "web"))
+        running.ledger.report("n2", seen(running, "job"))
+        phase(running, "healthy")
+
+    said = await during(agent("deploy", str(plan)), (lambda: revision(running) == 1, healthy))
+    assert said.code == 0, said
+    assert "note: web has port 8443 of n1: 8440 was taken" in said.err
 
 
 async def test_a_failed_deploy_exits_3_with_its_reason(agent: Agent, running: FakeCluster, plan: Path) -> None:
@@ -268,6 +288,7 @@ async def test_removing_is_done_when_the_stack_is_gone(agent: Agent, running: Fa
     said = await during(agent("remove", "shop", "--yes"), (lambda: revision(running) == 2, released))
     assert said.code == 0, said
     assert "shop" not in running.ledger.state.stacks
+    assert said.out.splitlines()[-1] == "shop: removed"
 
 
 async def test_what_the_ledger_refuses_exits_with_its_reason(agent: Agent, running: FakeCluster) -> None:

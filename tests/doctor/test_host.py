@@ -48,10 +48,10 @@ CASES: list[tuple[dict[str, Any], str, str, str]] = [
         "doesn't listen on 9998/udp",
     ),
     (
-        {"wanted_ports": (WantedPort(replica="web/web.1", port=8080, holder="pid 9 (nginx)"),)},
+        {"wanted_ports": (WantedPort(replica="web/web.1", port=8080, given=8081, holder="pid 9 (nginx)"),)},
         "warning",
         "ports",
-        "web/web.1 can't have port 8080, which is held by pid 9 (nginx)",
+        "web/web.1 can't have port 8080, which is held by pid 9 (nginx): it has 8081 instead",
     ),
     ({"docker": DockerUse(answers=False, reason="no answer within 2 s")}, "error", "docker", "no answer within 2 s"),
     (

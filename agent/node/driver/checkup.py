@@ -31,13 +31,14 @@ from agent.model.doctor import (
     Protocol,
     WantedPort,
 )
+from agent.model.types import AgentId
 from agent.net.addresses import all_addresses, is_ip, is_loopback
 from agent.node.driver.announcing import Announcing
 from agent.node.driver.hosting import Hosting
 from agent.node.driver.loop import Driver
 from agent.node.driver.network import Network
 from agent.runtime import holders, look
-from agent.state import service_of
+from agent.state import ClusterState, service_of
 from agent.swim import Ping
 from agent.telemetry.recent import RecentLog
 
@@ -53,6 +54,25 @@ CONNECTS_AT_ONCE = 32
 UNITS = ("muster-agent", "docker")
 
 T = TypeVar("T")
+
+
+def displaced_ports(state: ClusterState, host: AgentId) -> tuple[tuple[WantedPort, Protocol], ...]:
+    """What plans prefer, where their replicas on `host` were given others and no replica there has it.
+
+    Once for a service: further slots have other ports anyhow.
+    """
+    mine = {key: assignment for key, assignment in state.assignments.items() if assignment.host == host}
+    taken = {port.host_port for assignment in mine.values() for port in assignment.ports}
+    found: dict[tuple[str, str, int], tuple[WantedPort, Protocol]] = {}
+    for key, assignment in sorted(mine.items()):
+        service = service_of(state, assignment)
+        given = {(port.container_port, port.protocol): port.host_port for port in assignment.ports}
+        for preferred in service.ports if service is not None else ():
+            instead = given.get((preferred.container_port, preferred.protocol))
+            if instead is not None and preferred.host_port not in taken:
+                port = WantedPort(replica=str(key), port=preferred.host_port, given=instead)
+                found.setdefault((key.stack, key.service, preferred.host_port), (port, preferred.protocol))
+    return tuple(found.values())
 
 
 class Checkup:
@@ -153,25 +173,18 @@ class Checkup:
         return (*self._ports(), (5353, "udp")) if self._config.discovery_mdns else self._ports()
 
     def _wanted_ports(self) -> Callable[[], tuple[WantedPort, ...]]:
-        """Of this host's replicas: what their plans prefer, where they were given others and none of ours has it."""
+        """Of those that this host's replicas couldn't have: which others hold now."""
         state, me = self._driver.state, self._driver.core.context.id
-        mine = [(key, assignment) for key, assignment in state.assignments.items() if assignment.host == me]
-        given = {port.host_port for _, assignment in mine for port in assignment.ports}
-        wanted: list[tuple[str, int, Protocol]] = []
-        for key, assignment in mine:
-            service = service_of(state, assignment)
-            for preferred in service.ports if service is not None else ():
-                if preferred.host_port not in given:
-                    wanted.append((str(key), preferred.host_port, preferred.protocol))
+        displaced = displaced_ports(state, me)
         address = self._config.publish_address
 
         def look_up() -> tuple[WantedPort, ...]:
-            uses = holders.port_uses({(port, kind) for _, port, kind in wanted}, agent=None, address=address)
+            uses = holders.port_uses({(port.port, kind) for port, kind in displaced}, agent=None, address=address)
             held = {(use.port, use.protocol): use.holder for use in uses if use.held_by == "other"}
             return tuple(
-                WantedPort(replica=replica, port=port, holder=held[port, kind])
-                for replica, port, kind in wanted
-                if (port, kind) in held
+                msgspec.structs.replace(port, holder=held[port.port, kind])
+                for port, kind in displaced
+                if (port.port, kind) in held
             )
 
         return look_up
