@@ -21,13 +21,15 @@ class Lazy(NamedTuple):
 
 
 COMMANDS = {
-    "install": Lazy("bootstrap.install_cli", "Make a cluster of the hosts in a list, or add those that are new in it"),
-    "uninstall": Lazy("bootstrap.uninstall_cli", "Take the agent off hosts again"),
-    "sudoers": Lazy("bootstrap.sudoers", "Print the sudo rule that lets a user of its own install agents, and no more"),
-    "local": Lazy("bootstrap.local_cli", "A cluster of agents on this machine, to try things out"),
-    "invite": Lazy("bootstrap.invite", "Make the body that adds a host through the API (for `agent invite`)"),
-    "invited": Lazy("bootstrap.invited", "Add the host of an invitation (for the agent that got it)"),
-    "demo": Lazy("bootstrap.demo", "Show a cluster at work: deploy, lose the coordinator, go on"),
+    "install": Lazy("bootstrap.install_cli", "Make a cluster of the hosts in a list, or add those that are new in it."),
+    "uninstall": Lazy("bootstrap.uninstall_cli", "Take the agent off hosts again."),
+    "sudoers": Lazy(
+        "bootstrap.sudoers", "Print the sudo rule that lets a user of its own install agents, and no more."
+    ),
+    "local": Lazy("bootstrap.local_cli", "A cluster of agents on this machine, to try things out."),
+    "invite": Lazy("bootstrap.invite", "Make the body that adds a host through the API (for `agent invite`)."),
+    "invited": Lazy("bootstrap.invited", "Add the host of an invitation (for the agent that got it)."),
+    "demo": Lazy("bootstrap.demo", "Show a cluster at work: deploy, lose the coordinator, go on."),
 }
 
 

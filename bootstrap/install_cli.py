@@ -36,7 +36,7 @@ def host_options(command: F) -> F:
     """What install and uninstall share."""
     options = (
         click.argument("hosts", type=click.Path(path_type=Path, allow_dash=True)),
-        click.option("--limit", metavar="HOST,…", help="Only these lines: names, groups, or patterns like 'web*'."),
+        click.option("--limit", metavar="HOST,...", help="Only these lines: names, groups, or patterns like 'web*'."),
         click.option("--home", metavar="DIR", help="The cluster home.  [env: MUSTER_HOME]"),
         click.option("--identity-file", metavar="FILE", help="The private key for ssh, where the list names none."),
         click.option("--accept-new", is_flag=True, help="Believe host keys that are seen for the first time."),
@@ -52,7 +52,7 @@ def host_options(command: F) -> F:
 @click.command()
 @host_options
 @click.option(
-    "--name", metavar="NAME", help=f"The cluster's name, for a cluster that isn't there yet.  [{DEFAULT_NAME}]"
+    "--name", metavar="NAME", help=f"The cluster's name, for a cluster that isn't there yet.  [default: {DEFAULT_NAME}]"
 )
 @click.option("--open-firewall", is_flag=True, help="Open the agents' ports in an active firewall.")
 @click.option("--no-docker", is_flag=True, help="Don't install Docker where it is missing.")

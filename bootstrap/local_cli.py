@@ -23,10 +23,10 @@ def state_directory(environ: Mapping[str, str]) -> Path:
 directory_option = click.option(
     "--dir",
     "directory",
+    metavar="DIR",
     type=click.Path(file_okay=False, path_type=Path),
     default=lambda: state_directory(os.environ),
-    show_default="~/.local/state/muster/local",
-    help="Where everything of the cluster is.",
+    help="Where everything of the cluster is.  [default: ~/.local/state/muster/local]",
 )
 
 
@@ -37,10 +37,24 @@ def local() -> None:
 
 @local.command()
 @directory_option
-@click.option("--agents", type=click.IntRange(1, 50), default=3, show_default=True, help="How many.")
-@click.option("--name", default="local", show_default=True, help="The cluster's name.")
-@click.option("--api-port", type=click.IntRange(0, 65535), default=9999, show_default=True, help="0: free ones.")
-@click.option("--peer-port", type=click.IntRange(1, 65535), default=9998, show_default=True)
+@click.option("--agents", metavar="N", type=click.IntRange(1, 50), default=3, show_default=True, help="How many.")
+@click.option("--name", metavar="NAME", default="local", show_default=True, help="The cluster's name.")
+@click.option(
+    "--api-port",
+    metavar="PORT",
+    type=click.IntRange(0, 65535),
+    default=9999,
+    show_default=True,
+    help="The API's, on each address; 0 takes free ones.",
+)
+@click.option(
+    "--peer-port",
+    metavar="PORT",
+    type=click.IntRange(1, 65535),
+    default=9998,
+    show_default=True,
+    help="For peer links and probes.",
+)
 def up(directory: Path, agents: int, name: str, api_port: int, peer_port: int) -> None:
     """Make the cluster if there is none, start what doesn't run, wait until all see all."""
     cluster = LocalCluster.create(directory, agents, name, api_port=api_port, peer_port=peer_port)

@@ -62,12 +62,15 @@ restart = _command("restart", "Restart STACK, or the SERVICES named, one replica
 
 @click.command()
 @click.argument("stack")
-@click.option("--volumes", is_flag=True, help="Delete its named volumes too. What is in them is lost.")
+@click.option("--volumes", is_flag=True, help="Delete those too. What is in them is lost.")
 @click.option("--yes", is_flag=True, help="Don't ask.")
 @_detach
 @global_options
 def remove(stack: str, volumes: bool, yes: bool, detach: bool) -> None:
-    """Remove STACK: its replicas stop and go. Named volumes stay, unless --volumes is given."""
+    """Remove STACK: its replicas stop and go, and the files that came with its plan.
+
+    Named volumes, and what replicas wrote below the plan's relative paths, stay unless --volumes is given.
+    """
     _check_stack(stack)
     if not yes:
         question = f"Remove {stack}" + (" and delete its volumes" if volumes else "")

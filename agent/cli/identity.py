@@ -37,8 +37,16 @@ def identity() -> None:
 
 @identity.command()
 @click.option("--config", "config_file", metavar="FILE", help="The agent's configuration.")
-@click.option("--name", help="The host's name in the cluster.  [default: `name` of the configuration, else its own]")
-@click.option("--address", help="Where others reach it.  [default: `advertise` of the configuration, else the first]")
+@click.option(
+    "--name",
+    metavar="NAME",
+    help="The host's name in the cluster.  [default: `name` of the configuration, else its own]",
+)
+@click.option(
+    "--address",
+    metavar="ADDRESS",
+    help="Where others reach it.  [default: `advertise` of the configuration, else the first]",
+)
 @global_options
 def request(config_file: str | None, name: str | None, address: str | None) -> None:
     """Make this host's keys, unless it has some, and print an IdentityRequest as JSON."""
@@ -47,8 +55,8 @@ def request(config_file: str | None, name: str | None, address: str | None) -> N
 
 @identity.command()
 @click.option("--config", "config_file", metavar="FILE", help="The agent's configuration.")
-@click.option("--name", help="As for `request`.")
-@click.option("--address", help="As for `request`.")
+@click.option("--name", metavar="NAME", help="As for `request`.")
+@click.option("--address", metavar="ADDRESS", help="As for `request`.")
 @global_options
 def join(config_file: str | None, name: str | None, address: str | None) -> None:
     """Do both in one process: print the request, wait for the grant; without one leave it at that."""

@@ -27,7 +27,9 @@ def image_options(command: F) -> F:
     """`--registry` and `--tag`."""
     for option in (
         click.option("--tag", metavar="TAG", help=f"The tag of main's and the workers' images.  [env: {TAG}]"),
-        click.option("--registry", metavar="HOST", help=f"The registry they come from.  [env: {REGISTRY}]"),
+        click.option(
+            "--registry", metavar="HOST", help=f"The registry of main's and the workers' images.  [env: {REGISTRY}]"
+        ),
     ):
         command = option(command)
     return command

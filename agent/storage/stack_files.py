@@ -66,7 +66,10 @@ class StackFiles:
         self._write(stack, {**self._read(stack), file.path: _Laid(file.digest, file.mode)})
 
     def sweep(self, keep: Mapping[Label, Collection[str]], in_use: Collection[Label]) -> None:
-        """Remove what was laid and isn't kept ({stack: paths}). Stacks in use keep everything that was laid."""
+        """Remove what was laid and isn't kept ({stack: paths}). Stacks in use keep everything that was laid.
+
+        Of a stack that keeps nothing the directories go too, unless something else is in them.
+        """
         with contextlib.suppress(FileNotFoundError):
             for entry in os.listdir(self._records):
                 stack = entry.removesuffix(".json")
@@ -86,7 +89,19 @@ class StackFiles:
         if left:
             self._write(stack, left)
         else:
+            self._remove_empty(stack, laid)
             (self._records / f"{stack}.json").unlink(missing_ok=True)
+
+    def _remove_empty(self, stack: Label, paths: Iterable[str]) -> None:
+        parents = {tuple(path.split("/")[:depth]) for path in paths for depth in range(1, path.count("/") + 1)}
+        for *above, name in sorted(parents, key=len, reverse=True):
+            with (
+                contextlib.suppress(OSError, MusterError),
+                _directory(self._stacks / stack, above, name, make=False) as directory,
+            ):
+                os.rmdir(name, dir_fd=directory)
+        with contextlib.suppress(OSError):
+            (self._stacks / stack).rmdir()
 
     def _is_laid(self, stack: Label, file: MountedFile, laid: Mapping[str, _Laid]) -> bool:
         if laid.get(file.path) != _Laid(file.digest, file.mode):

@@ -202,3 +202,15 @@ def test_files_of_stacks_that_are_gone_are_removed_and_others_stay(
     assert left == {"stacks/shop/certs/own", "stacks/blog/conf"}
     files.sweep({}, ())
     assert not (tmp_path / "stacks/blog/conf").exists()
+
+
+def test_directories_of_a_stack_that_is_gone_go_with_its_files_unless_something_else_is_in_them(
+    store: BlobStore, files: StackFiles, tmp_path: Path
+) -> None:
+    files.lay("shop", file(store, "certs/old/key"))
+    files.lay("shop", file(store, "conf/a"))
+    files.lay("blog", file(store, "certs/old/key"))
+    (tmp_path / "stacks/shop/certs/own").write_text("a replica's")
+    files.sweep({}, ())
+    left = {str(each.relative_to(tmp_path / "stacks")) for each in (tmp_path / "stacks").rglob("*")}
+    assert left == {"shop", "shop/certs", "shop/certs/own"}
