@@ -18,6 +18,7 @@ from agent.api.parameters import (
     EventsQuery,
     LogsQuery,
     ProofQuery,
+    UsageQuery,
     read_path,
     read_query,
 )
@@ -35,6 +36,7 @@ from agent.model.explain import shown
 from agent.model.fault import Fault, error_of
 from agent.model.instruction import MAX_BODY_BYTES, InstructionResult
 from agent.model.status import Health, Status
+from agent.model.usage import Usage
 from agent.model.workers import MAX_WORKER_BODY_BYTES, AddWorker, Operation
 from agent.telemetry.api_log import ApiStats, ApiStatsView
 from agent.telemetry.metrics import CONTENT_TYPE
@@ -160,6 +162,24 @@ class Handlers:
             follow=query.follow,
         )
         return await self._streams.lines(request, source)
+
+    async def usage(self, request: web.Request) -> Usage:
+        """Only of what the reader may look into."""
+        stack = read_query(request, UsageQuery).stack
+        reader = auth.reader(request, self._port.state, time.time())
+        if stack is not None:
+            auth.check_stack(reader, stack)
+            if stack not in self._port.state.stacks:
+                raise self._no_stack(stack)
+
+        def visible(name: str) -> bool:
+            try:
+                auth.check_stack(reader, name)
+            except errors.NotAllowed:
+                return False
+            return True
+
+        return await self._port.usage(stack, visible)
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """What happens."""

@@ -47,6 +47,12 @@ class LogsQuery(Struct, frozen=True, kw_only=True):
     follow: bool = False
 
 
+class UsageQuery(Struct, frozen=True, kw_only=True):
+    """Of one stack; by default of all that the reader may see."""
+
+    stack: Label | None = None
+
+
 class EventsQuery(Struct, frozen=True, kw_only=True):
     """`follow=false` ends after the kept events; `recent` tells those first. A `Last-Event-ID` goes before both."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
 from agent.model.api import ImageProgress, Recovery
@@ -13,6 +13,7 @@ from agent.model.events import Event, LogLine
 from agent.model.instruction import InstructionResult
 from agent.model.status import AgentRef, Health, MemberView, Status
 from agent.model.types import Digest, Jti, Label, Target
+from agent.model.usage import Usage
 from agent.model.workers import AddWorker, Operation
 from agent.state import ClusterState
 
@@ -117,6 +118,9 @@ class NodePort(Protocol):
         self, stack: str, *, service: str | None, slot: int | None, tail: int | None, since: str | None, follow: bool
     ) -> AsyncIterator[LogLine]:
         """Lines of the matching replicas on all hosts, merged. `since` is RFC 3339."""
+
+    async def usage(self, stack: str | None, visible: Callable[[str], bool]) -> Usage:
+        """What the stack's replicas, or those of all stacks that are `visible`, use now; within 10 s."""
 
     def doctor(self, hosts: Sequence[str], *, log: bool) -> AsyncIterator[HostAnswer]:
         """What each of these members, or all, sees of itself and the others, as they answer; ends within 10 s.

@@ -10,7 +10,16 @@ from aiohttp import web
 from msgspec import Struct
 
 from agent.api.handlers import OCTETS, Handlers
-from agent.api.parameters import AuditQuery, BlobQuery, DoctorQuery, EventsQuery, LogsQuery, NoQuery, ProofQuery
+from agent.api.parameters import (
+    AuditQuery,
+    BlobQuery,
+    DoctorQuery,
+    EventsQuery,
+    LogsQuery,
+    NoQuery,
+    ProofQuery,
+    UsageQuery,
+)
 from agent.model.api import (
     ApiKeys,
     BlobView,
@@ -27,6 +36,7 @@ from agent.model.doctor import HostAnswer
 from agent.model.events import Event, LogLine
 from agent.model.instruction import InstructionResult
 from agent.model.status import Health, Status
+from agent.model.usage import Usage
 from agent.model.workers import AddWorker, Operation
 from agent.telemetry.api_log import ApiStatsView
 
@@ -184,6 +194,15 @@ ROUTES: tuple[Route, ...] = (
         answer=LogLine,
         media="application/x-ndjson",
         query=LogsQuery,
+        problems=(403, 404),
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/usage",
+        handler=Handlers.usage,
+        summary="Processor and memory that replicas use now: sampled on their hosts for this answer, within 10 s",
+        answer=Usage,
+        query=UsageQuery,
         problems=(403, 404),
     ),
     Route(

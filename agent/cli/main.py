@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "remove": ("agent.cli.change:remove", "Remove a stack; named volumes stay unless told."),
     "cleanup": ("agent.cli.change:cleanup", "The same as remove."),
     "logs": ("agent.cli.logs:logs", "Show the output of a stack's replicas."),
+    "top": ("agent.cli.top:top", "Show what replicas use of processor and memory right now."),
     "events": ("agent.cli.events:events", "Show what happened, and what happens."),
     "audit": ("agent.cli.audit:audit", "Show who changed what, and check that nobody altered it."),
     "doctor": ("agent.cli.doctor:doctor", "Look for what is wrong with the hosts, and say what to do."),

@@ -45,6 +45,7 @@ from agent.model.fault import error_of
 from agent.model.instruction import Act, Body, InstructionResult, Recover
 from agent.model.status import Health, Status
 from agent.model.types import Digest, Jti, Label, Target
+from agent.model.usage import Usage
 
 T = TypeVar("T")
 
@@ -107,6 +108,10 @@ class Client:
     async def status(self) -> Status:
         """The whole cluster."""
         return await self._read("/api/v1/deployment/status", Status)
+
+    async def usage(self, stack: str | None = None) -> Usage:
+        """What replicas use now, of one stack or all."""
+        return await self._read("/api/v1/usage", Usage, {"stack": stack} if stack is not None else None)
 
     async def members(self) -> Members:
         """The members; their addresses are written into the home for next time."""

@@ -19,6 +19,7 @@ from agent.model.instruction import MAX_BODY_BYTES, MAX_TOKEN_BYTES, Instruction
 from agent.model.report import HostReport
 from agent.model.status import Status
 from agent.model.types import AgentId, Digest, Label
+from agent.model.usage import MAX_USED, ReplicaUsage
 from agent.raft import Configuration, Entry, Message
 from agent.raft.entry import MAX_INDEX, Index, Term
 from agent.raft.messages import MAX_CHUNK_BYTES
@@ -134,9 +135,16 @@ class Examine(Struct, frozen=True, kw_only=True, tag="examine", omit_defaults=Tr
     log: bool = False
 
 
-Request = Submit | GetStatus | FollowLogs | FollowEvents | FollowLedger | FetchEpoch | FetchBlob | LoadImage | Examine
-Served = FollowLogs | FetchBlob | LoadImage | Examine
+class GetUsage(Struct, frozen=True, kw_only=True, tag="usage", omit_defaults=True):
+    """What a host's replicas use now, all or a stack's. Answered by one `UsageIs`."""
+
+    stack: Label | None = None
+
+
+Served = FollowLogs | FetchBlob | LoadImage | Examine | GetUsage
 """What the host behind the core answers (the `Serve` effect)."""
+
+Request = Submit | GetStatus | FollowEvents | FollowLedger | FetchEpoch | Served
 
 
 class Submitted(Struct, frozen=True, kw_only=True, tag="submitted", omit_defaults=True):
@@ -199,6 +207,10 @@ class Examined(Struct, frozen=True, kw_only=True, tag="examined", omit_defaults=
     answer: HostAnswer
 
 
+class UsageIs(Struct, frozen=True, kw_only=True, tag="usage_is", omit_defaults=True):
+    replicas: Annotated[tuple[ReplicaUsage, ...], Meta(max_length=MAX_USED)] = ()
+
+
 class Ended(Struct, frozen=True, kw_only=True, tag="ended", omit_defaults=True):
     """Nothing more comes."""
 
@@ -207,7 +219,7 @@ class Failed(Struct, frozen=True, kw_only=True, tag="failed", omit_defaults=True
     fault: Fault
 
 
-Reply = Submitted | StatusIs | Logs | Events | Ledger | BlobPart | ImageLoad | Examined | Ended | Failed
+Reply = Submitted | StatusIs | Logs | Events | Ledger | BlobPart | ImageLoad | Examined | UsageIs | Ended | Failed
 
 
 class CallFrame(Struct, frozen=True, kw_only=True, tag="call", omit_defaults=True):

@@ -20,6 +20,7 @@ from agent.model.ledger import AssignedPort
 from agent.model.spec import ReplicaKey, ReplicaSpec
 from agent.model.types import AgentId, ClusterId, is_label
 from agent.model.workload import RunState, RuntimeHealth, Workload
+from agent.runtime.protocol import Counters
 
 LOG_MAX_SIZE = "10m"  # SEED "Log aggregation and rotation"; with LOG_MAX_FILES 30 MB for each container at most
 LOG_MAX_FILES = "3"
@@ -234,3 +235,21 @@ def milliseconds(text: str) -> int:
         return 0
     cut = re.sub(r"(\.\d{1,6})\d*", r"\1", text.replace("Z", "+00:00"))
     return int(datetime.fromisoformat(cut).timestamp() * 1000)
+
+
+def counters_of(stats: Any, at_s: float) -> Counters | None:
+    """From the engine's stats of a container; None when it doesn't run.
+
+    Memory as `docker stats` shows it: without what the page cache could give back (`inactive_file` with cgroups v2).
+    """
+    cpu, memory = stats.get("cpu_stats") or {}, stats.get("memory_stats") or {}
+    if "usage" not in memory:
+        return None
+    parts = memory.get("stats") or {}
+    cache = parts.get("total_inactive_file", parts.get("inactive_file", 0))
+    return Counters(
+        at_s=at_s,
+        cpu_s=cpu["cpu_usage"]["total_usage"] / 1e9,
+        memory_bytes=max(memory["usage"] - cache, 0),
+        memory_limit_bytes=memory.get("limit", 0),
+    )

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -32,7 +33,7 @@ from agent.runtime.engine import Engine, EngineRefused
 from agent.runtime.hints import Hints
 from agent.runtime.images import ensure_image
 from agent.runtime.machine import host_resources
-from agent.runtime.protocol import Progress, RawLine
+from agent.runtime.protocol import Counters, Progress, RawLine
 from agent.runtime.sockets import taken_ports
 from agent.runtime.streams import iterate
 
@@ -126,6 +127,11 @@ class DockerRuntime:
         name = containers.scoped_name(stack, volume)
         return await self._in_slow_thread(partial(self._engine.volume_path, name, labels, make=make))
 
+    async def counters(self, workload_ids: Sequence[str]) -> dict[str, Counters]:
+        sampling = (self._in_thread(partial(self._counters, each)) for each in workload_ids)
+        found = zip(workload_ids, await asyncio.gather(*sampling), strict=True)
+        return {each: counters for each, counters in found if counters is not None}
+
     async def logs(
         self, workload_id: str, *, tail: int | None, since: datetime | None, follow: bool
     ) -> AsyncIterator[RawLine]:
@@ -172,6 +178,10 @@ class DockerRuntime:
         return await ensure_image(self._engine, find, spec.image, partial(progress, "pulling"))
 
     # In a thread
+
+    def _counters(self, workload_id: str) -> Counters | None:
+        stats = self._engine.stats(workload_id)
+        return containers.counters_of(stats, time.monotonic()) if stats is not None else None
 
     def _observe(self) -> tuple[Workload, ...]:
         found = []

@@ -35,8 +35,8 @@ from agent.model.types import AgentId, ClusterId
 from agent.model.workload import Workload
 from agent.runtime.hints import Hints
 from agent.runtime.logfiles import read_logs, rotate
-from agent.runtime.machine import host_resources
-from agent.runtime.protocol import Progress, RawLine
+from agent.runtime.machine import host_resources, session_counters
+from agent.runtime.protocol import Counters, Progress, RawLine
 from agent.runtime.records import Record
 from agent.runtime.sockets import taken_ports
 from agent.runtime.supervisor import Supervisor
@@ -152,6 +152,9 @@ class ProcessRuntime:
 
     async def tidy(self, stacks_in_use: frozenset[str], delete_volumes_of: frozenset[str]) -> None:
         await self._in_thread(partial(self._supervisor.tidy, stacks_in_use, delete_volumes_of))
+
+    async def counters(self, workload_ids: Sequence[str]) -> dict[str, Counters]:
+        return await self._in_thread(partial(session_counters, workload_ids))
 
     async def logs(
         self, workload_id: str, *, tail: int | None, since: datetime | None, follow: bool

@@ -29,6 +29,18 @@ class RawLine(Struct, frozen=True, kw_only=True):
     line: str
 
 
+class Counters(Struct, frozen=True, kw_only=True):
+    """Of a running workload: processor time since its start, memory without the page cache.
+
+    `at_s`: when, by the monotonic clock. `memory_limit_bytes` 0: none of its own.
+    """
+
+    at_s: float
+    cpu_s: float
+    memory_bytes: int
+    memory_limit_bytes: int = 0
+
+
 class Progress(Protocol):
     """Told while a start takes long, e.g. `pulling` and "3 of 7 layers, 41 MB". Called on the event loop."""
 
@@ -97,6 +109,9 @@ class Runtime(Protocol):
 
     async def tidy(self, stacks_in_use: frozenset[str], delete_volumes_of: frozenset[str]) -> None:
         """Remove networks of stacks no longer in use, and named volumes of the stacks named, once nothing uses them."""
+
+    async def counters(self, workload_ids: Sequence[str]) -> dict[str, Counters]:
+        """What they have used; those that don't run are left out. Two of them make a usage."""
 
     def logs(
         self, workload_id: str, *, tail: int | None, since: datetime | None, follow: bool

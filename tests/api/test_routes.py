@@ -21,6 +21,7 @@ from agent.instruction import kid_of, new_key, public_hex, sign_access
 from agent.model.api import PROBLEM_MEDIA_TYPE, REDACTED
 from agent.model.cluster import Operator
 from agent.model.instruction import Remove, Scale
+from agent.model.usage import ReplicaUsage, Usage
 from agent.model.workers import AddWorker
 from agent.telemetry.api_log import ApiStats
 from tests.support.fake_node import NOTHING, FakeCluster, RunningNode, event, line
@@ -127,11 +128,30 @@ async def test_an_operator_of_some_stacks_sees_no_others_plan_or_logs(
     cluster.add_operator(Operator(name="bob", key=public_hex(key), scope="deploy", stacks=("blog-*",)))
     token = sign_access(key, operator_name="bob", cluster=cluster.home.cluster.id, epoch=1, now_s=time.time())
     headers = {"Authorization": f"Bearer {token}"}
-    for path in ("/api/v1/stacks/shop", "/api/v1/stacks/shop/logs"):
+    for path in ("/api/v1/stacks/shop", "/api/v1/stacks/shop/logs", "/api/v1/usage?stack=shop"):
         async with anonymous.get(path, headers=headers) as response:
             assert "agent operator grant" in (await problem(response, 403))["fix"]
     async with anonymous.get("/api/v1/stacks/blog-1", headers=headers) as response:
         await problem(response, 404)
+
+
+async def test_a_readers_usage_is_that_of_its_own_stacks(
+    anonymous: aiohttp.ClientSession, cluster: FakeCluster, running: RunningNode
+) -> None:
+    open_shop(cluster)
+    key = new_key()
+    cluster.add_operator(Operator(name="bob", key=public_hex(key), scope="read", stacks=("blog-*",)))
+    token = sign_access(key, operator_name="bob", cluster=cluster.home.cluster.id, epoch=1, now_s=time.time())
+    running.node.used = Usage(
+        replicas=tuple(
+            ReplicaUsage(
+                stack=stack, service="web", slot=1, host="n1", cpu_percent=1, memory_bytes=1, memory_limit_bytes=2
+            )
+            for stack in ("blog-1", "shop")
+        )
+    )
+    async with anonymous.get("/api/v1/usage", headers={"Authorization": f"Bearer {token}"}) as response:
+        assert [each["stack"] for each in (await response.json())["replicas"]] == ["blog-1"]
 
 
 async def test_the_local_socket_reads_without_a_token_and_instructions_still_need_theirs(

@@ -13,6 +13,7 @@ from agent.cli import session
 from agent.cli.options import Options
 from agent.cli.output import say_from
 from agent.instruction import audience_of, read_access
+from agent.model.usage import ReplicaUsage, SilentHost, Usage
 from tests.cli.conftest import Agent
 from tests.support.fake_node import FakeCluster, event, line
 from tests.support.shop import SECRET, open_shop
@@ -83,6 +84,28 @@ async def test_ps_lists_replicas_of_one_stack_or_all(agent: Agent, running: Fake
     missing = await agent("ps", "blog")
     assert missing.code == 1
     assert missing.err == "error: blog: there is no such stack\n  Stacks: shop.\n"
+
+
+async def test_top_shows_what_replicas_use_and_names_hosts_that_do_not_say(agent: Agent, running: FakeCluster) -> None:
+    open_shop(running)
+    web = ReplicaUsage(
+        stack="shop",
+        service="web",
+        slot=1,
+        host="n1",
+        cpu_percent=12.34,
+        memory_bytes=48 * 1024 * 1024,
+        memory_limit_bytes=64 * 1024 * 1024,
+    )
+    for node in running.nodes.values():
+        node.node.used = Usage(replicas=(web,), silent=(SilentHost(host="n2", reason="n1 has no link with n2"),))
+    said = await agent("top", "shop")
+    assert said.out.splitlines()[1].split() == ["shop/web.1", "n1", "12.3%", "48.0", "MiB", "/", "64.0", "MiB", "75.0%"]
+    assert "n2 doesn't say what it runs: n1 has no link with n2" in said.out + said.err
+    assert (await agent("top", "--json")).json["replicas"][0]["cpu_percent"] == 12.34
+    missing = await agent("top", "blog")
+    assert missing.code == 1
+    assert "there is no such stack" in missing.err
 
 
 async def test_no_environment_value_is_ever_shown(agent: Agent, running: FakeCluster, tmp_path: Path) -> None:

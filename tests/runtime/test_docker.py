@@ -496,3 +496,24 @@ async def test_a_healthy_check_shows_and_a_start_period_is_passed_on(
         "Retries": 2,
         "StartPeriod": 500_000_000,
     }
+
+
+async def test_what_a_container_uses_is_counted_with_its_limit(runtime: DockerRuntime) -> None:
+    limited = Resources(memory_mib=64)
+    busy = await runtime.start(replica("busy", "/bin/sh", "-c", "while :; do :; done", resources=limited), quiet)
+    ended = await runtime.start(replica("ended", "/bin/true", restart_policy="no"), quiet)
+    before = (await runtime.counters([busy.id]))[busy.id]
+    assert 0 < before.memory_bytes < before.memory_limit_bytes == 64 * 1024 * 1024
+
+    async def worked() -> bool:
+        after = (await runtime.counters([busy.id]))[busy.id]
+        return after.cpu_s - before.cpu_s > 0.2 and after.at_s > before.at_s
+
+    await wait_for(worked)
+
+    async def not_counted() -> bool:
+        return ended.id not in await runtime.counters([busy.id, ended.id])
+
+    await wait_for(not_counted)
+    await runtime.remove(busy.id)
+    assert await runtime.counters([busy.id]) == {}

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import ssl
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,7 @@ from agent.model.instruction import InstructionResult
 from agent.model.ledger import GenesisEntry, InstructionEntry, LedgerEntry, encode_entry
 from agent.model.report import HostReport, HostResources, RuntimeInfo
 from agent.model.status import AgentRef, Health, MemberView, Status
+from agent.model.usage import Usage
 from agent.model.workers import AddWorker, Operation
 from agent.net.tls import api_server_context
 from agent.node.status import View, build_members, build_status
@@ -209,6 +210,7 @@ class FakeNode:
     volumes: dict[tuple[str, str], bytes] = field(default_factory=dict)
     past: FakePast = field(default_factory=FakePast)
     answers: list[HostAnswer] = field(default_factory=list)
+    used: Usage = field(default_factory=lambda: Usage(replicas=()))
     logs_asked: bool = False
     workers: FakeWorkers = field(default_factory=FakeWorkers)
 
@@ -332,6 +334,10 @@ class FakeNode:
         for answer in self.answers:
             if not hosts or answer.host in hosts:
                 yield answer
+
+    async def usage(self, stack: str | None, visible: Callable[[str], bool]) -> Usage:
+        chosen = (each for each in self.used.replicas if stack in (None, each.stack) and visible(each.stack))
+        return msgspec.structs.replace(self.used, replicas=tuple(chosen))
 
     def metrics(self) -> bytes:
         return b"# HELP muster_up 1\nmuster_up 1.0\n"

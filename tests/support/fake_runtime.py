@@ -15,7 +15,7 @@ from agent.model.spec import ReplicaKey, ReplicaSpec
 from agent.model.stack import RuntimeName
 from agent.model.workload import Workload
 from agent.runtime.hints import Hints
-from agent.runtime.protocol import Progress, RawLine
+from agent.runtime.protocol import Counters, Progress, RawLine
 
 
 class FakeRuntime:
@@ -111,6 +111,12 @@ class FakeRuntime:
 
     async def tidy(self, stacks_in_use: frozenset[str], delete_volumes_of: frozenset[str]) -> None:
         self.tidied.append((stacks_in_use, delete_volumes_of))
+
+    async def counters(self, workload_ids: Sequence[str]) -> dict[str, Counters]:
+        self._reachable()
+        now = asyncio.get_running_loop().time()
+        running = [each for each in workload_ids if self.workloads[each].state == "running"]
+        return {each: Counters(at_s=now, cpu_s=now / 2, memory_bytes=1024 * 1024) for each in running}
 
     async def logs(
         self, workload_id: str, *, tail: int | None, since: datetime | None, follow: bool

@@ -33,8 +33,9 @@ from agent.node.driver.network import Network
 from agent.node.driver.service import AgentService, Contents
 from agent.node.driver.serving import Serving
 from agent.node.driver.supplies import Supplies
+from agent.node.driver.usage import UsageService
 from agent.node.driver.workers import KEYS_DIRECTORY, WorkerService
-from agent.node.messages import Examine, FetchBlob, FollowLogs, LoadImage
+from agent.node.messages import Examine, FetchBlob, FollowLogs, GetUsage, LoadImage
 from agent.runtime.protocol import Runtime
 from agent.state import STATE_LEVEL
 from agent.storage.audit import AuditLog
@@ -124,19 +125,20 @@ class Agent:
         parts.append(announcing)
         logs, images = LogService(driver, hosting), ImageService(blobs, hosting)
         checkup = Checkup(config, driver, network, announcing, hosting, log)
-        doctor = DoctorService(driver, checkup)
+        doctor, usage = DoctorService(driver, checkup), UsageService(driver, hosting)
         stats, metrics = ApiStats(), Metrics()
         backup = BackupService(blobs, hosting, config.api_log_path)
         workers = make_workers(config, identity, driver)
         counts = _Counts(announcing, stats)
         service = AgentService(
-            driver, logs, doctor, ledger, Contents(blobs, images), backup, workers, counts, metrics.exposition
+            driver, logs, usage, doctor, ledger, Contents(blobs, images), backup, workers, counts, metrics.exposition
         )
         serving = Serving(driver)
         serving.handle(FollowLogs, logs.answer)
         serving.handle(FetchBlob, blobs.answer)
         serving.handle(LoadImage, images.answer)
         serving.handle(Examine, doctor.answer)
+        serving.handle(GetUsage, usage.answer)
         _show_metrics(metrics, driver, network)
         return cls(
             config=config,

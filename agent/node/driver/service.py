@@ -16,6 +16,7 @@ from agent.model.events import Event, LogLine
 from agent.model.instruction import InstructionResult
 from agent.model.status import AgentRef, Health, MemberView, Status
 from agent.model.types import AgentId, Digest
+from agent.model.usage import Usage
 from agent.node.driver.auditing import AuditedLedger
 from agent.node.driver.backup import BackupService
 from agent.node.driver.blobs import BlobService
@@ -24,6 +25,7 @@ from agent.node.driver.following import Following, Placements, asking
 from agent.node.driver.images import ImageService
 from agent.node.driver.logs import LogService
 from agent.node.driver.loop import Driver, now
+from agent.node.driver.usage import UsageService
 from agent.node.driver.workers import WorkerService
 from agent.node.messages import FollowLogs
 from agent.state import ClusterState
@@ -65,6 +67,7 @@ class AgentService:
         self,
         driver: Driver,
         logs: LogService,
+        usage: UsageService,
         doctor: DoctorService,
         past: AuditedLedger,
         blobs: Contents,
@@ -79,6 +82,7 @@ class AgentService:
         self.workers = workers
         self._driver = driver
         self._logs = logs
+        self._usage = usage
         self._doctor = doctor
         self._counts = counts
         self._metrics = metrics
@@ -135,6 +139,10 @@ class AgentService:
     def doctor(self, hosts: Sequence[str], *, log: bool) -> AsyncGenerator[HostAnswer]:
         """See NodePort."""
         return self._doctor.ask(hosts, log=log)
+
+    async def usage(self, stack: str | None, visible: Callable[[str], bool]) -> Usage:
+        """See NodePort."""
+        return await self._usage.ask(stack, visible)
 
     def metrics(self) -> bytes:
         """See NodePort."""
