@@ -1,6 +1,7 @@
-"""What enrol, expel, drain, undrain, grant, revoke and cancel do.
+"""What enrol, expel, drain, undrain, grant and revoke (operators and API keys) and cancel do.
 
-Refusals are MusterErrors that say why and what to do."""
+Refusals are MusterErrors that say why and what to do.
+"""
 
 from __future__ import annotations
 
