@@ -82,7 +82,8 @@ def _ports(exam: Examination) -> Iterator[Finding]:
             yield _found(exam, "error", "ports", f"the agent doesn't listen on {port}", fix)
     for wanted in exam.wanted_ports:
         held = f"held by {wanted.holder}" if wanted.holder else "taken"
-        what = f"{wanted.replica} can't have port {wanted.port}, which is {held}: it has {wanted.given} instead"
+        has = f"it has {wanted.given or 'another'} instead"
+        what = f"{wanted.replica} can't have port {wanted.port}, which is {held}: {has}"
         fix = f"`sudo ss -lnp 'sport = :{wanted.port}'` shows it; stop it, or change the plan's `host_port`."
         yield _found(exam, "warning", "ports", what, fix)
 

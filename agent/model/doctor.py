@@ -45,7 +45,7 @@ class WantedPort(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     replica: str
     port: int
-    given: int
+    given: int = 0  # an agent before this key tells none
     holder: str = ""
 
 
