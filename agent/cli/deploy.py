@@ -23,6 +23,7 @@ from agent.errors import InputError, NotFound
 from agent.formats.plan import MAX_PLAN_BYTES, Plan, decode_plan
 from agent.formats.resolve import Pin, pin_among, resolve, stack_name_of
 from agent.model.api import REDACTED
+from agent.model.ledger import AssignedPort
 from agent.model.stack import Stack
 from agent.model.status import StackStatus
 from agent.model.types import Label, is_label
@@ -86,14 +87,13 @@ def _other_ports(stack: Stack, end: StackStatus) -> Iterator[str]:
     """Once for a service and host: its preferred port where none of its replicas there could have it."""
     for service in end.services:
         preferred = stack.services[service.name].ports if service.name in stack.services else ()
-        told: set[tuple[str, int]] = set()
+        by_host: dict[str, list[AssignedPort]] = {}
         for replica in sorted(service.replicas, key=lambda replica: replica.slot):
-            for port, given in product(preferred, replica.ports):
-                place = replica.host, port.host_port
-                if given.container_port == port.container_port and place not in told:
-                    told.add(place)
-                    if given.host_port != port.host_port:
-                        yield f"{service.name} has port {given.host_port} of {replica.host}: {port.host_port} was taken"
+            by_host.setdefault(replica.host, []).extend(replica.ports)
+        for (host, given), port in product(by_host.items(), preferred):
+            has = [g.host_port for g in given if (g.container_port, g.protocol) == (port.container_port, port.protocol)]
+            if has and port.host_port not in has:
+                yield f"{service.name} has port {has[0]} of {host}: {port.host_port} was taken"
 
 
 async def _show_diff(client: Client, options: Options, stack: Stack) -> None:
