@@ -170,7 +170,7 @@ def test_the_api_answers_seeds_objects(desk: Desk, translator: str) -> None:
     assert stats["avg_duration"].endswith("ms")
     assert stats["total_requests"] == sum(stats["requests_by_endpoint"].values()) >= stats["total_responses"]
     assert added.status == 403
-    assert "bootstrap install hosts.txt" in added.json["fix"]
+    assert "agent invite translator@new-worker.example.com --ssh-key-path /path/to/key" in added.json["fix"]
 
 
 def test_a_failed_deploy_names_the_replica_and_leaves_what_ran_before(
