@@ -185,8 +185,14 @@ def test_a_host_can_reboot_itself(whole: Lab) -> None:
     n3 = whole.hosts["n3"]
     boot = n3.run(["cat", "/proc/sys/kernel/random/boot_id"]).stdout
     n3.run(["systemctl", "reboot"], check=False)
-    again = ["cat", "/proc/sys/kernel/random/boot_id"]
-    wait_until(lambda: n3.running and n3.run(again, check=False).stdout not in ("", boot), "another boot", 20)
+
+    def booted_again() -> bool:
+        try:
+            return n3.run(["cat", "/proc/sys/kernel/random/boot_id"], check=False).stdout not in ("", boot)
+        except LabError:  # it is off between the two
+            return False
+
+    wait_until(booted_again, "another boot", 20)
     wait_until(lambda: ssh(whole, "n3", "true"), "ssh again", 20)
 
 
