@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 from agent.config import read_config
 from agent.model.stack import Stack
@@ -15,7 +11,7 @@ from agent.node.driver.agent import Agent
 from agent.state import encode_snapshot
 from bootstrap.local import LocalCluster
 from tests.bench.figures import Figure
-from tests.bench.measures import READY_TIMEOUT_S, empty_stack, serves, timed
+from tests.bench.measures import READY_TIMEOUT_S, empty_stack, fresh_cluster, serves, timed
 from tests.support.agents import Desk
 from tests.support.waiting import wait_for, wait_for_sync
 
@@ -27,7 +23,7 @@ MB = 1_000_000
 
 def history(runs: int) -> list[Figure]:
     """A ledger of 100,000 entries: its agent is started → serves; its disk beside the live state."""
-    with one_agent() as cluster:
+    with fresh_cluster(1) as cluster:
         live = asyncio.run(fill(cluster))
         starts = []
         for _ in range(runs):
@@ -41,17 +37,6 @@ def history(runs: int) -> list[Figure]:
         Figure(name=f"{ENTRIES} entries: started, serves", unit="s", values=starts, target=2.0),
         Figure(name="ledger on disk beside live state", unit="×", values=[disk / live], target=3.0, note=note),
     ]
-
-
-@contextmanager
-def one_agent() -> Iterator[LocalCluster]:
-    """A cluster of one, which isn't started."""
-    with tempfile.TemporaryDirectory(prefix="muster-bench-") as directory:
-        cluster = LocalCluster.create(Path(directory), 1, name="bench", api_port=0, timing="lan", runtimes=("process",))
-        try:
-            yield cluster
-        finally:
-            cluster.down()
 
 
 async def fill(cluster: LocalCluster) -> int:

@@ -35,10 +35,12 @@ INSTRUCTIONS = 200
 
 
 @contextmanager
-def fresh_cluster() -> Iterator[LocalCluster]:
-    """Three agents that were never started, with the timing that real hosts have."""
+def fresh_cluster(count: int = 3) -> Iterator[LocalCluster]:
+    """Agents that were never started, with the timing that real hosts have."""
     with tempfile.TemporaryDirectory(prefix="muster-bench-") as directory:
-        cluster = LocalCluster.create(Path(directory), 3, name="bench", api_port=0, timing="lan", runtimes=("process",))
+        cluster = LocalCluster.create(
+            Path(directory), count, name="bench", api_port=0, timing="lan", runtimes=("process",)
+        )
         try:
             yield cluster
         finally:
