@@ -29,6 +29,13 @@ async def opened(cluster: FakeCluster, **options: str) -> Client:
     return await asyncio.to_thread(home_client, cluster.home, **options)  # type: ignore[arg-type]  # via
 
 
+async def follow_logs(client: Client, found: list[str]) -> None:
+    """Every line that comes, until it is cancelled."""
+    async with aclosing(client.logs("shop", follow=True)) as lines:
+        async for each in lines:
+            found.append(each.line)
+
+
 async def test_reads_answer_with_models(client: Client, running: FakeCluster) -> None:
     open_shop(running)
     assert (await client.health()).ok
@@ -223,12 +230,7 @@ async def test_logs_go_on_behind_the_last_line_of_each_replica(client: Client, r
         node.node.lines = first if node is running.nodes["n1"] else [*first, at(3, "c"), at(2, "y", slot=2)]  # type: ignore[assignment]  # LogLine
     found: list[str] = []
 
-    async def listen() -> None:
-        async with aclosing(client.logs("shop", follow=True)) as lines:
-            async for each in lines:
-                found.append(each.line)
-
-    task = asyncio.create_task(listen())
+    task = asyncio.create_task(follow_logs(client, found))
     try:
         await wait_for(lambda: found == ["a", "b", "x"])
         await running.nodes.pop("n1").server.close()
@@ -332,12 +334,7 @@ async def test_lines_without_times_do_not_come_again(client: Client, running: Fa
         node.node.lines = [msgspec.structs.replace(line(text), at="") for text in ("a", "b")]
     found: list[str] = []
 
-    async def listen() -> None:
-        async with aclosing(client.logs("shop", follow=True)) as lines:
-            async for each in lines:
-                found.append(each.line)
-
-    task = asyncio.create_task(listen())
+    task = asyncio.create_task(follow_logs(client, found))
     try:
         await wait_for(lambda: found == ["a", "b"])
         await running.nodes.pop("n1").server.close()
