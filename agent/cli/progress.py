@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, aclosing, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -17,13 +18,14 @@ from agent.errors import DeploymentFailed, MusterError, NoMajority, TimedOut, Un
 from agent.model.instruction import InstructionResult
 from agent.model.ledger import Phase
 from agent.model.reason import split_reason
-from agent.model.status import HostCheck, ServiceStatus, StackStatus, Status
+from agent.model.status import HostCheck, ReplicaStatus, ServiceStatus, StackStatus, Status
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.live import Live
 
 LOOK_EVERY_S = 1.0  # when no event comes
+MAX_REPLICAS_NAMED = 4  # of a service, one by one; the fifth makes the line longer than a terminal
 MAX_CHECK_LINES = 20  # hosts told one by one; of more only how many are done
 PATIENCE_S = 60.0  # without a member that answers; a coordinator's death takes seconds
 
@@ -198,20 +200,28 @@ def _does(check: HostCheck) -> str:
 
 
 def _hosts(service: ServiceStatus) -> str:
-    count: dict[str, int] = {}
-    for replica in service.replicas:
-        count[replica.host] = count.get(replica.host, 0) + 1
+    count = Counter(replica.host for replica in service.replicas)
     return ", ".join(f"{host} {number}" if number > 1 else host for host, number in sorted(count.items()))
 
 
 def _waiting(service: ServiceStatus) -> str:
-    """The replicas that aren't there yet, and why."""
-    parts = [
-        f"{replica.slot} on {replica.host} {replica.state}" + (f" ({replica.reason})" if replica.reason else "")
-        for replica in service.replicas
-        if replica.state != "healthy" and service.wanted
-    ]
+    """The replicas that aren't there yet, and why; of many, how many are in which state, and one of each."""
+    waited = [replica for replica in service.replicas if replica.state != "healthy" and service.wanted]
+    parts = [f"{replica.slot} on {replica.host} {replica.state}{_why(replica)}" for replica in waited]
+    if len(waited) > MAX_REPLICAS_NAMED:
+        by_state: dict[str, list[ReplicaStatus]] = {}
+        for replica in waited:
+            by_state.setdefault(replica.state, []).append(replica)
+        parts = [
+            f"{len(some)} {state}, such as {one.slot} on {one.host}{_why(one)}"
+            for state, some in sorted(by_state.items())
+            for one in [next((replica for replica in some if replica.reason), some[0])]
+        ]
     return "; ".join([*parts, *([service.pending] if service.pending else [])])
+
+
+def _why(replica: ReplicaStatus) -> str:
+    return f" ({split_reason(replica.reason)[0]})" if replica.reason else ""
 
 
 async def follow(

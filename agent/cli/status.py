@@ -113,4 +113,5 @@ def _health(found: Status) -> str:
 
 
 def _fitness(host: HostStatus) -> str:
-    return "yes" if host.fit else "; ".join(host.reasons) or "no"
+    """In short: an engine's own words stand among the problems."""
+    return "yes" if host.fit else "; ".join(reason.partition(":")[0] for reason in host.reasons) or "no"

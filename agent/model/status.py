@@ -40,7 +40,8 @@ class QuorumStatus(Struct, frozen=True, kw_only=True):
 
 
 class HostStatus(Struct, frozen=True, kw_only=True):
-    """`fit`: whether replicas may be placed there; `reasons` says why not. `last_seen`: RFC 3339, or None if never.
+    """`fit`: whether replicas of every kind may be placed there; `reasons` says why not: it is dead or drained, or an
+    engine of it doesn't answer, and it takes only what needs another one. `last_seen`: RFC 3339, or None if never.
 
     `cordoned`: it was drained: it gets nothing more, and what may run elsewhere moves there.
     """

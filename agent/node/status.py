@@ -162,16 +162,15 @@ def _host(member: Member, view: View) -> HostStatus:
 
 
 def _unfit(host: AgentId, view: View, runtimes: tuple[RuntimeInfo, ...]) -> Iterator[str]:
-    """Why no replica at all can be placed there; one engine of two is enough to be fit."""
+    """Why it doesn't take all that it could. What needs another engine than one that is down still goes there."""
     facts = view.facts.of(host)
     if reason := _unheard_reason(host, view, facts) or state_reason(facts):
         yield reason
-    if facts.report is None or any(runtime.available for runtime in runtimes):
-        return
-    if not runtimes:
+    if facts.report is not None and not runtimes:
         yield "a witness: it votes and runs nothing"
     for runtime in runtimes:
-        yield _unanswering(runtime)
+        if not runtime.available:
+            yield _unanswering(runtime)
 
 
 def _unheard_reason(host: AgentId, view: View, facts: HostFacts) -> str:

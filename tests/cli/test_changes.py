@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from agent.cli import progress
 from agent.model.errand import Finding
 from agent.model.instruction import Scale
-from agent.model.ledger import AssignEntry, Phase, Slot
+from agent.model.ledger import AssignEntry, Assignment, Phase, Slot
 from tests.cli.conftest import Agent, Said
 from tests.support.fake_node import FakeCluster, event
 from tests.support.shop import instruct, open_shop, phase, place, seen
@@ -204,6 +205,37 @@ def change(plan: Path) -> None:
     written["main"]["environment"]["MORE"] = "secret-too"
     written["workers"] = []
     plan.write_text(json.dumps(written))
+
+
+async def test_of_many_replicas_it_is_told_how_many_are_where_and_one_of_each(
+    agent: Agent, running: FakeCluster
+) -> None:
+    def begun() -> None:
+        ledger = running.ledger
+        held = ledger.state.stacks["shop"]
+        n2 = next(member.id for member in ledger.state.members.values() if member.name == "n2")
+        made = [
+            Assignment(stack="shop", service="job", slot=slot, host=n2, instruction=held.deployed)
+            for slot in range(1, 51)
+        ]
+        ledger.propose(AssignEntry(at=ledger.now_ms(), stack="shop", revision=held.revision, assign=tuple(made)))
+        job = replace(seen(running, "job", "starting"), revision=held.deployed.revision)
+        bad = "ended with code 1 | no such table | giving up"
+        states = [replace(job, slot=slot, state="healthy") for slot in range(1, 11)]
+        states += [replace(job, slot=slot) for slot in range(11, 45)]
+        states += [replace(job, slot=slot, state="backoff", reason=bad) for slot in range(45, 51)]
+        ledger.report("n2", *states)
+
+    open_shop(running)
+    said = await during(
+        agent("scale", "shop", "job=50"),
+        (lambda: revision(running) == 2, begun),
+        (lambda: len(running.nodes["n1"].records) > 12, lambda: phase(running, "healthy")),
+    )
+    assert said.code == 0, said
+    told = "  job 10/50: 6 backoff, such as 45 on n2 (ended with code 1); 34 starting, such as 11 on n2"
+    assert told in said.out.splitlines()
+    assert max(map(len, said.out.splitlines())) < 120
 
 
 async def test_a_dry_run_shows_what_would_change_and_changes_nothing(

@@ -13,6 +13,7 @@ from agent.cli import session
 from agent.cli.options import Options
 from agent.cli.output import say_from
 from agent.instruction import audience_of, read_access
+from agent.model.report import RuntimeInfo
 from agent.model.usage import ReplicaUsage, SilentHost, Usage
 from tests.cli.conftest import Agent
 from tests.support.fake_node import FakeCluster, event, line
@@ -48,6 +49,23 @@ async def test_what_nobody_knows_isnt_called_unhealthy(agent: Agent, running: Fa
     assert "health 100 % of what is known; 1 of 2 replicas are unknown" in said.out
     del running.ledger.reports["n1"]
     assert "health unknown" in (await agent("status")).out
+
+
+async def test_a_host_whose_docker_is_down_isnt_fit(agent: Agent, running: FakeCluster) -> None:
+    running.ledger.report("n1")
+    running.ledger.report("n2")
+    down = RuntimeInfo(name="docker", available=False, reason="Cannot connect to the Docker daemon")
+    up = RuntimeInfo(name="process", available=True)
+    running.ledger.reports["n2"] = replace(running.ledger.reports["n2"], runtimes=(down, up))
+    said = await agent("status")
+    assert said.code == 3
+    rows = [text.split(maxsplit=4) for text in said.out.splitlines() if text.startswith("n")]
+    assert [(row[0], row[4].rstrip()) for row in rows[:2]] == [("n1", "yes"), ("n2", "docker doesn't answer")]
+    hosts = (await agent("status", "--json")).json["hosts"]
+    assert [(host["fit"], host["reasons"]) for host in hosts] == [
+        (True, []),
+        (False, ["docker doesn't answer: Cannot connect to the Docker daemon"]),
+    ]
 
 
 async def test_no_stacks_is_no_problem(agent: Agent, running: FakeCluster) -> None:

@@ -24,6 +24,7 @@ from agent.node.driver.logs import BUFFERED_LINES, LogService
 from agent.node.driver.loop import Driver
 from agent.node.driver.streams import together
 from agent.node.messages import MAX_WITHIN_MS, FollowLogs
+from agent.state import deployed_stack, wanted_replicas
 
 LOOK_INTERVAL_S = 0.2  # for what has joined; it costs a comparison while nothing has
 RETRY_S = 0.5  # before the second try to read a replica's output; doubled for each further one
@@ -61,6 +62,19 @@ class Placements:
     def over(self) -> bool:
         """Whether no other replica can come: the stack is gone."""
         return self._stack not in self._driver.state.stacks
+
+    @property
+    def may_come(self) -> bool:
+        """Whether the deploy in force has what is asked for, so that it is only a matter of time, or of room."""
+        stack = self._driver.state.stacks.get(self._stack)
+        if stack is None or stack.removing:
+            return False
+        counts = (
+            wanted_replicas(stack, name, service)
+            for name, service in deployed_stack(self._driver.state, stack).services.items()
+            if self._service in (None, name)
+        )
+        return any(count == "global" or count >= (self._slot or 1) for count in counts)
 
     def _matches(self, key: ReplicaKey) -> bool:
         return key.stack == self._stack and self._service in (None, key.service) and self._slot in (None, key.slot)

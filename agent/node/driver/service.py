@@ -170,8 +170,8 @@ class AgentService:
         """See NodePort."""
         placements = Placements(self._driver, stack, service=service, slot=slot)
         placed = placements.now()
-        if not placed:
-            raise self._nothing(stack, service, slot)
+        if not placed and not (follow and placements.may_come):
+            raise self._nothing(stack, service, slot, placements)
         if follow:
             found = Following(self._logs, placements, tail=tail, since=since).lines()
         else:
@@ -183,12 +183,15 @@ class AgentService:
             async for line in lines:
                 yield line
 
-    def _nothing(self, stack: str, service: str | None, slot: int | None) -> errors.NotFound:
+    def _nothing(self, stack: str, service: str | None, slot: int | None, placements: Placements) -> errors.NotFound:
         known = self.state.stacks.get(stack)
         if known is None:
             listed = ", ".join(sorted(self.state.stacks)) or "none"
             return errors.NotFound(f"no stack {stack!r}", fix=f"Stacks here: {listed}.")
         what = f"{stack}/{service or '*'}" + (f".{slot}" if slot is not None else "")
+        if placements.may_come:
+            fix = "`agent logs -f` waits for the first line; `agent status` says what is waited for."
+            return errors.NotFound(f"nothing of {what} has run yet: {stack} is {known.phase}", fix=fix)
         return errors.NotFound(f"no replica matches {what}", fix=f"See `agent ps`; {stack} is {known.phase}.")
 
     def _spread(self, events: tuple[Event, ...]) -> None:
