@@ -11,11 +11,16 @@ from agent.raft.state import RaftState
 
 
 class Replication:
-    """The progress of every other member, for one term of leadership."""
+    """The progress of every other member, for one term of leadership.
+
+    `_leaving`: whom the configuration in force has no more. They are told once that is committed, and not before: until
+    then the others may need their votes, which they don't give to a shorter log (thesis §4.2.2).
+    """
 
     def __init__(self, state: RaftState, now: float) -> None:
         self._state = state
         self.progress: dict[str, Progress] = {}
+        self._leaving: dict[str, Progress] = {}
         self.reconfigure(now, first_guess=state.log.last_index + 1)
 
     def reconfigure(self, now: float, *, first_guess: int) -> None:
@@ -25,6 +30,7 @@ class Replication:
         """
         state = self._state
         known = self.progress
+        self._leaving = {member: known[member] for member in known if member not in state.configuration}
         self.progress = {}
         for member in state.configuration.members:
             if member != state.id:
@@ -47,6 +53,10 @@ class Replication:
                 or progress.state is not ProgressState.REPLICATE
             ):
                 self._feed(member, progress, now)
+        if self._leaving and self._state.membership.index <= commit:
+            for member, progress in self._leaving.items():
+                self._feed(member, progress, now)
+            self._leaving.clear()
 
     def _feed(self, member: str, progress: Progress, now: float) -> None:
         log, limits = self._state.log, self._state.limits

@@ -189,6 +189,20 @@ class TestRemoval:
         assert bench.raft.commit == index
         assert bench.raft.is_leader
 
+    def test_who_is_removed_hears_of_it_once_it_is_committed_and_never_again(self) -> None:
+        """Before, it could refuse its vote to those that lack the entry (thesis §4.2.2)."""
+        bench = Bench(voters=("a", "b", "c", "d"))
+        bench.lead(commit=True)
+        bench.accept("c")
+        bench.accept("d")
+        bench.raft.propose_configuration(Configuration(("a", "b", "c")), bench.now)
+        assert not of(bench.settle(), Append, "d")
+        sent = bench.accept("b")
+        farewell = only(sent, Append, "d")
+        assert farewell.entries[-1].index == farewell.commit == bench.raft.commit
+        bench.raft.propose(b"later", bench.now)
+        assert not of(bench.settle(), Append, "d")
+
     def test_a_removed_member_that_learns_of_it_stops_campaigning(self) -> None:
         bench = Bench(term=1)
         config = Entry(2, 1, EntryKind.CONFIG, Configuration(("b", "c")).encode())

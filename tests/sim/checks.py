@@ -43,6 +43,7 @@ class Checks:
     leaders: dict[int, str] = field(default_factory=dict)
     votes: dict[tuple[str, int], str] = field(default_factory=dict)
     committed: dict[int, Entry] = field(default_factory=dict)
+    committed_in: dict[int, int] = field(default_factory=dict)
     configurations: list[tuple[int, Configuration]] = field(default_factory=list)
     chains: dict[int, str] = field(default_factory=dict)
     digests: dict[int, bytes] = field(default_factory=dict)
@@ -131,10 +132,11 @@ class Checks:
             raise Violated(f"election safety (Raft §5.2): {leader} and {name} both lead term {term}")
 
     def _leader_completeness(self, name: str, core: NodeCore) -> None:
+        """Of entries committed in earlier terms: who hears late of its election leads while a later term commits."""
         raft = core.context.raft
         for index in range(raft.first_index, self.last + 1):
             entry = self.committed.get(index)
-            if entry is not None and raft.term_at(index) != entry.term:
+            if entry is not None and self.committed_in[index] < raft.term and raft.term_at(index) != entry.term:
                 raise Violated(f"leader completeness (Raft §5.4.3): {name} leads without committed entry {index}")
 
     def _committed(self, name: str, core: NodeCore, first: int) -> None:
@@ -153,7 +155,7 @@ class Checks:
     def _newly_committed(self, name: str, core: NodeCore, entry: Entry) -> None:
         if entry.kind is EntryKind.CONFIG and entry.term > 0:
             self.configurations.append((entry.index, Configuration.decode(entry.data)))
-        self.committed[entry.index] = entry
+        self.committed[entry.index], self.committed_in[entry.index] = entry, core.context.raft.term
         self.last = max(self.last, entry.index)
         if entry.index > 1:
             self._durable(name, entry, core.context.raft.configuration)
