@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -58,8 +59,8 @@ def build_app(
     invariant, which the agent can't go on with.
     """
     streams = streams if streams is not None else Streams()
-    openapi = _encoder.encode(document(ROUTES))
-    handlers = Handlers(port, stats, streams, lambda: openapi)
+    openapi = functools.cache(lambda: _encoder.encode(document(ROUTES)))  # seldom wanted, and 50 ms of work
+    handlers = Handlers(port, stats, streams, openapi)
     app = web.Application(
         middlewares=[
             _logging(stats, log, observe),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from aiohttp import web
@@ -48,8 +47,7 @@ admin's for this very request."""
 JSON = "application/json"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
+class Route(Struct, frozen=True, kw_only=True):
     """`answer` is the type of the body, or of each line or event of a stream; None where `media` says it all.
 
     `body` is the type of a JSON body that isn't signed; `status` that of a good answer. `problems` are the statuses

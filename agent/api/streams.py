@@ -6,11 +6,11 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
 from aiohttp import web
+from msgspec import Struct
 
 from agent.api.limits import KEPT_PAUSE_S, MAX_STREAMS, STREAM_KEEPALIVE_S, WRITE_TIMEOUT_S
 from agent.errors import MusterError, TooMany
@@ -25,8 +25,7 @@ FIRST_ITEM_S = 0.5  # an error before the first item is still a problem with its
 SENT_BYTES = web.ResponseKey("sent_bytes", int)  # on a streamed response, for the API log
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
+class Begun(Struct, frozen=True):
     """An answer that is being streamed, since `at` (monotonic, s). `goes_on`: until the client leaves."""
 
     response: web.StreamResponse

@@ -5,8 +5,9 @@ Pure; `now` is seconds on a monotonic clock.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 from agent.formats.beacon import Beacon
 
@@ -29,8 +30,7 @@ class Observed(Enum):
     FULL = "full"
 
 
-@dataclass(frozen=True)
-class _Held:
+class _Held(Struct, frozen=True):
     beacon: Beacon
     until: float
 

@@ -10,7 +10,6 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
 
@@ -24,16 +23,14 @@ _HUGE = 10**20  # CPython refuses to print integers of thousands of digits
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(Struct, frozen=True):
     """`where` is the place (`$.services.web.ports[0]`), `what` the sentence."""
 
     where: str
     what: str
 
 
-@dataclass(frozen=True)
-class _Place:
+class _Place(Struct, frozen=True):
     path: str
     hidden: bool = False
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections import OrderedDict
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Final, NamedTuple
 
 import psutil
+from msgspec import Struct, field
 
 # Container engines' own networks: the same addresses exist on every host, so they lead to nobody in particular.
 CONTAINER_INTERFACES: Final = ("docker*", "veth*", "br-*")
@@ -104,8 +104,7 @@ def _network(ip: str, netmask: str) -> ipaddress.IPv4Network | ipaddress.IPv6Net
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class AddressPolicy:
+class AddressPolicy(Struct, frozen=True):
     """What may be dialled. `loopback`: the agent itself is configured on loopback, so its peers are there as well.
 
     `refused` are this host's container networks (CIDR); `own` is where this agent itself listens.
@@ -138,8 +137,7 @@ class AddressPolicy:
         return not any(address in ipaddress.ip_network(network) for network in self.refused)
 
 
-@dataclass(slots=True)
-class _Known:
+class _Known(Struct):
     """Addresses, the newest last, and whether each is firm: from the ledger, a seed, or a link that was up."""
 
     addresses: OrderedDict[Address, bool] = field(default_factory=OrderedDict)

@@ -15,12 +15,12 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from msgspec import Struct, field
 
 from agent.errors import InputError, InvariantBroken, PortTaken
 from agent.model.identity import AGENT_ID_LENGTH
@@ -56,8 +56,7 @@ if _HEAD.size + MAX_MESSAGE_BYTES + _SIGNATURE_BYTES > MAX_DATAGRAM_BYTES:
     raise InvariantBroken("a SWIM message and its envelope don't fit into a datagram")
 
 
-@dataclass(slots=True)
-class ReplayWindow:
+class ReplayWindow(Struct):
     """Which (boot, sequence) of one sender came before: a sliding window as of RFC 4303 §3.4.3.
 
     Invariant: no pair is accepted twice; nothing of a boot before the newest is accepted.
@@ -86,8 +85,7 @@ class ReplayWindow:
         return True
 
 
-@dataclass(slots=True)
-class TokenBucket:
+class TokenBucket(Struct):
     """Lets `rate_per_s` through on average and `burst` at once. Invariant: 0 <= tokens <= burst."""
 
     rate_per_s: float = BUCKET_RATE_PER_S
@@ -105,8 +103,7 @@ class TokenBucket:
         return True
 
 
-@dataclass(slots=True)
-class _Sender:
+class _Sender(Struct):
     key: Ed25519PublicKey
     bucket: TokenBucket
     window: ReplayWindow = field(default_factory=ReplayWindow)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Final, Protocol
+
+from msgspec import Struct, field
 
 from agent.net.addresses import MAX_ANONYMOUS_ADDRESSES, Address, AddressBook
 
@@ -20,8 +21,7 @@ HINT_INTERVAL_S: Final = 0.25
 MAX_ANONYMOUS_ATTEMPTS: Final = 6
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackOff:
+class BackOff(Struct, frozen=True, kw_only=True):
     """Waits of first_s, doubled up to max_s, each times 0.5 … 1 so that two peers don't stay in step.
 
     A link that was up for stable_s starts the row anew. A lower first_s forms clusters sooner; a higher max_s costs a
@@ -43,8 +43,7 @@ class Dial(Protocol):
     def __call__(self, address: Address, expected: str | None) -> Awaitable[bool]: ...
 
 
-@dataclass(slots=True)
-class _Target:
+class _Target(Struct):
     """Somebody to be dialled: `id` is None while only an address is known."""
 
     id: str | None

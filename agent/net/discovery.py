@@ -11,10 +11,10 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec import Struct
 
 from agent.formats.beacon import Beacon
 from agent.model.types import AgentId, ClusterId, Label
@@ -29,8 +29,7 @@ ROUND_INTERVAL_S: Final = 30.0
 MIN_ROUND_INTERVAL_S: Final = 0.5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DiscoverySettings:
+class DiscoverySettings(Struct, frozen=True, kw_only=True):
     """`listen` is where the agent listens (an IP address; 0.0.0.0 for all). Both ways can be switched off."""
 
     id: AgentId

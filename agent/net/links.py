@@ -17,11 +17,11 @@ import random
 import ssl
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Literal, Protocol
 
 import msgspec
+from msgspec import Struct, field
 
 from agent.errors import InputError
 from agent.model.types import AgentId, Digest
@@ -55,8 +55,7 @@ _ALIVE_CONTENT: Final = _ALIVE[HEADER_BYTES + 1 :]  # behind length and version
 _HEARD: Final = Alive()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LinkTiming:
+class LinkTiming(Struct, frozen=True, kw_only=True):
     """All in seconds. A dead peer is noticed after silence_timeout_s, or at once when its kernel says so.
 
     alive_interval_s: after this long without a frame an `Alive` is sent, and half of it is enough to answer the peer's
@@ -120,8 +119,7 @@ def judge_second(own: AgentId, old: PeerInfo, new: PeerInfo, old_age_s: float, h
     return "switch" if new_by_smaller else "keep"
 
 
-@dataclass(slots=True)
-class _Up:
+class _Up(Struct):
     link: Link
     info: PeerInfo
     since: float

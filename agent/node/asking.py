@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from agent.model.errand import Errand, errand_id
 from agent.model.report import HostReport
@@ -22,8 +21,7 @@ class _Told(Struct, frozen=True):
     at: float
 
 
-@dataclass(slots=True)
-class Asking:
+class Asking(Struct):
     """The coordinator's side. `ask_here` takes the errands of the coordinator's own host."""
 
     context: Context

@@ -7,9 +7,9 @@ coordinates. An agent with listeners follows the coordinator's stream.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 
 import msgspec
+from msgspec import Struct, field
 
 from agent.formats.timestamps import rfc3339
 from agent.model.events import MAX_WHAT_CHARACTERS, Event, EventKind
@@ -22,8 +22,7 @@ from agent.node.messages import CallFrame, CancelFrame, Events, FollowEvents, Re
 KEPT_EVENTS = 1000  # what `agent events` can show of the past after it connects
 
 
-@dataclass(slots=True)
-class Chronicle:
+class Chronicle(Struct):
     """This agent's events, its peers that follow them, and the coordinator that it follows itself."""
 
     context: Context

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from agent.control.clock import settled_ms
 from agent.model.types import AgentId, Millis
@@ -16,8 +17,7 @@ UNHEARD_S = 1.0
 VOTERS_JUDGE = 3  # from so many voters on their clocks count; of fewer there is no majority, so every host's does
 
 
-@dataclass(slots=True)
-class LedgerClock:
+class LedgerClock(Struct):
     """For one coordinator's time in office. `_heard`: a peer's clock, and our monotonic one when it came."""
 
     me: AgentId

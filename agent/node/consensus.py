@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from agent.model.types import AgentId
 from agent.node.chronicle import Chronicle
@@ -15,8 +16,7 @@ from agent.raft import Message
 from agent.raft.messages import Append
 
 
-@dataclass(slots=True)
-class Consensus:
+class Consensus(Struct):
     """`drop` counts what doesn't get there, by reason."""
 
     context: Context

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from agent.model.fault import Fault
 from agent.model.types import AgentId, Millis
@@ -41,8 +40,7 @@ class Lead(NamedTuple):
     term: int
 
 
-@dataclass(slots=True)
-class Context:
+class Context(Struct):
     """Mutable; owned by one `NodeCore`, reached by its parts. `told`: who leads, as the voter that we follow says."""
 
     id: AgentId

@@ -15,9 +15,9 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 import msgspec
+from msgspec import Struct, field
 
 from agent import raft
 from agent.control import ClusterFacts
@@ -69,8 +69,7 @@ from agent.swim import Send as SwimSend
 __all__ = ["NodeBoot", "NodeCore", "NodeSettings"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeSettings:
+class NodeSettings(Struct, frozen=True, kw_only=True):
     """What an agent is told at its start. `genesis`: entry 1's data. `boot` counts this agent's starts.
 
     `limits` and `compaction` have defaults that fit every cluster; the simulator makes them tiny.

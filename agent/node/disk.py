@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from agent.errors import InvariantBroken
 from agent.node.context import Context
@@ -15,8 +15,7 @@ from agent.raft import Persist, Ready
 COMMIT_SETTLES_S = 0.5
 
 
-@dataclass(slots=True)
-class Disk:
+class Disk(Struct):
     """Invariant: `ready` is set exactly while a settling `Store` is open."""
 
     context: Context

@@ -6,8 +6,9 @@ the later epoch began with or went on from, proves it (agent.state.epochs), and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from msgspec import Struct, field
 
 from agent import errors, raft
 from agent.instruction import check_times, unverified_claims
@@ -38,8 +39,7 @@ class Beginning(NamedTuple):
     past: tuple[Audit, ...]
 
 
-@dataclass(slots=True)
-class Epochs:
+class Epochs(Struct):
     """`others`: linked peers of another epoch. `refused`: why a later epoch's proof was none, by who offered it."""
 
     context: Context

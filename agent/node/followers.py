@@ -8,7 +8,8 @@ of memory and no more, and holds nobody else up.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from agent import errors
 from agent.model.fault import fault_of
@@ -26,8 +27,7 @@ WINDOW_PARTS = 4  # on their way to one subscriber; 1 MiB fills a LAN's link ove
 STALLED_S = 30.0
 
 
-@dataclass(slots=True)
-class Parts:
+class Parts(Struct):
     """Cuts snapshots into parts; their sha256, which each part names, is computed once."""
 
     _named: tuple[Snapshot, str] | None = None
@@ -50,8 +50,7 @@ class Parts:
         )
 
 
-@dataclass(slots=True)
-class _Follower:
+class _Follower(Struct):
     """Invariants: everything below `next` was sent on `call`, and `told` with it; sent <= taken + WINDOW_PARTS.
 
     `snapshot` with `offset`: what is being sent instead of entries, from where on. `resumes`: what it asked for.
@@ -73,8 +72,7 @@ class _Follower:
         return self.sent < self.taken + WINDOW_PARTS
 
 
-@dataclass(slots=True)
-class Followers:
+class Followers(Struct):
     """Where each subscriber stands; one subscription a peer.
 
     `_behind`: those that may be sent something now; `_loading`: those that a snapshot is on its way to.

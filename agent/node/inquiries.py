@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from agent.model.status import Status
 from agent.node.context import Context
@@ -21,8 +20,7 @@ class _Inquiry(Struct, frozen=True):
     until: float
 
 
-@dataclass(slots=True)
-class Inquiries:
+class Inquiries(Struct):
     """Open ones by call. Invariant: each gets exactly one answer. `own`: this agent's view."""
 
     context: Context

@@ -8,13 +8,13 @@ left the configuration.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from agent.model.types import AgentId
 
 
-@dataclass(slots=True)
-class Lives:
+class Lives(Struct):
     """Bounded by the configuration: whoever leaves it is forgotten."""
 
     _newest: dict[AgentId, int] = field(default_factory=dict)

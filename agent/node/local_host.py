@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 import msgspec
+from msgspec import Struct, field
 
 from agent.host import HostContext, HostObservation, Task, desired, resolve_errands
 from agent.model.errand import Errand
@@ -20,8 +20,7 @@ from agent.state import STATE_LEVEL
 REPORT_EVERY_S = 5.0  # soft state told again, in case a frame was dropped; changes are told at once
 
 
-@dataclass(slots=True)
-class LocalHost:
+class LocalHost(Struct):
     """`tell` takes the report where this agent itself coordinates."""
 
     context: Context

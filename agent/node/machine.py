@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgspec
+from msgspec import Struct
 
 from agent import errors, raft
 from agent.control.clock import is_far_ahead
@@ -38,8 +38,7 @@ SNAPSHOT_LEAST_BYTES = 1_048_576  # of entries, before a snapshot is worth its w
 KEPT_ENTRIES = 1_000  # behind a snapshot, so that a member that was away briefly needs no snapshot
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Compaction:
+class Compaction(Struct, frozen=True, kw_only=True):
     """When a snapshot takes the place of the log's beginning: at `every_entries`, or earlier for large entries.
 
     The entries behind the last snapshot shouldn't weigh more than it does, so that the disk holds a small multiple of
@@ -53,8 +52,7 @@ class Compaction:
     kept_entries: int = KEPT_ENTRIES
 
 
-@dataclass(slots=True)
-class _Weight:
+class _Weight(Struct):
     """Bytes: of the last snapshot, and of the entries applied since it; and how many those are."""
 
     snapshot: int = 0
@@ -76,8 +74,7 @@ class _Weight:
         return min(policy.kept_entries, allowed * self.entries // max(self.behind, 1))
 
 
-@dataclass(frozen=True, slots=True)
-class _Due:
+class _Due(Struct, frozen=True):
     """A snapshot that waits for consensus to be done with the entries it came from."""
 
     index: int
@@ -85,8 +82,7 @@ class _Due:
     kept: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeBoot:
+class NodeBoot(Struct, frozen=True, kw_only=True):
     """What the disk holds (agent.storage.ledger). A first start has the genesis entry alone, committed."""
 
     hard_state: raft.HardState

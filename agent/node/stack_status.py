@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agent.control.facts import ClusterFacts
 from agent.control.placements import bound_reason
@@ -24,8 +25,7 @@ _CHECKED: dict[Phase, ErrandKind] = {"preparing": "prepare", "validating": "reac
 _SETTLED: tuple[Phase, ...] = ("healthy", "failed", "stopped")
 
 
-@dataclass(frozen=True, slots=True)
-class StackViews:
+class StackViews(Struct, frozen=True):
     """The stacks of one state. `decides`: this agent coordinates, so it can say why a slot has no host."""
 
     state: ClusterState

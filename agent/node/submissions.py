@@ -7,10 +7,10 @@ with the same result (DESIGN "Identity and trust"), so trying again is always sa
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
+from msgspec import Struct, field
 
 from agent import errors
 from agent.instruction import VerifiedInstruction, check_times, read_instruction
@@ -34,8 +34,7 @@ MAX_PENDING = 1000  # instructions under way through one agent; a client above i
 CLOCK_SKEW_S = 60  # an operator's clock may be this far from the coordinator's
 
 
-@dataclass(slots=True)
-class _Pending:
+class _Pending(Struct):
     """`origin`: a request of our own API, or (peer, call). `call` and `leader`: how and to whom it was forwarded.
 
     `sent`: it left our hands once, so that it may happen whatever we hear. `current_from`: a state at this index or
@@ -59,8 +58,7 @@ class _Pending:
     retry_at: float = 0.0
 
 
-@dataclass(slots=True)
-class Submissions:
+class Submissions(Struct):
     """The pending instructions of one agent. Invariant: each gets exactly one answer, or its origin is gone."""
 
     context: Context

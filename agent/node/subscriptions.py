@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from agent.model.types import AgentId
 from agent.node.context import Context, Lead
@@ -48,8 +49,7 @@ def voter_for(observer: AgentId, voters: Collection[AgentId]) -> AgentId | None:
     return max(voters, key=lambda voter: hashlib.sha256(f"{voter} {observer}".encode()).digest(), default=None)
 
 
-@dataclass(slots=True)
-class Arriving:
+class Arriving(Struct):
     """A snapshot on its way, as far as it is here. It is the same one on every voter that calls it by these names."""
 
     index: int = 0
@@ -84,8 +84,7 @@ class Arriving:
         self.data.clear()
 
 
-@dataclass(slots=True)
-class Following:
+class Following(Struct):
     """Idle on a voter that has a leader. `vouches_for`: whether a snapshot's signatures hold; `max_snapshot_bytes`: no
     larger one is gathered.
 

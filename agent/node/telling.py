@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from agent.model.events import EventKind
 from agent.model.report import HostReport, ObservedReplica
@@ -85,8 +85,7 @@ def tell_host(chronicle: Chronicle, context: Context, change: MemberChanged, whe
     )
 
 
-@dataclass(slots=True)
-class Allowance:
+class Allowance(Struct):
     """How many events one host may still cause; one that reports a change a millisecond must not push out the others'.
 
     `at`: seconds, when `left` was true.

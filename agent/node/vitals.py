@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from agent.control import AgentHealth
 from agent.model.report import HostReport
@@ -13,8 +14,7 @@ from agent.node.context import Context
 CAUGHT_UP_ENTRIES = 100  # an agent this close gets the rest within a heartbeat
 
 
-@dataclass(slots=True)
-class Vitals:
+class Vitals(Struct):
     """One coordinator's time; begins anew with the next."""
 
     context: Context

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
 import msgspec
+from msgspec import Struct, field
 
 from agent.errors import MusterError
 from agent.formats.timestamps import rfc3339
@@ -65,8 +65,7 @@ def _line(record: Record) -> AuditLine | None:
         return None  # a token that nobody could read: the ledger refused it, and there is nobody to name
 
 
-@dataclass(slots=True)
-class _Walk:
+class _Walk(Struct):
     """What was found so far. `chain`, `last`: behind the newest entry; `told`: up to the index that was asked for."""
 
     gaps: list[AuditGap] = field(default_factory=list)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TypeAlias
+
+from msgspec import Struct
 
 from agent.swim.messages import Update
 from agent.swim.states import Claim
@@ -17,8 +18,7 @@ def retransmit_limit(multiplier: int, live_members: int) -> int:
     return multiplier * max(1, math.ceil(math.log10(live_members + 1)))
 
 
-@dataclass(slots=True)
-class _Entry:
+class _Entry(Struct):
     update: Update
     serial: int
     transmits: int = 0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
 
 import msgspec
+from msgspec import Struct
 
 from agent.swim.messages import MAX_ID_BYTES
 from agent.swim.probing import ProbeOrder
@@ -26,8 +26,7 @@ class MemberView(msgspec.Struct, frozen=True, kw_only=True):
     last_heard: float | None
 
 
-@dataclass(slots=True)
-class Member:
+class Member(Struct):
     """The changing record behind a view. Invariant: `suspicion` is set exactly while `state` is SUSPECT."""
 
     id: str

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
+
+from msgspec import Struct
 
 from agent.swim.messages import SwimMessage
 from agent.swim.states import MemberState
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(Struct, frozen=True):
     """Sign `message` and send it to member `to` at `address` in one datagram.
 
     over_link: send it over the peer link *also*, when one is up; a member whose UDP port is blocked hears only there
@@ -24,8 +24,7 @@ class Send:
     over_link: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class MemberChanged:
+class MemberChanged(Struct, frozen=True):
     """`member` went from `old` to `new` at `at` (the driver's monotonic seconds)."""
 
     member: str

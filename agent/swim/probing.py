@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 
-@dataclass(slots=True)
-class Probe:
+class Probe(Struct):
     """The one probe that fills the current protocol period."""
 
     sequence: int
@@ -26,8 +26,7 @@ class Probe:
         return len(self.helpers) - len(self.nacks)
 
 
-@dataclass(frozen=True, slots=True)
-class Relay:
+class Relay(Struct, frozen=True):
     """A ping made for `asker`, who knows it as `asker_sequence`."""
 
     asker: str

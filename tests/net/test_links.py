@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import statistics
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent.net import links
 from agent.net.dialler import BackOff
@@ -346,7 +346,7 @@ async def test_a_peer_no_longer_wanted_keeps_its_link_but_isnt_dialled_again(pai
 
 async def test_a_hint_ends_a_long_wait(pair: list[Node]) -> None:
     a, b = pair
-    a.timing = dataclasses.replace(a.timing, back_off=BackOff(first_s=60.0, max_s=60.0))
+    a.timing = replace(a.timing, back_off=BackOff(first_s=60.0, max_s=60.0))
     async with running(a, b):
         port, address = b.port, b.host
         await b.table.stop()
@@ -365,7 +365,7 @@ async def test_a_queue_that_is_full_drops_and_counts(pair: list[Node]) -> None:
     frame = ReplyFrame(
         id=1, reply=Ledger(entries=tuple(Entry(i, 1, EntryKind.NORMAL, bytes(1_000_000)) for i in range(1, 8)))
     )
-    a.timing = b.timing = dataclasses.replace(a.timing, silence_timeout_s=20.0)  # nor is the link given up meanwhile
+    a.timing = b.timing = replace(a.timing, silence_timeout_s=20.0)  # nor is the link given up meanwhile
     async with running(a, b):
         a.knows(b)
         await wait_for(lambda: a.linked(b) and b.linked(a))

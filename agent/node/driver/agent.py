@@ -6,10 +6,10 @@ import asyncio
 import random
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from loguru import logger
+from msgspec import Struct
 
 from agent import __version__, raft
 from agent.config import Config
@@ -52,8 +52,7 @@ from agent.telemetry.recent import RecentLog
 STOP_GRACE_S = 2.0  # for handing the coordination over; an election timeout and some
 
 
-@dataclass(slots=True)
-class Agent:
+class Agent(Struct):
     """The running parts. `service` is what the API serves."""
 
     config: Config

@@ -13,7 +13,6 @@ from pathlib import Path
 from loguru import logger
 
 from agent.errors import StorageError
-from agent.formats.compose import compose_files
 from agent.host.desired import Desired
 from agent.model.types import Label
 from agent.storage.files import make_directory, write_private
@@ -35,10 +34,8 @@ class ComposeFiles:
         """The files of exactly this; nothing is done when it is what was kept last."""
         if desired == self._kept:
             return
-        specs = sorted((*desired.specs, *desired.stopped), key=lambda spec: spec.key)
-        wanted = compose_files(specs, publish_address=self._publish_address)
         try:
-            await asyncio.to_thread(self._bring, wanted, desired.stacks, first=self._kept is None)
+            await asyncio.to_thread(self._bring, desired, first=self._kept is None)
         except StorageError as error:
             if str(error) != self._refused:
                 logger.warning("compose files: {}", error)
@@ -46,12 +43,13 @@ class ComposeFiles:
             return
         self._kept, self._refused = desired, ""
 
-    def _bring(self, wanted: dict[Label, str], in_use: frozenset[Label], *, first: bool) -> None:
+    def _bring(self, desired: Desired, *, first: bool) -> None:
         """The first time also whatever an agent before this one left."""
+        wanted = self._texts(desired)
         present = {path.parent.name for path in self._directory.glob(f"*/{FILE_NAME}")} if first else set()
         for stack in sorted((present | self._written.keys()) - wanted.keys()):
             self._remove(stack)
-            if stack not in in_use:
+            if stack not in desired.stacks:
                 with contextlib.suppress(OSError):  # the stack's own files are there
                     (self._directory / stack).rmdir()
         for stack, text in wanted.items():
@@ -59,6 +57,14 @@ class ComposeFiles:
                 make_directory(self._directory / stack)
                 write_private(self._directory / stack / FILE_NAME, text.encode())
                 self._written[stack] = text
+
+    def _texts(self, desired: Desired) -> dict[Label, str]:
+        specs = sorted((*desired.specs, *desired.stopped), key=lambda spec: spec.key)
+        if not any(spec.runtime == "docker" for spec in specs):
+            return {}
+        from agent.formats.compose import compose_files  # YAML's 18 ms and 1 MB are for hosts that have containers
+
+        return compose_files(specs, publish_address=self._publish_address)
 
     def _remove(self, stack: Label) -> None:
         path = self._directory / stack / FILE_NAME

@@ -11,8 +11,8 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from agent import errors
@@ -80,8 +80,7 @@ class Placements:
         return key.stack == self._stack and self._service in (None, key.service) and self._slot in (None, key.slot)
 
 
-@dataclass(slots=True)
-class _Read:
+class _Read(Struct):
     """How far a replica's output on one host was read. `last`: the newest line's time, where it has one."""
 
     until: float

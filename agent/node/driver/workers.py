@@ -17,7 +17,6 @@ import re
 import signal
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from loguru import logger
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from agent.beside import bootstrap_argv
@@ -71,8 +70,7 @@ class Told(Struct, frozen=True, kw_only=True):
 _STOPPED = Told(ended=True, what="this agent was stopped", fix=_NEW_ONE)
 
 
-@dataclass(slots=True)
-class WorkerService:
+class WorkerService(Struct):
     """`keys` is where private keys for `ssh_key_path` lie, `cache` where bundles are kept."""
 
     identity: Identity
