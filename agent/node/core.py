@@ -47,6 +47,7 @@ from agent.node.messages import (
     FollowEvents,
     FollowLedger,
     Frame,
+    GetSnapshotName,
     GetStatus,
     RaftFrame,
     ReplyFrame,
@@ -61,6 +62,7 @@ from agent.node.messages import (
 from agent.node.status import View, build_members, build_status
 from agent.node.submissions import Submissions
 from agent.node.subscriptions import Following
+from agent.node.vouching import Vouching
 from agent.raft.messages import Heartbeat, HeartbeatResponse
 from agent.state import Applied
 from agent.swim import MemberChanged, Swim, SwimConfig, SwimMessage
@@ -116,7 +118,8 @@ class NodeCore:
         self._consensus = Consensus(self._context, self.chronicle, self._drop)
         self._inquiries = Inquiries(self._context, self.status)
         self._followers = Followers(self._context)
-        self._following = Following(self._context, machine.vouches_for, settings.limits.snapshot_bytes)
+        self._vouching = Vouching(self._context, self.chronicle, machine.vouches_for)
+        self._following = Following(self._context, self._vouching, settings.limits.snapshot_bytes)
         self.coordination = Coordination(self._context, self.chronicle)
         self.epochs = Epochs(self._context, machine, settings.limits.snapshot_bytes)
         self._host = LocalHost(self._context, settings.host, settings.agent_version, self.coordination.report)
@@ -127,6 +130,7 @@ class NodeCore:
             "submissions": self.submissions.deadline,
             "inquiries": self._inquiries.deadline,
             "following": self._following.deadline,
+            "vouching": self._vouching.deadline,
             "host": self._host.deadline,
             "coordination": self.coordination.deadline,
             "disk": self._disk.deadline,
@@ -174,6 +178,7 @@ class NodeCore:
             return
         self._context.peers[peer.id] = peer
         self._consensus.link_up(peer, when)
+        self._vouching.link_up(peer.id)
         self.coordination.link_up(peer)
         if peer.known:
             self._context.swim.link_up(peer.id, when.mono)
@@ -211,7 +216,7 @@ class NodeCore:
             self._consensus.receive(sender, frame.message, when)
             if known and isinstance(frame.message, Heartbeat | HeartbeatResponse):
                 return self._beat(sender, when)
-        elif not known and not self._following.hears(sender, frame):
+        elif not (known or self._following.hears(sender, frame) or self._vouching.hears(sender, frame)):
             self._drop("unknown_member")
         else:
             self._member_frame(sender, frame, when)
@@ -360,6 +365,8 @@ class NodeCore:
                 self.chronicle.serve(sender, call)
             case FollowLedger():
                 self._followers.serve(sender, call, request, when)
+            case GetSnapshotName():
+                self._vouching.serve(sender, call, request)
             case _ if isinstance(request, Served):
                 self._context.emit(Serve(peer=sender, call=call, request=request))
 
@@ -381,6 +388,7 @@ class NodeCore:
             self.epochs.pump(when)
             self._drain_swim(when)
             self._following.pump(when)
+            self._vouching.pump(when)
             self._followers.pump(when)
             self.chronicle.pump()
             self.coordination.pump(when)
@@ -414,13 +422,10 @@ class NodeCore:
         for envelope in ready.send_after_persist:
             self._send_raft(envelope)
         if ready.offered is not None:
-            if self._machine.vouches_for(ready.offered):
-                self._context.raft.accept_snapshot(ready.offered, when.mono)
-            else:
-                self._drop("snapshot")
-                self._context.raft.refuse_snapshot(ready.offered, when.mono)
+            self._vouching.judge(ready.offered, self._judged, when)
         if ready.restore is not None:
             self._machine.restore(ready.restore)
+            self._vouching.installed(ready.restore)
             self._context.state = self._machine.state
             self._members_changed(when)
             self._host.ledger_moved()
@@ -434,7 +439,16 @@ class NodeCore:
         for read in ready.reads:
             self.submissions.confirmed(read)
         self._context.raft.advance(ready, when.mono)
+        for taken in self._machine.take_taken():
+            self._vouching.took(taken.index, taken.digest)
         self._machine.compact(self._context.raft)
+
+    def _judged(self, snapshot: raft.Snapshot, sound: bool, when: Instant) -> None:
+        if sound:
+            self._context.raft.accept_snapshot(snapshot, when.mono)
+        else:
+            self._drop("snapshot")
+            self._context.raft.refuse_snapshot(snapshot, when.mono)
 
     def _applied(self, applied: Applied, when: Instant) -> None:
         if applied.result is not None:

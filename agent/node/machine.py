@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from msgspec import Struct
 from agent import errors, raft
 from agent.control.clock import is_far_ahead
 from agent.model.ledger import GenesisEntry, decode_entry
-from agent.model.types import Millis
+from agent.model.types import Digest, Millis
 from agent.node.auditing import audit_of
 from agent.node.effects import Audit
 from agent.raft.messages import Append
@@ -82,6 +83,13 @@ class _Due(Struct, frozen=True):
     kept: int
 
 
+class Taken(Struct, frozen=True):
+    """A snapshot that was due, whether or not it is kept; `digest` is its data's sha256."""
+
+    index: int
+    digest: Digest
+
+
 class NodeBoot(Struct, frozen=True, kw_only=True):
     """What the disk holds (agent.storage.ledger). A first start has the genesis entry alone, committed."""
 
@@ -110,6 +118,7 @@ class Machine:
         self.verified_through = verified_through
         self._weight = _Weight(snapshot=snapshot_bytes)
         self._due: _Due | None = None
+        self._taken: list[Taken] = []
         self._disbelieved: int | None = None
 
     @classmethod
@@ -149,6 +158,7 @@ class Machine:
         if self._weight.is_due(entry.index, self._compaction):
             data = encode_snapshot(self.state)
             self._due = _Due(entry.index, data, self._weight.kept(len(data), self._compaction))
+            self._taken.append(Taken(entry.index, hashlib.sha256(data).hexdigest()))
             self._weight = _Weight(snapshot=len(data))
         return applied
 
@@ -205,6 +215,11 @@ class Machine:
         self._weight = _Weight(snapshot=len(snapshot.data))
         self._due = None
         self._disbelieved = None
+
+    def take_taken(self) -> list[Taken]:
+        """The snapshots since it was last asked; to be asked for before `compact`."""
+        taken, self._taken = self._taken, []
+        return taken
 
     def compact(self, core: raft.Raft) -> None:
         """Take a snapshot now and then, so that log and start stay short."""

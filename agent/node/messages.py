@@ -109,6 +109,12 @@ class FetchEpoch(Struct, frozen=True, kw_only=True, tag="epoch", omit_defaults=T
     offset: Index = 0
 
 
+class GetSnapshotName(Struct, frozen=True, kw_only=True, tag="snapshot_name", omit_defaults=True):
+    """Which snapshot the receiver has, or had lately, at an entry. Answered by one `SnapshotNameIs`."""
+
+    index: Index
+
+
 class FetchBlob(Struct, frozen=True, kw_only=True, tag="blob", omit_defaults=True):
     """The next bytes of a content. Answered by one `BlobPart` or a fault; the receiver asks on, at its own speed."""
 
@@ -144,7 +150,7 @@ class GetUsage(Struct, frozen=True, kw_only=True, tag="usage", omit_defaults=Tru
 Served = FollowLogs | FetchBlob | LoadImage | Examine | GetUsage
 """What the host behind the core answers (the `Serve` effect)."""
 
-Request = Submit | GetStatus | FollowEvents | FollowLedger | FetchEpoch | Served
+Request = Submit | GetStatus | FollowEvents | FollowLedger | FetchEpoch | GetSnapshotName | Served
 
 
 class Submitted(Struct, frozen=True, kw_only=True, tag="submitted", omit_defaults=True):
@@ -188,6 +194,12 @@ class Ledger(Struct, frozen=True, kw_only=True, tag="entries", omit_defaults=Tru
     term: int = 0
 
 
+class SnapshotNameIs(Struct, frozen=True, kw_only=True, tag="snapshot_name_is", omit_defaults=True):
+    """`name` is a sha256 of all of it (agent.node.vouching); empty for none."""
+
+    name: Digest | Literal[""] = ""
+
+
 class BlobPart(Struct, frozen=True, kw_only=True, tag="blob_part", omit_defaults=True):
     """Empty behind the end."""
 
@@ -219,7 +231,20 @@ class Failed(Struct, frozen=True, kw_only=True, tag="failed", omit_defaults=True
     fault: Fault
 
 
-Reply = Submitted | StatusIs | Logs | Events | Ledger | BlobPart | ImageLoad | Examined | UsageIs | Ended | Failed
+Reply = (
+    Submitted
+    | StatusIs
+    | Logs
+    | Events
+    | Ledger
+    | SnapshotNameIs
+    | BlobPart
+    | ImageLoad
+    | Examined
+    | UsageIs
+    | Ended
+    | Failed
+)
 
 
 class CallFrame(Struct, frozen=True, kw_only=True, tag="call", omit_defaults=True):

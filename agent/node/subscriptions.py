@@ -2,19 +2,21 @@
 "Consensus", observers).
 
 An observer picks its voter by rendezvous hash, so that observers spread evenly and only those of a lost voter move.
-What it took it tells, so that the voter sends on; a snapshot's parts are kept over a change of voters.
+What it took it tells, so that the voter sends on; a snapshot's parts are kept over a change of voters. What comes
+behind a snapshot waits until that is vouched for.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 from msgspec import Struct, field
 
 from agent.model.types import AgentId
 from agent.node.context import Context, Lead
 from agent.node.effects import Want
+from agent.node.followers import WINDOW_PARTS
 from agent.node.instant import Instant
 from agent.node.machine import are_readable
 from agent.node.messages import (
@@ -28,6 +30,7 @@ from agent.node.messages import (
     SnapshotPart,
     TakenFrame,
 )
+from agent.node.vouching import Vouching
 from agent.raft import ObservationRefused, Snapshot
 
 TAKEN_EVERY_PARTS = 2  # half of the voter's window: it never runs dry, and a part in two costs an answer
@@ -38,6 +41,8 @@ LEADERLESS_S = 2.0  # a voter without a leader for so long may have been removed
 # nothing at all. Another one is asked.
 SILENT_S = 2.0
 
+# A snapshot that nobody could decide on for so long (agent.node.vouching): another voter may have one that is.
+UNDECIDED_S = 5.0
 
 # Between two looks at which members the coordinator has no link with: one that was away through several changes of
 # voters knows nobody whom to dial, so it is dialled.
@@ -85,19 +90,22 @@ class Arriving(Struct):
 
 
 class Following(Struct):
-    """Idle on a voter that has a leader. `vouches_for`: whether a snapshot's signatures hold; `max_snapshot_bytes`: no
-    larger one is gathered.
+    """Idle on a voter that has a leader. `max_snapshot_bytes`: no larger snapshot is gathered.
 
     `_taken`: parts of this subscription that were taken, `_told` of them are known to the voter. `_patient_until`: by
     then the voter that we follow has to name a coordinator; None while it does. `_avoided`: voters that were no good,
     until none is left. `_alone_since`: no voter that our ledger names is linked; after a while anybody linked is asked,
     since the voters may be others by now: a host may be enrolled, or come back, when all founders are gone.
+    `_judged`: the snapshot that is whole and not decided on yet, `_behind` what came behind it.
     """
 
     context: Context
-    vouches_for: Callable[[Snapshot], bool]
+    vouching: Vouching
     max_snapshot_bytes: int
     _arriving: Arriving = field(default_factory=Arriving)
+    _judged: Snapshot | None = None
+    _judged_until: float = float("inf")
+    _behind: list[Ledger] = field(default_factory=list)
     _taken: int = 0
     _told: int = 0
     _voter: AgentId | None = None
@@ -117,7 +125,8 @@ class Following(Struct):
         self._pumped_at = when.mono
         self._notice_alone(when)
         self._seek(when)
-        if self._voter is not None and self._patient_until is not None and when.mono >= self._patient_until:
+        impatient = self._patient_until is not None and when.mono >= self._patient_until
+        if self._voter is not None and (impatient or when.mono >= self._judged_until):
             self._avoided.add(self._voter)
             self._leave()
         wanted = self._choice(when) if when.mono >= self._retry_at else self._voter
@@ -189,6 +198,8 @@ class Following(Struct):
             deadline = self._leaderless_since + LEADERLESS_S
         if self._patient_until is not None and pumped_at < self._patient_until < deadline:
             deadline = self._patient_until
+        if pumped_at < self._judged_until < deadline:
+            deadline = self._judged_until
         if self._alone_since is not None and pumped_at < self._alone_since + LEADERLESS_S < deadline:
             deadline = self._alone_since + LEADERLESS_S
         return deadline
@@ -217,19 +228,27 @@ class Following(Struct):
             self.context.send(peer, CancelFrame(id=self._call))
         self._voter, self._call, self._patient_until, self.context.told = None, 0, None, None
         self._taken = self._told = 0
+        self._forget_judged()
 
     def _on_reply(self, reply: Reply | None, end: bool, when: Instant) -> None:
         believed = isinstance(reply, Ledger) and self._take(reply, when)
         if believed and not end:
             self._tell_taken()
             return
-        if reply is not None and self._voter is not None:
+        self._give_up(when, avoid=reply is not None)
+
+    def _give_up(self, when: Instant, *, avoid: bool) -> None:
+        if avoid and self._voter is not None:
             self._avoided.add(self._voter)
         self._leave()
         self._retry_at = when.mono + RETRY_S
 
     def _tell_taken(self) -> None:
         self._taken += 1
+        if self._judged is None:
+            self._tell()
+
+    def _tell(self) -> None:
         if self._voter is not None and self._taken - self._told >= TAKEN_EVERY_PARTS:
             self._told = self._taken
             self.context.send(self._voter, TakenFrame(id=self._call, parts=self._taken))
@@ -240,12 +259,14 @@ class Following(Struct):
             if part.snapshot is not None:
                 snapshot = self._arriving.add(part.snapshot, self.max_snapshot_bytes)
                 if snapshot is not None:
-                    if not self.vouches_for(snapshot):
-                        return False
-                    raft.observe_snapshot(snapshot, when.mono)
+                    self._judge(snapshot, when)
             if not are_readable(part.entries):
                 return False
-            if part.entries:
+            if part.entries and self._judged is not None:
+                if len(self._behind) == WINDOW_PARTS:
+                    return False
+                self._behind.append(part)
+            elif part.entries:
                 self._arriving.forget()
                 raft.observe(part.entries, part.commit, when.mono)
         except ObservationRefused:
@@ -256,3 +277,32 @@ class Following(Struct):
             self.context.told = None
             self._patient_until = self._patient_until or when.mono + SILENT_S
         return True
+
+    def _judge(self, snapshot: Snapshot, when: Instant) -> None:
+        self._forget_judged()
+        self._judged, self._judged_until = snapshot, when.mono + UNDECIDED_S
+        self.vouching.judge(snapshot, self._decided, when)
+
+    def _forget_judged(self) -> None:
+        if self._judged is not None:
+            self.vouching.forget(self._judged)
+        self._judged, self._judged_until = None, float("inf")
+        self._behind.clear()
+
+    def _decided(self, snapshot: Snapshot, sound: bool, when: Instant) -> None:
+        if snapshot is not self._judged:
+            return
+        behind = tuple(self._behind)
+        self._forget_judged()
+        raft = self.context.raft
+        try:
+            if sound:
+                raft.observe_snapshot(snapshot, when.mono)
+                for part in behind:
+                    raft.observe(part.entries, part.commit, when.mono)
+        except ObservationRefused:
+            sound = False
+        if sound:
+            self._tell()
+        else:
+            self._give_up(when, avoid=True)

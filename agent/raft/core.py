@@ -452,6 +452,10 @@ class Raft:
         """The one in force, committed or not."""
         return self._state.membership.current
 
+    def configuration_at(self, index: int) -> Configuration:
+        """The one in force at an entry behind the snapshot."""
+        return self._state.membership.at(index)
+
     @property
     def configuration_committed(self) -> bool:
         """Whether the configuration in force can't be rolled back any more."""

@@ -33,7 +33,8 @@ class Follower:
         self._arriving: tuple[int, int] | None = None
         self._buffer = bytearray()
         self._offered: Snapshot | None = None
-        self._refused: tuple[int, int] | None = None
+        self._gathered_in = 0
+        self._refused: tuple[int, int, int] | None = None
 
     def on_append(self, leader: str, append: Append) -> None:
         """Raft §5.3. Raises LogDiverged when one of our voters contradicts a committed entry.
@@ -112,7 +113,7 @@ class Follower:
             state.drop("snapshot out of bounds")
             return
         name = (chunk.index, chunk.snapshot_term)
-        if self._refused == name:
+        if self._refused == (state.term, *name):
             state.drop("snapshot refused before")
         elif self._offered is not None and (self._offered.index, self._offered.term) == name:
             self._ask_on(leader, chunk.index, chunk.total)
@@ -138,6 +139,7 @@ class Follower:
         self._buffer.clear()
         if self._verify_snapshots:
             self._offered = self._state.outbox.offered = snapshot
+            self._gathered_in = self._state.term
             self._ask_on(leader, chunk.index, chunk.total)
         else:
             self._restore(snapshot)
@@ -162,10 +164,10 @@ class Follower:
             self._confirm(snapshot)
 
     def refuse(self, snapshot: Snapshot) -> None:
-        """The offered snapshot isn't to be believed; it isn't gathered again, a later one is."""
+        """The offered snapshot isn't to be believed; this leader's isn't gathered again, a later one is."""
         if self._offered == snapshot:
             self._offered = None
-            self._refused = (snapshot.index, snapshot.term)
+            self._refused = (self._gathered_in, snapshot.index, snapshot.term)
 
     def _restore(self, snapshot: Snapshot) -> None:
         state = self._state

@@ -18,6 +18,7 @@ import click
 import msgspec
 
 import agent.node.machine
+import agent.node.vouching
 import agent.raft.leadership
 from agent.errors import InvariantBroken, MusterError
 from agent.node.submissions import Submissions
@@ -35,6 +36,7 @@ from agent.raft.state import Outbox
 from agent.swim import SwimConfig
 from tests.sim.disk import SimDisk
 from tests.sim.scenes import (
+    a_doctored_snapshot,
     a_no_by_a_deposed_leader,
     an_acknowledgement_of_an_earlier_term,
     changes_by_two_leaders,
@@ -289,6 +291,7 @@ MUTANTS: dict[str, tuple[Any, str, Mutation]] = {
     "answer before apply": (Submissions, "_admit", _answers_before_apply),
     "learner counted in the majority": (Replication, "advance_commit", _counts_learners),
     "wiped voter comes back": (World, "crash", _wiped_voter_comes_back),
+    "snapshot not compared": (agent.node.vouching, "is_vouched_for", _always(True)),
     "lost waiters": (Submissions, "_advance", _forgets_waiters),
 }
 
@@ -332,6 +335,7 @@ SCENES: dict[str, Callable[[], World]] = {
     "change before an own-term commit": changes_by_two_leaders,
     "acknowledgements counted across terms": an_acknowledgement_of_an_earlier_term,
     "stale ReadIndex": a_no_by_a_deposed_leader,
+    "snapshot not compared": a_doctored_snapshot,
 }
 
 

@@ -11,9 +11,11 @@ from dataclasses import replace
 from agent.model.types import AgentId
 from agent.node.core import NodeCore
 from agent.node.instant import Instant
+from agent.node.machine import Compaction
 from agent.node.messages import Frame, RaftFrame
 from agent.raft import Configuration, EntryKind, RaftLimits
 from agent.raft.messages import AppendResponse
+from tests.sim.liars import Liar
 from tests.sim.operators import Sent
 from tests.sim.weather import Weather
 from tests.sim.world import SimAgent, World
@@ -139,6 +141,37 @@ def a_no_by_a_deposed_leader() -> World:
         world.after(4.0, lambda: _ask_both(world))
 
     return World(6, size=3, until_s=24.0, given=Weather.fair(), script=script)
+
+
+def a_doctored_snapshot(seed: int = 7) -> World:
+    """The coordinator tells another past to a voter and to an observer that were away, until it starts anew."""
+
+    def script(world: World) -> None:
+        world.after(4.0, lambda: _lie_to_the_absent(world))
+
+    often = Compaction(every_entries=8, kept_entries=0)
+    weather = replace(Weather.fair(), compaction=often, limits=RaftLimits(chunk_bytes=2048), pace_s=0.5)
+    return World(seed, size=4, until_s=34.0, given=weather, script=script)
+
+
+def _lie_to_the_absent(world: World) -> None:
+    first = _leader(world)
+    liar = Liar(world, first)
+    liar.begin()
+    follower = next(agent for agent in world.alive() if agent.id in first.voters and agent is not first)
+    observer = next(agent for agent in world.alive() if agent.id not in first.voters)
+    for absent in (follower, observer):
+        world.crash(absent)
+        world.restart(absent, LONG_S)
+
+    def confess() -> None:
+        assert liar.told, "nobody needed a snapshot"
+        world.faults += liar.told
+        liar.lies = False
+        world.crash(first)
+        world.restart(first, 1.0)
+
+    world.after(2 * LONG_S, confess)
 
 
 def _ask_both(world: World) -> None:
