@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+__all__ = ["aiohttp"]
+
 # Where OpenSSL looks for them (SSL_CTX_set_default_verify_paths(3)).
 _VARIABLES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
@@ -30,6 +32,8 @@ def _no_authorities() -> Iterator[None]:
                 os.environ[name] = value
 
 
-if "aiohttp" not in sys.modules:
+if "aiohttp" in sys.modules:
+    import aiohttp
+else:
     with _no_authorities():
-        import aiohttp  # noqa: F401 for those who import it next
+        import aiohttp

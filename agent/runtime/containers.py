@@ -45,13 +45,16 @@ def owner_labels(cluster: ClusterId, agent: AgentId) -> dict[str, str]:
     return {"muster.cluster": cluster, "muster.agent": agent}
 
 
+def key_labels(key: ReplicaKey) -> dict[str, str]:
+    """Which replica something is."""
+    return {"muster.stack": key.stack, "muster.service": key.service, "muster.slot": str(key.slot)}
+
+
 def container_labels(spec: ReplicaSpec, stack_dir: PurePosixPath) -> dict[str, str]:
     """All labels of a replica's container."""
     return {
         **owner_labels(spec.cluster, spec.agent),
-        "muster.stack": spec.key.stack,
-        "muster.service": spec.key.service,
-        "muster.slot": str(spec.key.slot),
+        **key_labels(spec.key),
         "muster.revision": str(spec.revision),
         "muster.generation": str(spec.generation),
         "muster.spec": spec.hash,

@@ -1,4 +1,4 @@
-"""The Docker runtime: containers through the SDK, in threads. Docker itself is the record of what runs (its labels).
+"""The Docker runtime: containers, through the engine's API. Docker itself is the record of what runs (its labels).
 
 Several agents may share one dockerd (a demonstration on one machine): each only sees what carries its own labels.
 Ports are published on the agent's publish address alone. An ended container of the same spec is started again, so its
@@ -12,8 +12,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -35,13 +34,12 @@ from agent.runtime.images import ensure_image
 from agent.runtime.machine import host_resources
 from agent.runtime.protocol import Counters, Progress, RawLine
 from agent.runtime.sockets import taken_ports
-from agent.runtime.streams import iterate
 
-THREADS = 4  # quick calls; the engine serialises most of them anyway
-SLOW_THREADS = 8  # starts and stops, which wait for a grace; as many replicas are acted on at once
+AT_ONCE = 4  # containers inspected or sampled at once; the engine serialises most of it anyway
 RECONNECT_FIRST_S = 0.2  # a restart of dockerd takes about a second
 RECONNECT_MAX_S = 5.0  # while it is away
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 
@@ -61,8 +59,7 @@ class DockerRuntime:
         self._data_dir = data_dir
         self._publish_address = publish_address
         self._engine = Engine(base_url or os.environ.get("DOCKER_HOST") or None)
-        self._executor = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="docker")
-        self._slow = ThreadPoolExecutor(max_workers=SLOW_THREADS, thread_name_prefix="docker-slow")
+        self._few = asyncio.Semaphore(AT_ONCE)
         self._hints = Hints()
         self._making_networks = asyncio.Lock()
         self._listening: asyncio.Task[None] | None = None
@@ -79,90 +76,85 @@ class DockerRuntime:
         if self._listening is not None:
             self._listening.cancel()
             await asyncio.gather(self._listening, return_exceptions=True)
-        loop = asyncio.get_running_loop()
-        for executor in (self._executor, self._slow):
-            await loop.run_in_executor(None, executor.shutdown)
-        await loop.run_in_executor(None, self._engine.close)
+        await self._engine.close()
 
     async def info(self) -> RuntimeInfo:
         try:
-            version = await self._in_thread(self._engine.ping)
+            version = await self._engine.ping()
         except errors.MusterError as error:
             return RuntimeInfo(name="docker", available=False, reason=error.what)
         return RuntimeInfo(name="docker", available=True, version=version)
 
     async def resources(self) -> HostResources:
-        return await self._in_thread(partial(host_resources, self._data_dir))
+        return await asyncio.to_thread(host_resources, self._data_dir)
 
     async def observe(self) -> tuple[Workload, ...]:
-        return await self._in_thread(self._observe)
+        return await self._observe(self._owner)
 
     async def prepare(self, spec: ReplicaSpec, progress: Progress) -> None:
         await self._image(spec, progress)
 
     async def taken(self, ports: Sequence[AssignedPort]) -> tuple[int, ...]:
-        return await self._in_thread(partial(taken_ports, self._publish_address, ports))
+        return await asyncio.to_thread(taken_ports, self._publish_address, ports)
 
     async def load_image(self, archive: Path) -> tuple[str, ...]:
-        return await self._in_slow_thread(partial(self._engine.load, archive))
+        return await self._engine.load(archive)
 
     async def start(self, spec: ReplicaSpec, progress: Progress) -> Workload:
         image = await self._image(spec, progress)
         progress("starting", "")
         async with self._making_networks:  # two replicas that begin together make one network
-            await self._in_thread(partial(self._ensure_networks, spec))
-        return await self._in_slow_thread(partial(self._start, spec, image))
+            for network in containers.network_names(spec):
+                await self._engine.ensure_network(network, self._labels(spec.key.stack))
+        return await self._start(spec, image)
 
     async def stop(self, workload_id: str) -> None:
-        await self._in_slow_thread(partial(self._stop, workload_id))
+        inspected = await self._engine.inspect(workload_id)
+        if inspected is not None:
+            timeout = inspected["Config"].get("StopTimeout") or containers.DEFAULT_STOP_TIMEOUT_S
+            await self._engine.stop(workload_id, int(timeout))
 
     async def remove(self, workload_id: str) -> None:
-        await self._in_slow_thread(partial(self._engine.remove, workload_id))
+        await self._engine.remove(workload_id)
 
     async def tidy(self, stacks_in_use: frozenset[str], delete_volumes_of: frozenset[str]) -> None:
-        await self._in_slow_thread(partial(self._tidy, stacks_in_use, delete_volumes_of))
+        await self._engine.remove_networks(self._owner, stacks_in_use)
+        for stack in sorted(delete_volumes_of):
+            if is_label(stack):
+                await self._engine.remove_volumes({**self._owner, "muster.stack": stack})
+                await asyncio.to_thread(shutil.rmtree, self._stack_dir(stack), ignore_errors=True)
 
     async def volume_path(self, stack: str, volume: str, *, make: bool = False) -> Path | None:
-        labels = {**self._owner, "muster.stack": stack, "com.docker.compose.project": stack}
-        name = containers.scoped_name(stack, volume)
-        return await self._in_slow_thread(partial(self._engine.volume_path, name, labels, make=make))
+        return await self._engine.volume_path(containers.scoped_name(stack, volume), self._labels(stack), make=make)
 
     async def counters(self, workload_ids: Sequence[str]) -> dict[str, Counters]:
-        sampling = (self._in_thread(partial(self._counters, each)) for each in workload_ids)
-        found = zip(workload_ids, await asyncio.gather(*sampling), strict=True)
+        found = zip(workload_ids, await self._each(self._counters, workload_ids), strict=True)
         return {each: counters for each, counters in found if counters is not None}
 
     async def logs(
         self, workload_id: str, *, tail: int | None, since: datetime | None, follow: bool
     ) -> AsyncIterator[RawLine]:
         """`follow` ends when the container does."""
-        open_logs = partial(self._engine.open_logs, workload_id, tail=tail, since=since, follow=follow)
         with contextlib.suppress(errors.NotFound):
-            async with contextlib.aclosing(iterate(open_logs, "docker log")) as lines:
+            found = self._engine.logs(workload_id, tail=tail, since=since, follow=follow)
+            async with contextlib.aclosing(found) as lines:
                 async for line in lines:
                     yield line
 
     def changes(self) -> AsyncIterator[ReplicaKey | None]:
         return self._hints.take()
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
-
-    async def _in_slow_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._slow, work)
-
     async def _listen(self) -> None:
         """The engine's events as hints; connects again for ever, and after each gap anything may have changed."""
         pause = RECONNECT_FIRST_S
         while True:
             try:
-                events = iterate(partial(self._engine.open_events, self._owner), "docker events")
-                async with contextlib.aclosing(events) as messages:
+                async with self._engine.events(self._owner) as messages:
                     self._hints.give(None)
                     async for message in messages:
                         pause = RECONNECT_FIRST_S
                         self._hints.give(_key_of_event(message))
-            except (errors.MusterError, OSError, ValueError):
+            except errors.MusterError:
                 pass  # away, or its answer broke off: `info` tells, and the next try follows
             self._hints.give(None)
             await asyncio.sleep(pause)
@@ -172,80 +164,75 @@ class DockerRuntime:
         if spec.image is None:
             raise errors.Unprocessable("has no image to run with Docker", where=str(spec.key))
 
-        async def find(image: Any) -> str | None:
-            return await self._in_thread(partial(self._engine.image_id, image))
+        return await ensure_image(self._engine, spec.image, partial(progress, "pulling"))
 
-        return await ensure_image(self._engine, find, spec.image, partial(progress, "pulling"))
-
-    # In a thread
-
-    def _counters(self, workload_id: str) -> Counters | None:
-        stats = self._engine.stats(workload_id)
+    async def _counters(self, workload_id: str) -> Counters | None:
+        stats = await self._engine.stats(workload_id)
         return containers.counters_of(stats, time.monotonic()) if stats is not None else None
 
-    def _observe(self) -> tuple[Workload, ...]:
-        found = []
-        for container in self._engine.list_ids(self._owner):
-            inspected = self._engine.inspect(container)
-            workload = containers.workload_of(inspected) if inspected is not None else None
-            if workload is not None:
-                found.append(workload)
-        return tuple(found)
+    async def _observe(self, labels: Mapping[str, str]) -> tuple[Workload, ...]:
+        found = await self._each(self._engine.inspect, await self._engine.list_ids(labels))
+        workloads = (containers.workload_of(inspected) for inspected in found if inspected is not None)
+        return tuple(workload for workload in workloads if workload is not None)
+
+    async def _each(self, work: Callable[[A], Awaitable[T]], items: Iterable[A]) -> list[T]:
+        async def one(item: A) -> T:
+            async with self._few:
+                return await work(item)
+
+        return await asyncio.gather(*map(one, items))
+
+    def _labels(self, stack: str) -> dict[str, str]:
+        """Of a stack's networks and volumes."""
+        return {**self._owner, "muster.stack": stack, "com.docker.compose.project": stack}
 
     def _stack_dir(self, stack: str) -> Path:
         return self._data_dir / "stacks" / stack
 
-    def _ensure_networks(self, spec: ReplicaSpec) -> None:
-        labels = {**self._owner, "muster.stack": spec.key.stack, "com.docker.compose.project": spec.key.stack}
-        for network in containers.network_names(spec):
-            self._engine.ensure_network(network, labels)
-
-    def _start(self, spec: ReplicaSpec, image: str) -> Workload:
+    async def _start(self, spec: ReplicaSpec, image: str) -> Workload:
         """Start the ended container of this spec again, else make one. What can't be started is removed."""
-        present = [each for each in self._observe() if each.key == spec.key and each.spec_hash == spec.hash]
+        found = await self._observe({**self._owner, **containers.key_labels(spec.key)})
+        present = [each for each in found if each.spec_hash == spec.hash]
         for workload in present:
             if workload.state in ("running", "restarting"):
                 return workload
-        if taken := taken_ports(self._publish_address, spec.ports):
+        if taken := await self.taken(spec.ports):
             raise errors.PortTaken(taken, where=str(spec.key))
-        container = self._reusable(spec, present, image)
+        container = await self._reusable(spec, present, image)
         for workload in present:
             if workload.id != container:
-                self._engine.remove(workload.id)
+                await self._engine.remove(workload.id)
         if container is None:
-            container = self._create(spec, image)
+            container = await self._create(spec, image)
         try:
-            self._engine.start(container)
-            workload_now = self._workload(container)
+            await self._engine.start(container)
+            return await self._workload(container)
         except errors.MusterError as error:
             with contextlib.suppress(errors.MusterError):
-                self._engine.remove(container)
-            raise self._start_error(spec, error) from error
-        return workload_now
+                await self._engine.remove(container)
+            raise await self._start_error(spec, error) from error
 
-    def _reusable(self, spec: ReplicaSpec, present: list[Workload], image: str) -> str | None:
+    async def _reusable(self, spec: ReplicaSpec, present: list[Workload], image: str) -> str | None:
         for workload in present:
             if workload.state == "exited" and workload.image_id == image:
-                inspected = self._engine.inspect(workload.id)
+                inspected = await self._engine.inspect(workload.id)
                 labels = (inspected or {}).get("Config", {}).get("Labels") or {}
                 if labels.get("muster.facts") == containers.facts_hash(spec):
                     return workload.id
         return None
 
-    def _create(self, spec: ReplicaSpec, image: str) -> str:
-        stack_dir = self._stack_dir(spec.key.stack)
+    async def _create(self, spec: ReplicaSpec, image: str) -> str:
         for name in containers.named_volumes(spec):
-            labels = {**self._owner, "muster.stack": spec.key.stack, "com.docker.compose.project": spec.key.stack}
-            self._engine.ensure_volume(name, labels)
+            await self._engine.ensure_volume(name, self._labels(spec.key.stack))
         body = containers.configuration(
             spec,
             image=image,
-            binds=[*(self._bind(spec, volume) for volume in spec.volumes), *self._endpoints(spec)],
+            binds=await asyncio.to_thread(self._binds, spec),
             publish_address=self._publish_address,
-            stack_dir=PurePosixPath(stack_dir),
+            stack_dir=PurePosixPath(self._stack_dir(spec.key.stack)),
         )
         try:
-            container = self._engine.create(spec.container_name, body)
+            container = await self._engine.create(spec.container_name, body)
         except EngineRefused as error:
             if error.code == 409:
                 what = f"a container named {spec.container_name} is there already and isn't this replica's"
@@ -255,12 +242,16 @@ class DockerRuntime:
             raise
         try:
             for network in containers.network_names(spec)[1:]:
-                self._engine.connect(container, network, spec.key.service)
+                await self._engine.connect(container, network, spec.key.service)
         except errors.MusterError:
             with contextlib.suppress(errors.MusterError):
-                self._engine.remove(container)
+                await self._engine.remove(container)
             raise
         return container
+
+    def _binds(self, spec: ReplicaSpec) -> list[str]:
+        """In a thread: directories that aren't there yet are made."""
+        return [*(self._bind(spec, volume) for volume in spec.volumes), *self._endpoints(spec)]
 
     def _bind(self, spec: ReplicaSpec, volume: Volume) -> str:
         kind, source = volume_kind(volume), volume.source
@@ -288,33 +279,20 @@ class DockerRuntime:
         path.mkdir(mode=0o755, parents=True, exist_ok=True)
         return [containers.bind(spec, str(path), DIRECTORY, read_only=True)]
 
-    def _workload(self, container: str) -> Workload:
-        inspected = self._engine.inspect(container)
+    async def _workload(self, container: str) -> Workload:
+        inspected = await self._engine.inspect(container)
         workload = containers.workload_of(inspected) if inspected is not None else None
         if workload is None:
             raise errors.MusterError("the container went away while it was started")
         return workload
 
-    def _start_error(self, spec: ReplicaSpec, error: errors.MusterError) -> errors.MusterError:
+    async def _start_error(self, spec: ReplicaSpec, error: errors.MusterError) -> errors.MusterError:
         """Somebody may have taken the port between our test and Docker's own bind."""
         said = error.what.lower()
         if "port is already allocated" in said or "address already in use" in said:
-            taken = taken_ports(self._publish_address, spec.ports)
+            taken = await self.taken(spec.ports)
             return errors.PortTaken(taken or tuple(port.host_port for port in spec.ports), where=str(spec.key))
         return error
-
-    def _stop(self, workload_id: str) -> None:
-        inspected = self._engine.inspect(workload_id)
-        if inspected is not None:
-            timeout = inspected["Config"].get("StopTimeout") or containers.DEFAULT_STOP_TIMEOUT_S
-            self._engine.stop(workload_id, int(timeout))
-
-    def _tidy(self, stacks_in_use: frozenset[str], delete_volumes_of: frozenset[str]) -> None:
-        self._engine.remove_networks(self._owner, stacks_in_use)
-        for stack in sorted(delete_volumes_of):
-            if is_label(stack):
-                self._engine.remove_volumes({**self._owner, "muster.stack": stack})
-                shutil.rmtree(self._stack_dir(stack), ignore_errors=True)
 
 
 def _key_of_event(message: Any) -> ReplicaKey | None:

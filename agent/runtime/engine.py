@@ -1,44 +1,46 @@
-"""The Docker Engine's API as far as we use it: blocking calls with our own errors. Shell; call in threads.
+"""The Docker Engine's API as far as we use it: requests over its socket, on the event loop, with our own errors. Shell.
 
-Two traps of docker-py are closed here. It puts what it is given into the URL as it is (`../volumes/x` names a volume),
-so only full container ids and names of our own patterns are passed. And it merges stdout and stderr of a log, never
-times a pull out, and doesn't free the connection of events; those requests are made through its session directly.
+By aiohttp, which every agent has loaded, rather than by Docker's SDK: that blocks, so it needs threads, merges the
+streams of a log, and brings 8 MB and a second HTTP client. The SDK reads registries' credentials (`_registry_auth`).
+
+Requests have no version in their path: the engine's own is meant. Only full ids and names of our own patterns become
+part of a path, and what the engine redirects to isn't followed.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import json
+import os
 import re
-import socket
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from typing import Any, Final, Literal
+from urllib.parse import quote
 
-import docker
-import docker.auth
-import docker.constants
-import docker.errors
-import docker.utils
-import requests
+import msgspec
+from yarl import URL
 
 from agent import errors
+from agent.lean_aiohttp import aiohttp
 from agent.model.stack import Image
-from agent.runtime.answers import StreamedAnswer
 from agent.runtime.containers import CONTAINER_ID
 from agent.runtime.protocol import RawLine
 
-CALL_TIMEOUT_S = 30  # every call but a pull, a stop or a stream; a loaded engine takes seconds
-PULL_STALL_S = 120  # no byte of progress for so long: the engine itself never gives up on a stalled layer
-LOAD_TIMEOUT_S = 600  # the engine unpacks the whole archive before it answers: 10 GB at 20 MB/s
+DEFAULT_URL: Final = "unix:///var/run/docker.sock"
+
+CALL_TIMEOUT_S = 30.0  # every call but a pull, a stop or a stream; a loaded engine takes seconds
+PULL_STALL_S = 120.0  # no byte of progress for so long: the engine itself never gives up on a stalled layer
+LOAD_TIMEOUT_S = 600.0  # the engine unpacks the whole archive before it answers: 10 GB at 20 MB/s
+PART_BYTES = 1_048_576  # of an archive, read and sent at once
 MAX_LOG_FRAME_BYTES = 1_048_576  # Docker writes lines of up to 16 KiB as frames; anything like this isn't one
+MAX_MESSAGE_BYTES = 1_048_576  # an event has all labels of its container; longer ones than this are nobody's
 MAX_MESSAGE_CHARACTERS = 300  # of what the engine said
 
 _LOADED = re.compile(r"Loaded image(?: ID)?: (\S{1,512})")
-_CONNECTION_ERRORS = (requests.exceptions.ConnectionError, requests.exceptions.Timeout)
+_AWAY = (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError)
+_EVENTS = ("create", "start", "die", "stop", "kill", "destroy", "oom", "health_status", "pause", "unpause")
 
 
 class NotThere(errors.NotFound):
@@ -58,149 +60,137 @@ class EngineRefused(errors.MusterError):
 
 
 @contextlib.contextmanager
-def engine_errors(what: str) -> Iterator[None]:
-    """docker-py's and requests' errors as ours. `what` was being done; the engine's own words follow it."""
+def _answering(what: str) -> Iterator[None]:
+    """What keeps the engine from answering, as our error. `what` was being done."""
     try:
         yield
-    except docker.errors.APIError as error:
-        status = error.status_code or 500
-        said = str(error.explanation or error)[:MAX_MESSAGE_CHARACTERS]
-        raise (
-            NotThere(f"{what}: {said}") if status == 404 else EngineRefused(f"{what}: {said}", code=status)
-        ) from error
-    except (*_CONNECTION_ERRORS, docker.errors.DockerException, OSError) as error:
+    except _AWAY as error:
+        doing = "connecting" if isinstance(error, aiohttp.ClientConnectorError) else what
         raise errors.RuntimeUnavailable(
-            f"Docker doesn't answer while {what}", fix="Look at `systemctl status docker` there."
+            f"Docker doesn't answer while {doing}", fix="Look at `systemctl status docker` there."
         ) from error
 
 
 class Engine:
-    """One dockerd. Connects on first use, and again by itself after it was away. Threads may share it."""
+    """One dockerd, for one event loop. Connects when it is asked, and again by itself after it was away.
 
-    def __init__(self, base_url: str | None = None, *, timeout_s: int = CALL_TIMEOUT_S) -> None:
-        self._base_url = base_url
-        self._timeout_s = timeout_s
-        self._lock = threading.Lock()
-        self._client: docker.APIClient | None = None
-        self.version = ""
+    `url`: `unix://<path>` or `tcp://<host>:<port>`.
+    """
 
-    def client(self) -> docker.APIClient:
-        """The connected client. Raises RuntimeUnavailable."""
-        with engine_errors("connecting"):
-            _listens(self._base_url or docker.constants.DEFAULT_UNIX_SOCKET)
-        with self._lock:
-            if self._client is None:
-                with engine_errors("connecting"):
-                    client = docker.APIClient(base_url=self._base_url, timeout=self._timeout_s)
-                    with contextlib.ExitStack() as unless_connected:
-                        unless_connected.callback(client.close)
-                        self.version = str(client.version()["Version"])[:64]
-                        unless_connected.pop_all()
-                self._client = client
-            return self._client
+    def __init__(self, url: str | None = None, *, timeout_s: float = CALL_TIMEOUT_S) -> None:
+        self._url = url or DEFAULT_URL
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._session: aiohttp.ClientSession | None = None
 
-    def close(self) -> None:
-        """Close idle connections."""
-        with self._lock:
-            if self._client is not None:
-                self._client.close()
-                self._client = None
+    async def close(self) -> None:
+        """End all connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
 
-    def ping(self) -> str:
+    async def ping(self) -> str:
         """The engine's version. Raises RuntimeUnavailable."""
-        client = self.client()
-        with engine_errors("asking for its version"):
-            self.version = str(client.version()["Version"])[:64]
-        return self.version
+        found = await self._call("asking for its version", "GET", "/version")
+        return str(found["Version"])[:64]
 
-    def info(self) -> dict[str, Any]:
+    async def info(self) -> dict[str, Any]:
         """What `docker info` tells. Raises RuntimeUnavailable."""
-        client = self.client()
-        with engine_errors("asking how it is"):
-            return dict(client.info())
+        return dict(await self._call("asking how it is", "GET", "/info"))
 
     # Containers
 
-    def list_ids(self, labels: dict[str, str]) -> list[str]:
+    async def list_ids(self, labels: Mapping[str, str]) -> list[str]:
         """Ids of all containers, running or not, with these labels."""
-        wanted = [f"{name}={value}" for name, value in labels.items()]
-        with engine_errors("listing containers"):
-            return [str(each["Id"]) for each in self.client().containers(all=True, filters={"label": wanted})]
+        params = {"all": "1", "filters": _with_labels(labels)}
+        found = await self._call("listing containers", "GET", "/containers/json", params=params)
+        return [str(each["Id"]) for each in found]
 
-    def inspect(self, container: str) -> dict[str, Any] | None:
+    async def inspect(self, container: str) -> dict[str, Any] | None:
         """Everything about a container; None when it is gone."""
         try:
-            with engine_errors("inspecting a container"):
-                return dict(self.client().inspect_container(_id(container)))
+            return dict(await self._call("inspecting a container", "GET", f"/containers/{_id(container)}/json"))
         except NotThere:
             return None
 
-    def create(self, name: str, body: dict[str, Any]) -> str:
+    async def create(self, name: str, body: dict[str, Any]) -> str:
         """The new container's id. `name` has passed our pattern (`ContainerName`)."""
-        with engine_errors(f"creating container {name}"):
-            return str(self.client().create_container_from_config(body, name)["Id"])  # type: ignore[no-untyped-call]  # the stubs have gaps
+        what = f"creating container {name}"
+        return str((await self._call(what, "POST", "/containers/create", params={"name": name}, body=body))["Id"])
 
-    def start(self, container: str) -> None:
-        with engine_errors("starting the container"):
-            self.client().start(_id(container))
+    async def start(self, container: str) -> None:
+        await self._call("starting the container", "POST", f"/containers/{_id(container)}/start")
 
-    def stop(self, container: str, timeout_s: int) -> None:
+    async def stop(self, container: str, timeout_s: int) -> None:
         """SIGTERM, then SIGKILL after `timeout_s`. Gone already: fine."""
-        with contextlib.suppress(NotThere), engine_errors("stopping a container"):
-            self.client().stop(_id(container), timeout=timeout_s)
+        patience = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S + timeout_s)
+        path, params = f"/containers/{_id(container)}/stop", {"t": str(timeout_s)}
+        with contextlib.suppress(NotThere):
+            await self._call("stopping a container", "POST", path, params=params, timeout=patience)
 
-    def remove(self, container: str) -> None:
+    async def remove(self, container: str) -> None:
         """Kill and remove, with its anonymous volumes. Gone already, or being removed: fine."""
         try:
-            with contextlib.suppress(NotThere), engine_errors("removing a container"):
-                self.client().remove_container(_id(container), v=True, force=True)
+            with contextlib.suppress(NotThere):
+                params = {"v": "1", "force": "1"}
+                await self._call("removing a container", "DELETE", f"/containers/{_id(container)}", params=params)
         except EngineRefused as error:
             if error.code != 409:
                 raise
 
+    async def stats(self, container: str) -> Any:
+        """One sample at once; None when the container is gone. An engine before 20.10 takes a second for it."""
+        params = {"stream": "0", "one-shot": "1"}
+        try:
+            return await self._call("sampling a container", "GET", f"/containers/{_id(container)}/stats", params=params)
+        except NotThere:
+            return None
+
     # Networks and volumes
 
-    def ensure_network(self, name: str, labels: dict[str, str]) -> None:
+    async def ensure_network(self, name: str, labels: dict[str, str]) -> None:
         """Create a bridge network unless there is one of that name. Raises Conflict when it is another cluster's."""
-        present = self._networks(name)
+        present = await self._networks(name)
         if not present:
+            body = {"Name": name, "Driver": "bridge", "CheckDuplicate": True, "Labels": labels}
             try:
-                with engine_errors(f"creating network {name}"):
-                    self.client().create_network(name, driver="bridge", labels=labels, check_duplicate=True)
+                await self._call(f"creating network {name}", "POST", "/networks/create", body=body)
             except EngineRefused as error:
                 if error.code != 409:
                     raise
-            present = self._networks(name)
+            present = await self._networks(name)
         for network in present:
             _same_cluster(f"network {name}", network.get("Labels") or {}, labels)
         # Docker takes one name twice from two agents at the same moment: the oldest stays.
         for network in present[1:]:
-            with contextlib.suppress(NotThere, EngineRefused), engine_errors("removing a network"):
-                self.client().remove_network(_id(network["Id"]))
+            await self._remove_network(network["Id"])
 
-    def _networks(self, name: str) -> list[Any]:
+    async def _networks(self, name: str) -> list[Any]:
         """Those of exactly this name, the oldest first."""
-        with engine_errors(f"looking for network {name}"):
-            found = self.client().networks(names=[name])
+        params = {"filters": _filters(name=[name])}
+        found = await self._call(f"looking for network {name}", "GET", "/networks", params=params)
         return sorted((each for each in found if each["Name"] == name), key=lambda each: (each["Created"], each["Id"]))
 
-    def connect(self, container: str, network: str, alias: str) -> None:
-        with engine_errors(f"connecting to network {network}"):
-            self.client().connect_container_to_network(_id(container), network, aliases=[alias])
+    async def _remove_network(self, network: str) -> None:
+        """One that is used stays."""
+        with contextlib.suppress(NotThere, EngineRefused):
+            await self._call("removing a network", "DELETE", f"/networks/{_id(network)}")
 
-    def ensure_volume(self, name: str, labels: dict[str, str]) -> None:
+    async def connect(self, container: str, network: str, alias: str) -> None:
+        body = {"Container": _id(container), "EndpointConfig": {"Aliases": [alias]}}
+        path = f"/networks/{quote(network, safe='')}/connect"
+        await self._call(f"connecting to network {network}", "POST", path, body=body)
+
+    async def ensure_volume(self, name: str, labels: dict[str, str]) -> None:
         """Create a named volume unless there is one. Raises Conflict when it is another cluster's."""
-        with engine_errors(f"creating volume {name}"):
-            present = self.client().create_volume(name, labels=labels)
+        body = {"Name": name, "Labels": labels}
+        present = await self._call(f"creating volume {name}", "POST", "/volumes/create", body=body)
         _same_cluster(f"volume {name}", present.get("Labels") or {}, labels)
 
-    def volume_path(self, name: str, labels: dict[str, str], *, make: bool) -> Path | None:
+    async def volume_path(self, name: str, labels: dict[str, str], *, make: bool) -> Path | None:
         """Where a named volume's content lies. Raises Unprocessable for one of a driver that keeps it elsewhere."""
         if make:
-            self.ensure_volume(name, labels)
-        with engine_errors(f"looking for volume {name}"):
-            found = self.client().volumes(filters={"name": name})["Volumes"] or []
-        for volume in found:
+            await self.ensure_volume(name, labels)
+        for volume in await self._volumes(f"looking for volume {name}", _filters(name=[name])):
             if volume["Name"] != name:  # the filter takes parts of names too
                 continue
             _same_cluster(f"volume {name}", volume.get("Labels") or {}, labels)
@@ -210,130 +200,162 @@ class Engine:
             return Path(volume["Mountpoint"])
         return None
 
-    def remove_networks(self, labels: dict[str, str], keep_stacks: frozenset[str]) -> None:
+    async def _volumes(self, what: str, filters: str) -> list[Any]:
+        return list((await self._call(what, "GET", "/volumes", params={"filters": filters}))["Volumes"] or ())
+
+    async def remove_networks(self, labels: dict[str, str], keep_stacks: frozenset[str]) -> None:
         """Remove networks with these labels whose stack isn't kept and that nothing uses."""
-        wanted = [f"{name}={value}" for name, value in labels.items()]
-        with engine_errors("listing networks"):
-            found = self.client().networks(filters={"label": wanted})
-        for network in found:
+        params = {"filters": _with_labels(labels)}
+        for network in await self._call("listing networks", "GET", "/networks", params=params):
             if (network.get("Labels") or {}).get("muster.stack") not in keep_stacks:
-                with contextlib.suppress(NotThere, EngineRefused), engine_errors("removing a network"):
-                    self.client().remove_network(_id(network["Id"]))
+                await self._remove_network(network["Id"])
 
-    def remove_volumes(self, labels: dict[str, str]) -> None:
+    async def remove_volumes(self, labels: dict[str, str]) -> None:
         """Remove volumes with these labels that nothing uses."""
-        wanted = [f"{name}={value}" for name, value in labels.items()]
-        with engine_errors("listing volumes"):
-            found = self.client().volumes(filters={"label": wanted})["Volumes"] or []
-        for volume in found:
-            with contextlib.suppress(NotThere, EngineRefused), engine_errors("removing a volume"):
-                self.client().remove_volume(str(volume["Name"]))
-
-    def stats(self, container: str) -> Any:
-        """One sample at once; None when the container is gone. An engine before 20.10 takes a second for it."""
-        client = self.client()
-        with contextlib.suppress(NotThere), engine_errors("sampling a container"):
-            response = client.get(
-                f"{client.base_url}/v{client.api_version}/containers/{_id(container)}/stats",
-                params={"stream": "0", "one-shot": "1"},
-                timeout=CALL_TIMEOUT_S,
-            )
-            _raise_for_status(response)
-            return response.json()
-        return None
+        for volume in await self._volumes("listing volumes", _with_labels(labels)):
+            with contextlib.suppress(NotThere, EngineRefused):
+                await self._call("removing a volume", "DELETE", f"/volumes/{quote(str(volume['Name']), safe='')}")
 
     # Images
 
-    def image_id(self, image: Image) -> str | None:
+    async def image_id(self, image: Image) -> str | None:
         """The id of the image if the engine has it, and if it is the one that is pinned."""
         try:
-            with engine_errors(f"looking for image {image.ref}"):
-                found = self.client().inspect_image(image.ref)  # type: ignore[no-untyped-call]  # the stubs have gaps
+            found = await self._call(f"looking for image {image.ref}", "GET", f"/images/{quote(image.ref, '/:@')}/json")
         except NotThere:
             return None
         digests = {str(found["Id"]), *(str(each).partition("@")[2] for each in found.get("RepoDigests") or [])}
         return str(found["Id"]) if image.digest is None or image.digest in digests else None
 
-    def load(self, archive: Path) -> tuple[str, ...]:
+    async def load(self, archive: Path) -> tuple[str, ...]:
         """Load a `docker save` archive; the names, or else ids, of its images. Raises Unprocessable."""
-        client = self.client()
-        with engine_errors("loading an image"), archive.open("rb") as file:
-            response = client.post(
-                f"{client.base_url}/v{client.api_version}/images/load",
+        file = await asyncio.to_thread(archive.open, "rb")
+
+        async def parts() -> AsyncGenerator[bytes]:
+            while data := await asyncio.to_thread(file.read, PART_BYTES):
+                yield data
+
+        try:
+            async with self._asked(
+                "loading an image",
+                "POST",
+                "/images/load",
                 params={"quiet": "1"},
                 headers={"Content-Type": "application/x-tar"},
-                data=file,
-                stream=True,
-                timeout=(CALL_TIMEOUT_S, LOAD_TIMEOUT_S),
-            )
-            with contextlib.closing(response):
-                _raise_for_status(response)
-                return _loaded(json.loads(line) for line in response.iter_lines() if line)
+                data=parts(),
+                timeout=aiohttp.ClientTimeout(total=None, sock_read=LOAD_TIMEOUT_S),
+            ) as response:
+                return _loaded([message async for message in _messages(response)])
+        finally:
+            await asyncio.to_thread(file.close)  # an early answer leaves the parts where they were
 
-    def open_pull(self, image: Image) -> StreamedAnswer[Any]:
-        """A stream of progress messages, one JSON object a line."""
-        client = self.client()
-        repository, tag = docker.utils.parse_repository_tag(image.ref)
-        registry, _ = docker.auth.resolve_repository_name(repository)
-        header = docker.auth.get_config_header(client, registry)
-        with engine_errors(f"pulling {image.ref}"):
-            response = client.post(
-                f"{client.base_url}/v{client.api_version}/images/create",
-                params={"fromImage": repository, "tag": tag or "latest"},
-                headers={"X-Registry-Auth": header} if header else {},
-                stream=True,
-                timeout=(CALL_TIMEOUT_S, PULL_STALL_S),
-            )
-            _raise_for_status(response)
-        return StreamedAnswer((json.loads(line) for line in response.iter_lines() if line), response)
+    async def pull(self, image: Image) -> AsyncGenerator[Any]:
+        """Progress messages while it is pulled, each a JSON object. Raises EngineRefused when the pull breaks off."""
+        repository, tag = _repository_and_tag(image.ref)
+        header = await asyncio.to_thread(_registry_auth, repository)
+        async with self._asked(
+            f"pulling {image.ref}",
+            "POST",
+            "/images/create",
+            params={"fromImage": repository, "tag": tag},
+            headers={"X-Registry-Auth": header} if header else {},
+            timeout=aiohttp.ClientTimeout(total=None, sock_read=PULL_STALL_S),
+        ) as response:
+            try:
+                async for message in _messages(response):
+                    yield message
+            except _AWAY as error:
+                raise EngineRefused("the pull broke off or stood still") from error
 
     # Streams
 
-    def open_events(self, labels: dict[str, str]) -> StreamedAnswer[Any]:
-        """A stream of container events (decoded) with these labels."""
-        client = self.client()
+    @contextlib.asynccontextmanager
+    async def events(self, labels: Mapping[str, str]) -> AsyncIterator[AsyncIterator[Any]]:
+        """Events of containers with these labels, from when this is entered; they end when the engine goes."""
         wanted = [f"{name}={value}" for name, value in labels.items()]
-        kinds = ["create", "start", "die", "stop", "kill", "destroy", "oom", "health_status", "pause", "unpause"]
-        with engine_errors("listening to events"):
-            response = client.get(
-                f"{client.base_url}/v{client.api_version}/events",
-                params={"filters": json.dumps({"type": ["container"], "label": wanted, "event": kinds})},
-                stream=True,
-                timeout=(CALL_TIMEOUT_S, None),
-            )
-            _raise_for_status(response)
-        return StreamedAnswer((json.loads(line) for line in response.iter_lines() if line), response)
+        params = {"filters": _filters(type=["container"], label=wanted, event=list(_EVENTS))}
+        endless = aiohttp.ClientTimeout(total=None, sock_connect=CALL_TIMEOUT_S)
+        async with self._asked("listening to events", "GET", "/events", params=params, timeout=endless) as response:
+            yield _messages(response)
 
-    def open_logs(
+    async def logs(
         self, container: str, *, tail: int | None, since: datetime | None, follow: bool
-    ) -> StreamedAnswer[Any]:
-        """A container's log, line by line."""
-        client = self.client()
-        with engine_errors("reading a log"):
-            response = client.get(
-                f"{client.base_url}/v{client.api_version}/containers/{_id(container)}/logs",
-                params={
-                    "stdout": "1",
-                    "stderr": "1",
-                    "timestamps": "1",
-                    "follow": "1" if follow else "0",
-                    "tail": "all" if tail is None else str(tail),
-                    **({"since": f"{since.timestamp():.6f}"} if since else {}),
-                },
-                stream=True,
-                timeout=(CALL_TIMEOUT_S, None if follow else CALL_TIMEOUT_S),
+    ) -> AsyncGenerator[RawLine]:
+        """A container's log, line by line; it ends where the connection does. Raises NotThere."""
+        params = {
+            "stdout": "1",
+            "stderr": "1",
+            "timestamps": "1",
+            "follow": "1" if follow else "0",
+            "tail": "all" if tail is None else str(tail),
+            **({"since": f"{since.timestamp():.6f}"} if since else {}),
+        }
+        patience = aiohttp.ClientTimeout(total=None, sock_read=None if follow else CALL_TIMEOUT_S)
+        path = f"/containers/{_id(container)}/logs"
+        async with self._asked("reading a log", "GET", path, params=params, timeout=patience) as response:
+            with contextlib.suppress(aiohttp.ClientError, OSError, asyncio.IncompleteReadError):
+                while True:
+                    yield await _log_line(response.content)
+
+    # Requests
+
+    async def _call(
+        self,
+        what: str,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: object = None,
+        timeout: aiohttp.ClientTimeout | None = None,
+    ) -> Any:
+        """The answer, decoded; None for an empty one. Raises NotThere, EngineRefused, RuntimeUnavailable."""
+        data, headers = None, {}
+        if body is not None:
+            data, headers = msgspec.json.encode(body), {"Content-Type": "application/json"}
+        async with self._asked(
+            what, method, path, params=params, headers=headers, data=data, timeout=timeout or self._timeout
+        ) as response:
+            content = await response.read()
+            return msgspec.json.decode(content) if content else None
+
+    @contextlib.asynccontextmanager
+    async def _asked(
+        self,
+        what: str,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        data: bytes | AsyncGenerator[bytes] | None = None,
+        timeout: aiohttp.ClientTimeout,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """An answer that isn't read yet; what isn't read by the end is lost, with its connection. Raises as `_call`."""
+        session, base = self._connected()
+        url = URL(base + path, encoded=True)
+        with _answering(what):
+            async with session.request(
+                method, url, params=params, headers=headers, data=data, timeout=timeout, allow_redirects=False
+            ) as response:
+                if response.status >= 300 and response.status != 304:  # 304: it is so already
+                    said = f"{what}: {_said(await response.read())}"
+                    raise NotThere(said) if response.status == 404 else EngineRefused(said, code=response.status)
+                yield response
+
+    def _connected(self) -> tuple[aiohttp.ClientSession, str]:
+        scheme, _, place = self._url.partition("://")
+        local = scheme in ("unix", "http+unix")
+        if not local and scheme not in ("tcp", "http"):
+            what = f"Docker can't be reached by {scheme}://"
+            raise errors.RuntimeUnavailable(what, where="DOCKER_HOST", fix="It begins with unix:// or tcp://.")
+        if self._session is None:
+            # Without a limit: streams keep their connections, and callers bound what they ask at once.
+            connector = aiohttp.UnixConnector(place, limit=0) if local else aiohttp.TCPConnector(limit=0)
+            self._session = aiohttp.ClientSession(
+                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), read_bufsize=MAX_MESSAGE_BYTES
             )
-            _raise_for_status(response)
-        return StreamedAnswer(_log_lines(response.raw.read), response)
-
-
-def _listens(url: str) -> None:
-    """Raises OSError when nobody listens on a local engine's socket; docker-py leaves one of ours open each time."""
-    path = urlsplit(url).path
-    if path and "unix" in url.partition("://")[0]:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.settimeout(CALL_TIMEOUT_S)
-            probe.connect(path)
+        return self._session, "http://docker" if local else f"http://{place.rstrip('/')}"
 
 
 def _id(container: str) -> str:
@@ -342,21 +364,68 @@ def _id(container: str) -> str:
     return container
 
 
+def _filters(**filters: list[str]) -> str:
+    return msgspec.json.encode(filters).decode()
+
+
+def _with_labels(labels: Mapping[str, str]) -> str:
+    return _filters(label=[f"{name}={value}" for name, value in labels.items()])
+
+
+def _said(body: bytes) -> str:
+    """What an answer that isn't a success says."""
+    try:
+        return str(msgspec.json.decode(body)["message"])[:MAX_MESSAGE_CHARACTERS]
+    except (msgspec.DecodeError, TypeError, KeyError):
+        return body[:MAX_MESSAGE_CHARACTERS].decode(errors="replace").strip() or "no reason was given"
+
+
 def _same_cluster(what: str, present: dict[str, str], ours: dict[str, str]) -> None:
     owner = present.get("muster.cluster")
     if owner is not None and owner != ours["muster.cluster"]:
         raise errors.Conflict(f"{what} belongs to another cluster", fix="Rename it in the plan, or the stack.")
 
 
-def _raise_for_status(response: requests.Response) -> None:
+def _repository_and_tag(ref: str) -> tuple[str, str]:
+    """As the engine takes them; a digest stands in a tag's place."""
+    name, at, digest = ref.partition("@")
+    if at:
+        return name, digest
+    directory, slash, last = ref.rpartition("/")
+    name, _, tag = last.partition(":")
+    return f"{directory}{slash}{name}", tag or "latest"
+
+
+def _registry_auth(repository: str) -> str:
+    """X-Registry-Auth from Docker's own configuration and credential helpers; empty where there is none. Blocks."""
+    directory = Path(os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker"))
+    if not any(path.exists() for path in (directory / "config.json", Path(os.path.expanduser("~/.dockercfg")))):
+        return ""
+    import docker.auth  # 8 MB: only for hosts that log in to a registry
+    import docker.errors
+
     try:
-        response.raise_for_status()
-    except requests.exceptions.HTTPError as error:
-        with contextlib.closing(response):  # whatever its body is, and whether it comes
-            docker.errors.create_api_error_from_http_exception(error)
+        registry, _ = docker.auth.resolve_repository_name(repository)
+        found = docker.auth.resolve_authconfig(docker.auth.load_config(), registry)
+        return docker.auth.encode_header(found).decode() if found else ""
+    except docker.errors.DockerException as error:
+        raise EngineRefused(f"credentials for the registry can't be read: {type(error).__name__}") from error
 
 
-def _loaded(messages: Iterable[Any]) -> tuple[str, ...]:
+async def _messages(response: aiohttp.ClientResponse) -> AsyncIterator[Any]:
+    """JSON values, one a line. Raises EngineRefused for a line longer than any."""
+    try:
+        async for line in response.content:
+            if line.strip():
+                yield msgspec.json.decode(line)
+    except (
+        ValueError,
+        aiohttp.http_exceptions.LineTooLong,
+    ) as error:  # aiohttp's, for a line that its buffer doesn't hold
+        raise EngineRefused("Docker sent a message that isn't one") from error
+
+
+def _loaded(messages: list[Any]) -> tuple[str, ...]:
     found: list[str] = []
     for message in messages:
         if error := message.get("error"):
@@ -369,20 +438,12 @@ def _loaded(messages: Iterable[Any]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _log_lines(read: Callable[[int], bytes]) -> Iterator[RawLine]:
-    """Lines of Docker's multiplexed log: per frame stream (1 byte), 3 zero bytes, length (4, big endian), content."""
-    while len(header := _exactly(read, 8)) == 8:
-        length = int.from_bytes(header[4:], "big")
-        if length > MAX_LOG_FRAME_BYTES:
-            raise errors.MusterError("Docker sent a log frame that isn't one")
-        stream: Literal["stdout", "stderr"] = "stderr" if header[0] == 2 else "stdout"
-        text = _exactly(read, length).decode(errors="replace")
-        at, _, line = text.partition(" ")
-        yield RawLine(at=at, stream=stream, line=line.rstrip("\r\n"))
-
-
-def _exactly(read: Callable[[int], bytes], length: int) -> bytes:
-    data = b""
-    while len(data) < length and (more := read(length - len(data))):
-        data += more
-    return data
+async def _log_line(content: aiohttp.StreamReader) -> RawLine:
+    """Of Docker's multiplexed log: per frame stream (1 byte), 3 zero bytes, length (4, big endian), content."""
+    header = await content.readexactly(8)
+    length = int.from_bytes(header[4:], "big")
+    if length > MAX_LOG_FRAME_BYTES:
+        raise errors.MusterError("Docker sent a log frame that isn't one")
+    stream: Literal["stdout", "stderr"] = "stderr" if header[0] == 2 else "stdout"
+    at, _, line = (await content.readexactly(length)).decode(errors="replace").partition(" ")
+    return RawLine(at=at, stream=stream, line=line.rstrip("\r\n"))

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import aclosing
-from functools import partial
 from typing import Any
 
 from agent import errors
 from agent.model.stack import Image
 from agent.runtime.engine import Engine
-from agent.runtime.streams import iterate
 
 PROGRESS_INTERVAL_S = 0.5  # more often isn't read
 _DONE = frozenset({"Pull complete", "Already exists", "Download complete"})
@@ -39,20 +37,15 @@ class _Layers:
         return f"{len(self._done)} of {len(self._bytes)} layers, {sum(self._bytes.values()) // 1_000_000} MB"
 
 
-async def ensure_image(
-    engine: Engine,
-    find: Callable[[Image], Awaitable[str | None]],
-    image: Image,
-    progress: Callable[[str], None],
-) -> str:
-    """The image's id; `find` looks for it in a thread. An image that is there isn't pulled again.
+async def ensure_image(engine: Engine, image: Image, progress: Callable[[str], None]) -> str:
+    """The image's id. An image that is there isn't pulled again.
 
     Raises NotFound when it can't be had, with the engine's words; RuntimeUnavailable when the engine is away.
     """
-    found = await find(image)
+    found = await engine.image_id(image)
     if found is None:
         await _pull(engine, image, progress)
-        found = await find(image)
+        found = await engine.image_id(image)
     if found is None:
         what = f"image {image.ref} isn't the one that the plan pins ({image.digest})"
         raise errors.NotFound(what, fix="Deploy with the digest of the image that is meant.")
@@ -63,7 +56,7 @@ async def _pull(engine: Engine, image: Image, progress: Callable[[str], None]) -
     layers, told_at = _Layers(), 0.0
     progress(f"image {image.ref}")
     try:
-        async with aclosing(iterate(partial(engine.open_pull, image), f"pull of {image.ref}")) as messages:
+        async with aclosing(engine.pull(image)) as messages:
             async for message in messages:
                 if not isinstance(message, dict):
                     continue
@@ -77,8 +70,6 @@ async def _pull(engine: Engine, image: Image, progress: Callable[[str], None]) -
         raise
     except errors.MusterError as error:
         raise _cannot(image, error.what) from error
-    except (OSError, ValueError) as error:
-        raise _cannot(image, "the pull broke off or stood still") from error
 
 
 def _cannot(image: Image, why: str) -> errors.NotFound:

@@ -5,6 +5,7 @@ Works with and without an agent. Every command is bounded, changes nothing, and 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -142,19 +143,23 @@ def last_words(unit: str) -> tuple[str, ...]:
 
 
 def docker() -> DockerUse | None:
-    """The engine now, with its storage; None where there is none."""
+    """The engine now, with its storage; None where there is none. Not in a thread that has an event loop."""
     url = os.environ.get("DOCKER_HOST") or None
     if url is None and not os.path.exists(_DOCKER_SOCKET) and shutil.which("dockerd", path=_PATH) is None:
         return None
-    from agent.runtime.engine import Engine  # the SDK is large, and a host may have no Docker
+    return asyncio.run(_docker(url))
+
+
+async def _docker(url: str | None) -> DockerUse:
+    from agent.runtime.engine import Engine
 
     engine = Engine(url, timeout_s=DOCKER_TIMEOUT_S)
     try:
-        info = engine.info()
+        info = await engine.info()
     except MusterError as error:
         return DockerUse(answers=False, reason=_reason(error.__cause__ or error))
     finally:
-        engine.close()
+        await engine.close()
     return DockerUse(
         answers=True,
         version=str(info.get("ServerVersion", ""))[:64],
@@ -164,14 +169,14 @@ def docker() -> DockerUse | None:
 
 
 def _reason(error: BaseException) -> str:
-    """In words; docker-py packs what happened into exceptions several deep, which all have the innermost's text."""
-    match error:
+    """In words; aiohttp packs what happened into its own exception."""
+    match getattr(error, "os_error", error):
         case FileNotFoundError():
             return "its socket isn't there"
         case ConnectionRefusedError():
             return "nobody listens on its socket"
         case PermissionError():
             return "its socket may not be opened"
-    if "timed out" in str(error).lower():
-        return f"no answer within {DOCKER_TIMEOUT_S} s"
+        case TimeoutError():
+            return f"no answer within {DOCKER_TIMEOUT_S:g} s"
     return type(error).__name__
