@@ -104,7 +104,7 @@ def stack_view(state: ClusterState, name: Label) -> StackView | None:
 
 
 def held_body(state: ClusterState, token: str) -> bytes:
-    """The body that a deploy's token binds, where the state holds it for the same stack; else nothing.
+    """The body that the token of a deploy or place binds, where the state holds it for the same stack; else nothing.
 
     So an operator signs a deploy again by its digest (`agent rollback`), and its environment is shown to nobody.
     """
@@ -113,7 +113,7 @@ def held_body(state: ClusterState, token: str) -> bytes:
     except MusterError:
         return b""  # the reader of the token says what is wrong with it
     held = state.signed.get(claims.bdg)
-    if held is None or claims.act != "deploy" or claims.target != f"stack:{held.stack.name}":
+    if held is None or claims.act not in ("deploy", "place") or claims.target != f"stack:{held.stack.name}":
         return b""
     return held.body
 

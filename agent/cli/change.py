@@ -55,9 +55,14 @@ def _command(act: Act, text: str) -> Callable[..., Any]:
     return command
 
 
-start = _command("start", "Start what was stopped of STACK: all of it, or the SERVICES named.")
+start = _command(
+    "start",
+    "Start what was stopped of STACK, or the SERVICES named; as a deploy does: main, once it is healthy the workers.",
+)
 stop = _command("stop", "Stop STACK, or the SERVICES named; they keep their places and volumes.")
-restart = _command("restart", "Restart STACK, or the SERVICES named, one replica after another.")
+restart = _command(
+    "restart", "Restart STACK, or the SERVICES named: main before workers, one replica of a service after another."
+)
 
 
 @click.command()

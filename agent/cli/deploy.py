@@ -33,12 +33,22 @@ from agent.model.types import Label, is_label
 @click.argument("plan", type=click.Path(allow_dash=True))
 @click.option("--stack", "name", metavar="NAME", help="The stack's name.  [default: the plan's, else the file's]")
 @click.option("--detach", is_flag=True, help="Return once the cluster has taken it.")
+@click.option(
+    "--no-start", is_flag=True, help="Give replicas their hosts and ports, and start none; `agent start` does."
+)
 @click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
 @click.option("--yes", is_flag=True, help="Don't ask before hosts that aren't members yet are made members.")
 @image_options
 @global_options
 def deploy(
-    plan: str, name: str | None, detach: bool, dry_run: bool, yes: bool, registry: str | None, tag: str | None
+    plan: str,
+    name: str | None,
+    detach: bool,
+    no_start: bool,
+    dry_run: bool,
+    yes: bool,
+    registry: str | None,
+    tag: str | None,
 ) -> None:
     """Bring the deployment plan in the file PLAN into the cluster, and watch until it is healthy.
 
@@ -72,7 +82,7 @@ def deploy(
         for path in shipment.absent:
             notice(f"there is no ./{path} beside the plan, so it begins as an empty directory on the hosts")
         await client.send_files(shipment.contents)
-        result = await client.submit("deploy", f"stack:{stack.name}", stack)
+        result = await client.submit("place" if no_start else "deploy", f"stack:{stack.name}", stack)
         end = await follow(client, options, result, detach=detach)
         if end is not None:
             for text in _other_ports(stack, end):

@@ -44,7 +44,7 @@ def restore(file: str, dry_run: bool, volumes: bool, other_cluster: bool, unpack
     """Bring back what the backup FILE holds: stacks that differ are deployed again, signed by you.
 
     FILE is verified first, all of it: a damaged one changes nothing. Stacks that aren't in it stay. The volumes of
-    stacks that aren't deployed now are put back before their replicas start for good. On fresh hosts run `bootstrap
+    stacks that aren't deployed now are put back before their replicas start. On fresh hosts run `bootstrap
     install` first, and `agent load` for images that no registry has. Exits 3 when a stack doesn't become healthy.
     """
     options = current_options()
@@ -162,20 +162,24 @@ async def _send_files(client: Client, found: Backup, plans: list[StackPlan], dir
 
 
 async def _restore_stack(client: Client, options: Options, found: Backup, state: ClusterState, plan: StackPlan) -> None:
-    """Deploy and scale; with volumes: wait for places, stop, put them there, start. Raises MusterError."""
+    """Place, scale, put volumes there, start: nothing runs before its volumes are back. Raises MusterError."""
     target = f"stack:{plan.name}"
+    waits = bool(plan.volumes or plan.stopped)
     revision = 0
     if plan.deploys:
-        revision = (await client.submit("deploy", target, plan.body)).revision
+        revision = (await client.submit("place" if waits else "deploy", target, plan.body)).revision
+    elif waits:
+        body = Services(services=() if plan.volumes else plan.stopped)
+        revision = (await client.submit("stop", target, body)).revision
     if plan.scale:
         revision = (await client.submit("scale", target, Scale(services=plan.scale))).revision
     if plan.volumes:
+        await Watch(client, options, plan.name, revision).until_done()
         wanted = {slot for part in plan.volumes for slot in slots_of(state, plan, part)}
-        chosen = targets(state, plan, await wait_for_places(client, plan.name, wanted))
-        stopped = (await client.submit("stop", target, Services())).revision
-        await Watch(client, options, plan.name, stopped).until_done()
-        await place_volumes(client, options, found, plan, chosen)
-        revision = (await client.submit("start", target, Services())).revision
-    if plan.stopped:
-        revision = (await client.submit("stop", target, Services(services=plan.stopped))).revision
+        await place_volumes(
+            client, options, found, plan, targets(state, plan, await wait_for_places(client, plan.name, wanted))
+        )
+    started = tuple(sorted(plan.body.services.keys() - set(plan.stopped)))
+    if started and (plan.volumes or (plan.deploys and waits)):
+        revision = (await client.submit("start", target, Services(services=started))).revision
     await Watch(client, options, plan.name, revision).until_done()

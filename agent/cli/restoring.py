@@ -19,7 +19,7 @@ from agent.state import ClusterState, deployed_stack
 class StackPlan(Struct, frozen=True, kw_only=True):
     """What to do about one stack; `changes` says it to a person, and is empty where nothing is to be done.
 
-    `scale` and `stopped` are what has to be set again behind the deploy. `volumes` are to be put back.
+    `scale` is what has to be set again behind the deploy, `stopped` what isn't to run. `volumes` are to be put back.
     """
 
     name: Label
@@ -58,7 +58,7 @@ def _plan(state: ClusterState, name: Label, view: StackView | None, parts: list[
         *(f"{service} is stopped" for service in stopped),
     ]
     if volumes:
-        stopped = tuple(sorted(stack.stopped))  # putting them back starts everything
+        stopped = tuple(sorted(stack.stopped))  # to put them back, everything is stopped
     return StackPlan(
         name=name,
         body=body,

@@ -28,14 +28,21 @@ from agent.model.errand import MAX_ERRANDS, Errand, errand_id
 from agent.model.ledger import AssignEntry, Assignment, LedgerEntry, Phase, PhaseEntry, Slot
 from agent.model.reason import with_note
 from agent.model.spec import ReplicaKey
-from agent.model.stack import Role
 from agent.model.types import AgentId, Label, Millis
-from agent.state import ClusterState, StackState, deployed_stack, key_of, service_of, wants_stopped
+from agent.state import (
+    PHASE_OF,
+    ClusterState,
+    StackState,
+    deployed_stack,
+    key_of,
+    rests,
+    service_of,
+    wants_stopped,
+)
 
 MAX_CHANGES_PER_ENTRY = 1000  # assignments; a few ports each keep the entry far below what the log takes
 REMOVE_WAIT_MS = 60_000  # how long a removal waits for hosts to delete volumes before it lets go of them
 
-PHASE_OF: dict[Role, Phase] = {"service": "services", "main": "main", "worker": "workers"}
 _ORDER: tuple[Phase, ...] = ("preparing", "services", "main", "workers", "validating")
 
 
@@ -137,7 +144,8 @@ class _Rollout:
                     verdict="failed" if late else "working", reason=f"{key.service}.{key.slot} has no host: {reason}"
                 )
         starts = [change for key, change in sorted(self._changes.items()) if self._starts(key)]
-        asked = preparations(self._stack, starts)
+        held = [item for key, item in sorted(self._current.items()) if key.service in self._stack.held]
+        asked = preparations(self._stack, [*starts, *(item for item in held if key_of(item) not in self._changes)])
         self.errands.update(asked)
         return judge_preparation(self._stack, self._state.members, asked, self._reports, self._now_ms)
 
@@ -155,7 +163,7 @@ class _Rollout:
             return False
         current = self._current.get(key)
         stays = current is not None and current.host == self._changes[key].host
-        return not (stays and self._undisturbed(key))
+        return key.service in self._stack.held or not (stays and self._undisturbed(key))
 
     def _validated(self) -> Progress:
         """Whether hosts reach what runs: requests go round all its replicas, from other hosts, and each answers."""
@@ -244,7 +252,7 @@ class _Rollout:
         next_ones: list[Assignment] = []
         for name in sorted({key.service for key in leaving}):
             going = sorted(key for key in leaving if key.service == name)
-            if wants_stopped(self._stack, name):
+            if rests(self._stack, name):
                 out.update(going)
             elif all(key in leaving for key in self._changes if key.service == name) and self._settled(name):
                 first = min(going, key=lambda key: (self._judge(self._current[key]).verdict == "done", key))
@@ -274,6 +282,8 @@ class _Rollout:
 
     def _done(self, names: Iterable[Label]) -> bool:
         wanted = set(names)
+        if not self._stack.held.isdisjoint(wanted):  # their class's phase starts them
+            return False
         placeless = {key for key in self._plan.pending if not wants_stopped(self._stack, key.service)}
         if any(key.service in wanted for key in (*self._changes, *placeless)):
             return False

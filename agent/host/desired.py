@@ -16,6 +16,7 @@ from agent.model.ledger import Assignment
 from agent.model.spec import ReplicaKey, ReplicaSpec
 from agent.model.stack import Service, Stack
 from agent.model.types import AgentId, ClusterId, HostAddress, Labels
+from agent.state.queries import rests
 from agent.state.types import ClusterState
 
 PORT_CHOICES = 100  # SEED "Automatic Port Binding": increment and retry up to 100 ports
@@ -74,7 +75,7 @@ def desired(state: ClusterState, agent: AgentId, context: HostContext) -> Desire
         made = resolve(state, agent, state.assignments[key], context)
         if isinstance(made, Refused):
             refused.append(made)
-        elif key.service in stack_state.stopped:
+        elif rests(stack_state, key.service):
             stopped.append(made)
         else:
             specs.append(made)

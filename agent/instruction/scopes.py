@@ -19,6 +19,7 @@ _NEEDED: dict[Act, ScopeName] = {
     "drain": "operate",
     "undrain": "operate",
     "deploy": "deploy",
+    "place": "deploy",
     "remove": "deploy",
     "enrol": "admin",
     "expel": "admin",

@@ -18,6 +18,7 @@ MAX_TOKEN_BYTES = 4096  # our claims need about 500
 
 Act = Literal[
     "deploy",
+    "place",
     "remove",
     "scale",
     "restart",
@@ -142,6 +143,7 @@ Body = (
 
 BODIES: dict[Act, type[Body]] = {
     "deploy": Stack,
+    "place": Stack,
     "remove": Remove,
     "scale": Scale,
     "restart": Services,
@@ -162,6 +164,7 @@ BODIES: dict[Act, type[Body]] = {
 
 TARGET_KINDS: dict[Act, frozenset[str]] = {
     "deploy": frozenset({"stack"}),
+    "place": frozenset({"stack"}),
     "remove": frozenset({"stack"}),
     "scale": frozenset({"stack"}),
     "restart": frozenset({"stack"}),

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from agent.control.facts import ClusterFacts
 from agent.control.placements import bound_reason
@@ -175,6 +176,8 @@ class StackViews(Struct, frozen=True):
         settled = stack.phase == "healthy" or host.report.applied >= stack.moved_index
         if found is None or (not settled and found.revision != assignment.instruction.revision):
             return _unseen(assignment, "pending", "" if found is None else "its host hasn't begun")
+        if found.state == "stopped" and assignment.service in stack.held:
+            return replace(found, reason="its turn hasn't come")
         return found
 
 

@@ -18,6 +18,7 @@ HOST_EVENTS_BURST = 300  # a host that starts 100 replicas at once; a third of w
 
 _DEEDS = {
     "deploy": "deployed",
+    "place": "placed",
     "remove": "removed",
     "scale": "scaled",
     "restart": "restarted",

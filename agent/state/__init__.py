@@ -8,7 +8,7 @@ snapshot = encode_snapshot(state)                 # decode_snapshot checks every
 from agent.state.apply import STATE_LEVEL, apply, begin_epoch, genesis_state, is_readable, link, stamp_of
 from agent.state.epochs import check_crossing
 from agent.state.errors import SnapshotRefused, UnknownEntry
-from agent.state.placing import PORT_TRIES, may_have
+from agent.state.placing import PHASE_OF, PORT_TRIES, may_have
 from agent.state.queries import (
     assignments_of,
     assignments_on,
@@ -16,6 +16,7 @@ from agent.state.queries import (
     deployed_stack,
     key_of,
     member_named,
+    rests,
     satisfies,
     service_of,
     stack_at,
@@ -26,6 +27,7 @@ from agent.state.snapshot import decode_snapshot, digest, encode_snapshot
 from agent.state.types import Applied, ClusterState, Evidence, SignedStack, StackState
 
 __all__ = [
+    "PHASE_OF",
     "PORT_TRIES",
     "STATE_LEVEL",
     "Applied",
@@ -51,6 +53,7 @@ __all__ = [
     "link",
     "may_have",
     "member_named",
+    "rests",
     "satisfies",
     "service_of",
     "stack_at",

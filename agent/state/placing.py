@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from agent.model.ledger import AssignedPort, AssignEntry, Assignment, Phase, PhaseEntry
 from agent.model.spec import ReplicaKey
-from agent.model.stack import MAX_REPLICAS, PortSpec, Service
+from agent.model.stack import MAX_REPLICAS, PortSpec, Role, Service
+from agent.model.types import Label
 from agent.state.queries import deployed_stack, key_of, satisfies, wanted_replicas
 from agent.state.stacks import drop_unreferenced, forget_amendments, forget_removed, keep_evidence
 from agent.state.types import ClusterState, StackState
@@ -19,6 +20,9 @@ PORT_TRIES = 100  # SEED "Automatic Port Binding": preferred … preferred + 99
 
 _FORWARD: tuple[Phase, ...] = ("preparing", "services", "main", "workers", "validating")
 _ENDS: frozenset[Phase] = frozenset({"healthy", "failed", "stopped"})
+
+PHASE_OF: dict[Role, Phase] = {"service": "services", "main": "main", "worker": "workers"}
+"""In which phase each class starts."""
 
 MOVES: dict[Phase, frozenset[Phase]] = {
     **{phase: frozenset(_FORWARD[at + 1 :]) | _ENDS for at, phase in enumerate(_FORWARD)},
@@ -55,6 +59,9 @@ def set_phase(state: ClusterState, entry: PhaseEntry) -> ClusterState:
     if stack.phase == "failed" and returned:
         raise Ignored(f"{entry.stack} failed and went back; only an instruction moves it on")
     moved = replace(stack, phase=entry.phase, reason=entry.reason, phase_since=state.at)
+    held = _still_held(state, stack, entry.phase)
+    if held != stack.held:
+        moved = replace(moved, held=held, moved_index=state.index, moved_at=state.at)
     if entry.phase == "healthy":
         moved = replace(moved, proven=True)
     elif entry.phase == "failed" and not stack.proven and stack.previous is not None and not returned:
@@ -64,6 +71,7 @@ def set_phase(state: ClusterState, entry: PhaseEntry) -> ClusterState:
             proven=True,
             scale=stack.previous_scale,
             stopped=stack.previous_stopped,
+            held=stack.held & state.signed[stack.previous.digest].stack.services.keys() - stack.previous_stopped,
             generations={
                 name: revision
                 for name, revision in stack.generations.items()
@@ -79,6 +87,16 @@ def set_phase(state: ClusterState, entry: PhaseEntry) -> ClusterState:
         state = forget_amendments(state, moved.name, stack.deployed.revision)
         state = drop_unreferenced(keep_evidence(state, moved), moved.name, (stack.deployed.digest,))
     return state
+
+
+def _still_held(state: ClusterState, stack: StackState, phase: Phase) -> frozenset[Label]:
+    """Which services go on waiting for their class in that phase; what a failed rollout didn't come to does."""
+    if phase not in _FORWARD:
+        return stack.held if phase == "failed" else frozenset()
+    services = deployed_stack(state, stack).services
+    return frozenset(
+        name for name in stack.held if _FORWARD.index(PHASE_OF[services[name].role]) > _FORWARD.index(phase)
+    )
 
 
 def place(state: ClusterState, entry: AssignEntry) -> tuple[ClusterState, frozenset[ReplicaKey], frozenset[ReplicaKey]]:

@@ -10,7 +10,7 @@ import msgspec
 from agent.errors import InputError, MusterError
 from agent.instruction import VerifiedInstruction, audience_of, read_instruction, unverified_claims
 from agent.model.cluster import Genesis, Operator
-from agent.model.instruction import Body, Enrol, Grant, GrantKey, Recover, Remove, Scale, Services
+from agent.model.instruction import Body, Enrol, Grant, GrantKey, Recover, Remove, Scale
 from agent.model.ledger import Assignment, GenesisEntry, decode_entry
 from agent.model.types import Label, OperatorName
 from agent.state.errors import SnapshotRefused
@@ -169,8 +169,7 @@ class Operators:
 
 def _check_deploy(operators: Operators, key: str, signed: SignedStack) -> None:
     claims = operators.verify(signed).claims
-    same = (claims.act, claims.target, claims.rev, claims.bdg) == (
-        "deploy",
+    same = claims.act in ("deploy", "place") and (claims.target, claims.rev, claims.bdg) == (
         f"stack:{signed.stack.name}",
         signed.ref.revision,
         signed.ref.digest,
@@ -207,7 +206,7 @@ def _check_stack(state: ClusterState, name: Label, stack: StackState, made: list
     for service, generation in stack.generations.items():
         _want(bool(said("restart", service, generation)), "a restart nobody asked for")
     for service in stack.stopped | stack.previous_stopped:
-        _want(any(isinstance(b, Services) for b in said("stop", service)), "a stop nobody asked for")
+        _want(bool(said("stop", service) or said("place", service)), "a stop nobody asked for")
     if stack.removing:
         _want(any(isinstance(item.body, Remove) for item in made), "a removal nobody asked for")
 

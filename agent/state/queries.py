@@ -50,6 +50,11 @@ def wants_stopped(stack: StackState, service: Label) -> bool:
     return stack.removing or service in stack.stopped
 
 
+def rests(stack: StackState, service: Label) -> bool:
+    """Whether the service's replicas must not run now: it is wanted stopped, or its start hasn't come to it yet."""
+    return wants_stopped(stack, service) or service in stack.held
+
+
 def assignments_of(state: ClusterState, stack: Label) -> dict[ReplicaKey, Assignment]:
     """All assignments of a stack."""
     return {key: assignment for key, assignment in state.assignments.items() if key.stack == stack}

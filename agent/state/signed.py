@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from agent.model.instruction import BODIES, Body, Claims, Remove, Scale, Services
+from agent.model.stack import Stack
 from agent.model.types import Label, OperatorName
 from agent.state.types import Evidence, StackState
 
@@ -41,9 +42,11 @@ def body_of(evidence: Evidence) -> Body:
 
 
 def named_services(body: Body, services: frozenset[Label]) -> frozenset[Label]:
-    """Which of a stack's `services` the body of scale, restart, stop or start is about."""
+    """Which of a stack's `services` the body of place, scale, restart, stop or start is about."""
     match body:
         case Scale():
+            return frozenset(body.services) & services
+        case Stack():
             return frozenset(body.services) & services
         case Services():
             return (frozenset(body.services) or services) & services
@@ -54,8 +57,8 @@ def named_services(body: Body, services: frozenset[Label]) -> frozenset[Label]:
 def in_force(stack: StackState, services: frozenset[Label], evidence: list[Evidence]) -> list[Evidence]:
     """Which instructions on a stack since its deploy still prove something that the state says.
 
-    Each restart that is some service's generation; per service the newest scale, and the newest stop or start, both
-    since the deploy in force and since the one that a failed rollout returns to.
+    Each restart that is some service's generation; per service the newest scale, and the newest stop, start or place,
+    both since the deploy in force and since the one that a failed rollout returns to.
     """
     floor = min(ref.revision for ref in (stack.deployed, stack.previous) if ref is not None)
     newest: dict[tuple[str, Label, bool, int], Evidence] = {}
@@ -72,8 +75,8 @@ def in_force(stack: StackState, services: frozenset[Label], evidence: list[Evide
             continue
         if item.revision < floor:
             continue
-        group = "run" if item.act in ("stop", "start") else item.act
-        since_deploy = item.revision > stack.deployed.revision
+        group = "run" if item.act in ("stop", "start", "place") else item.act
+        since_deploy = item.revision >= stack.deployed.revision
         for service in named_services(body, services):
             newest[group, service, since_deploy, 0] = item
     kept = {item.revision: item for item in newest.values() if item.act != "start"}

@@ -1,4 +1,4 @@
-"""What deploy, remove, scale, restart, stop and start do to a stack. Refusals are MusterErrors that say why."""
+"""What deploy, place, remove, scale, restart, stop and start do to a stack. Refusals are MusterErrors that say why."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _Deployment = tuple[InstructionRef | None, dict[Label, int], frozenset[Label]]
 
 
 def _deploy(state: ClusterState, signed: Signed, body: Body) -> ClusterState:
-    """Put a stack in force. What was healthy until now becomes `previous`; scale, stop and remove end."""
+    """Put a stack in force. What was healthy until now becomes `previous`; scale, stop and remove end.
+
+    What was stopped starts class by class. `place` puts it in force with all of it stopped.
+    """
     assert isinstance(body, Stack)
     _check_hosts(state, body)
     _check_total(body, {})
@@ -39,7 +42,16 @@ def _deploy(state: ClusterState, signed: Signed, body: Body) -> ClusterState:
         back: _Deployment = (old.deployed, old.scale, old.stopped)
         if not old.proven:
             back = (old.previous, old.previous_scale, old.previous_stopped)
-        stack = replace(stack, previous=back[0], previous_scale=back[1], previous_stopped=back[2])
+        stack = replace(
+            stack,
+            previous=back[0],
+            previous_scale=back[1],
+            previous_stopped=back[2],
+            held=(old.stopped | old.held) & body.services.keys(),
+        )
+    if signed.claims.act == "place":
+        stack = replace(stack, stopped=frozenset(body.services), held=frozenset())
+        state = replace(state, evidence={**state.evidence, signed.evidence_key: signed.evidence})
     kept = SignedStack(ref=ref, stack=body, token=signed.token, body=signed.body)
     state = replace(state, signed={**state.signed, ref.digest: kept}, stacks={**state.stacks, body.name: stack})
     if old is None:
@@ -86,14 +98,16 @@ def _restart(state: ClusterState, signed: Signed, body: Body) -> ClusterState:
 
 def _stop(state: ClusterState, signed: Signed, body: Body) -> ClusterState:
     stack = _stack(state, signed)
-    stopped = stack.stopped | _services(state, stack, body)
-    return _changed(state, _prepare(state, replace(stack, stopped=stopped)), signed)
+    named = _services(state, stack, body)
+    stack = replace(stack, stopped=stack.stopped | named, held=stack.held - named)
+    return _changed(state, _prepare(state, stack), signed)
 
 
 def _start(state: ClusterState, signed: Signed, body: Body) -> ClusterState:
     stack = _stack(state, signed)
-    stopped = stack.stopped - _services(state, stack, body)
-    return _changed(state, _prepare(state, replace(stack, stopped=stopped)), signed)
+    named = _services(state, stack, body)
+    stack = replace(stack, stopped=stack.stopped - named, held=stack.held | (stack.stopped & named))
+    return _changed(state, _prepare(state, stack), signed)
 
 
 def _stack(state: ClusterState, signed: Signed) -> StackState:
@@ -228,6 +242,7 @@ def _all_services(state: ClusterState, stack: StackState) -> frozenset[Label]:
 
 STACK_ACTS: dict[Act, Callable[[ClusterState, Signed, Body], ClusterState]] = {
     "deploy": _deploy,
+    "place": _deploy,
     "remove": _remove,
     "scale": _scale,
     "restart": _restart,

@@ -51,8 +51,9 @@ class StackState(Struct, frozen=True, kw_only=True):
     `revision` is that of the newest instruction on it. `deployed` names the deploy in force; `proven`: it has been
     healthy. `previous` is the deploy that was healthy before it: when a rollout fails that isn't proven, `previous` is
     in force again (then `deployed == previous`). `scale` are counts from `scale` since that deploy; `generations`
-    holds, by service, the revision of the newest `restart`; `stopped` are services told to stop. `removing`: it goes
-    once its last assignment is released.
+    holds, by service, the revision of the newest `restart`; `stopped` are services told to stop. `held` are services
+    told to run again whose class's phase hasn't come yet: main doesn't start before the services, nor workers before
+    main. `removing`: it goes once its last assignment is released.
 
     `phase_since` is the ledger time of the newest phase; `moved_index` and `moved_at` name the newest entry that
     changed anything for the stack's replicas: a host's report from before that index says nothing about them.
@@ -68,6 +69,7 @@ class StackState(Struct, frozen=True, kw_only=True):
     scale: dict[Label, int] = {}
     generations: dict[Label, int] = {}
     stopped: frozenset[Label] = frozenset()
+    held: frozenset[Label] = frozenset()
     removing: bool = False
     delete_volumes: bool = False
     phase: Phase = "preparing"

@@ -171,6 +171,17 @@ async def test_detached_it_returns_once_it_is_accepted(agent: Agent, running: Fa
     assert running.ledger.state.stacks["blog"].phase == "preparing"
 
 
+async def test_a_deploy_without_a_start_ends_when_all_of_it_is_stopped(
+    agent: Agent, running: FakeCluster, plan: Path
+) -> None:
+    said = await during(
+        agent("deploy", str(plan), "--no-start"), (lambda: revision(running) == 1, lambda: phase(running, "stopped"))
+    )
+    assert said.code == 0, said
+    assert "shop: stopped" in said.out.splitlines()
+    assert running.ledger.state.stacks["shop"].stopped == {"web", "job"}
+
+
 async def test_a_change_by_somebody_else_ends_the_watch(agent: Agent, running: FakeCluster, plan: Path) -> None:
     said = await during(
         agent("deploy", str(plan)),

@@ -17,7 +17,7 @@ from agent.model.instruction import Enrol
 from agent.model.ledger import AssignEntry, PhaseEntry
 from agent.model.spec import ReplicaKey
 from agent.model.stack import PortSpec, Service, Volume
-from agent.state import service_of
+from agent.state import rests, service_of
 from tests.control.test_scheduler import check_placed
 from tests.control.world import World
 from tests.support.ledger import Ledger, member, service, stack
@@ -148,6 +148,15 @@ class TestReplacing:
         assert made.phase() == "healthy"
         assert {item.generation for item in made.state.assignments.values()} == {2}
 
+    def test_a_restart_goes_class_by_class_too(self) -> None:
+        made = world(**classes())
+        made.settle()
+        made.history.clear()
+        made.ledger.restart()
+        made.settle()
+        assert [[key.service for key in batch] for batch in made.batches()] == [["db"], ["main"], *[["worker"]] * 3]
+        assert phases(made) == ["services", "main", "workers", "validating", "healthy"]
+
     def test_a_service_that_is_gone_is_released_first(self) -> None:
         made = world(web=service(ports=(PORT,)))
         made.settle()
@@ -198,6 +207,80 @@ class TestStop:
         made.settle()
         assert made.phase() == "healthy"
         assert made.hosts_of("web") == before
+
+    def test_a_start_goes_class_by_class_as_a_deploy_does(self) -> None:
+        made = world(**classes())
+        made.settle()
+        made.ledger.stop()
+        made.settle()
+        made.history.clear()
+        made.ledger.start()
+        made.sick["main", ()] = "starting"
+        made.settle()
+        assert made.phase() == "main"
+        assert (made.runs("db"), made.runs("main"), made.runs("worker")) == (True, True, False)
+        made.sick.clear()
+        made.settle()
+        assert phases(made) == ["services", "main", "workers", "validating", "healthy"]
+        assert made.runs("worker")
+        assert made.state.stacks["shop"].held == frozenset()
+
+    def test_a_deploy_over_a_stopped_stack_starts_it_class_by_class(self) -> None:
+        made = world(**classes())
+        made.settle()
+        made.ledger.stop()
+        made.settle()
+        made.ledger.deploy(stack(**{**classes(), "db": service(command=("two",))}))
+        made.sick["main", ()] = "starting"
+        made.settle()
+        assert made.phase() == "main"
+        assert (made.runs("db"), made.runs("main"), made.runs("worker")) == (True, True, False)
+        made.sick.clear()
+        made.settle()
+        assert (made.phase(), made.runs("worker")) == ("healthy", True)
+
+    def test_what_a_failed_start_did_not_come_to_stays_down_until_it_is_started_again(self) -> None:
+        made = world(**classes())
+        made.settle()
+        made.ledger.stop()
+        made.settle()
+        made.ledger.start()
+        made.sick["main", ()] = "failed"
+        made.settle()
+        assert (made.phase(), made.runs("worker")) == ("failed", False)
+        made.sick.clear()
+        made.settle()
+        assert (made.phase(), made.runs("worker")) == ("failed", False)
+        made.ledger.start()
+        made.settle()
+        assert (made.phase(), made.runs("worker")) == ("healthy", True)
+
+    def test_before_a_start_hosts_say_that_they_can_run_what_was_stopped(self) -> None:
+        made = world(web=service())
+        made.settle()
+        (host,) = made.hosts_of("web").values()
+        made.ledger.stop()
+        made.settle()
+        made.unfit[host, "web"] = "the image is gone"
+        made.ledger.start()
+        made.settle()
+        held = made.state.stacks["shop"]
+        assert (held.phase, made.runs("web")) == ("failed", False)
+        assert held.reason == f"preparation: web on {host}: the image is gone; nothing was changed"
+
+    def test_what_is_placed_runs_once_it_is_started(self) -> None:
+        made = World(Ledger())
+        assert made.ledger.place(stack(**classes())).outcome == "applied"
+        made.settle()
+        assert made.phase() == "stopped"
+        before = {name: made.hosts_of(name) for name in classes()}
+        assert [len(hosts) for hosts in before.values()] == [1, 1, 3]
+        assert not any(made.runs(name) for name in classes())
+        made.ledger.start()
+        made.settle()
+        assert made.phase() == "healthy"
+        assert {name: made.hosts_of(name) for name in classes()} == before
+        assert all(made.runs(name) for name in classes())
 
     def test_a_stack_with_one_service_stopped_is_healthy(self) -> None:
         made = world(web=service(), db=service())
@@ -432,7 +515,9 @@ WEB = st.builds(
     st.sampled_from([(), (PORT,)]),
 )
 EVENTS = st.one_of(
-    st.dictionaries(st.sampled_from(["a", "b"]), WEB, min_size=1, max_size=2).map(lambda s: ("deploy", s)),
+    st.dictionaries(st.sampled_from(["a", "b"]), WEB, min_size=1, max_size=2).flatmap(
+        lambda s: st.sampled_from([("deploy", s), ("deploy", s), ("place", s)])
+    ),
     st.integers(0, 4).map(lambda n: ("scale", n)),
     st.sampled_from([("restart", None), ("stop", None), ("start", None), ("remove", None), ("step", None)]),
     st.sampled_from(["n1", "n2", "n3"]).map(lambda n: ("die", n)),
@@ -470,6 +555,7 @@ def test_whatever_happens_the_constraints_hold_and_in_the_end_all_is_as_wanted(
     for item in made.state.assignments.values():
         assert item.instruction == made.state.stacks["shop"].deployed
         assert service_of(made.state, item) is not None
+        assert not rests(made.state.stacks["shop"], item.service)
 
 
 def _happen(made: World, kind: str, value: object) -> None:
@@ -478,17 +564,14 @@ def _happen(made: World, kind: str, value: object) -> None:
         case "deploy":
             assert isinstance(value, dict)
             ledger.deploy(stack(**value))
+        case "place":
+            assert isinstance(value, dict)
+            ledger.place(stack(**value))
         case "scale":
             assert isinstance(value, int)
             ledger.scale(a=value)
-        case "restart":
-            ledger.restart()
-        case "stop":
-            ledger.stop()
-        case "start":
-            ledger.start()
-        case "remove":
-            ledger.remove()
+        case "restart" | "stop" | "start" | "remove":
+            getattr(ledger, kind)()
         case "die" if len(made.dead) < 2:
             made.dead[str(value)] = "dead"
         case "heal":

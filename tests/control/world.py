@@ -19,7 +19,7 @@ from agent.model.report import (
 from agent.model.spec import ReplicaKey
 from agent.model.status import HostState
 from agent.model.types import AgentId, Label
-from agent.state import ClusterState, service_of, wants_stopped
+from agent.state import ClusterState, rests, service_of
 from tests.support.ledger import Ledger
 
 DOCKER = (RuntimeInfo(name="docker", available=True), RuntimeInfo(name="process", available=True))
@@ -146,6 +146,10 @@ class World:
             if (key.stack, key.service) == (stack, service)
         }
 
+    def runs(self, service: Label, stack: str = "shop") -> bool:
+        """Whether its hosts are to run it."""
+        return bool(self.hosts_of(service, stack)) and not rests(self.state.stacks[stack], service)
+
     def plan(self, stack: str = "shop") -> Schedule:
         """What the scheduler says now."""
         return schedule(self.state, stack, self.facts())
@@ -228,7 +232,7 @@ class World:
         stack = self.state.stacks[item.stack]
         if stack.removing:
             return None
-        if wants_stopped(stack, item.service):
+        if rests(stack, item.service):
             return seen(item, "stopped")
         if any((one.stack, one.service, one.slot) == (item.stack, item.service, item.slot) for one in busy):
             return seen(item, "backoff", reason="port is taken")

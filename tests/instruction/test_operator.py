@@ -67,6 +67,7 @@ MEMBER = Member(
 
 BODY_OF: dict[Act, tuple[str, Body]] = {
     "deploy": ("stack:shop", SHOP),
+    "place": ("stack:shop", SHOP),
     "remove": ("stack:shop", Remove()),
     "scale": ("stack:shop", Scale(services={"web": 2})),
     "restart": ("stack:shop", Services()),
@@ -400,6 +401,7 @@ NEEDS: dict[str, ScopeName] = {
     "drain": "operate",
     "undrain": "operate",
     "deploy": "deploy",
+    "place": "deploy",
     "remove": "deploy",
     "enrol": "admin",
     "expel": "admin",

@@ -22,6 +22,7 @@ SERVE = """\
 #!/bin/sh
 # A database as far as a drill needs one: what was written first stays, and is served.
 mkdir -p /data/www
+[ -e /data/www/first ] && echo "found its data" || echo "began with nothing"
 [ -e /data/www/first ] || cat /proc/sys/kernel/random/uuid > /data/www/first
 cat /seed/index.html > /data/www/seed
 httpd -f -p 8080 -h /data/www &
@@ -129,6 +130,8 @@ def test_on_fresh_hosts_the_stack_comes_back_with_its_data(desk: Desk) -> None:
     assert [stack["phase"] for stack in status["stacks"]] == ["healthy"]
     assert served(desk, "first") == FIRST
     assert set(served(desk, "seed").values()) == {"from a file of the plan"}
+    said = desk.run("agent", "logs", "db").stdout
+    assert (said.count("found its data"), said.count("began with nothing")) == (3, 0)
 
 
 def test_volumes_go_back_over_later_data_only_when_told(desk: Desk) -> None:

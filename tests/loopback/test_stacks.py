@@ -105,6 +105,45 @@ def test_stop_ends_the_replicas_and_start_brings_them_back(shop: Desk) -> None:
     wait_healthy(shop.cluster, STACK, 2)
 
 
+MAIN = """\
+import socket, time
+time.sleep(2)
+listening = socket.create_server(("${MUSTER_HOST}", ${MUSTER_PORT_8190}))
+while listening.accept():
+    pass
+"""
+WORKER = """\
+import socket, time
+try:
+    socket.create_connection(("${MAIN_HOST}", ${MAIN_PORT}), 2)
+    print("main answers", flush=True)
+except OSError:
+    print("main is away", flush=True)
+time.sleep(1000)
+"""
+
+
+def test_a_start_waits_for_main_before_it_starts_workers(desk: Desk, tmp_path: Path) -> None:
+    port = {"ports": [{"host_port": 8190, "container_port": 8190}], "health": {"tcp": {"port": 8190}}}
+    plan = {
+        "stack": STACK,
+        "main": {"runtime": "process", "command": ["python3", "-c", MAIN], **port},
+        "workers": [{"runtime": "process", "replicas": 2, "command": ["python3", "-c", WORKER]}],
+    }
+    (tmp_path / "order.json").write_text(json.dumps(plan))
+    desk.run("deploy", str(tmp_path / "order.json"))
+    try:
+        desk.run("stop", STACK)
+        said = desk.run("start", STACK).stdout
+        order = [line for line in said.splitlines() if line.startswith(f"{STACK}: ")]
+        assert order[-4:] == [f"{STACK}: {phase}" for phase in ("main", "workers", "validating", "healthy")]
+        heard = desk.run("logs", STACK).stdout
+        assert (heard.count("main answers") >= 2, "main is away" in heard) == (True, False), heard
+    finally:
+        desk.run("remove", STACK, "--yes")
+    gone(desk.cluster, "n1")
+
+
 def test_restart_makes_every_replica_anew(shop: Desk) -> None:
     before = {replica.container_id for replica in wait_healthy(shop.cluster, STACK, 2).values()}
     shop.run("restart", STACK)

@@ -420,6 +420,43 @@ class TestStacks:
         assert ledger.state.stacks["shop"].stopped == {"web"}
         assert ledger.state.stacks["shop"].phase == "preparing"
 
+    def test_what_is_started_is_held_until_the_phase_of_its_class(self) -> None:
+        ledger = Ledger()
+        ledger.deploy(stack(db=service(), main=service(role="main"), job=service(role="worker")))
+        ledger.phase("healthy")
+        ledger.stop()
+        ledger.phase("stopped")
+        ledger.start()
+        seen = []
+        for phase in ("services", "main", "workers"):
+            seen.append(set(ledger.state.stacks["shop"].held))
+            before = ledger.state.index
+            ledger.phase(phase)  # type: ignore[arg-type]  # phases
+            assert ledger.state.stacks["shop"].moved_index > before  # older reports don't tell of it
+        assert seen == [{"db", "main", "job"}, {"main", "job"}, {"job"}]
+        assert ledger.state.stacks["shop"].held == frozenset()
+
+    def test_what_is_stopped_before_its_turn_stays_stopped(self) -> None:
+        ledger = Ledger()
+        ledger.deploy(stack(main=service(role="main"), job=service(role="worker")))
+        ledger.stop()
+        ledger.start()
+        ledger.stop("job")
+        held = ledger.state.stacks["shop"]
+        assert (held.held, held.stopped) == ({"main"}, {"job"})
+
+    def test_a_place_puts_a_stack_in_force_with_all_of_it_stopped(self) -> None:
+        ledger = Ledger()
+        ledger.deploy(stack(web=service()))
+        ledger.phase("healthy")
+        answer = ledger.place(stack(web=service(replicas=2), db=service()))
+        held = ledger.state.stacks["shop"]
+        assert (held.deployed.digest, held.stopped, held.held) == (answer.digest, {"web", "db"}, frozenset())
+        assert held.previous is not None
+        assert ledger.deploy(stack(web=service(replicas=2), db=service())).outcome == "applied"
+        held = ledger.state.stacks["shop"]
+        assert (held.deployed.digest, held.stopped, held.held) == (answer.digest, frozenset(), {"web", "db"})
+
     def test_unknown_services_are_refused_by_name(self) -> None:
         ledger = Ledger()
         ledger.deploy(stack())

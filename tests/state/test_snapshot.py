@@ -217,7 +217,20 @@ def test_a_flipped_byte_never_breaks_the_reader(at: int, value: int) -> None:
 ACTS = st.lists(
     st.one_of(
         st.sampled_from(
-            ["deploy", "again", "scale", "restart", "stop", "start", "healthy", "failed", "assign", "remove"]
+            [
+                "deploy",
+                "again",
+                "place",
+                "scale",
+                "restart",
+                "stop",
+                "start",
+                "main",
+                "healthy",
+                "failed",
+                "assign",
+                "remove",
+            ]
         ),
         st.sampled_from(["drain", "undrain"]),
     ),
@@ -228,6 +241,7 @@ ACTS = st.lists(
 @settings(max_examples=60, deadline=None)
 @example(["deploy", "scale", "healthy", "deploy", "scale", "deploy"], 1)
 @example(["deploy", "scale", "healthy", "deploy", "scale", "failed", "restart"], 1)
+@example(["place", "start", "healthy", "place", "place", "stop", "failed"], 1)
 @example(["deploy", "deploy", "restart", "healthy", "deploy", "restart"], 1)
 @given(ACTS, st.integers(1, 4))
 def test_every_reachable_state_proves_itself(acts: list[str], cut: int) -> None:
@@ -255,24 +269,22 @@ def _do(ledger: Ledger, act: str, number: int) -> None:
             )
         case "again":
             ledger.deploy(stack(web=service(replicas=2)))
+        case "place":
+            ledger.place(stack(web=service(replicas=2), db=service()))
         case "scale":
             ledger.scale(web=number)
-        case "restart":
-            ledger.restart()
         case "stop":
             ledger.stop("web")
-        case "start":
-            ledger.start()
-        case "remove":
-            ledger.remove()
+        case "restart" | "start" | "remove":
+            getattr(ledger, act)()
         case "drain":
             ledger.drain(f"n{1 + number % 3}")
         case "undrain":
             ledger.undrain(f"n{1 + number % 3}")
         case "assign" if "shop" in ledger.state.stacks:
             ledger.assign(ledger.assignment("n1"))
-        case phase if "shop" in ledger.state.stacks and phase in ("healthy", "failed"):
-            ledger.phase(phase)  # type: ignore[arg-type]  # narrowed to the two by the guard
+        case phase if "shop" in ledger.state.stacks and phase in ("main", "healthy", "failed"):
+            ledger.phase(phase)  # type: ignore[arg-type]  # narrowed to these by the guard
 
 
 def test_ten_thousand_assignments_stay_quick() -> None:

@@ -126,6 +126,9 @@ class Ledger:
     def deploy(self, body: Stack, **how: object) -> InstructionResult:
         return self.instruct("deploy", f"stack:{body.name}", body, **how)
 
+    def place(self, body: Stack, **how: object) -> InstructionResult:
+        return self.instruct("place", f"stack:{body.name}", body, **how)
+
     def scale(self, name: str = "shop", **services: int) -> InstructionResult:
         return self.instruct("scale", f"stack:{name}", Scale(services=services))
 
