@@ -124,11 +124,9 @@ class Operators:
             if sent.desk and not sent.given_up:
                 self._later(self.world.rng.random() * self.world.weather.pace_s, sent.target, None)
             self.answers += 1
-            operation.returned = self.world.now
-            if answer.outcome == "refused":
-                self.history[sent.target].remove(operation)  # it changed nothing, whenever that was
-            else:
-                operation.outcome = answer.outcome
+            # What is refused once, because its host hasn't joined yet, say, stays open: it was sent more than once.
+            if answer.outcome != "refused":
+                operation.returned, operation.outcome = self.world.now, answer.outcome
 
     def _look(self, agent: SimAgent, target: str) -> None:
         """Somebody else was faster, or something old was answered: what does this agent know?"""
