@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +21,8 @@ from msgspec import Struct
 from agent.errors import DeploymentFailed, InputError, MusterError
 from agent.home import GENESIS_FILE, Home, KnownMember, open_home, remember
 from agent.model.decode import convert
-from agent.model.types import AgentId
+from agent.model.instruction import Act, Body, Relabel
+from agent.model.types import AgentId, Labels
 from bootstrap.bundle import Bundle, Target, build, resource
 from bootstrap.connection import Connection
 from bootstrap.genesis import enrol_body, grant, make_genesis, remember_members
@@ -83,12 +84,12 @@ class Installation:
             await self._each(self.sites, self._prepare)
             _check_unique(self.sites)
             if self._dry:
-                await self._each(self.sites, self._configure)
+                await self._each(self.sites, self._foresee)
             else:
                 await self._join()
             for site in self.sites:
                 if site.error is None:
-                    self._display.done(site.host.alias, self._state(site))
+                    self._display.done(site.host.alias, self._told(site))
             return [self._result(site) for site in self.sites]
         finally:
             for task in self._bundles.values():
@@ -178,16 +179,20 @@ class Installation:
         write_destinations(self._home, ways)
 
     async def _enrol(self, site: Site) -> None:
-        """A signed instruction to any member, then the home knows it."""
+        """The host becomes a member, then the home knows it."""
         assert site.request is not None
-        from agent.client import home_client  # a third of all imports; most runs enrol nobody
-
         site.tell("enrolling")
         body = await asyncio.to_thread(enrol_body, self._home, site.request, dict(site.host.labels))
+        await self._sign("enrol", f"member:{site.request.id}", body)
+        self._home = await asyncio.to_thread(remember_members, self._home, [body.member])
+
+    async def _sign(self, act: Act, target: str, body: Body) -> None:
+        """A signed instruction to any member."""
+        from agent.client import home_client  # a third of all imports; most runs sign nothing
+
         client = await asyncio.to_thread(home_client, self._home)
         async with client:
-            await client.submit("enrol", f"member:{site.request.id}", body)
-        self._home = await asyncio.to_thread(remember_members, self._home, [body.member])
+            await client.submit(act, target, body)
 
     async def _bring_up(self, site: Site) -> None:
         """Configuration, identity, start."""
@@ -218,6 +223,13 @@ class Installation:
         if needs_restart(held, text):
             self._restart[site.host.alias] = (True, self._restart[site.host.alias][1])
 
+    async def _foresee(self, site: Site) -> None:
+        """What the second round and the third would change on it."""
+        await self._configure(site)
+        assert site.facts is not None
+        if site.id in self._members() and site.facts.installed.active == "active":
+            await self._relabel(site, (await site.wait([], 0.0)).labels)
+
     # Round 3
 
     async def _wait(self, sites: Sequence[Site]) -> None:
@@ -227,6 +239,7 @@ class Installation:
         async def wait(site: Site) -> None:
             seen = await site.wait(sorted(names), READY_TIMEOUT_S)
             if not seen.unseen and not seen.reason:
+                await self._relabel(site, seen.labels)
                 return
             unseen = [names[AgentId(each)] for each in seen.unseen if each in names and each != site.id]
             if not seen.answers:
@@ -237,6 +250,16 @@ class Installation:
         well = [site for site in sites if site.ok]
         if len(well) <= MAX_CHECKED_HOSTS:
             await self._each(well, lambda site: self._check_reach(site, well))
+
+    async def _relabel(self, site: Site, held: Labels | None) -> None:
+        """The list's labels into the ledger, which replicas are placed by; `held` are those it has, None if none."""
+        wanted = dict(site.host.labels)
+        if held is None or dict(held) == wanted:
+            return
+        if not self._dry:
+            site.tell("changing its labels")
+            await self._sign("relabel", f"host:{site.id}", Relabel(labels=wanted))
+        site.changed.append(f"labels ({_listed(wanted)}; were {_listed(held)})")
 
     async def _check_reach(self, site: Site, sites: Sequence[Site]) -> None:
         """All see all, perhaps by way of others: note pairs that can't speak directly, where one of them is new."""
@@ -298,6 +321,11 @@ class Installation:
             return "installed"
         return "changed" if site.changed else "unchanged"
 
+    def _told(self, site: Site) -> str:
+        """How it ended, and for a host that was there already what changed."""
+        state = self._state(site)
+        return f"{state}: {', '.join(site.changed)}" if state == "changed" else state
+
     def _result(self, site: Site) -> HostResult:
         error = site.error
         return HostResult(
@@ -318,6 +346,10 @@ def forget_members(home: Home, gone: frozenset[AgentId]) -> Home:
     home = open_home(home.path)
     kept: list[KnownMember] = [member for member in home.cluster.members if member.id not in gone]
     return remember(home, members=kept)
+
+
+def _listed(labels: Mapping[str, str]) -> str:
+    return " ".join(f"{key}={value}" for key, value in sorted(labels.items())) or "none"
 
 
 def _check_unique(sites: Sequence[Site]) -> None:

@@ -13,7 +13,7 @@ from agent.errors import Conflict, InputError, MusterError
 from agent.model.cluster import IdentityRequest
 from agent.model.decode import convert
 from agent.model.identity import AGENT_ID_LENGTH, SAN_SUFFIX
-from agent.model.types import AgentId, ClusterId
+from agent.model.types import AgentId, ClusterId, Labels
 from bootstrap.bundle import Bundle
 from bootstrap.connection import Connection
 from bootstrap.inventory import InventoryHost
@@ -44,12 +44,13 @@ class Looked(Struct, frozen=True, kw_only=True):
 
 
 class Seen(Struct, frozen=True, kw_only=True):
-    """What `wait` answers."""
+    """What `wait` answers. `labels` are the host's own by its ledger; None when that doesn't have it."""
 
     answers: bool
     coordinator: str | None
     unseen: tuple[str, ...]
     reason: str
+    labels: Labels | None = None
 
 
 @dataclass(slots=True)

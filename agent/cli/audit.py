@@ -52,7 +52,10 @@ def _show(options: Options, line: AuditLine) -> None:
 @audit.command()
 @global_options
 def verify() -> int:
-    """Have every voter read and hash all that it keeps, and compare the results. Exit code 3 when they differ."""
+    """Have every voter read and hash all that it keeps, and compare the results. Exit code 3 when they differ.
+
+    With --via too, all of them are asked.
+    """
     options = current_options()
 
     async def use(client: Client) -> list[AuditProof]:
@@ -61,7 +64,7 @@ def verify() -> int:
             return []
         return await client.audit_proofs(min(proof.last for proof in proofs))
 
-    proofs = [proof for proof in with_client(options, use) if proof.voter and proof.entries]
+    proofs = [proof for proof in with_client(options, use, others=True) if proof.voter and proof.entries]
     if not proofs:
         raise Unreachable("no voter that keeps anything answers", fix="See `agent status`; then try again.")
     disagree = {proof.chain for proof in proofs if proof.chain} - {_most(proofs)}

@@ -100,7 +100,7 @@ def _ask(options: Options, hosts: tuple[str, ...], *, for_bundle: bool) -> _Hear
         heard.unreached = None if heard.answers else error
     except TimeoutError:
         if not heard.answers:
-            fix = "Name a member that answers with --via HOST."
+            fix = "Ask through another member with --via HOST."
             heard.unreached = Unreachable(f"no member answered within {ASK_WITHIN_S:g} s", fix=fix)
     return heard
 

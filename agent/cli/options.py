@@ -53,7 +53,7 @@ def _option(*names: str, **settings: Any) -> Callable[[F], F]:
 
 _OPTIONS: tuple[Callable[..., Any], ...] = (
     _option("--home", metavar="DIR", help="The cluster home.  [env: MUSTER_HOME]"),
-    _option("--via", metavar="HOST", help="Ask this member first: a name, or address:port."),
+    _option("--via", metavar="HOST", help="Ask this member, and no other: a name, or address:port."),
     _option("--socket", metavar="PATH", help="Ask the agent on this host through its local socket."),
     _option("--json", is_flag=True, help="One JSON document, or one a line for streams."),
     _option("--no-color", is_flag=True, help="Plain text.  [env: NO_COLOR]"),

@@ -29,10 +29,11 @@ ROUND_S = 0.2  # between two looks at it
 def recover(new_epoch: bool, lost: str | None, recovery_key: str | None) -> None:
     """Go on with one survivor when the majority of the voters is lost for good.
 
-    The survivor (--via HOST, else the one whose ledger reaches furthest) becomes the only voter of the next epoch, with
-    all that it knows. It needs an admin's signature, or the recovery key's. Tokens of the old epoch end. Hosts of the
-    old epoch that still live, or come back, join by themselves once they meet the new one and have checked who signed
-    it; what only they knew is lost. Look first whether the lost voters can be started again: nothing is lost then.
+    Every member is asked what it has. The survivor (--via HOST, else the one whose ledger reaches furthest) becomes the
+    only voter of the next epoch, with all that it knows. It needs an admin's signature, or the recovery key's. Tokens
+    of the old epoch end. Hosts of the old epoch that still live, or come back, join by themselves once they meet the
+    new one and have checked who signed it; what only they knew is lost. Look first whether the lost voters can be
+    started again: nothing is lost then.
     """
     options = current_options()
     if not new_epoch:

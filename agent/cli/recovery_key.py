@@ -31,8 +31,8 @@ def recovery_signer(home: Home, file: str) -> tuple[Home, Ed25519PrivateKey]:
 
 
 def client_of(options: Options, recovery_key: str | None) -> Client:
-    """As `open_client`, signing with the recovery key where one is given. Raises InputError, NotFound."""
+    """Of every member, signing with the recovery key where one is given. Raises InputError, NotFound."""
     if recovery_key is None:
-        return open_client(options)
+        return open_client(options, others=True)
     home, key = recovery_signer(open_home(find_home(options.home, os.environ)), recovery_key)
-    return home_client(home, via=options.via, key=key, notice=notice)
+    return home_client(home, via=options.via, others=True, key=key, notice=notice)

@@ -17,9 +17,9 @@ from agent.home import Home, find_home, open_home
 T = TypeVar("T")
 
 
-def with_client(options: Options, use: Callable[[Client], Awaitable[T]]) -> T:
-    """Run `use` with a client, in an event loop of its own."""
-    client = open_client(options)
+def with_client(options: Options, use: Callable[[Client], Awaitable[T]], *, others: bool = False) -> T:
+    """Run `use` with a client, in an event loop of its own. `others`: as `open_client`."""
+    client = open_client(options, others=others)
 
     async def run() -> T:
         async with client:
@@ -28,8 +28,11 @@ def with_client(options: Options, use: Callable[[Client], Awaitable[T]]) -> T:
     return asyncio.run(run())
 
 
-def open_client(options: Options) -> Client:
-    """Raises InputError, or NotFound when there is neither a home nor an agent on this host."""
+def open_client(options: Options, *, others: bool = False) -> Client:
+    """`others`: --via is the first to be asked, not the only one; for what every member is asked.
+
+    Raises InputError, or NotFound when there is neither a home nor an agent on this host.
+    """
     if options.socket is not None:
         if options.via is not None:
             raise InputError("asks one agent, --via another", where="--socket", fix="Give one of them.")
@@ -42,7 +45,7 @@ def open_client(options: Options) -> Client:
             fix = f"{error.fix} On a host of the cluster, root may ask its agent: `sudo agent status`."
             raise NotFound(error.what, where=error.where, fix=fix) from None
         return socket_client(Path(DEFAULT_SOCKET), notice=notice)
-    return home_client(home, via=options.via, notice=notice)
+    return home_client(home, via=options.via, others=others, notice=notice)
 
 
 def notice(text: str) -> None:

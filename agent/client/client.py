@@ -63,7 +63,8 @@ Notice = Callable[[str], None]
 class Client:
     """Use as an async context manager, in one event loop. Reads need a key (see `sign`) or the local socket.
 
-    `notice` gets sentences for a person: a wrong clock, what an instruction waits for.
+    `notice` gets sentences for a person: a wrong clock, what an instruction waits for. `only` is the one host that
+    `endpoints` were narrowed to, for the error when it doesn't answer.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Client:
         home: Home | None = None,
         key: Ed25519PrivateKey | None = None,
         notice: Notice = lambda text: None,
+        only: str | None = None,
     ) -> None:
         self.home = home
         self.notice = notice
@@ -81,6 +83,7 @@ class Client:
         self._transport = transport
         self._endpoints = tuple(endpoints)
         self._key = key
+        self._only = only
         self._current: Endpoint | None = None
         self._finding = asyncio.Lock()
         self._token: tuple[str, float] | None = None
@@ -254,7 +257,7 @@ class Client:
         async with self._finding:
             if self._current is not None and self._current not in failed:
                 return self._current
-            race = Race(self._probe, lambda health: health.ok)
+            race = Race(self._probe, lambda health: health.ok, only=self._only)
             self._current, _ = await race.run(self._endpoints, failed)
             return self._current
 
@@ -355,11 +358,17 @@ class Client:
 
 
 def home_client(
-    home: Home, *, via: str | None = None, key: Ed25519PrivateKey | None = None, notice: Notice = lambda text: None
+    home: Home,
+    *,
+    via: str | None = None,
+    others: bool = False,
+    key: Ed25519PrivateKey | None = None,
+    notice: Notice = lambda text: None,
 ) -> Client:
-    """Any member of the home's cluster. Reads files: call it outside the event loop. Raises as `Home.operator_key`.
+    """Any member of the home's cluster, or only `via`, first of all with `others`.
 
-    `key` signs instead of the home's own, e.g. the recovery key.
+    `key` signs instead of the home's own, e.g. the recovery key. Reads files: call it outside the event loop. Raises as
+    `Home.operator_key`.
     """
     last = ""
     with contextlib.suppress(MusterError):
@@ -370,10 +379,11 @@ def home_client(
         transport = SshFallback(transport, destinations, notice=notice)
     return Client(
         transport,
-        candidates(home.cluster, via=via, last=last),
+        candidates(home.cluster, via=via, last=last, others=others),
         home=home,
         key=key or home.operator_key(),
         notice=notice,
+        only=None if others else via,
     )
 
 

@@ -50,10 +50,13 @@ def parse_address(text: str, *, where: str = "--via") -> tuple[HostAddress, int 
     return address, port
 
 
-def candidates(cluster: ClusterFile | None, *, via: str | None = None, last: str = "") -> tuple[Endpoint, ...]:
-    """Whom to ask, in order: `via` (a member's name or any address), the last one that answered, all others.
+def candidates(
+    cluster: ClusterFile | None, *, via: str | None = None, last: str = "", others: bool = False
+) -> tuple[Endpoint, ...]:
+    """Whom to ask, in order: the last one that answered, all others; or only `via` (a member's name or any address).
 
-    Raises InputError for a `via` that is no address.
+    With `others` all others behind `via`, for what every member is asked. Raises InputError for a `via` that is no
+    address.
     """
     known = [
         Endpoint(address=member.address, port=member.api_port, id=member.id, label=member.name)
@@ -67,7 +70,7 @@ def candidates(cluster: ClusterFile | None, *, via: str | None = None, last: str
     if port is not None:
         named = [endpoint for endpoint in named if endpoint.port == port]
     first = named or [Endpoint(address=address, port=port or DEFAULT_API_PORT)]
-    return _unique([*first, *known])
+    return _unique([*first, *(known if others else ())])
 
 
 def _unique(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:

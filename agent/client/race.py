@@ -22,9 +22,12 @@ MAX_TOLD = 10  # addresses that the error lists
 class Race(Generic[T]):
     """`probe` asks one endpoint; `good` says whether its answer is what we want, or only better than nothing."""
 
-    def __init__(self, probe: Callable[[Endpoint], Awaitable[T]], good: Callable[[T], bool]) -> None:
+    def __init__(
+        self, probe: Callable[[Endpoint], Awaitable[T]], good: Callable[[T], bool], *, only: str | None = None
+    ) -> None:
         self._probe = probe
         self._good = good
+        self._only = only
         self._running: dict[asyncio.Task[T], Endpoint] = {}
         self._second: tuple[Endpoint, T] | None = None
         self.failures: dict[Endpoint, str] = {}
@@ -52,7 +55,7 @@ class Race(Generic[T]):
             await asyncio.gather(*self._running, return_exceptions=True)
         if self._second is not None:
             return self._second
-        raise unreachable(self.failures)
+        raise unreachable(self.failures, only=self._only)
 
     def _judge(self, task: asyncio.Task[T]) -> tuple[Endpoint, T] | None:
         endpoint = self._running.pop(task)
@@ -69,8 +72,8 @@ class Race(Generic[T]):
         return None
 
 
-def unreachable(failures: Mapping[Endpoint, str]) -> Unreachable:
-    """Names each address and why."""
+def unreachable(failures: Mapping[Endpoint, str], *, only: str | None = None) -> Unreachable:
+    """Names each address and why. `only`: the one host that was to be asked."""
     if not failures:
         fix = "Name one with --via HOST, or run `bootstrap install`, which writes the members' addresses down."
         return Unreachable("no member's address is known", fix=fix)
@@ -78,7 +81,10 @@ def unreachable(failures: Mapping[Endpoint, str]) -> Unreachable:
     if len(failures) > MAX_TOLD:
         told.append(f"and {len(failures) - MAX_TOLD} more")
     foreign = all("certificate" in reason or "home doesn't know" in reason for reason in failures.values())
-    fix = "Look whether the agents run (`systemctl status muster-agent`) and 9999/tcp is open; --via HOST asks another."
+    look = "(`systemctl status muster-agent`) and 9999/tcp is open"
+    fix = f"Look whether the agents run {look}; --via HOST asks only that one."
+    if only is not None:
+        fix = f"Only {only} was asked, as --via says. Look whether its agent runs {look}; without --via any is asked."
     if foreign:
         fix = "These are other clusters' hosts: look at --home, and at the addresses."
     return Unreachable("no agent answered: " + "; ".join(told), fix=fix)

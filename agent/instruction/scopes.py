@@ -23,6 +23,7 @@ _NEEDED: dict[Act, ScopeName] = {
     "remove": "deploy",
     "enrol": "admin",
     "expel": "admin",
+    "relabel": "admin",
     "grant": "admin",
     "revoke": "admin",
     "grant-key": "admin",

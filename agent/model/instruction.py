@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 
 from agent.model.cluster import MAX_VOTERS, ApiKey, Member, Operator
 from agent.model.stack import MAX_REPLICAS, Stack
-from agent.model.types import AgentId, Digest, Jti, Label, Millis, Target
+from agent.model.types import AgentId, Digest, Jti, Label, Labels, Millis, Target
 
 MAX_BODY_BYTES = 1_048_576  # a plan of 200 services with full environments is well below it
 MAX_TOKEN_BYTES = 4096  # our claims need about 500
@@ -28,6 +28,7 @@ Act = Literal[
     "expel",
     "drain",
     "undrain",
+    "relabel",
     "grant",
     "revoke",
     "grant-key",
@@ -86,6 +87,13 @@ class Undrain(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     version: Literal[1] = 1
 
 
+class Relabel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """All labels of a host, in the place of those that it was enrolled with. What runs there stays where it is."""
+
+    version: Literal[1] = 1
+    labels: Labels = {}
+
+
 class Grant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Enters an operator, or replaces the one of that name.
 
@@ -138,7 +146,20 @@ class Recover(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
 
 
 Body = (
-    Stack | Remove | Scale | Services | Enrol | Expel | Drain | Undrain | Grant | Revoke | GrantKey | Cancel | Recover
+    Stack
+    | Remove
+    | Scale
+    | Services
+    | Enrol
+    | Expel
+    | Drain
+    | Undrain
+    | Relabel
+    | Grant
+    | Revoke
+    | GrantKey
+    | Cancel
+    | Recover
 )
 
 BODIES: dict[Act, type[Body]] = {
@@ -153,6 +174,7 @@ BODIES: dict[Act, type[Body]] = {
     "expel": Expel,
     "drain": Drain,
     "undrain": Undrain,
+    "relabel": Relabel,
     "grant": Grant,
     "revoke": Revoke,
     "grant-key": GrantKey,
@@ -174,6 +196,7 @@ TARGET_KINDS: dict[Act, frozenset[str]] = {
     "expel": frozenset({"member"}),
     "drain": frozenset({"host"}),
     "undrain": frozenset({"host"}),
+    "relabel": frozenset({"host"}),
     "grant": frozenset({"operator"}),
     "revoke": frozenset({"operator"}),
     "grant-key": frozenset({"key"}),

@@ -171,6 +171,7 @@ class MemberView(Struct, frozen=True, kw_only=True):
     role: HostRole
     state: HostState
     linked: bool
+    labels: Labels = {}
     sealing_key: str = ""
     agent_version: str = ""
     last_seen: str | None = None

@@ -12,7 +12,7 @@ from msgspec import Struct
 from agent import errors, raft
 from agent.control.clock import is_far_ahead
 from agent.model.ledger import GenesisEntry, decode_entry
-from agent.model.types import Digest, Millis
+from agent.model.types import AgentId, Digest, Millis
 from agent.node.auditing import audit_of
 from agent.node.effects import Audit
 from agent.raft.messages import Append
@@ -270,8 +270,15 @@ def _brings_back(ours: ClusterState, offered: ClusterState) -> bool:
         known, told = ours.targets.get(target), offered.targets.get(target)
         return (known.revision if known is not None else 0) == (told.revision if told is not None else 0)
 
+    def is_another_member(id_: AgentId) -> bool:
+        known, told = ours.members.get(id_), offered.members.get(id_)
+        if known == told or not same_revision(f"member:{id_}"):
+            return False
+        if known is None or told is None or same_revision(f"host:{id_}"):
+            return True
+        return msgspec.structs.replace(known, labels=told.labels) != told  # `relabel` changes nothing else
+
     operators = ours.operators.keys() | offered.operators.keys()
-    members = ours.members.keys() | offered.members.keys()
     return (
         any(
             ours.operators.get(name) != offered.operators.get(name) and same_revision(f"operator:{name}")
@@ -281,6 +288,6 @@ def _brings_back(ours: ClusterState, offered: ClusterState) -> bool:
             ours.api_keys.get(name) != offered.api_keys.get(name) and same_revision(f"key:{name}")
             for name in ours.api_keys.keys() | offered.api_keys.keys()
         )
-        or any(ours.members.get(id) != offered.members.get(id) and same_revision(f"member:{id}") for id in members)
+        or any(is_another_member(id) for id in ours.members.keys() | offered.members.keys())
         or any(same_revision(f"host:{id}") for id in (ours.drained ^ offered.drained) & offered.members.keys())
     )

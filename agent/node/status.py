@@ -124,6 +124,7 @@ def build_members(state: ClusterState, view: View) -> tuple[MemberView, ...]:
             role=view.role(member.id),
             state=view.liveness(member.id),
             linked=member.id in view.linked,
+            labels=member.labels,
             sealing_key=member.sealing_key,
             agent_version=view.version(member.id),
             last_seen=view.last_seen(member.id),

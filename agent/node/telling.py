@@ -28,6 +28,7 @@ _DEEDS = {
     "expel": "expelled",
     "drain": "drained",
     "undrain": "ended the drain of",
+    "relabel": "changed the labels of",
     "grant": "granted",
     "revoke": "revoked",
     "grant-key": "granted",

@@ -1,4 +1,4 @@
-"""What enrol, expel, drain, undrain, grant and revoke (operators and API keys) and cancel do.
+"""What enrol, expel, drain, undrain, relabel, grant and revoke (operators and API keys) and cancel do.
 
 Refusals are MusterErrors that say why and what to do.
 """
@@ -12,8 +12,8 @@ from msgspec.structs import replace
 from agent.errors import Conflict, InputError, NotFound, Unprocessable
 from agent.model.cluster import MAX_API_KEYS, MAX_MEMBERS, MAX_OPERATORS, Operator
 from agent.model.identity import agent_id_of
-from agent.model.instruction import Act, Body, Enrol, Grant, GrantKey
-from agent.model.types import AgentId, OperatorName
+from agent.model.instruction import Act, Body, Enrol, Grant, GrantKey, Relabel
+from agent.model.types import AgentId, OperatorName, Target
 from agent.state.queries import assignments_on, member_named
 from agent.state.signed import Signed
 from agent.state.stacks import forget_removed, with_revision
@@ -37,7 +37,7 @@ def _enrol(state: ClusterState, signed: Signed, body: Body) -> ClusterState:
         )
     if member.id not in state.members and len(state.members) >= MAX_MEMBERS:
         raise Unprocessable(f"the cluster has its {MAX_MEMBERS} members")
-    evidence = _without(state.evidence, f"member:{member.id}/")
+    evidence = _without_act(_without(state.evidence, f"member:{member.id}/"), f"host:{member.id}", "relabel")
     return replace(
         state,
         members={**state.members, member.id: member},
@@ -71,14 +71,22 @@ def _expel(state: ClusterState, signed: Signed, _body: Body) -> ClusterState:
 def _drain(state: ClusterState, signed: Signed, _body: Body) -> ClusterState:
     """The host is to run nothing; the coordinator moves what may run elsewhere. Its agent goes on as it is."""
     agent = _member(state, signed)
-    evidence = {**_without(state.evidence, f"host:{agent}/"), signed.evidence_key: signed.evidence}
-    return replace(state, drained=state.drained | {agent}, evidence=evidence)
+    return replace(state, drained=state.drained | {agent}, evidence=_with_newest(state.evidence, signed))
 
 
 def _undrain(state: ClusterState, signed: Signed, _body: Body) -> ClusterState:
     """The host may be used again."""
     agent = _member(state, signed)
-    return replace(state, drained=state.drained - {agent}, evidence=_without(state.evidence, f"host:{agent}/"))
+    evidence = _without_act(state.evidence, signed.claims.target, "drain")
+    return replace(state, drained=state.drained - {agent}, evidence=evidence)
+
+
+def _relabel(state: ClusterState, signed: Signed, body: Body) -> ClusterState:
+    """Another set of labels for a member, until it is enrolled again; its next placements go by them."""
+    assert isinstance(body, Relabel)
+    agent = _member(state, signed)
+    member = replace(state.members[agent], labels=body.labels)
+    return replace(state, members={**state.members, agent: member}, evidence=_with_newest(state.evidence, signed))
 
 
 def _member(state: ClusterState, signed: Signed) -> AgentId:
@@ -145,11 +153,22 @@ def _without(evidence: dict[str, Evidence], *prefixes: str) -> dict[str, Evidenc
     return {key: item for key, item in evidence.items() if not key.startswith(prefixes)}
 
 
+def _without_act(evidence: dict[str, Evidence], target: Target, act: Act) -> dict[str, Evidence]:
+    return {key: item for key, item in evidence.items() if (item.target, item.act) != (target, act)}
+
+
+def _with_newest(evidence: dict[str, Evidence], signed: Signed) -> dict[str, Evidence]:
+    """With this one in the place of the last of its act on its target."""
+    kept = _without_act(evidence, signed.claims.target, signed.claims.act)
+    return {**kept, signed.evidence_key: signed.evidence}
+
+
 MEMBERSHIP_ACTS: dict[Act, Callable[[ClusterState, Signed, Body], ClusterState]] = {
     "enrol": _enrol,
     "expel": _expel,
     "drain": _drain,
     "undrain": _undrain,
+    "relabel": _relabel,
     "grant": _grant,
     "revoke": _revoke,
     "grant-key": _grant_key,

@@ -6,11 +6,12 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 
 import msgspec
+from msgspec.structs import replace
 
 from agent.errors import InputError, MusterError
 from agent.instruction import VerifiedInstruction, audience_of, read_instruction, unverified_claims
-from agent.model.cluster import Genesis, Operator
-from agent.model.instruction import Body, Enrol, Grant, GrantKey, Recover, Remove, Scale
+from agent.model.cluster import Genesis, Member, Operator
+from agent.model.instruction import Body, Enrol, Grant, GrantKey, Recover, Relabel, Remove, Scale
 from agent.model.ledger import Assignment, GenesisEntry, decode_entry
 from agent.model.types import Label, OperatorName
 from agent.state.errors import SnapshotRefused
@@ -40,8 +41,9 @@ def prove(state: ClusterState) -> None:
         made[item.target].append(verified)
         if isinstance(verified.body, Enrol):
             founders[verified.body.member.id] = verified.body.member
+    enrolled = {agent: _labelled(member, made[f"host:{agent}"]) for agent, member in founders.items()}
     _want(
-        all(founders.get(agent) == member for agent, member in state.members.items()), "a member that nobody enrolled"
+        all(enrolled.get(agent) == member for agent, member in state.members.items()), "a member that nobody enrolled"
     )
     _want(not state.expelled & state.members.keys(), "a member that was expelled")
     for name, api_key in state.api_keys.items():
@@ -57,6 +59,13 @@ def prove(state: ClusterState) -> None:
         _check_stack(state, name, stack, made[f"stack:{name}"])
     for assignment in state.assignments.values():
         _check_assignment(state, assignment)
+
+
+def _labelled(member: Member, made: list[VerifiedInstruction]) -> Member:
+    """As enrolled, but for labels that an instruction changed; `made` are those on its host."""
+    bodies = [(item.claims.rev, item.body) for item in made if isinstance(item.body, Relabel)]
+    newest = max(bodies, key=lambda each: each[0], default=None)
+    return member if newest is None else replace(member, labels=newest[1].labels)
 
 
 def _want(held: bool, otherwise: str) -> None:

@@ -186,7 +186,8 @@ def last_words() -> str:
 def wait(ask: dict[str, Any]) -> dict[str, Any]:
     """Wait until this agent knows a coordinator and sees all of `members` (ids): alive, and linked where it must be.
 
-    `unseen` are those it doesn't see when the time is up; `reason` why it doesn't know even that.
+    `unseen` are those it doesn't see when the time is up; `reason` why it doesn't know even that. `labels` are its own
+    by its ledger, None when that doesn't have it.
     """
     deadline = time.monotonic() + ask["timeout_s"]
     wanted = set(ask["members"])
@@ -228,16 +229,19 @@ def reach(ask: dict[str, Any]) -> list[str]:
 def _look(wanted: Any) -> dict[str, Any]:
     try:
         health = ask_socket("/health", (200, 503))
-        members = ask_socket("/api/v1/members", (200,))["members"]
+        told = ask_socket("/api/v1/members", (200,))
+        members = told["members"]
     except (OSError, ValueError, KeyError, http.client.HTTPException) as error:
         return {"answers": False, "coordinator": None, "unseen": sorted(wanted), "reason": str(error) or "no answer"}
     alive = {member["id"] for member in members if member["state"] == "alive"}
     coordinator = health.get("coordinator")
+    own = [member.get("labels") for member in members if member["name"] == told.get("answered_by")]
     return {
         "answers": True,
         "coordinator": coordinator,
         "unseen": sorted(wanted - alive),
         "reason": "" if coordinator else "no coordinator",
+        "labels": own[0] if own else None,
     }
 
 

@@ -25,8 +25,8 @@ from tests.support.shop import open_shop
 from tests.support.waiting import wait_for
 
 
-async def opened(cluster: FakeCluster, **options: str) -> Client:
-    return await asyncio.to_thread(home_client, cluster.home, **options)  # type: ignore[arg-type]  # via
+async def opened(cluster: FakeCluster, *, via: str | None = None, others: bool = False) -> Client:
+    return await asyncio.to_thread(home_client, cluster.home, via=via, others=others)
 
 
 async def follow_logs(client: Client, found: list[str]) -> None:
@@ -106,12 +106,24 @@ async def test_an_agent_that_the_home_does_not_know_is_refused_at_an_address_of_
             await client.status()
 
 
-async def test_via_is_asked_first_and_others_next(running: FakeCluster) -> None:
+async def test_via_is_asked_and_nobody_else(running: FakeCluster) -> None:
     for via in ("n2", f"127.0.0.1:{running.nodes['n2'].server.port}"):
         async with await opened(running, via=via) as client:
             assert (await client.health()).name == "n2"
     await running.nodes.pop("n2").server.close()
     async with await opened(running, via="n2") as client:
+        with pytest.raises(Unreachable, match=r"no agent answered: n2 \(127\.0\.0\.1:\d+\): [^;]*") as error:
+            await client.status()
+        assert "Only n2 was asked, as --via says." in error.value.fix
+    assert all(node.records == [] for node in running.nodes.values())
+
+
+async def test_via_comes_first_where_every_member_is_asked(running: FakeCluster) -> None:
+    async with await opened(running, via="n2", others=True) as client:
+        assert (await client.health()).name == "n2"
+        assert {each.survivor.name for each in await client.recoveries()} == {"n1", "n2", "n3"}
+    await running.nodes.pop("n2").server.close()
+    async with await opened(running, via="n2", others=True) as client:
         assert (await client.health()).name in ("n1", "n3")
 
 
@@ -308,14 +320,15 @@ def test_what_is_no_address_is_refused(text: str) -> None:
     assert error.value.where == "--via"
 
 
-def test_candidates_are_via_then_the_last_then_the_rest() -> None:
+def test_candidates_are_only_via_or_the_last_and_then_the_rest() -> None:
     members = tuple(KnownMember(id=letter * 26, name=letter, address=f"10.0.0.{n}") for n, letter in enumerate("abc"))
     cluster = ClusterFile(id="a" * 16, name="lab", members=members)
     assert [each.label for each in candidates(cluster)] == ["a", "b", "c"]
     assert [each.label for each in candidates(cluster, last="c")] == ["c", "a", "b"]
-    assert [each.label for each in candidates(cluster, via="b", last="c")] == ["b", "c", "a"]
-    named = candidates(cluster, via="10.9.9.9:7")
-    assert (named[0].address, named[0].port, named[0].id) == ("10.9.9.9", 7, None)
+    assert [each.label for each in candidates(cluster, via="b", last="c", others=True)] == ["b", "c", "a"]
+    assert [each.label for each in candidates(cluster, via="b", last="c")] == ["b"]
+    (named,) = candidates(cluster, via="10.9.9.9:7")
+    assert (named.address, named.port, named.id) == ("10.9.9.9", 7, None)
     assert candidates(None) == ()
 
 

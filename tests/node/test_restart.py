@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from agent import errors
 from agent.host import HostContext
-from agent.model.instruction import Drain, Grant, Revoke, Scale
+from agent.model.instruction import Drain, Grant, Relabel, Revoke, Scale
 from agent.model.ledger import InstructionEntry, PhaseEntry, encode_entry
 from agent.node.core import NodeBoot, NodeCore, NodeSettings
 from agent.node.disk import COMMIT_SETTLES_S
@@ -256,6 +256,17 @@ def test_a_snapshot_that_forgets_a_drain_isnt(alone: Node) -> None:
     assert alone.result(alone.submit(*drain)).outcome == "applied"
     assert machine_of(alone).vouches_for(snapshot_of(alone))
     assert not machine_of(alone).vouches_for(snapshot_of(alone, drained=frozenset()))
+
+
+def test_a_snapshot_that_brings_back_labels_isnt(alone: Node) -> None:
+    relabel = alone.cluster.signed("relabel", f"host:{alone.id}", Relabel(labels={"zone": "b"}), rev=1)
+    before = machine_of(alone)
+    known = alone.core.state.members[alone.id]
+    assert alone.result(alone.submit(*relabel)).outcome == "applied"
+    offered = snapshot_of(alone)
+    assert before.vouches_for(offered)
+    assert machine_of(alone).vouches_for(offered)
+    assert not machine_of(alone).vouches_for(snapshot_of(alone, members={alone.id: known}))
 
 
 def test_a_drain_ends_with_its_member() -> None:

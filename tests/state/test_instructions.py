@@ -9,9 +9,9 @@ from msgspec.structs import replace
 
 from agent.errors import InvariantBroken
 from agent.instruction import encode_body
-from agent.model.instruction import Cancel, Drain, Enrol, Expel, Grant, Revoke, Services, Undrain
+from agent.model.instruction import Cancel, Drain, Enrol, Expel, Grant, Relabel, Revoke, Services, Undrain
 from agent.model.ledger import InstructionEntry, LevelEntry, encode_entry
-from agent.state import UnknownEntry, apply, decode_snapshot, digest, encode_snapshot
+from agent.state import SnapshotRefused, UnknownEntry, apply, decode_snapshot, digest, encode_snapshot
 from tests.support.ledger import Ledger, genesis_entry, member, operator, service, stack, tampered
 
 JTI = "0123456789abcdef" * 2
@@ -251,6 +251,57 @@ class TestMembers:
         ledger.instruct("expel", f"member:{ledger.id('n2')}", Expel())
         assert "shop" not in ledger.state.stacks
         assert not ledger.state.signed
+
+
+class TestLabels:
+    def test_they_replace_those_of_the_enrolment_and_are_in_the_snapshot(self) -> None:
+        ledger = Ledger()
+        before = ledger.state.members[ledger.id("n2")]
+        assert ledger.relabel("n2", zone="b", disk="ssd").outcome == "applied"
+        assert ledger.state.members[before.id] == replace(before, labels={"zone": "b", "disk": "ssd"})
+        assert decode_snapshot(encode_snapshot(ledger.state)) == ledger.state
+
+    def test_only_the_newest_are_kept(self) -> None:
+        ledger = Ledger()
+        assert [ledger.relabel("n2", zone="b").outcome, ledger.relabel("n2").outcome] == ["applied", "applied"]
+        assert ledger.state.members[ledger.id("n2")].labels == {}
+        assert list(ledger.state.evidence) == [f"host:{ledger.id('n2')}/2"]
+        assert decode_snapshot(encode_snapshot(ledger.state)) == ledger.state
+
+    def test_a_drain_and_its_end_leave_them_and_they_leave_a_drain(self) -> None:
+        ledger = Ledger()
+        ledger.drain("n2")
+        ledger.relabel("n2", zone="b")
+        assert ledger.state.drained == {ledger.id("n2")}
+        assert decode_snapshot(encode_snapshot(ledger.state)) == ledger.state
+        ledger.undrain("n2")
+        assert ledger.state.members[ledger.id("n2")].labels == {"zone": "b"}
+        assert decode_snapshot(encode_snapshot(ledger.state)) == ledger.state
+
+    def test_another_enrolment_says_them_anew(self) -> None:
+        ledger = Ledger()
+        ledger.relabel("n2", zone="b")
+        again = replace(ledger.state.members[ledger.id("n2")], labels={"zone": "c"}, address="192.0.2.9")
+        assert ledger.instruct("enrol", f"member:{again.id}", Enrol(member=again)).outcome == "applied"
+        assert ledger.state.members[again.id].labels == {"zone": "c"}
+        assert decode_snapshot(encode_snapshot(ledger.state)) == ledger.state
+
+    def test_they_go_with_the_member(self) -> None:
+        ledger = Ledger()
+        gone = ledger.id("n2")
+        ledger.relabel("n2", zone="b")
+        ledger.instruct("expel", f"member:{gone}", Expel())
+        assert not ledger.state.evidence
+        assert ledger.instruct("relabel", f"host:{gone}", Relabel()).kind == "not-found"
+
+    def test_what_nobody_signed_is_refused_in_a_snapshot(self) -> None:
+        ledger = Ledger()
+        ledger.relabel("n2", zone="b")
+        known = ledger.state.members[ledger.id("n2")]
+        for labels in ({"zone": "c"}, {}):
+            forged = replace(ledger.state, members={**ledger.state.members, known.id: replace(known, labels=labels)})
+            with pytest.raises(SnapshotRefused, match="a member that nobody enrolled"):
+                decode_snapshot(encode_snapshot(forged))
 
 
 class TestDrains:

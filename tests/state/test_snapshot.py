@@ -232,7 +232,7 @@ ACTS = st.lists(
                 "remove",
             ]
         ),
-        st.sampled_from(["drain", "undrain"]),
+        st.sampled_from(["drain", "undrain", "relabel", "enrol"]),
     ),
     max_size=14,
 )
@@ -277,14 +277,25 @@ def _do(ledger: Ledger, act: str, number: int) -> None:
             ledger.stop("web")
         case "restart" | "start" | "remove":
             getattr(ledger, act)()
-        case "drain":
-            ledger.drain(f"n{1 + number % 3}")
-        case "undrain":
-            ledger.undrain(f"n{1 + number % 3}")
+        case "drain" | "undrain" | "relabel" | "enrol":
+            _do_to_host(ledger, f"n{1 + number % 3}", act, number)
         case "assign" if "shop" in ledger.state.stacks:
             ledger.assign(ledger.assignment("n1"))
         case phase if "shop" in ledger.state.stacks and phase in ("main", "healthy", "failed"):
             ledger.phase(phase)  # type: ignore[arg-type]  # narrowed to these by the guard
+
+
+def _do_to_host(ledger: Ledger, host: str, act: str, number: int) -> None:
+    match act:
+        case "drain":
+            ledger.drain(host)
+        case "undrain":
+            ledger.undrain(host)
+        case "relabel":
+            ledger.relabel(host, zone=str(number))
+        case "enrol":
+            again = replace(member(host), address=f"192.0.2.{number}")
+            ledger.instruct("enrol", f"member:{again.id}", Enrol(member=again))
 
 
 def test_ten_thousand_assignments_stay_quick() -> None:

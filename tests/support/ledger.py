@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from agent.instruction import encode_body, public_hex, sign_instruction
 from agent.model.cluster import Genesis, Member, Operator
 from agent.model.identity import agent_id_of
-from agent.model.instruction import Act, Body, Drain, InstructionResult, Remove, Scale, Services, Undrain
+from agent.model.instruction import Act, Body, Drain, InstructionResult, Relabel, Remove, Scale, Services, Undrain
 from agent.model.ledger import (
     AssignEntry,
     Assignment,
@@ -149,6 +149,9 @@ class Ledger:
 
     def undrain(self, host: str) -> InstructionResult:
         return self.instruct("undrain", f"host:{self.id(host)}", Undrain())
+
+    def relabel(self, host: str, **labels: str) -> InstructionResult:
+        return self.instruct("relabel", f"host:{self.id(host)}", Relabel(labels=labels))
 
     def phase(self, phase: Phase, *, name: str = "shop", reason: str = "", revision: int | None = None) -> Applied:
         at = revision if revision is not None else self.state.stacks[name].revision
