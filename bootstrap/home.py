@@ -36,6 +36,7 @@ from agent.model.types import ClusterId, Label, OperatorName
 from bootstrap.certificates import make_anchor
 
 RECOVERY_NAME = "recovery"
+ENDED_DIRECTORY = "ended"
 _LOCK_FILE = ".lock"
 
 
@@ -74,6 +75,22 @@ def create_home(path: Path, *, name: Label, operator: OperatorName, recovery_fil
             raise MusterError(f"can't be made: {error.strerror}", where=str(path)) from None
         raise
     return open_home(path)
+
+
+def put_aside(home: Home) -> Path:
+    """Where the home of a cluster that is over stays from now on: beside those that are found by name.
+
+    Raises Conflict when something is there, MusterError when the disk refuses.
+    """
+    aside = home.path.absolute().parent / ENDED_DIRECTORY / f"{home.path.absolute().name}-{home.cluster.id}"
+    if aside.exists():
+        raise Conflict("something is there already", where=str(aside), fix="Move it away.")
+    try:
+        aside.parent.mkdir(mode=0o700, exist_ok=True)
+        home.path.absolute().rename(aside)
+    except OSError as error:
+        raise MusterError(f"can't be moved to {aside}: {error.strerror}", where=str(home.path)) from None
+    return aside
 
 
 def _fill(directory: Path, *, name: Label, operator: OperatorName) -> bytes:

@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from agent.errors import DeploymentFailed, InputError, MusterError
+from agent.errors import DeploymentFailed, InputError, MusterError, Unreachable
 from agent.home import GENESIS_FILE, Home, KnownMember, open_home, remember
 from agent.model.decode import convert
 from agent.model.instruction import Act, Body, Relabel
@@ -74,6 +74,7 @@ class Installation:
         self._bundles: dict[Target, asyncio.Task[Bundle]] = {}
         self._connecting = asyncio.Semaphore(CONNECTING_AT_ONCE)
         self._restarting = asyncio.Semaphore(1)
+        self._by_address: dict[str, Site] = {}
         self._restart: dict[str, tuple[bool, bool]] = {}
         self.sites = [self._site(host) for host in hosts]
 
@@ -112,6 +113,7 @@ class Installation:
         facts = await site.probe(site.host.python)
         site.plan = plan = make_plan(site.host, facts, self._options, self._own, time.time())
         site.notes += plan.notes
+        self._check_address(site)
         if facts.installed.certificate is not None:
             site.id = member_of(facts.installed.certificate, self._home.cluster.id)
         bundle = await asyncio.shield(self._bundle(plan.target))
@@ -136,6 +138,20 @@ class Installation:
             if not self._dry:
                 await site.ask_identity()
 
+    def _check_address(self, site: Site) -> None:
+        """Two lines that lead to one address, by names that don't show it: both are refused, as either may be meant."""
+        assert site.plan is not None
+        other = self._by_address.setdefault(site.plan.address, site)
+        if other is site:
+            return
+        fix = (
+            f"See {site.host.where} and {other.host.where}. If they are two hosts: advertise=ADDRESS tells them apart."
+        )
+        if other.ok:
+            other.error = InputError(f"{site.host.alias} has its address too, {site.plan.address}", fix=fix)
+            self._display.failed(other.host.alias, other.error)
+        raise InputError(f"{other.host.alias} has its address too, {site.plan.address}", fix=fix)
+
     # Round 2
 
     async def _join(self) -> None:
@@ -149,6 +165,8 @@ class Installation:
         old = [site for site in reached if site.id in members]
         await asyncio.gather(self._each(old, self._bring_up), asyncio.to_thread(self._remember_ways, reached))
         new = [site for site in reached if site.id not in members]
+        if new and not old:
+            await self._check_lives(new)
         if new:
             await self._each(new, self._enrol)
             await self._each([site for site in new if site.ok], self._bring_up)
@@ -177,6 +195,29 @@ class Installation:
                 fields = {"host": site.host.host, "user": site.host.user, "port": site.host.port, "key": key}
                 ways[site.plan.name] = convert(fields, SshDestination, f"{site.host.alias}: its destination")
         write_destinations(self._home, ways)
+
+    async def _check_lives(self, sites: Sequence[Site]) -> None:
+        """Somebody has to take them in: a home never gets a second genesis."""
+        from agent.client import home_client
+
+        async def ask() -> None:
+            async with await asyncio.to_thread(home_client, self._home) as client:
+                await client.health()
+
+        asked = asyncio.create_task(ask())
+
+        async def check(_site: Site) -> None:
+            try:
+                await asyncio.shield(asked)
+            except Unreachable:
+                what = f"no member of cluster {self._home.cluster.name} answers that could take it in"
+                fix = (
+                    "Start one of its agents, or name another cluster: --name NAME. If this one is over for good, "
+                    "--new-cluster makes another in its place."
+                )
+                raise Unreachable(what, fix=fix) from None
+
+        await self._each(sites, check)
 
     async def _enrol(self, site: Site) -> None:
         """The host becomes a member, then the home knows it."""

@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from agent.errors import EXIT_DEGRADED, InputError, NotFound, TooLarge
+from agent.errors import EXIT_DEGRADED, Conflict, InputError, NotFound, TooLarge, Unreachable
 from agent.home import CLUSTER_FILE, GENESIS_FILE, Home, find_home, homes_directory, open_home
 from agent.model.types import is_label
 from bootstrap.bundle import cache_directory
-from bootstrap.home import create_home
+from bootstrap.home import create_home, put_aside
 from bootstrap.install import HostResult, Installation
 from bootstrap.inventory import MAX_INVENTORY_BYTES, InventoryHost, parse_inventory
 from bootstrap.plan import Options
@@ -54,6 +54,9 @@ def host_options(command: F) -> F:
 @click.option(
     "--name", metavar="NAME", help=f"The cluster's name, for a cluster that isn't there yet.  [default: {DEFAULT_NAME}]"
 )
+@click.option(
+    "--new-cluster", is_flag=True, help="Make another cluster where this one is over; its home is kept beside."
+)
 @click.option("--open-firewall", is_flag=True, help="Open the agents' ports in an active firewall.")
 @click.option("--no-docker", is_flag=True, help="Don't install Docker where it is missing.")
 @click.option("--progress", is_flag=True, help="With --json: each step as a line of JSON on standard error.")
@@ -67,6 +70,7 @@ def install(
     dry_run: bool,
     as_json: bool,
     name: str | None,
+    new_cluster: bool,
     open_firewall: bool,
     no_docker: bool,
     progress: bool,
@@ -77,7 +81,7 @@ def install(
     nothing, repairs what is broken, and enrols lines that are new.
     """
     chosen = choose(read_hosts(hosts), limit)
-    opened, recovery = _home(home, name, dry=dry_run)
+    opened, recovery = _home(home, name, dry=dry_run, another=new_cluster)
     display = make_display(chosen, as_json=as_json, progress=progress)
     installation = Installation(
         opened,
@@ -166,10 +170,10 @@ def _fits(host: InventoryHost, pattern: str) -> bool:
     )
 
 
-def _home(explicit: str | None, name: str | None, *, dry: bool) -> tuple[Home, Path | None]:
+def _home(explicit: str | None, name: str | None, *, dry: bool, another: bool) -> tuple[Home, Path | None]:
     """The cluster's home, made when there is none; with it the recovery key's file, if it was made now.
 
-    Raises MusterError.
+    `another`: a home whose cluster is over makes way. Raises MusterError.
     """
     if name is not None and not is_label(name):
         raise InputError(f"{name!r} is no cluster's name: 1 to 63 of a-z 0-9 -", where="--name")
@@ -181,7 +185,12 @@ def _home(explicit: str | None, name: str | None, *, dry: bool) -> tuple[Home, P
         home = open_home(path)
         if name is not None and home.cluster.name != name:
             raise InputError(f"the cluster in {path} is called {home.cluster.name}", where="--name")
-        return home, None
+        if not another or not (path / GENESIS_FILE).exists():
+            return home, None
+        name = name or home.cluster.name
+        _check_over(home)
+        if not dry:
+            click.echo(f"The home of the cluster that is over: {put_aside(home)}", err=True)
     called = name or (path.name if is_label(path.name) else DEFAULT_NAME)
     if dry:  # one to plan with, gone when the command ends
         directory = Path(click.get_current_context().with_resource(tempfile.TemporaryDirectory(prefix="muster-plan-")))
@@ -193,6 +202,22 @@ def _home(explicit: str | None, name: str | None, *, dry: bool) -> tuple[Home, P
         number += 1
         recovery = recovery.with_name(f"muster-{called}-recovery-{number}.key")
     return create_home(path, name=called, operator=_operator_name(), recovery_file=recovery), recovery
+
+
+def _check_over(home: Home) -> None:
+    """Raises Conflict while a member answers."""
+    from agent.client import home_client
+
+    async def ask() -> str:
+        async with home_client(home) as client:
+            return (await client.health()).name
+
+    try:
+        name = asyncio.run(ask())
+    except Unreachable:
+        return
+    fix = "Name the other one with --name NAME; or end this one: `bootstrap uninstall HOSTS`."
+    raise Conflict(f"cluster {home.cluster.name} isn't over: {name} answers", where="--new-cluster", fix=fix)
 
 
 def _operator_name() -> str:

@@ -130,5 +130,6 @@ def _summary(home: Home, results: Sequence[RemovalResult], hosts: Path, *, whole
         click.echo("--delete-volumes deletes what was kept.")
     if whole and not failed and not dry:
         click.echo(
-            f"The cluster's home stays: {home.path}. Its cluster is over; the next one gets another (--name, --home)."
+            f"The cluster's home stays: {home.path}. `bootstrap install HOSTS --new-cluster` makes the next one, "
+            "and keeps it beside."
         )

@@ -78,7 +78,7 @@ def build_app(
 def _endpoint(route: Route, handlers: Handlers, port: NodePort) -> Next:
     async def handle(request: web.Request) -> web.StreamResponse:
         if route.access == "read":
-            auth.reader(request, port.state, time.time())
+            auth.reader(request, port.state, time.time(), past_epochs=route.past_epochs)
         read_query(request, route.query)
         answer = await route.handler(handlers, request)
         return _json(answer, route.status) if isinstance(answer, Struct) else answer

@@ -12,6 +12,7 @@ from agent.instruction import (
     BlobClaims,
     BlobUse,
     RequestClaims,
+    access_audience,
     covers_stack,
     grant_stack,
     read_access,
@@ -19,6 +20,7 @@ from agent.instruction import (
     read_request,
     unverified_claims,
 )
+from agent.instruction import audience_of as audience_in
 from agent.instruction.api_keys import find_api_key, is_api_key
 from agent.model.cluster import Operator
 from agent.model.types import AgentId, Digest, Label
@@ -63,12 +65,13 @@ def bearer(request: web.BaseRequest, *, fix: str = _FIX) -> str:
     return token.strip(" ")
 
 
-def reader(request: web.BaseRequest, state: ClusterState, now_s: float) -> Operator | None:
+def reader(
+    request: web.BaseRequest, state: ClusterState, now_s: float, *, past_epochs: bool = False
+) -> Operator | None:
     """Who reads: an operator, or an API key as one that nothing but reads; None on the local socket.
 
-    Raises NotAuthenticated.
-
-    `now_s`: seconds since the epoch, this host's clock.
+    `now_s`: seconds since the epoch, this host's clock. `past_epochs`: the cluster's earlier epochs will do too. Raises
+    NotAuthenticated.
     """
     if is_local(request):
         return None
@@ -81,10 +84,17 @@ def reader(request: web.BaseRequest, state: ClusterState, now_s: float) -> Opera
             raise NotAuthenticated("the API key isn't known", where="Authorization", fix=fix)
         return Operator(name=f"key:{key.name}", key=key.sha256, scope="read", stacks=key.stacks)
     try:
-        claims = read_access(token, state.operators, audience_of(state), now_s)
+        audience = audience_of(state)
+        if past_epochs and (claimed := access_audience(token)) in _audiences(state):
+            audience = claimed
+        claims = read_access(token, state.operators, audience, now_s)
     except (NotAuthenticated, InputError) as error:
         raise NotAuthenticated(error.what, where="Authorization", fix=error.fix or _FIX) from None
     return state.operators[claims.iss]
+
+
+def _audiences(state: ClusterState) -> frozenset[str]:
+    return frozenset(audience_in(state.cluster, epoch) for epoch in range(1, state.epoch + 1))
 
 
 def sender(request: web.BaseRequest, state: ClusterState, now_s: float, use: BlobUse, digest: Digest) -> BlobClaims:

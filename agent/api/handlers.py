@@ -25,11 +25,19 @@ from agent.api.parameters import (
 from agent.api.port import NodePort
 from agent.api.problems import ResultRefused
 from agent.api.streams import Streams
-from agent.api.views import held_body, operator_views, result_of, services_view, stack_view, target_view
+from agent.api.views import (
+    epoch_beginnings,
+    held_body,
+    operator_views,
+    result_of,
+    services_view,
+    stack_view,
+    target_view,
+)
 from agent.api.workers import bare_refusal
 from agent.formats.timestamps import rfc3339
 from agent.instruction import RequestClaims
-from agent.model.api import ApiKeys, BlobView, Members, Operators, Recovery, Services, StackView, TargetView
+from agent.model.api import ApiKeys, BlobView, Epochs, Members, Operators, Recovery, Services, StackView, TargetView
 from agent.model.audit import AuditPage, AuditProof
 from agent.model.decode import decode_json
 from agent.model.explain import shown
@@ -115,6 +123,11 @@ class Handlers:
     async def recovery(self, _request: web.Request) -> Recovery:
         """For the operator who has to sign it."""
         return self._port.recovery()
+
+    async def epochs(self, _request: web.Request) -> Epochs:
+        """For an operator whose home is of an earlier one."""
+        state = self._port.state
+        return Epochs(answered_by=self._port.me.name, epoch=state.epoch, begun=epoch_beginnings(state))
 
     async def recover(self, request: web.Request) -> InstructionResult:
         """The body's exact bytes and the token that binds them, as `submit` has them."""

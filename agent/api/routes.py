@@ -22,6 +22,7 @@ from agent.api.parameters import (
 from agent.model.api import (
     ApiKeys,
     BlobView,
+    Epochs,
     ImageProgress,
     Members,
     Operators,
@@ -51,7 +52,7 @@ class Route(Struct, frozen=True, kw_only=True):
     """`answer` is the type of the body, or of each line or event of a stream; None where `media` says it all.
 
     `body` is the type of a JSON body that isn't signed; `status` that of a good answer. `problems` are the statuses
-    that this route adds to the ones that every route can give.
+    that this route adds to the ones that every route can give. `past_epochs`: tokens of earlier epochs may read it too.
     """
 
     method: Literal["GET", "POST", "PUT"]
@@ -59,6 +60,7 @@ class Route(Struct, frozen=True, kw_only=True):
     handler: Handler
     summary: str
     access: Access = "read"
+    past_epochs: bool = False
     answer: Any = None
     media: str = JSON
     query: type[Struct] = NoQuery
@@ -152,6 +154,14 @@ ROUTES: tuple[Route, ...] = (
         summary="What became of an instruction",
         answer=InstructionResult,
         problems=(404,),
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/epochs",
+        handler=Handlers.epochs,
+        summary="The cluster's epoch, and the signed instructions that began it; with a token of an earlier epoch too",
+        past_epochs=True,
+        answer=Epochs,
     ),
     Route(
         method="GET",

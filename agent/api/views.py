@@ -9,6 +9,7 @@ from agent.formats.timestamps import rfc3339
 from agent.instruction import kid_of, unverified_claims
 from agent.model.api import (
     REDACTED,
+    EpochBeginning,
     OperatorView,
     ServiceEndpoint,
     Services,
@@ -20,7 +21,7 @@ from agent.model.instruction import InstructionResult
 from agent.model.stack import Stack
 from agent.model.status import Status
 from agent.model.types import Jti, Label, Target
-from agent.state import ClusterState, deployed_stack
+from agent.state import ClusterState, beginnings, deployed_stack
 
 
 def services_view(status: Status) -> Services:
@@ -49,6 +50,14 @@ def services_view(status: Status) -> Services:
             for stack in status.stacks
             for service in stack.services
         ),
+    )
+
+
+def epoch_beginnings(state: ClusterState) -> tuple[EpochBeginning, ...]:
+    """What began each epoch but the first, oldest first."""
+    return tuple(
+        EpochBeginning(epoch=epoch, token=item.token, body=item.body.decode())
+        for epoch, item in sorted(beginnings(state).items())
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from contextlib import suppress
 
@@ -14,6 +15,7 @@ from agent.cli.recovery_key import client_of, recovery_key_option
 from agent.cli.session import notice
 from agent.client import Client
 from agent.errors import Conflict, InputError, MusterError, Unreachable
+from agent.home import find_home, open_home, remember
 from agent.model.api import Recovery
 from agent.model.instruction import InstructionResult, Recover
 
@@ -24,9 +26,10 @@ ROUND_S = 0.2  # between two looks at it
 @click.command()
 @click.option("--new-epoch", is_flag=True, help="Begin the next epoch on a survivor, which decides alone from then on.")
 @click.option("--lost", metavar="HOST,...", help="Name the lost voters here, instead of being asked.")
+@click.option("--follow", type=click.IntRange(min=1), metavar="EPOCH", help="Take this home to that epoch, unproven.")
 @recovery_key_option
 @global_options
-def recover(new_epoch: bool, lost: str | None, recovery_key: str | None) -> None:
+def recover(new_epoch: bool, lost: str | None, follow: int | None, recovery_key: str | None) -> None:
     """Go on with one survivor when the majority of the voters is lost for good.
 
     Every member is asked what it has. The survivor (--via HOST, else the one whose ledger reaches furthest) becomes the
@@ -34,10 +37,17 @@ def recover(new_epoch: bool, lost: str | None, recovery_key: str | None) -> None
     of the old epoch end. Hosts of the old epoch that still live, or come back, join by themselves once they meet the
     new one and have checked who signed it; what only they knew is lost. Look first whether the lost voters can be
     started again: nothing is lost then.
+
+    Other homes follow by themselves when a key that they know signed it: their own, or one of the genesis's admins.
+    Where they don't, `agent recover --follow EPOCH` on that home takes your word for it, and does nothing else.
     """
     options = current_options()
-    if not new_epoch:
-        raise InputError("says what to do", where="--new-epoch", fix="Say `agent recover --new-epoch`.")
+    if new_epoch == (follow is not None):
+        fix = "Say `agent recover --new-epoch`."
+        raise InputError("says what to do: that or --follow, one of them", where="--new-epoch", fix=fix)
+    if follow is not None:
+        _follow(options, follow)
+        return
     client = client_of(options, recovery_key)
 
     async def run() -> None:
@@ -45,6 +55,15 @@ def recover(new_epoch: bool, lost: str | None, recovery_key: str | None) -> None
             await _recover(client, options, lost)
 
     asyncio.run(run())
+
+
+def _follow(options: Options, epoch: int) -> None:
+    home = open_home(find_home(options.home, os.environ))
+    remember(home, epoch=epoch)
+    if options.json:
+        print_json({"home": str(home.path), "epoch": epoch, "before": home.cluster.epoch})
+    else:
+        say(f"{home.path}: epoch {epoch}, before {home.cluster.epoch}")
 
 
 async def _recover(client: Client, options: Options, lost: str | None) -> None:
@@ -128,4 +147,4 @@ def _tell(options: Options, chosen: Recovery, result: InstructionResult) -> None
         return
     say(f"epoch {chosen.epoch + 1}: {chosen.survivor.name} goes on alone from entry {result.index}")
     say("Hosts that live join by themselves. Those that don't: agent expel HOST, then bootstrap install HOSTS anew.")
-    say(f"Other operators' homes: set `epoch` in cluster.json to {chosen.epoch + 1}.")
+    say("Other operators' homes follow by themselves, or say what to do.")

@@ -18,16 +18,18 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from agent.client import blobs, streams
 from agent.client.clock import ClusterClock
 from agent.client.endpoints import Endpoint, candidates
+from agent.client.epochs import admins_known, follow
 from agent.client.instructions import Submission
 from agent.client.race import Race, unreachable
 from agent.client.ssh import SshFallback, read_destinations
 from agent.client.transport import HttpsTransport, Request, SocketTransport, Transport, reason_of
-from agent.errors import InputError, MusterError
+from agent.errors import Conflict, InputError, MusterError, Unreachable
 from agent.home import Home, KnownMember, read_file, remember, write_file
 from agent.instruction import MAX_ACCESS_TTL_S, sign_access
 from agent.model.api import (
     PROBLEM_MEDIA_TYPE,
     ApiKeys,
+    Epochs,
     ImageProgress,
     Members,
     Operators,
@@ -88,6 +90,8 @@ class Client:
         self._finding = asyncio.Lock()
         self._token: tuple[str, float] | None = None
         self._warned = False
+        self._following = asyncio.Lock()
+        self._unproven: MusterError | None = None
 
     async def __aenter__(self) -> Client:
         return self
@@ -252,13 +256,22 @@ class Client:
         return {"Authorization": f"Bearer {self._token[0]}"}
 
     async def connect(self, failed: Mapping[Endpoint, str] | None = None) -> Endpoint:
-        """A member that answers, not one of `failed`. Raises Unreachable, naming each address and why."""
+        """A member that answers, not one of `failed`.
+
+        Raises Unreachable, naming each address and why; Conflict where nothing proves their epoch to the home.
+        """
         failed = failed or {}
         async with self._finding:
             if self._current is not None and self._current not in failed:
                 return self._current
             race = Race(self._probe, lambda health: health.ok, only=self._only)
-            self._current, _ = await race.run(self._endpoints, failed)
+            self._unproven = None
+            try:
+                self._current, _ = await race.run(self._endpoints, failed)
+            except Unreachable:
+                if self._unproven is not None:
+                    raise self._unproven from None
+                raise
             return self._current
 
     def prefer(self, name: Label) -> None:
@@ -336,7 +349,7 @@ class Client:
                 failed[endpoint] = reason_of(error)
                 self.lost(endpoint)
                 if len(failed) == len(self._endpoints):
-                    raise unreachable(failed) from None
+                    raise unreachable(failed, only=self._only) from None
 
     async def _probe(self, endpoint: Endpoint) -> Health:
         request = Request(method="GET", path="/health", timeout_s=PROBE_TIMEOUT_S)
@@ -344,7 +357,31 @@ class Client:
             self._heard(endpoint, response)
             if response.status not in (200, 503):
                 await self.refuse(endpoint, response)
-            return _decode(await _bounded(response), Health, endpoint)
+            health = _decode(await _bounded(response), Health, endpoint)
+        if self.home is not None and health.epoch not in (0, self.home.cluster.epoch):
+            await self._cross(endpoint, health.epoch)
+        return health
+
+    async def _cross(self, endpoint: Endpoint, epoch: int) -> None:
+        """The home goes to the cluster's epoch, where a key that it knows signed it. Raises Conflict."""
+        async with self._following:  # several are asked at once
+            home, _ = self.signer()
+            if epoch < home.cluster.epoch:
+                raise Conflict(f"it is still in epoch {epoch}, and this home in {home.cluster.epoch}")
+            if epoch == home.cluster.epoch:
+                return
+            request = Request(method="GET", path="/api/v1/epochs", headers=self.headers(), timeout_s=PROBE_TIMEOUT_S)
+            told = await self.call(endpoint, request, Epochs)
+            try:
+                proven = follow(home, told, await asyncio.to_thread(admins_known, home))
+            except Conflict as error:
+                self._unproven = Conflict(error.what, where=str(endpoint), fix=error.fix)
+                raise
+            cluster = msgspec.structs.replace(home.cluster, epoch=proven)
+            self.home, self._token = msgspec.structs.replace(home, cluster=cluster), None
+            with contextlib.suppress(MusterError):  # a home that can't be written works all the same
+                self.home = await asyncio.to_thread(remember, home, epoch=proven)
+            self.notice(f"the cluster is in epoch {proven} since its majority was lost; this home follows it there")
 
     def _heard(self, endpoint: Endpoint, response: aiohttp.ClientResponse) -> None:
         self.clock.heard(response.headers.get("Date"), time.time())

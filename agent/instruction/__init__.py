@@ -3,7 +3,7 @@
 Seven kinds of JWT over one strict reader (`tokens`); `scopes` says who may do what.
 """
 
-from agent.instruction.access import MAX_ACCESS_TTL_S, AccessClaims, read_access, sign_access
+from agent.instruction.access import MAX_ACCESS_TTL_S, AccessClaims, access_audience, read_access, sign_access
 from agent.instruction.backup import BackupClaims, read_backup, sign_backup
 from agent.instruction.blobs import MAX_IMAGE_BYTES, MAX_NAMED_HOSTS, BlobClaims, BlobUse, read_blob, sign_blob
 from agent.instruction.genesis import (
@@ -57,6 +57,7 @@ __all__ = [
     "HelloClaims",
     "RequestClaims",
     "VerifiedInstruction",
+    "access_audience",
     "audience_of",
     "body_digest",
     "check_genesis",

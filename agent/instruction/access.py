@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agent.instruction.fresh import FreshClaims, fresh_claims, read_fresh
 from agent.instruction.operator import DEFAULT_SKEW_S
-from agent.instruction.tokens import write_token
+from agent.instruction.tokens import peek, write_token
 from agent.model.cluster import Operator
 from agent.model.decode import convert
 from agent.model.types import ClusterId, OperatorName
@@ -36,6 +36,11 @@ def sign_access(
     claims = fresh_claims(operator_name=operator_name, cluster=cluster, epoch=epoch, now_s=now_s, ttl_s=ttl_s)
     claims["scope"] = "read"
     return write_token(key, "access+jwt", convert(claims, AccessClaims, "claims"))
+
+
+def access_audience(token: str) -> str:
+    """Whom the token says it is for, *nobody vouches for it*. Raises InputError."""
+    return peek(token, typ="access+jwt", claims_type=AccessClaims)[1].aud
 
 
 def read_access(

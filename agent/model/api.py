@@ -67,6 +67,22 @@ class Recovery(Struct, frozen=True, kw_only=True):
     unfit: str = ""
 
 
+class EpochBeginning(Struct, frozen=True, kw_only=True):
+    """The `recover` instruction that began an epoch, as it was signed in the one before; `body` is its JSON's text."""
+
+    epoch: int
+    token: str
+    body: str
+
+
+class Epochs(Struct, frozen=True, kw_only=True):
+    """`GET /api/v1/epochs`: the cluster's epoch, and what began each but the first."""
+
+    answered_by: str
+    epoch: int
+    begun: tuple[EpochBeginning, ...]
+
+
 class OperatorView(Struct, frozen=True, kw_only=True):
     """An operator, nothing of it secret: `key` is the public half, `key_id` what tokens name it by (`kid`).
 

@@ -178,10 +178,14 @@ class MemberView(Struct, frozen=True, kw_only=True):
 
 
 class Health(Struct, frozen=True, kw_only=True):
-    """`GET /health`: open to everybody, so it says little. `ok`: the agent serves and knows a coordinator."""
+    """`GET /health`: open to everybody, so it says little. `ok`: the agent serves and knows a coordinator.
+
+    `epoch`: the cluster's, as this agent knows it; 0 from a version that doesn't tell.
+    """
 
     ok: bool
     name: str
     coordinator: str | None
     applied: int
     agent_version: str
+    epoch: int = 0

@@ -9,6 +9,7 @@ from agent.state.apply import STATE_LEVEL, apply, begin_epoch, genesis_state, is
 from agent.state.epochs import check_crossing
 from agent.state.errors import SnapshotRefused, UnknownEntry
 from agent.state.placing import PHASE_OF, PORT_TRIES, may_have
+from agent.state.proof import beginnings
 from agent.state.queries import (
     assignments_of,
     assignments_on,
@@ -42,6 +43,7 @@ __all__ = [
     "assignments_on",
     "audience_of",
     "begin_epoch",
+    "beginnings",
     "check_crossing",
     "decode_snapshot",
     "deployed_stack",

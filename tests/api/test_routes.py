@@ -69,6 +69,7 @@ async def test_health_is_open_to_everybody(anonymous: aiohttp.ClientSession, run
             "coordinator": "n1",
             "applied": 1,
             "agent_version": "0.1.0",
+            "epoch": 1,
         }
     running.node.leader = None
     async with anonymous.get("/health") as response:
@@ -102,6 +103,20 @@ async def test_a_read_without_a_valid_token_is_refused_with_the_fix(
             found = await problem(response, 401)
             assert "agent token" in found["fix"]
             assert "WWW-Authenticate" in response.headers
+
+
+async def test_tokens_of_earlier_epochs_read_what_began_the_present_one_and_nothing_else(
+    anonymous: aiohttp.ClientSession, cluster: FakeCluster, running: RunningNode
+) -> None:
+    cluster.ledger.state = replace(cluster.ledger.state, epoch=3)
+    for epoch, reads in ((1, 200), (2, 200), (3, 200), (4, 401)):
+        headers = {"Authorization": f"Bearer {cluster.access_token(epoch=epoch)}"}
+        async with anonymous.get("/api/v1/epochs", headers=headers) as response:
+            assert response.status == reads
+        async with anonymous.get("/api/v1/members", headers=headers) as response:
+            assert response.status == (200 if epoch == 3 else 401)
+    async with anonymous.get("/api/v1/epochs") as response:
+        assert response.status == 401
 
 
 async def test_two_tokens_are_none(anonymous: aiohttp.ClientSession, cluster: FakeCluster) -> None:

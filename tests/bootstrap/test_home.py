@@ -27,7 +27,7 @@ from agent.home import (
     write_file,
 )
 from agent.instruction import new_key, private_pem, public_hex
-from bootstrap.home import create_home, locked
+from bootstrap.home import create_home, locked, put_aside
 
 MEMBER = KnownMember(id="a" * 26, name="n1", address="10.0.0.1")
 
@@ -208,3 +208,12 @@ def test_a_home_is_found_by_flag_variable_name_or_being_the_only_one(tmp_path: P
 def test_a_relative_xdg_directory_is_ignored() -> None:
     """XDG Base Directory: "If an implementation encounters a relative path … it should … ignore it"."""
     assert homes_directory({"XDG_CONFIG_HOME": "here", "HOME": "/root"}) == Path("/root/.config/muster")
+
+
+def test_a_home_whose_cluster_is_over_makes_way_and_is_kept(home: Home, tmp_path: Path) -> None:
+    aside = put_aside(home)
+    assert aside == tmp_path / "ended" / f"prod-{home.cluster.id}"
+    assert open_home(aside).cluster == home.cluster
+    again = create_home(tmp_path / "prod", name="prod", operator="alice", recovery_file=tmp_path / "again.key")
+    assert again.cluster.id != home.cluster.id
+    assert sorted(path.name for path in tmp_path.glob(f"*/{CLUSTER_FILE}")) == [CLUSTER_FILE], "one is found by name"

@@ -15,6 +15,7 @@ import pytest
 from msgspec.structs import replace
 
 from agent.cli import progress
+from agent.client.client import LAST_FILE
 from agent.model.errand import Finding
 from agent.model.instruction import Scale
 from agent.model.ledger import AssignEntry, Assignment, Phase, Slot
@@ -345,8 +346,9 @@ async def test_an_agent_that_is_lost_while_watching_is_replaced(agent: Agent, ru
         closing.append(asyncio.ensure_future(running.nodes.pop("n1").server.close()))
 
     closing: list[asyncio.Future[None]] = []
+    (running.home.path / LAST_FILE).write_text("n1")
     said = await during(
-        agent("deploy", str(plan), "--via", "n1"),
+        agent("deploy", str(plan)),
         (lambda: len(running.nodes["n1"].records) > 4, lost),
         (lambda: closing[0].done(), lambda: phase(running, "healthy")),
     )

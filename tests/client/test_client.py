@@ -137,7 +137,7 @@ async def test_the_last_good_member_is_asked_first_next_time(running: FakeCluste
 async def test_a_member_on_the_majoritys_side_is_preferred(running: FakeCluster) -> None:
     for name in ("n1", "n3"):
         running.nodes[name].node.leader = None
-    async with await opened(running, via="n1") as client:
+    async with await opened(running, via="n1", others=True) as client:
         assert (await client.connect()).label == "n2"
 
 
@@ -152,7 +152,7 @@ async def test_a_host_that_swallows_packets_delays_by_a_quarter_of_a_second(runn
     with socket.socket() as silent:  # accepts in the kernel and never shakes hands
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        async with await opened(running, via=f"127.0.0.1:{silent.getsockname()[1]}") as client:
+        async with await opened(running, via=f"127.0.0.1:{silent.getsockname()[1]}", others=True) as client:
             began = time.monotonic()
             await client.health()
             assert NEXT_AFTER_S <= time.monotonic() - began < 4.0

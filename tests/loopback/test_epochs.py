@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 
+from agent.home import open_home
 from agent.model.instruction import Services
 from bootstrap.local import LocalCluster
 from tests.loopback.world import EXAMPLE, coordinator_of, request, wait_healthy, wait_status
@@ -38,6 +40,9 @@ def test_a_survivor_goes_on_in_another_epoch_and_the_others_join_it(make_cluster
     placed = wait_healthy(cluster, "web", 3)
     old_token, old_body = desk.sign("restart", "stack:web", 2, Services())
 
+    other = cluster.directory / "other"
+    shutil.copytree(cluster.home, other)  # the same operator's home on another machine
+
     lose_majority(cluster)
     wait_for_sync(lambda: not look(desk)["unfit"], LONE_S, what="nobody coordinates for long")
     wrong = desk.run("recover", "--new-epoch", "--lost", "n1", code=EXIT_USAGE)
@@ -48,6 +53,9 @@ def test_a_survivor_goes_on_in_another_epoch_and_the_others_join_it(make_cluster
     assert "epoch 2: n2 goes on alone" in done.stdout
     assert desk.home.cluster.epoch == 2
     assert coordinator_of(cluster, "n2") == "n2"
+    followed = desk.run("--home", str(other), "status", code=None)
+    assert "the cluster is in epoch 2 since its majority was lost" in followed.stderr
+    assert open_home(other).cluster.epoch == 2
     shown = desk.run("--via", "n2", "audit", "log").stdout
     assert "recover" in shown, "who began the epoch stays in the ledger's past"
     mine = next(replica for replica in placed.values() if replica.host == "n2")

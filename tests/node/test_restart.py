@@ -261,7 +261,7 @@ def test_a_snapshot_that_forgets_a_drain_isnt(alone: Node) -> None:
 def test_a_snapshot_that_brings_back_labels_isnt(alone: Node) -> None:
     relabel = alone.cluster.signed("relabel", f"host:{alone.id}", Relabel(labels={"zone": "b"}), rev=1)
     before = machine_of(alone)
-    known = alone.core.state.members[alone.id]
+    known = alone.up.context.state.members[alone.id]
     assert alone.result(alone.submit(*relabel)).outcome == "applied"
     offered = snapshot_of(alone)
     assert before.vouches_for(offered)

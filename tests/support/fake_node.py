@@ -225,6 +225,7 @@ class FakeNode:
             coordinator=self.leader,
             applied=self.state.index,
             agent_version="0.1.0",
+            epoch=self.state.epoch,
         )
 
     def view(self) -> View:

@@ -110,6 +110,7 @@ class AgentService:
             coordinator=context.name_of(leader) if leader is not None else None,
             applied=context.state.index,
             agent_version=__version__,
+            epoch=context.state.epoch,
         )
 
     async def submit(self, token: str, body: bytes) -> InstructionResult:

@@ -1,0 +1,125 @@
+"""`bootstrap install` as somebody meets it: hosts with something wrong each, lists that change, a cluster that is over.
+
+The tests are one story and run in order, as those of `test_install_lab`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.bootstrap.desk import Desk, desk_of
+from tests.lab import Lab
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
+
+WELL = ("root@n1 zone=a", "root@n2", "root@n3", "root@n4:2222")
+PROCESS = {
+    "stack": "web",
+    "services": {"web": {"runtime": "process", "command": ["sleep", "1000"], "labels": {"disk": "ssd"}}},
+}
+OLD_PYTHON = """\
+#!/bin/sh
+exec /usr/bin/python3 -I -c "import sys; sys.version_info = (3, 7, 3, 'final', 0); $3"
+"""
+"""What it is given runs as under an older Python, as far as the program looks at its version."""
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    if reason := Lab.unavailable():
+        pytest.skip(reason)
+    with (
+        Lab.up(4, name=f"t{os.getpid()}", ssh_port={"n4": 2222}, behind_bastion={"n4"}, bastion_routes=True) as lab,
+        desk_of(lab, tmp_path_factory.mktemp("desk")) as made,
+    ):
+        yield made
+
+
+def labels(desk: Desk) -> dict[str, dict[str, str]]:
+    return {host["name"]: host["labels"] for host in desk.status()["hosts"]}
+
+
+def failures(said: str) -> dict[str, tuple[str, str]]:
+    """What is told of each host that failed, and the fix below it."""
+    lines = said.splitlines()
+    marked = [(number, line.split(": failed: ", 1)) for number, line in enumerate(lines) if ": failed: " in line]
+    return {host: (what, lines[number + 1].strip()) for number, (host, what) in marked}
+
+
+def test_each_host_tells_what_is_wrong_with_it_and_the_others_become_a_cluster(desk: Desk) -> None:
+    desk.lab.host("n2").run(["mv", "/usr/bin/python3", "/usr/bin/python3.away"])
+    write = "cat > /usr/local/bin/python3 && chmod 755 /usr/local/bin/python3"
+    desk.lab.host("n3").run(["sh", "-c", write], input=OLD_PYTHON)
+    lists = (*WELL, "root@n9 name=slip", "root@10.77.0.99 name=ghost")
+    try:
+        result = desk.run("bootstrap", "install", desk.write_hosts(*lists), check=False)
+    finally:
+        desk.lab.host("n2").run(["mv", "/usr/bin/python3.away", "/usr/bin/python3"])
+        desk.lab.host("n3").run(["rm", "/usr/local/bin/python3"])
+    assert result.returncode == 3, result.stdout
+    told = failures(result.stdout)
+    assert told == {
+        "n2": ("there is no python3", "Install it there: apt install python3 (dnf, apk, …); 3.11 or later."),
+        "n3": ("its python3 is 3.7, 3.11 is needed", "Install one and name it: python=/usr/bin/python3.11"),
+        "n9": ("there is no host n9", "Look for a slip in hosts.txt:5, or at DNS."),
+        "10.77.0.99": ("no answer on the network", "Is it on, and its address right? Does a firewall drop?"),
+    }
+    assert {host["name"] for host in desk.status()["hosts"]} == {"n1", "n4"}
+    assert "2 installed, 4 failed" in result.stdout
+    desk.install(hosts=desk.write_hosts(*WELL))
+    desk.wait_all_alive(["n1", "n2", "n3", "n4"])
+
+
+def test_two_lines_that_lead_to_one_host_are_both_refused(desk: Desk) -> None:
+    hosts = desk.write_hosts("root@n3", "root@10.77.0.13 name=twin", name="twins.txt")
+    result = desk.run("bootstrap", "install", hosts, "--accept-new", check=False)
+    told = failures(result.stdout)
+    assert told["n3"][0] == "10.77.0.13 has its address too, 10.77.0.13"
+    assert told["10.77.0.13"][0] == "n3 has its address too, 10.77.0.13"
+    assert "See twins.txt:" in told["n3"][1]
+    assert len(desk.status()["hosts"]) == 4
+
+
+def test_labels_that_change_in_the_list_change_in_the_ledger_too(desk: Desk) -> None:
+    hosts = desk.write_hosts("root@n1 zone=b disk=ssd", *WELL[1:])
+    told = "labels (disk=ssd zone=b; were zone=a)"
+    planned = desk.install("--dry-run")
+    assert told in planned["hosts"]["n1"]["changed"]
+    assert all(planned["hosts"][name]["changed"] == [] for name in ("n2", "n3", "n4"))
+    assert labels(desk)["n1"] == {"zone": "a"}
+
+    said = desk.run("bootstrap", "install", hosts).stdout
+    line = next(line for line in said.splitlines() if line.startswith("n1: changed: "))
+    assert told in line
+    assert "n2: unchanged" in said.splitlines()
+    assert labels(desk) == {"n1": {"zone": "b", "disk": "ssd"}, "n2": {}, "n3": {}, "n4": {}}
+    assert " relabel host:" in desk.run("agent", "audit", "log").stdout
+    assert desk.install()["hosts"]["n1"]["changed"] == []
+
+    (desk.lab.operator.home / "plan.json").write_text(json.dumps(PROCESS))
+    desk.run("agent", "deploy", "plan.json")
+    (replica,) = json.loads(desk.run("agent", "ps", "--json").stdout.splitlines()[0])["replicas"]
+    assert replica["host"] == "n1", "the scheduler goes by them"
+    desk.run("agent", "remove", "web", "--yes")
+
+
+def test_a_cluster_that_is_over_makes_way_for_another_when_told(desk: Desk) -> None:
+    lives = desk.run("bootstrap", "install", "hosts.txt", "--new-cluster", check=False)
+    assert lives.returncode == 1
+    assert "cluster muster isn't over: n" in lives.stderr
+    said = desk.run("bootstrap", "uninstall", "hosts.txt", "--yes").stdout
+    assert "`bootstrap install HOSTS --new-cluster` makes the next one" in said
+
+    refused = desk.install(check=False)["hosts"]["n1"]
+    assert refused["what"] == "no member of cluster muster answers that could take it in"
+    assert "--new-cluster makes another in its place" in refused["fix"]
+    homes = desk.lab.operator.home / ".config" / "muster"
+    before = json.loads((homes / "muster" / "cluster.json").read_text())["id"]
+    desk.install("--new-cluster")
+    found = desk.wait_all_alive(["n1", "n2", "n3", "n4"])
+    assert found["cluster"]["id"] != before
+    assert (homes / "ended" / f"muster-{before}" / "operator.key").exists()
