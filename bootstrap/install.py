@@ -145,7 +145,7 @@ class Installation:
         if other is site:
             return
         fix = (
-            f"See {site.host.where} and {other.host.where}. If they are two hosts: advertise=ADDRESS tells them apart."
+            f"See {site.host.where} and {other.host.where}. Of two hosts one needs another: advertise=ADDRESS"
         )
         if other.ok:
             other.error = InputError(f"{site.host.alias} has its address too, {site.plan.address}", fix=fix)
