@@ -144,9 +144,7 @@ class Installation:
         other = self._by_address.setdefault(site.plan.address, site)
         if other is site:
             return
-        fix = (
-            f"See {site.host.where} and {other.host.where}. Of two hosts one needs another: advertise=ADDRESS"
-        )
+        fix = f"See {site.host.where} and {other.host.where}. Of two hosts one needs another: advertise=ADDRESS"
         if other.ok:
             other.error = InputError(f"{site.host.alias} has its address too, {site.plan.address}", fix=fix)
             self._display.failed(other.host.alias, other.error)

@@ -17,10 +17,7 @@ from tests.lab import Lab
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
 
 WELL = ("root@n1 zone=a", "root@n2", "root@n3", "root@n4:2222")
-PROCESS = {
-    "stack": "web",
-    "services": {"web": {"runtime": "process", "command": ["sleep", "1000"], "labels": {"disk": "ssd"}}},
-}
+SERVICE = {"runtime": "process", "command": ["sleep", "1000"], "labels": {"disk": "ssd"}}
 OLD_PYTHON = """\
 #!/bin/sh
 exec /usr/bin/python3 -I -c "import sys; sys.version_info = (3, 7, 3, 'final', 0); $3"
@@ -100,7 +97,7 @@ def test_labels_that_change_in_the_list_change_in_the_ledger_too(desk: Desk) -> 
     assert " relabel host:" in desk.run("agent", "audit", "log").stdout
     assert desk.install()["hosts"]["n1"]["changed"] == []
 
-    (desk.lab.operator.home / "plan.json").write_text(json.dumps(PROCESS))
+    (desk.lab.operator.home / "plan.json").write_text(json.dumps({"stack": "web", "services": {"web": SERVICE}}))
     desk.run("agent", "deploy", "plan.json")
     (replica,) = json.loads(desk.run("agent", "ps", "--json").stdout.splitlines()[0])["replicas"]
     assert replica["host"] == "n1", "the scheduler goes by them"
