@@ -36,6 +36,8 @@ EXAMPLES = {
     "{operation}": "f" * 32,
     "{digest}": NOTHING,
 }
+DESCRIBED = document(ROUTES)
+COMPONENTS = DESCRIBED["components"]["schemas"]
 READS = [route for route in ROUTES if route.access == "read" and route.method == "GET"]
 
 
@@ -53,8 +55,7 @@ async def problem(response: aiohttp.ClientResponse, status: int) -> dict[str, An
     assert response.status == status, text
     assert response.content_type == PROBLEM_MEDIA_TYPE
     found: dict[str, Any] = json.loads(text)
-    components = document(ROUTES)["components"]["schemas"]
-    assert violations(found, components["ProblemDetails"], components) == []
+    assert violations(found, COMPONENTS["ProblemDetails"], COMPONENTS) == []
     assert found["status"] == status
     assert found["type"].startswith("urn:muster:problem:")
     return found
@@ -477,10 +478,8 @@ async def test_the_document_holds_every_route_and_no_other(client: aiohttp.Clien
 
 
 def test_every_reference_of_the_document_leads_somewhere() -> None:
-    described = document(ROUTES)
-    schemas = described["components"]["schemas"]
-    references = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(described)))
-    assert references <= set(schemas)
+    references = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(DESCRIBED)))
+    assert references <= set(COMPONENTS)
 
 
 @pytest.mark.parametrize("route", [each for each in ROUTES if each.media == JSON and each.method == "GET"], ids=path_of)
@@ -489,15 +488,14 @@ async def test_every_answer_is_as_the_document_says(
 ) -> None:
     open_shop(cluster, "backoff", "exit code 1")
     result = instruct(cluster, "scale", "stack:shop", Scale(services={"web": 2}))
-    described = document(ROUTES)
     operation = await running.node.workers.add(AddWorker(host="n9"), 0.0)
     path = example(route).replace("0" * 32, result.jti).replace("f" * 32, operation.id)
     async with client.get(path) as response:
         answer = await response.json()
         assert response.status == 200
-    content = described["paths"][route.path]["get"]["responses"]["200"]["content"]
+    content = DESCRIBED["paths"][route.path]["get"]["responses"]["200"]["content"]
     schema = content[response.content_type]["schema"]
-    assert violations(answer, schema, described["components"]["schemas"]) == []
+    assert violations(answer, schema, COMPONENTS) == []
 
 
 async def test_streamed_items_are_as_the_document_says(
@@ -506,11 +504,9 @@ async def test_streamed_items_are_as_the_document_says(
     open_shop(cluster)
     running.node.lines = [line("hello")]
     running.node.kept = [event(1)]
-    described = document(ROUTES)
-    components = described["components"]["schemas"]
     async with client.get("/api/v1/stacks/shop/logs") as response:
-        assert violations(json.loads(await response.text()), components["LogLine"], components) == []
+        assert violations(json.loads(await response.text()), COMPONENTS["LogLine"], COMPONENTS) == []
     async with client.get("/api/v1/events?follow=false") as response:
         data = re.search(r"^data: (.*)$", await response.text(), re.MULTILINE)
     assert data is not None
-    assert violations(json.loads(data[1]), components["Event"], components) == []
+    assert violations(json.loads(data[1]), COMPONENTS["Event"], COMPONENTS) == []
