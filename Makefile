@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON_FILES := agent bootstrap tests $(wildcard examples)
-TYPED := agent bootstrap tests/conftest.py tests/checks tests/support $(wildcard tests/lab)
+TYPED := agent bootstrap tests
 REPORTS := build/reports
 PARTS := unit loopback lab
 

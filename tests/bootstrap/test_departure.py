@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -41,11 +42,14 @@ class Leaving:
         self.sites = {
             cluster.hosts[name].id: Site(
                 host=InventoryHost(alias=name, where="hosts.txt:1", host=name),
-                tell=lambda text, name=name: self.told.append(f"{name}: {text}"),
+                tell=partial(self._told, name),
             )
             for name in names
         }
         self.departure = Departure(cluster.home, Silent(), failed=self.failed, confirm=self.confirm, wait_s=wait_s)
+
+    def _told(self, name: str, text: str) -> None:
+        self.told.append(f"{name}: {text}")
 
     def failed(self, site: Site, error: MusterError) -> None:
         raise AssertionError(error)

@@ -199,7 +199,8 @@ def test_of_many_who_try_at_once_one_makes_it(home: Home) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert sum(pool.map(attempt, [1, 2, 3, 4])) == 1
-    read_genesis(*reversed(load_genesis(home)))
+    data, signature = load_genesis(home)
+    read_genesis(signature, data)
 
 
 def test_a_genesis_cut_between_its_files_can_be_made_again(home: Home) -> None:

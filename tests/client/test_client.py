@@ -8,6 +8,7 @@ import socket
 import time
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -19,6 +20,7 @@ from agent.client.endpoints import candidates
 from agent.client.race import NEXT_AFTER_S, Race
 from agent.errors import InputError, MusterError, NotFound, Unreachable
 from agent.home import ClusterFile, KnownMember, open_home, remember
+from agent.model.events import LogLine
 from agent.model.status import Health
 from tests.support.fake_node import FakeCluster, event, line
 from tests.support.shop import open_shop
@@ -233,13 +235,13 @@ async def test_kept_events_end_without_following(client: Client, running: FakeCl
 async def test_logs_go_on_behind_the_last_line_of_each_replica(client: Client, running: FakeCluster) -> None:
     open_shop(running)
 
-    def at(second: int, text: str, **more: object) -> object:
-        return msgspec.structs.replace(line(text, **more), at=f"2024-01-15T10:30:{second:02d}Z")  # type: ignore[arg-type]  # line's
+    def at(second: int, text: str, **more: Any) -> LogLine:
+        return msgspec.structs.replace(line(text, **more), at=f"2024-01-15T10:30:{second:02d}Z")
 
     client.prefer("n1")
     first = [at(1, "a"), at(2, "b"), at(1, "x", slot=2)]
     for node in running.nodes.values():
-        node.node.lines = first if node is running.nodes["n1"] else [*first, at(3, "c"), at(2, "y", slot=2)]  # type: ignore[assignment]  # LogLine
+        node.node.lines = first if node is running.nodes["n1"] else [*first, at(3, "c"), at(2, "y", slot=2)]
     found: list[str] = []
 
     task = asyncio.create_task(follow_logs(client, found))

@@ -64,7 +64,7 @@ async def test_an_instruction_that_was_applied_before_its_answer_was_lost_gets_t
     lost = [True]
 
     async def losing(self: Client, endpoint: object, request: object, type_: object) -> object:
-        answer = await real(self, endpoint, request, type_)  # type: ignore[arg-type]  # passed through
+        answer: object = await real(self, endpoint, request, type_)  # type: ignore[arg-type]  # passed through
         if getattr(request, "method", "") == "POST" and lost.pop():
             lost.append(False)
             raise TimeoutError

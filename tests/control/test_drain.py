@@ -251,5 +251,5 @@ def test_whatever_is_drained_at_most_one_replica_of_a_service_is_away_and_who_st
     else:
         raise AssertionError("still moving after 100 steps")
     plan = made.plan()
-    for key, item in made.state.assignments.items():
-        assert (made.state.members[item.host].name in drained) == bool(plan.staying.get(key))
+    for key, placed in made.state.assignments.items():
+        assert (made.state.members[placed.host].name in drained) == bool(plan.staying.get(key))

@@ -63,7 +63,7 @@ def test_an_observer_vouches_for_nobody() -> None:
 
 def test_silence_without_swims_death_is_not_death() -> None:
     for state in ("alive", "suspect", "unknown", None):
-        assert not look(state).lost  # type: ignore[arg-type]  # a tuple of literals
+        assert not look(state).lost
 
 
 def test_a_new_coordinator_gives_every_host_a_grace() -> None:

@@ -67,7 +67,7 @@ def well(name: str, *others: str, **changes: Any) -> Examination:
         "config": CONFIG,
         "enrolled": Enrolled(address=address(name), api_port=9999, peer_port=9998),
         "addresses": (address(name), "127.0.0.1"),
-        "ports": tuple(PortUse(port=p, protocol=k, held_by="agent") for p, k in ((9999, "tcp"), (9998, "tcp"))),
+        "ports": tuple(PortUse(port=p, protocol="tcp", held_by="agent") for p in (9999, 9998)),
         "disks": (DiskUse(path="/var/lib/muster", size_mib=50_000, free_mib=20_000, inodes=1000, inodes_free=900),),
         "syncs_ms": (0.4, 0.5, 80.0),
         "memory_mib": 8000,

@@ -16,7 +16,7 @@ from agent.model.doctor import Finding, LedgerSight, PortUse
 from tests.doctor.hosts import answers, cluster, id_of, of
 
 
-def found(changes: dict[str, dict[str, Any]] | None = None, **offsets: int) -> list[Finding]:
+def found(changes: dict[str, dict[str, Any]] | None = None, /, **offsets: int) -> list[Finding]:
     exams = cluster("n1", "n2", "n3")
     for name, fields in (changes or {}).items():
         exams[name] = replace(exams[name], **fields)

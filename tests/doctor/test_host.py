@@ -21,7 +21,13 @@ def found(**changes: Any) -> list[Finding]:
 
 
 def disk(**changes: Any) -> DiskUse:
-    fields = {"path": "/var/lib/muster", "size_mib": 50_000, "free_mib": 20_000, "inodes": 1000, "inodes_free": 900}
+    fields: dict[str, Any] = {
+        "path": "/var/lib/muster",
+        "size_mib": 50_000,
+        "free_mib": 20_000,
+        "inodes": 1000,
+        "inodes_free": 900,
+    }
     return DiskUse(**(fields | changes))
 
 

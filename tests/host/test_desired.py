@@ -34,8 +34,8 @@ def service(**changes: Any) -> Service:
 
 
 def assignment(name: str, slot: int = 1, host: str = AGENT, *ports: AssignedPort, **changes: Any) -> Assignment:
-    fields: dict[str, Any] = {"instruction": REF, "ports": ports}
-    return Assignment(**({"stack": "shop", "service": name, "slot": slot, "host": host} | fields | changes))
+    fields: dict[str, Any] = {"stack": "shop", "service": name, "slot": slot, "host": host, "instruction": REF}
+    return Assignment(**(fields | {"ports": ports} | changes))
 
 
 def state_of(services: dict[str, Service], *assignments: Assignment, **changes: Any) -> ClusterState:

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from agent.host.desired import HostContext
 from agent.host.errands import Preparation, Survey, resolve_errands
 from agent.host.policy import HostPolicy
-from agent.model.errand import Prepare, Reach, errand_id
+from agent.model.errand import Errand, Prepare, Reach, errand_id
 from agent.model.instruction import Expel
 from agent.model.ledger import AssignedPort, Assignment, Slot
 from agent.model.stack import HealthProbe, InstructionRef, PortSpec
@@ -71,13 +71,13 @@ def test_ports_that_nobody_signed_are_refused() -> None:
 def test_what_the_ledger_does_not_have_yet_waits() -> None:
     ledger = shop()
     unknown = replace(placed(ledger), instruction=InstructionRef(revision=2, digest="0" * 64))
-    errands = [prepare(unknown), reach(ledger, ledger.state.index + 1)]
+    errands: list[Errand] = [prepare(unknown), reach(ledger, ledger.state.index + 1)]
     assert resolve_errands(ledger.state, ledger.id("n1"), CONTEXT, errands) == ()
 
 
 def test_a_host_that_was_expelled_meanwhile_looks_at_nothing() -> None:
     ledger = shop()
-    errands = [prepare(placed(ledger)), reach(ledger)]
+    errands: list[Errand] = [prepare(placed(ledger)), reach(ledger)]
     expelled = ledger.id("n1")
     assert ledger.instruct("expel", f"member:{expelled}", Expel()).outcome == "applied"
     assert resolve_errands(ledger.state, expelled, CONTEXT, errands) == ()
@@ -103,6 +103,6 @@ def test_a_replica_that_is_gone_is_not_asked() -> None:
 
 def test_an_errands_id_names_all_of_it() -> None:
     ledger = shop()
-    errands = [prepare(placed(ledger)), prepare(placed(ledger, "n2")), reach(ledger), reach(ledger, 7)]
+    errands: list[Errand] = [prepare(placed(ledger)), prepare(placed(ledger, "n2")), reach(ledger), reach(ledger, 7)]
     assert len({errand_id(errand) for errand in errands}) == 4
     assert errand_id(errands[0]) == errand_id(prepare(placed(ledger)))

@@ -350,8 +350,7 @@ def assert_converged(world: World, desired: Desired, foreign: list[Workload]) ->
     assert {w.key for w in ours} <= wanted_keys
     halted = {each.key for each in desired.stopped}
     assert not [w for w in ours if w.key in halted and w.state in ("running", "restarting")]
-    for each in foreign:
-        assert world.workloads.get(each.id) == each
+    assert [world.workloads.get(other.id) for other in foreign] == foreign
 
 
 @given(found=workloads(), desired=wanted_sets())

@@ -467,7 +467,12 @@ def test_globs_limit_an_operator_to_stacks(globs: tuple[str, ...], allowed: bool
 @pytest.mark.parametrize("act", ["drain", "undrain", "cancel"])
 def test_who_is_limited_to_some_stacks_may_not_move_the_others_off_a_host(act: Act) -> None:
     target, data = f"host:{AGENT}", encode_body(BODY_OF[act][1])
-    for scope, globs in (("operate", ("*",)), ("deploy", ("web", "*")), ("admin", ("web",))):
+    may: tuple[tuple[ScopeName, tuple[str, ...]], ...] = (
+        ("operate", ("*",)),
+        ("deploy", ("web", "*")),
+        ("admin", ("web",)),
+    )
+    for scope, globs in may:
         read_instruction(signed(data, act, target), data, operators(scope, globs), AUDIENCE)
     with pytest.raises(NotAllowed, match="may act on stacks sh\\*, and a host's replicas are of any stack") as caught:
         read_instruction(signed(data, act, target), data, operators("deploy", ("sh*",)), AUDIENCE)

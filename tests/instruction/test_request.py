@@ -66,7 +66,11 @@ def test_a_backups_signature_holds_for_its_very_manifest() -> None:
     fields: dict[str, Any] = {"operator_name": "ann", "cluster": CLUSTER, "epoch": 1, "now_s": NOW_S}
     token = sign_backup(KEY, manifest=b"the parts", **fields)
     read_backup(token, b"the parts", operators(), CLUSTER, 1)
-    wrong = ((b"other parts", operators(), 1), (b"the parts", {}, 1), (b"the parts", operators(), 2))
+    wrong: tuple[tuple[bytes, dict[str, Operator], int], ...] = (
+        (b"other parts", operators(), 1),
+        (b"the parts", {}, 1),
+        (b"the parts", operators(), 2),
+    )
     for manifest, known, epoch in wrong:
         with pytest.raises(NotAuthenticated):
             read_backup(token, manifest, known, CLUSTER, epoch)

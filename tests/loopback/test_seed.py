@@ -42,7 +42,7 @@ def air(cluster: LocalCluster) -> Iterator[socket.socket]:
 @pytest.fixture
 def translator(desk: Desk, tmp_path: Path) -> Iterator[str]:
     """SEED's shape: a main and a worker, as plain processes."""
-    web = json.loads(EXAMPLE.read_text())["services"]["web"]
+    web: dict[str, Any] = json.loads(EXAMPLE.read_text())["services"]["web"]
     web.pop("replicas", None)
 
     def instance(name: str, port: int) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def test_a_failed_deploy_names_the_replica_and_leaves_what_ran_before(
 
     def healthy() -> bool:
         found = desk.json("status", code=None)["instances"]
-        return found["translator-worker-1"]["status"] == "healthy"
+        return bool(found["translator-worker-1"]["status"] == "healthy")
 
     wait_for_sync(healthy, 30, what="the worker of the plan before")
     after = desk.json("status", code=None)["instances"]["translator-main"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +77,7 @@ async def deploy_all(home: Path, through: str) -> list[Accepted]:
         return await asyncio.gather(*(deploy(client, name) for name in NAMES))
 
 
-async def deploy_by_everybody(homes: list[Path], agents: list[str]) -> list[Accepted]:
+async def deploy_by_everybody(homes: list[Path], agents: Sequence[str]) -> list[Accepted]:
     """Each through another agent."""
     each = (deploy_all(home, agents[number % len(agents)]) for number, home in enumerate(homes))
     return [accepted for some in await asyncio.gather(*each) for accepted in some]

@@ -180,7 +180,7 @@ class Cluster:
         self.lost: Callable[[str, str, Frame], bool] = lambda sender, to, frame: False
         self._apart: set[frozenset[str]] = set()
         self._links: set[frozenset[str]] = set()
-        self._queue: deque[Callable[[], None]] = deque()
+        self._queue: deque[Callable[[], object]] = deque()
         self._spins = 0
         members = tuple(member(f"n{number}") for number in range(1, size + 1))
         genesis = Genesis(

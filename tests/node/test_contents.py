@@ -127,8 +127,9 @@ class FakeDriver:
         answers = services[peer].answer if isinstance(request, FetchBlob) else images[peer].answer
         try:
             async for reply in answers(self.name, request):
-                lies = isinstance(reply, BlobPart) and peer in self.world.liars
-                yield BlobPart(offset=reply.offset, data=b"x" * len(reply.data)) if lies else reply
+                if isinstance(reply, BlobPart) and peer in self.world.liars:
+                    reply = BlobPart(offset=reply.offset, data=b"x" * len(reply.data))
+                yield reply
         except errors.MusterError as error:
             raise error_of(fault_of(error)) from None
 

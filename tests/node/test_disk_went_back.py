@@ -44,10 +44,9 @@ def test_who_comes_back_without_what_it_acknowledged_is_fenced_and_comes_anew() 
     coordinator = cluster.coordinator
     assert coordinator is not None
     assert coordinator.result(coordinator.deploy("more")).outcome == "applied", "the others go on"
-    configuration = lambda: coordinator.up.context.raft.configuration  # noqa: E731 as it is then
-    cluster.until(lambda: victim.id not in configuration().members, within_s=DEAD_S + 5.0)
+    cluster.until(lambda: victim.id not in coordinator.up.context.raft.configuration.members, within_s=DEAD_S + 5.0)
     cluster.until(lambda: not victim.up.context.raft.fenced)
-    cluster.until(lambda: victim.id in configuration().voters, within_s=HEALTHY_S + 10.0)
+    cluster.until(lambda: victim.id in coordinator.up.context.raft.configuration.voters, within_s=HEALTHY_S + 10.0)
     cluster.run(1.0)
     assert victim.up.context.state.chain == coordinator.up.context.state.chain
 
@@ -67,9 +66,8 @@ def test_the_word_of_who_comes_back_with_an_earlier_life_does_not_count() -> Non
     coordinator.up.frame(victim.id, vote, coordinator.when)
     assert coordinator.up.drops["disk_went_back"] == 1
     assert coordinator.up.context.raft.is_leader
-    configuration = lambda: coordinator.up.context.raft.configuration  # noqa: E731 as it is then
-    cluster.until(lambda: victim.id not in configuration().members, within_s=DEAD_S + 5.0)
-    cluster.until(lambda: victim.id in configuration().voters, within_s=HEALTHY_S + 10.0)
+    cluster.until(lambda: victim.id not in coordinator.up.context.raft.configuration.members, within_s=DEAD_S + 5.0)
+    cluster.until(lambda: victim.id in coordinator.up.context.raft.configuration.voters, within_s=HEALTHY_S + 10.0)
     cluster.run(1.0)
     assert victim.up.context.state.chain == coordinator.up.context.state.chain
 

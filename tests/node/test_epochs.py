@@ -8,11 +8,13 @@ from msgspec.structs import replace
 from agent import raft
 from agent.errors import Conflict, MusterError
 from agent.model.instruction import Enrol, Recover
+from agent.model.types import AgentId
 from agent.node import followers
 from agent.node.context import Peer
+from agent.node.effects import Send
 from agent.node.epochs import LOST_AFTER_S
 from agent.node.followers import Parts
-from agent.node.messages import CallFrame, FetchBlob, FetchEpoch, FollowLedger, Ledger, ReplyFrame
+from agent.node.messages import CallFrame, FetchBlob, FetchEpoch, FollowLedger, Frame, Ledger, ReplyFrame, Request
 from agent.raft import Configuration
 from agent.state import encode_snapshot
 from tests.node.cluster import Cluster, Node, stack
@@ -152,6 +154,10 @@ def test_a_host_that_is_new_to_the_cluster_starts_at_genesis_and_follows(cluster
     cluster.until(lambda: item.id in new.up.context.state.members)
 
 
+def sent_to(node: Node, peer: AgentId) -> list[Frame]:
+    return [effect.frame for effect in node.up.take_effects() if isinstance(effect, Send) and effect.to == peer]
+
+
 def test_a_stranger_is_given_nothing_and_nothing_but_the_question_is_answered(cluster: Cluster) -> None:
     node = lonely(cluster, "n2")
     recover(node)
@@ -159,9 +165,10 @@ def test_a_stranger_is_given_nothing_and_nothing_but_the_question_is_answered(cl
     stranger, behind = member("n9"), cluster.n("n1").member
     for peer in (stranger, behind):
         node.up.link_up(Peer(id=peer.id, known=peer is behind, epoch=1), node.when)
-        for call, request in enumerate((FetchEpoch(), FollowLedger(index=1), FetchBlob(digest="0" * 64)), 1):
+        requests: tuple[Request, ...] = (FetchEpoch(), FollowLedger(index=1), FetchBlob(digest="0" * 64))
+        for call, request in enumerate(requests, 1):
             node.up.frame(peer.id, CallFrame(id=call, request=request), node.when)
-        sent = [effect.frame for effect in node.up.take_effects() if getattr(effect, "to", None) == peer.id]
+        sent = sent_to(node, peer.id)
         answered = [frame.id for frame in sent if isinstance(frame, ReplyFrame)]
         assert answered == ([] if peer is stranger else [1])
 
@@ -174,7 +181,7 @@ def test_a_later_epoch_that_nothing_proves_leads_nobody_away(cluster: Cluster) -
     )
     node.up.link_down(liar.id, node.when)
     node.up.link_up(Peer(id=liar.id, known=True, epoch=2), node.when)
-    asked = [effect.frame for effect in node.up.take_effects() if getattr(effect, "to", None) == liar.id]
+    asked = sent_to(node, liar.id)
     call = next(frame.id for frame in asked if isinstance(frame, CallFrame) and frame.request == FetchEpoch())
     node.up.frame(liar.id, ReplyFrame(id=call, reply=Ledger(snapshot=Parts().at(forged, 0))), node.when)
     problems = node.up.status(node.when).problems

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -200,6 +201,10 @@ def forge(part: Ledger) -> Ledger:
     return replace(part, snapshot=part_of(encode_snapshot(forged), like=part.snapshot))
 
 
+def hand(node: Node, sender: Node, frame: Frame) -> None:
+    node.up.frame(sender.id, frame, node.when)
+
+
 def test_a_forged_snapshot_is_refused_and_another_voter_asked() -> None:
     """A taken voter can withhold; it can't make an observer believe what nobody signed."""
     cluster = elected(4, compaction=OFTEN)
@@ -214,7 +219,7 @@ def test_a_forged_snapshot_is_refused_and_another_voter_asked() -> None:
         if liar[0] is not cluster.n(sender) or frame.reply.snapshot is None:
             return False
         forged = replace(frame, reply=forge(frame.reply))
-        cluster._queue.append(lambda: observer.up.frame(liar[0].id, forged, observer.when))
+        cluster._queue.append(partial(hand, observer, liar[0], forged))
         return True
 
     cluster.lost = lie

@@ -37,7 +37,14 @@ def report(ledger: Ledger, name: str, *replicas: ObservedReplica, **changes: Any
 
 
 def replica(state: ReplicaState = "healthy", name: str = "web", slot: int = 1, **more: Any) -> ObservedReplica:
-    fields = {"stack": "shop", "service": name, "slot": slot, "state": state, "revision": 1, "spec_hash": "a" * 16}
+    fields: dict[str, Any] = {
+        "stack": "shop",
+        "service": name,
+        "slot": slot,
+        "state": state,
+        "revision": 1,
+        "spec_hash": "a" * 16,
+    }
     return ObservedReplica(**(fields | more))
 
 

@@ -9,6 +9,7 @@ import heapq
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from agent.raft import (
     Configuration,
@@ -271,7 +272,7 @@ class Cluster:
                 if self.rng.random() >= self.network.loss:
                     message = decode_message(data)
                     delay = self.rng.uniform(*self.network.delay_s)
-                    self.at(delay, lambda to=envelope.to, message=message: self._deliver(sender, to, message))
+                    self.at(delay, partial(self._deliver, sender, envelope.to, message))
 
     def _deliver(self, sender: str, to: str, message: Message) -> None:
         if not self.cut(sender, to) and self.members[to].raft is not None:

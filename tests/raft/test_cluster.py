@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -109,7 +110,7 @@ class Chaos:
         self.asked += 1
         for id in self.cluster.running():
             if self.cluster.raft(id).is_leader:
-                self.attempt(id, lambda id=id: self.cluster.raft(id).propose(b"p%d" % self.asked, self.cluster.now))
+                self.attempt(id, partial(self.cluster.raft(id).propose, b"p%d" % self.asked, self.cluster.now))
 
     def attempt(self, id: str, action: Callable[[], object]) -> None:
         try:
@@ -147,11 +148,9 @@ class Chaos:
                 if wanted:
                     learners = [other for other in self.cluster.ids if other not in wanted and self.rng.random() < 0.5]
                     change = Configuration.of(wanted, learners)
-                    self.attempt(
-                        id, lambda raft=raft, change=change: raft.propose_configuration(change, self.cluster.now)
-                    )
+                    self.attempt(id, partial(raft.propose_configuration, change, self.cluster.now))
                 if self.rng.random() < 0.3:
-                    self.attempt(id, lambda raft=raft: raft.transfer_leadership(None, self.cluster.now))
+                    self.attempt(id, partial(raft.transfer_leadership, None, self.cluster.now))
 
     def compact(self) -> None:
         for id in self.cluster.running():

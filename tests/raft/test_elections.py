@@ -365,7 +365,8 @@ class TestDiskStall:
         for _ in range(50):
             bench.now += 0.1
             bench.raft.on_deadline(bench.now)
-        assert bench.raft.role is Role.FOLLOWER
+        hanging = bench.raft.role
+        assert hanging is Role.FOLLOWER
         bench.raft.advance(flight, bench.now)
         bench.wait(1.0)
         assert bench.raft.role is Role.PRE_CANDIDATE

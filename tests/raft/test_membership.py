@@ -127,7 +127,8 @@ class TestChanging:
         bench = Bench(terms=(0,), term=1)
         config = Entry(2, 1, EntryKind.CONFIG, Configuration(("a", "b", "c", "d")).encode())
         bench.receive("b", Append(term=1, prev_index=1, prev_term=0, commit=1, entries=(config,)))
-        assert bench.raft.configuration.voters == ("a", "b", "c", "d")
+        changed = bench.raft.configuration
+        assert changed.voters == ("a", "b", "c", "d")
         bench.receive("c", Append(term=2, prev_index=1, prev_term=0, commit=1, entries=log_of(2, first=2)))
         assert bench.raft.configuration.voters == ("a", "b", "c")
 

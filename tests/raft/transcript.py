@@ -253,12 +253,13 @@ class Transcript:
         """A message that no core of ours made: of somebody who was removed, or who lies."""
         sender, receiver = direction.split("->")
         number = int(term.removeprefix("term="))
-        message: Message = {
+        messages: dict[str, Message] = {
             "vote": Vote(term=number, last_index=99, last_term=number, forced=True),
             "pre-vote": PreVote(term=number, last_index=99, last_term=number),
             "heartbeat": Heartbeat(term=number, commit=1, round=1),
             "append-response": AppendResponse(term=number, accepted=False, index=1),
-        }[kind]
+        }
+        message = messages[kind]
         self._say(f"{direction} {_message(message)}")
         raft = self._members[receiver].running
         before = dict(raft.dropped)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,7 +65,7 @@ async def compose(dockerd: Dockerd, directory: Path, *arguments: str) -> str:
 
 async def test_docker_compose_shows_what_the_host_runs(dockerd: Dockerd, hosting: Hosting, tmp_path: Path) -> None:
     port = free_port()
-    fields = {"image": Image(ref=IMAGE), "command": SAYS_HELLO, "stop_grace_ms": 500}
+    fields: dict[str, Any] = {"image": Image(ref=IMAGE), "command": SAYS_HELLO, "stop_grace_ms": 500}
     main = spec(
         "translator-main",
         container_name="translator-main",

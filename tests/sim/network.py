@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from agent.model.types import AgentId
@@ -23,7 +24,7 @@ STRAGGLES_S = 3.0  # at most this late; elections happen meanwhile
 KEPT_MESSAGES = 64  # to an agent, that may come again much later
 HAUNTING = (Append, AppendResponse, HeartbeatResponse, Vote, VoteResponse)
 
-Input = Callable[[NodeCore, Instant], None]
+Input = Callable[[NodeCore, Instant], object]
 Path = tuple[AgentId, AgentId]
 
 
@@ -141,7 +142,7 @@ class Network:
         """Some of what it was told in this life comes again: a network may keep a message for as long as it likes."""
         past = [handing for life, handing in self._past[agent.id] if life == agent.life]
         for handing in self._world.rng.sample(past, min(messages, len(past))):
-            self._world.after(self._world.rng.random() * 0.1, lambda again=handing: self._world.hand_in(agent, again))
+            self._world.after(self._world.rng.random() * 0.1, partial(self._world.hand_in, agent, handing))
 
     def _delay(self) -> float:
         mean = self._world.weather.delay_s

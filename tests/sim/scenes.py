@@ -75,7 +75,7 @@ def _change_apart(world: World, first: SimAgent) -> None:
         world.network.block([(second.id, voter) for voter in rest if voter != partner], LONG_S, None)
         world.after(0.0, lambda: world.propose_configuration(second, Configuration.of(others)))
 
-    world.mishaps.elected = elected  # type: ignore[method-assign]  # the director decides what happens then
+    world.mishaps.elected = elected  # type: ignore[assignment,method-assign]  # the director decides what happens then
 
 
 def an_acknowledgement_of_an_earlier_term() -> World:
@@ -119,7 +119,7 @@ def _lead_in_vain(world: World) -> None:
         world.network.open_all()
 
     def hand_over() -> None:
-        world.mishaps.elected = elected  # type: ignore[method-assign]  # the director decides what happens then
+        world.mishaps.elected = elected  # type: ignore[assignment,method-assign]  # the director decides what happens then
         world.hand_in(_leader(world), lambda core, when: _transfer(core, first.id, when))
 
     def elected(again: SimAgent) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from tests.sim.test_healing import HEALS_S, die, lose, must_apply_soon, named, voters
 from tests.sim.weather import Weather
 from tests.sim.world import SimAgent, World
@@ -66,6 +68,10 @@ def test_hosts_that_are_added_while_others_die_take_their_place() -> None:
     assert voters(world) == {world.cast.name(agent.id) for agent in world.alive()}
 
 
+def lose_named(world: World, name: str) -> None:
+    lose(world, named(world, name))
+
+
 def test_a_founder_back_after_months_finds_a_cluster_of_others() -> None:
     """n3 was away while n1 and n2 were replaced by hosts that it never met, and died."""
 
@@ -73,7 +79,7 @@ def test_a_founder_back_after_months_finds_a_cluster_of_others() -> None:
         world.after(10.0, lambda: die(world, named(world, "n3")))
         world.after(12.0, lambda: world.operators.join(3))
         for number, name in enumerate(("n1", "n2"), 2):
-            world.after(number * HEALS_S, lambda gone=name: lose(world, named(world, gone)))
+            world.after(number * HEALS_S, partial(lose_named, world, name))
         world.after(4 * HEALS_S, lambda: back(world))
 
     def back(world: World) -> None:

@@ -40,7 +40,7 @@ ROUNDING_S = 1e-7  # between two clocks; a timer that comes too early by it woul
 # for LEADERLESS_S, and perhaps for another voter.
 SETTLES_S = 4.0
 
-Input = Callable[[NodeCore, Instant], None]
+Input = Callable[[NodeCore, Instant], object]
 
 
 @dataclass(slots=True)

@@ -482,7 +482,7 @@ class TestStacks:
         for phase in ("services", "main", "workers"):
             seen.append(set(ledger.state.stacks["shop"].held))
             before = ledger.state.index
-            ledger.phase(phase)  # type: ignore[arg-type]  # phases
+            ledger.phase(phase)
             assert ledger.state.stacks["shop"].moved_index > before  # older reports don't tell of it
         assert seen == [{"db", "main", "job"}, {"main", "job"}, {"job"}]
         assert ledger.state.stacks["shop"].held == frozenset()
@@ -494,19 +494,20 @@ class TestStacks:
         ledger.start()
         ledger.stop("job")
         held = ledger.state.stacks["shop"]
-        assert (held.held, held.stopped) == ({"main"}, {"job"})
+        assert (held.held, held.stopped) == (frozenset({"main"}), frozenset({"job"}))
 
     def test_a_place_puts_a_stack_in_force_with_all_of_it_stopped(self) -> None:
         ledger = Ledger()
         ledger.deploy(stack(web=service()))
         ledger.phase("healthy")
         answer = ledger.place(stack(web=service(replicas=2), db=service()))
+        both = frozenset({"web", "db"})
         held = ledger.state.stacks["shop"]
-        assert (held.deployed.digest, held.stopped, held.held) == (answer.digest, {"web", "db"}, frozenset())
+        assert (held.deployed.digest, held.stopped, held.held) == (answer.digest, both, frozenset())
         assert held.previous is not None
         assert ledger.deploy(stack(web=service(replicas=2), db=service())).outcome == "applied"
         held = ledger.state.stacks["shop"]
-        assert (held.deployed.digest, held.stopped, held.held) == (answer.digest, frozenset(), {"web", "db"})
+        assert (held.deployed.digest, held.stopped, held.held) == (answer.digest, frozenset(), both)
 
     def test_unknown_services_are_refused_by_name(self) -> None:
         ledger = Ledger()

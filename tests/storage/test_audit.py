@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import StorageError
-from agent.model.audit import AuditGap
+from agent.model.audit import AuditGap, AuditPage, AuditProof
 from agent.node.effects import Audit
 from agent.state import link
 from agent.storage.audit import MAX_AGE_MS, AuditLog
@@ -50,7 +50,7 @@ def kept(directory: Path, entries: Iterable[Audit], **bounds: int) -> AuditLog:
     return log
 
 
-def proof_of(log: AuditLog, at: int | None = None):
+def proof_of(log: AuditLog, at: int | None = None) -> AuditProof:
     return prove(log, "n1", voter=True, at=at)
 
 
@@ -225,7 +225,7 @@ def test_the_log_says_who_changed_what_and_what_came_of_it(tmp_path: Path) -> No
 def test_it_comes_in_pages_and_for_one_target(tmp_path: Path) -> None:
     log = kept(tmp_path, changes("a", "b", "c", "a"), segment_bytes=100)
 
-    def read(after: int, wanted: str | None = None):
+    def read(after: int, wanted: str | None = None) -> AuditPage:
         return page(log, "n1", after=after, limit=2, shows=lambda target: wanted in (None, target))
 
     first = read(0)

@@ -59,7 +59,7 @@ def service(**fields: object) -> Service:
     return Service(**{"image": Image(ref="app:1"), **fields})  # type: ignore[arg-type]  # tests pass any field
 
 
-def stack(name: str = "shop", **services: Service) -> Stack:
+def stack(name: str = "shop", /, **services: Service) -> Stack:
     return Stack(name=name, services=services or {"web": service()})
 
 

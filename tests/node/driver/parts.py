@@ -18,7 +18,7 @@ from agent.node.core import NodeCore, NodeSettings
 from agent.node.driver.loop import Driver, now
 from agent.node.effects import Examine, Reconcile
 from agent.node.messages import CallFrame, CancelFrame, Frame, RaftFrame
-from agent.raft import Entry, EntryKind, Persist, RaftTiming
+from agent.raft import Entry, EntryKind, Persist, RaftTiming, Snapshot
 from agent.raft.messages import Append, AppendResponse, PreVote, PreVoteResponse, Vote, VoteResponse
 from agent.swim import SwimConfig, SwimMessage
 from tests.support.ledger import ANCHOR, CLUSTER, START_MS, member, operator
@@ -51,6 +51,9 @@ class FakeDisk:
             raise self.error
         self.disk.write(persist, self.verified_through)
         self.log.append("written")
+
+    async def begin_epoch(self, snapshot: Snapshot) -> None:
+        self.disk.begin_epoch(snapshot)
 
 
 @dataclass(slots=True)
