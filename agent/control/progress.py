@@ -7,7 +7,7 @@ from typing import Literal
 from msgspec import Struct
 
 from agent.control.facts import ClusterFacts
-from agent.model.errand import Finding
+from agent.model.errand import ErrandFinding
 from agent.model.ledger import Assignment
 from agent.model.report import ObservedReplica
 from agent.model.spec import ReplicaKey
@@ -34,7 +34,7 @@ class Reports:
     def __init__(self, facts: ClusterFacts) -> None:
         self.facts = facts
         self._by_host: dict[AgentId, dict[ReplicaKey, ObservedReplica]] = {}
-        self._findings: dict[AgentId, dict[str, Finding]] = {}
+        self._findings: dict[AgentId, dict[str, ErrandFinding]] = {}
 
     def observed(self, assignment: Assignment) -> ObservedReplica | None:
         """What its host says of the assignment's replica."""
@@ -47,7 +47,7 @@ class Reports:
             }
         return self._by_host[host].get(key_of(assignment))
 
-    def findings(self, host: AgentId) -> dict[str, Finding]:
+    def findings(self, host: AgentId) -> dict[str, ErrandFinding]:
         """What the host says of its errands, by their ids."""
         if host not in self._findings:
             report = self.facts.of(host).report

@@ -15,7 +15,7 @@ from msgspec import Struct
 from agent.control.facts import ClusterFacts
 from agent.control.progress import Progress, Reports, deadline_passed
 from agent.model.cluster import Member
-from agent.model.errand import MAX_SLOTS, Finding, Reach, Unreached, errand_id
+from agent.model.errand import MAX_SLOTS, ErrandFinding, Reach, Unreached, errand_id
 from agent.model.ledger import Assignment, Slot
 from agent.model.spec import ReplicaKey
 from agent.model.types import AgentId, Millis
@@ -107,7 +107,7 @@ def judge_validation(
     return Progress(verdict="failed", reason=reason) if reason else Progress(verdict="done")
 
 
-def _told(finding: Finding) -> tuple[Unreached, ...]:
+def _told(finding: ErrandFinding) -> tuple[Unreached, ...]:
     return finding.unreached if finding.state == "failed" else ()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from agent.model.errand import Finding
+from agent.model.errand import ErrandFinding
 from agent.model.report import HostResources, ObservedReplica, PortConflict, RuntimeInfo
 
 
@@ -16,4 +16,4 @@ class HostObservation(Struct, frozen=True, kw_only=True):
     busy_ports: tuple[PortConflict, ...] = ()
     runtimes: tuple[RuntimeInfo, ...] = ()
     resources: HostResources = HostResources()
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[ErrandFinding, ...] = ()

@@ -65,7 +65,7 @@ class Unreached(Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: Detail
 
 
-class Finding(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ErrandFinding(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How far a host is with one errand. `detail`: what it does, or what is wrong and what to do about it."""
 
     errand: ShortText

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from agent.model.cluster import MAX_MEMBERS
-from agent.model.errand import MAX_ERRANDS, Finding
+from agent.model.errand import MAX_ERRANDS, ErrandFinding
 from agent.model.ledger import AssignedPort
 from agent.model.stack import MAX_REPLICAS, RuntimeName
 from agent.model.types import AgentId, Labels, Millis, ShortText
@@ -99,4 +99,4 @@ class HostReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     replicas: Annotated[tuple[ObservedReplica, ...], Meta(max_length=MAX_REPLICAS)] = ()
     busy_ports: Annotated[tuple[PortConflict, ...], Meta(max_length=MAX_REPLICAS)] = ()
     linked: Annotated[tuple[AgentId, ...], Meta(max_length=MAX_MEMBERS)] = ()
-    findings: Annotated[tuple[Finding, ...], Meta(max_length=MAX_ERRANDS)] = ()
+    findings: Annotated[tuple[ErrandFinding, ...], Meta(max_length=MAX_ERRANDS)] = ()

@@ -38,7 +38,7 @@ from agent.node.followers import Followers
 from agent.node.inquiries import Inquiries
 from agent.node.instant import Instant
 from agent.node.local_host import LocalHost
-from agent.node.machine import Compaction, Machine, NodeBoot
+from agent.node.machine import Compaction, Machine
 from agent.node.messages import (
     Alive,
     AskFrame,
@@ -68,7 +68,7 @@ from agent.state import Applied
 from agent.swim import MemberChanged, Swim, SwimConfig, SwimMessage
 from agent.swim import Send as SwimSend
 
-__all__ = ["NodeBoot", "NodeCore", "NodeSettings"]
+__all__ = ["NodeCore", "NodeSettings"]
 
 
 class NodeSettings(Struct, frozen=True, kw_only=True):
@@ -91,7 +91,7 @@ class NodeSettings(Struct, frozen=True, kw_only=True):
 class NodeCore:
     """One agent. Every method that takes `when` may leave effects; take them after each call or batch of calls."""
 
-    def __init__(self, settings: NodeSettings, boot: NodeBoot, rng: random.Random, when: Instant) -> None:
+    def __init__(self, settings: NodeSettings, boot: raft.Boot, rng: random.Random, when: Instant) -> None:
         machine = Machine.boot(settings.genesis, boot, settings.compaction)
         core = raft.Raft(
             id=settings.id,
@@ -99,7 +99,7 @@ class NodeCore:
             rng=rng,
             now=when.mono,
             hard_state=boot.hard_state,
-            log=boot.log,
+            log=boot.entries,
             snapshot=boot.snapshot,
             configuration=machine.configuration,
             commit=boot.commit,

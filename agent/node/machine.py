@@ -90,16 +90,6 @@ class Taken(Struct, frozen=True):
     digest: Digest
 
 
-class NodeBoot(Struct, frozen=True, kw_only=True):
-    """What the disk holds (agent.storage.ledger). A first start has the genesis entry alone, committed."""
-
-    hard_state: raft.HardState
-    log: tuple[raft.Entry, ...]
-    snapshot: raft.Snapshot | None
-    commit: int
-    verified_through: int
-
-
 class Machine:
     """`state` is what the ledger says at `state.index`. Signatures were checked up to `verified_through`."""
 
@@ -122,7 +112,7 @@ class Machine:
         self._disbelieved: int | None = None
 
     @classmethod
-    def boot(cls, genesis: bytes, boot: NodeBoot, compaction: Compaction) -> Machine:
+    def boot(cls, genesis: bytes, boot: raft.Boot, compaction: Compaction) -> Machine:
         """The state on the disk: the snapshot's, or genesis'. Committed entries behind it come through the log.
 
         Raises StorageError when the snapshot isn't one of ours.

@@ -32,7 +32,7 @@ A first start: every member has the genesis entry (index 1, term 0) in its log: 
 
 from agent.raft.config import RaftLimits, RaftTiming
 from agent.raft.core import Raft
-from agent.raft.entry import MAX_ENTRY_BYTES, Configuration, Entry, EntryKind, HardState, Snapshot
+from agent.raft.entry import MAX_ENTRY_BYTES, Boot, Configuration, Entry, EntryKind, HardState, Snapshot
 from agent.raft.errors import (
     Compacted,
     ConfigurationRefused,
@@ -49,6 +49,7 @@ from agent.raft.ready import Envelope, FollowerStatus, Persist, ReadState, Ready
 
 __all__ = [
     "MAX_ENTRY_BYTES",
+    "Boot",
     "Compacted",
     "Configuration",
     "ConfigurationRefused",

@@ -108,3 +108,19 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Configuration)
+
+
+class Boot(msgspec.Struct, frozen=True, kw_only=True):
+    """What the disk held when it was opened: what a `Raft` starts from. At first that is one entry, committed.
+
+    `entries` are contiguous and end at the last index; the first is at most `snapshot.index + 1`. Entries up to
+    `verified_through` had their signatures checked. `starts` counts openings, this one included: it orders this
+    agent's lives without a clock.
+    """
+
+    hard_state: HardState
+    snapshot: Snapshot | None
+    entries: tuple[Entry, ...]
+    commit: int
+    verified_through: int
+    starts: int

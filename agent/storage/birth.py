@@ -11,9 +11,9 @@ import asyncio
 from pathlib import Path
 
 from agent.model.ledger import GenesisEntry, encode_entry
-from agent.raft import Entry, EntryKind
+from agent.raft import Boot, Entry, EntryKind
 from agent.storage.identity import Identity, bind_ledger
-from agent.storage.ledger import Boot, Ledger
+from agent.storage.ledger import Ledger
 
 LEDGER_FILE = "ledger.db"
 

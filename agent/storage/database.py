@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from agent.errors import InvariantBroken, StorageError
-from agent.raft import Configuration, Entry, EntryKind, HardState, Persist, Snapshot
+from agent.raft import Boot, Configuration, Entry, EntryKind, HardState, Persist, Snapshot
 from agent.storage.files import sync_directory
 
 SCHEMA_VERSION = 1
@@ -40,22 +40,6 @@ _SCHEMA = (
 )
 
 _FIELDS = "agent, ledger, genesis, starts, term, vote, commit_index, verified, last_index"
-
-
-class Boot(msgspec.Struct, frozen=True, kw_only=True):
-    """What the ledger held when it was opened: what a `Raft` starts from.
-
-    `entries` are contiguous and end at the last index; the first is at most `snapshot.index + 1`. Entries up to
-    `verified_through` had their signatures checked. `starts` counts openings, this one included: it orders this
-    agent's lives without a clock.
-    """
-
-    hard_state: HardState
-    snapshot: Snapshot | None
-    entries: tuple[Entry, ...]
-    commit: int
-    verified_through: int
-    starts: int
 
 
 class NewEpoch(msgspec.Struct, frozen=True, kw_only=True):

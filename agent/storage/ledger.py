@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import InvariantBroken
-from agent.raft import Entry, Persist, Snapshot
-from agent.storage.database import Boot, LedgerFile, NewEpoch
+from agent.raft import Boot, Entry, Persist, Snapshot
+from agent.storage.database import LedgerFile, NewEpoch
 
-__all__ = ["MAX_GROUPED_WRITES", "Boot", "Ledger"]
+__all__ = ["MAX_GROUPED_WRITES", "Ledger"]
 
 MAX_GROUPED_WRITES = 256  # one transaction's worth: bounds how long the first of them waits for the last
 

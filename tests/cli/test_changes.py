@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from agent.cli import progress
 from agent.client.client import LAST_FILE
-from agent.model.errand import Finding
+from agent.model.errand import ErrandFinding
 from agent.model.instruction import Scale
 from agent.model.ledger import AssignEntry, Assignment, Phase, Slot
 from tests.cli.conftest import Agent, Said
@@ -130,7 +130,9 @@ async def test_a_failed_deploy_shows_the_last_lines_of_what_failed(
 async def test_each_phase_and_what_hosts_do_in_it_is_told(agent: Agent, running: FakeCluster, plan: Path) -> None:
     def preparing() -> None:
         looks[0] = len(running.nodes["n1"].records)
-        pull = Finding(errand="1", kind="prepare", stack="shop", service="web", state="working", detail="3 of 7 layers")
+        pull = ErrandFinding(
+            errand="1", kind="prepare", stack="shop", service="web", state="working", detail="3 of 7 layers"
+        )
         running.ledger.report("n1", findings=(pull,))
 
     looks = [0]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from agent.control import ClusterFacts, Decision, HostFacts, Schedule, decide, schedule
 from agent.model.cluster import Member
-from agent.model.errand import Errand, Finding, Prepare, Unreached, errand_id
+from agent.model.errand import Errand, ErrandFinding, Prepare, Unreached, errand_id
 from agent.model.ledger import AssignEntry, Assignment, LedgerEntry
 from agent.model.report import (
     HostReport,
@@ -35,7 +35,7 @@ def report(
     replicas: Iterable[ObservedReplica] = (),
     busy: Iterable[PortConflict] = (),
     linked: Iterable[AgentId] = (),
-    findings: Iterable[Finding] = (),
+    findings: Iterable[ErrandFinding] = (),
 ) -> HostReport:
     return HostReport(
         host=host,
@@ -191,14 +191,14 @@ class World:
             for item in (item for errand in asked for item in errand.assignments):
                 known.update(dict.fromkeys(self._conflicts(self.state.members[host], item)))
 
-    def _find(self, member: Member, errand: Errand) -> Finding | None:
+    def _find(self, member: Member, errand: Errand) -> ErrandFinding | None:
         if member.name in self.mute:
             return None
         if isinstance(errand, Prepare):
             unfit = self.unfit.get((member.name, errand.service), "")
             taken = [one for item in errand.assignments for one in self._conflicts(member, item)]
             busy = taken or (member.name, errand.service) in self.pulling
-            return Finding(
+            return ErrandFinding(
                 errand=errand_id(errand),
                 kind="prepare",
                 stack=errand.stack,
@@ -213,7 +213,7 @@ class World:
             for port in item.ports
             if (member.name, self.state.members[item.host].name) in self.blocked
         )
-        return Finding(
+        return ErrandFinding(
             errand=errand_id(errand),
             kind="reach",
             stack=errand.stack,

@@ -23,7 +23,7 @@ from msgspec.structs import replace
 from agent.host import HostContext, HostObservation
 from agent.instruction import encode_body, sign_instruction
 from agent.model.cluster import Genesis, Member
-from agent.model.errand import Finding
+from agent.model.errand import ErrandFinding
 from agent.model.events import Event
 from agent.model.fault import Fault
 from agent.model.instruction import Act, Body, Drain, Enrol, Expel, InstructionResult
@@ -85,7 +85,7 @@ class Node:
     wanted: frozenset[AgentId] = frozenset()
     seeds: frozenset[str] = frozenset()
     desired: list[Reconcile] = field(default_factory=list)
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[ErrandFinding, ...] = ()
     served: list[Serve | Unserve] = field(default_factory=list)
     replied: list[Replied] = field(default_factory=list)
     _request: int = 0

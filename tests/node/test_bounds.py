@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.host import HostObservation
-from agent.model.errand import MAX_DETAIL_CHARACTERS, MAX_UNREACHED, Finding, Unreached
+from agent.model.errand import MAX_DETAIL_CHARACTERS, MAX_UNREACHED, ErrandFinding, Unreached
 from agent.model.events import MAX_WHAT_CHARACTERS
 from agent.model.report import MAX_REASON_CHARACTERS, HostReport, ObservedReplica, RuntimeInfo
 from agent.node.messages import ReportFrame
@@ -19,8 +19,8 @@ def replica(slot: int = 1, reason: str = "") -> ObservedReplica:
     )
 
 
-def finding(**fields: object) -> Finding:
-    return Finding(**{"errand": "0" * 16, "kind": "reach", "stack": "shop", "state": "failed", **fields})  # type: ignore[arg-type]  # Finding's
+def finding(**fields: object) -> ErrandFinding:
+    return ErrandFinding(**{"errand": "0" * 16, "kind": "reach", "stack": "shop", "state": "failed", **fields})  # type: ignore[arg-type]  # ErrandFinding's
 
 
 def unreached(reason: str) -> Unreached:

@@ -12,11 +12,11 @@ from agent import errors
 from agent.host import HostContext
 from agent.model.instruction import Drain, Grant, Relabel, Revoke, Scale
 from agent.model.ledger import InstructionEntry, PhaseEntry, encode_entry
-from agent.node.core import NodeBoot, NodeCore, NodeSettings
+from agent.node.core import NodeCore, NodeSettings
 from agent.node.disk import COMMIT_SETTLES_S
 from agent.node.effects import Reconcile, Store
 from agent.node.machine import Compaction, Machine
-from agent.raft import Entry, EntryKind, HardState, Raft, RaftTiming, Snapshot
+from agent.raft import Boot, Entry, EntryKind, HardState, Raft, RaftTiming, Snapshot
 from agent.state import decode_snapshot, encode_snapshot
 from agent.swim import SwimConfig
 from tests.node.cluster import OFTEN, Cluster, Node, jti_of, stack
@@ -370,7 +370,7 @@ def test_a_voter_refuses_a_forged_snapshot_and_takes_the_next_sound_one() -> Non
 def test_a_stored_snapshot_that_nobody_vouches_for_stops_the_agent(alone: Node) -> None:
     data = snapshot_of(alone, operators={**alone.up.context.state.operators, "eve": operator("eve")}).data
     stored = replace(snapshot_of(alone), data=data)
-    boot = NodeBoot(hard_state=HardState(), log=(), snapshot=stored, commit=stored.index, verified_through=1)
+    boot = Boot(hard_state=HardState(), entries=(), snapshot=stored, commit=stored.index, verified_through=1, starts=1)
     with pytest.raises(errors.StorageError):
         NodeCore(settings(alone), boot, random.Random(1), alone.when)
 
@@ -378,7 +378,7 @@ def test_a_stored_snapshot_that_nobody_vouches_for_stops_the_agent(alone: Node) 
 def test_entry_one_must_be_a_genesis(alone: Node) -> None:
     data = encode_entry(PhaseEntry(at=0, stack="shop", revision=1, phase="healthy"))
     entry = Entry(index=1, term=0, kind=EntryKind.NORMAL, data=data)
-    boot = NodeBoot(hard_state=HardState(), log=(entry,), snapshot=None, commit=1, verified_through=1)
+    boot = Boot(hard_state=HardState(), entries=(entry,), snapshot=None, commit=1, verified_through=1, starts=1)
     wrong = replace_settings(settings(alone), data)
     with pytest.raises(errors.StorageError):
         NodeCore(wrong, boot, random.Random(1), alone.when)

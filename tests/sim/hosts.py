@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from agent.host import HostObservation, Task
 from agent.host.errands import Preparation
-from agent.model.errand import Finding, Unreached
+from agent.model.errand import ErrandFinding, Unreached
 from agent.model.report import HostResources, ObservedReplica, PortConflict, ReplicaState, RuntimeInfo
 from agent.model.spec import ReplicaSpec
 from agent.node.effects import Examine, Reconcile
@@ -30,7 +30,7 @@ class SimHost:
     agent: SimAgent
     wanted: Reconcile | None = None
     telling: bool = False
-    findings: dict[str, Finding] = field(default_factory=dict)
+    findings: dict[str, ErrandFinding] = field(default_factory=dict)
     conflicts: dict[tuple[str, str, int], PortConflict] = field(default_factory=dict)
     fates: dict[str, ReplicaState] = field(default_factory=dict)
     """By spec hash and revision: how it ends up."""
@@ -60,7 +60,7 @@ class SimHost:
 
         self.world.after(self.world.rng.random() * REACTS_S, tell)
 
-    def _found(self, task: Task) -> Finding:
+    def _found(self, task: Task) -> ErrandFinding:
         luck, weather = self.world.rng.random(), self.world.weather
         if isinstance(task, Preparation):
             if task.refused or luck < weather.no_image:

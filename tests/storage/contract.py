@@ -12,8 +12,7 @@ from typing import Protocol
 import pytest
 
 from agent.errors import InvariantBroken
-from agent.raft import Configuration, Entry, EntryKind, HardState, Persist, Snapshot
-from agent.storage.database import Boot
+from agent.raft import Boot, Configuration, Entry, EntryKind, HardState, Persist, Snapshot
 
 GENESIS = Entry(1, 0, EntryKind.NORMAL, b"genesis")
 CONFIGURATION = Configuration.of(["a", "b", "c"])

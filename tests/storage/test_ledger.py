@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from agent.errors import InvariantBroken, StorageError
-from agent.raft import Entry, EntryKind, HardState, Persist
-from agent.storage.database import SCHEMA_VERSION, Boot
+from agent.raft import Boot, Entry, EntryKind, HardState, Persist
+from agent.storage.database import SCHEMA_VERSION
 from agent.storage.ledger import Ledger
 from tests.storage.contract import GENESIS, LogStorageContract, entries, snapshot_at
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.errors import InvariantBroken
-from agent.raft import Persist, Snapshot
-from agent.storage.database import Boot
+from agent.raft import Boot, Persist, Snapshot
 from tests.storage.contract import GENESIS, LogStorageContract
 from tests.support.memory_disk import MemoryDisk
 
@@ -45,15 +44,7 @@ class InMemory:
 
     async def open(self) -> tuple[OpenLog, Boot]:
         self._disk.starts += 1
-        boot = self._disk.boot()
-        return OpenLog(self._disk), Boot(
-            hard_state=boot.hard_state,
-            snapshot=boot.snapshot,
-            entries=boot.log,
-            commit=boot.commit,
-            verified_through=boot.verified_through,
-            starts=self._disk.starts,
-        )
+        return OpenLog(self._disk), self._disk.boot()
 
     async def crash(self) -> None:
         """What was written stays."""

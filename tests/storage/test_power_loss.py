@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.storage.database import Boot
+from agent.raft import Boot
 from agent.storage.ledger import Ledger
 from tests.storage.contract import GENESIS, Model
 

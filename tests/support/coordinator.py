@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from msgspec.structs import replace
 
 from agent.control import decide
-from agent.model.errand import Finding, Prepare, errand_id
+from agent.model.errand import ErrandFinding, Prepare, errand_id
 from agent.model.report import ObservedReplica, ReplicaState
 from agent.model.stack import Image, Service, Stack
 from tests.support.fake_node import FakeCluster
@@ -35,7 +35,7 @@ def coordinate(cluster: FakeCluster, state: ReplicaState = "healthy") -> None:
         )
         ledger.report(member.name, *replicas)
         findings = tuple(
-            Finding(
+            ErrandFinding(
                 errand=errand_id(errand),
                 kind="prepare" if isinstance(errand, Prepare) else "reach",
                 stack=errand.stack,

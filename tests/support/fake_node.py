@@ -27,7 +27,7 @@ from agent.model.api import ImageProgress, Recovery
 from agent.model.audit import AuditLine, AuditPage, AuditProof
 from agent.model.cluster import Operator
 from agent.model.doctor import HostAnswer
-from agent.model.errand import Finding
+from agent.model.errand import ErrandFinding
 from agent.model.events import Event, LogLine
 from agent.model.instruction import InstructionResult
 from agent.model.ledger import GenesisEntry, InstructionEntry, LedgerEntry, encode_entry
@@ -77,7 +77,7 @@ class FakeLedger:
             }
         )
 
-    def report(self, name: str, *replicas: object, findings: tuple[Finding, ...] = ()) -> None:
+    def report(self, name: str, *replicas: object, findings: tuple[ErrandFinding, ...] = ()) -> None:
         """The host says that it runs these (ObservedReplica), and what it has found out."""
         self.reports[name] = HostReport(
             host=next(member.id for member in self.state.members.values() if member.name == name),

@@ -6,14 +6,14 @@ from typing import Any
 
 from agent.host import HostObservation, Task
 from agent.host.errands import Preparation
-from agent.model.errand import Finding, FindingState, Unreached
+from agent.model.errand import ErrandFinding, FindingState, Unreached
 from agent.model.report import HostResources, ObservedReplica, RuntimeInfo
 from agent.node.effects import Reconcile
 
 
-def answer(task: Task, state: FindingState, detail: str = "", *unreached: Unreached) -> Finding:
+def answer(task: Task, state: FindingState, detail: str = "", *unreached: Unreached) -> ErrandFinding:
     """How far the host is with the task."""
-    return Finding(
+    return ErrandFinding(
         errand=task.errand,
         kind="prepare" if isinstance(task, Preparation) else "reach",
         stack=task.stack,
@@ -24,7 +24,7 @@ def answer(task: Task, state: FindingState, detail: str = "", *unreached: Unreac
     )
 
 
-def all_right(task: Task) -> Finding:
+def all_right(task: Task) -> ErrandFinding:
     """Of a host that is ready for everything and reaches everybody."""
     return answer(task, "ready")
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from agent.errors import InvariantBroken
-from agent.node.core import NodeBoot
-from agent.raft import Entry, HardState, Persist, Snapshot
+from agent.raft import Boot, Entry, HardState, Persist, Snapshot
 
 
 @dataclass(slots=True)
@@ -65,12 +64,13 @@ class MemoryDisk:
         self.log.clear()
         self.snapshot, self.commit, self.verified_through = snapshot, snapshot.index, snapshot.index
 
-    def boot(self) -> NodeBoot:
+    def boot(self) -> Boot:
         """What a start reads."""
-        return NodeBoot(
+        return Boot(
             hard_state=self.hard_state,
-            log=tuple(self.log[index] for index in sorted(self.log)),
+            entries=tuple(self.log[index] for index in sorted(self.log)),
             snapshot=self.snapshot,
             commit=self.commit,
             verified_through=self.verified_through,
+            starts=self.starts,
         )

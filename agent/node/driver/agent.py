@@ -18,7 +18,7 @@ from agent.host import HostContext, HostObservation, HostPolicy
 from agent.model.decode import convert
 from agent.net.addresses import all_addresses, usable_addresses
 from agent.net.handshake import LocalAgent
-from agent.node.core import NodeBoot, NodeCore, NodeSettings
+from agent.node.core import NodeCore, NodeSettings
 from agent.node.driver.announcing import Announcing
 from agent.node.driver.auditing import AuditedLedger
 from agent.node.driver.backup import BackupService
@@ -36,13 +36,13 @@ from agent.node.driver.supplies import Supplies
 from agent.node.driver.usage import UsageService
 from agent.node.driver.workers import KEYS_DIRECTORY, WorkerService
 from agent.node.messages import Examine, FetchBlob, FollowLogs, GetUsage, LoadImage
+from agent.raft import Boot
 from agent.runtime.protocol import Runtime
 from agent.state import STATE_LEVEL
 from agent.storage.audit import AuditLog
 from agent.storage.birth import genesis_entry, open_ledger
 from agent.storage.blobs import BlobStore
 from agent.storage.identity import Identity, load
-from agent.storage.ledger import Boot
 from agent.storage.stack_files import StackFiles
 from agent.swim import SwimConfig
 from agent.telemetry.api_log import ApiStats
@@ -100,7 +100,7 @@ class Agent(Struct):
         rng = random.Random()  # noqa: S311 spreads timers, guards nothing
         me = _introduction(config, identity, boot)
         host = _host_context(config, policy)
-        core = NodeCore(_settings(config, identity, boot, host), _node_boot(boot), rng, now())
+        core = NodeCore(_settings(config, identity, boot, host), boot, rng, now())
         network = Network(config, identity, me, rng)
         parts: list[Announcing] = []
 
@@ -215,16 +215,6 @@ def _settings(config: Config, identity: Identity, boot: Boot, host: HostContext)
         agent_version=__version__,
         timing=getattr(raft.RaftTiming, config.timing)(),
         swim=getattr(SwimConfig, config.timing)(),
-    )
-
-
-def _node_boot(boot: Boot) -> NodeBoot:
-    return NodeBoot(
-        hard_state=boot.hard_state,
-        log=boot.entries,
-        snapshot=boot.snapshot,
-        commit=boot.commit,
-        verified_through=boot.verified_through,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 from agent import errors
 from agent.host.errands import Endpoint, Preparation, Survey, Task
 from agent.host.ports import Held, number_of
-from agent.model.errand import MAX_DETAIL_CHARACTERS, MAX_UNREACHED, Finding, FindingState, Unreached
+from agent.model.errand import MAX_DETAIL_CHARACTERS, MAX_UNREACHED, ErrandFinding, FindingState, Unreached
 from agent.model.report import PortConflict
 from agent.model.spec import ReplicaKey, ReplicaSpec
 from agent.model.stack import RuntimeName
@@ -52,13 +52,13 @@ class Examiner:
         self._on_change = on_change
         self._supplier = supplier
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._findings: dict[str, Finding] = {}
+        self._findings: dict[str, ErrandFinding] = {}
         self._conflicts: dict[tuple[ReplicaKey, int], tuple[PortConflict, float]] = {}
         self._preparing = asyncio.Semaphore(MAX_PARALLEL_PREPARATIONS)
         self._probing = asyncio.Semaphore(MAX_PARALLEL_PROBES)
 
     @property
-    def findings(self) -> tuple[Finding, ...]:
+    def findings(self) -> tuple[ErrandFinding, ...]:
         """Of the errands in the list, in their order."""
         return tuple(self._findings[errand] for errand in self._running)
 
@@ -107,7 +107,7 @@ class Examiner:
     ) -> None:
         if task.errand not in self._running:
             return  # cut meanwhile; an engine may still tell how far it was
-        self._findings[task.errand] = Finding(
+        self._findings[task.errand] = ErrandFinding(
             errand=task.errand,
             kind="prepare" if isinstance(task, Preparation) else "reach",
             stack=task.stack,

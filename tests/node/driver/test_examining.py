@@ -11,7 +11,7 @@ import pytest
 from agent import errors
 from agent.host.errands import Endpoint, Preparation, Survey
 from agent.host.ports import Held
-from agent.model.errand import Finding
+from agent.model.errand import ErrandFinding
 from agent.model.report import HostResources
 from agent.model.stack import HealthProbe
 from agent.node.driver import examining
@@ -34,11 +34,11 @@ class Desk:
         self.changes += 1
 
     @property
-    def only(self) -> Finding:
+    def only(self) -> ErrandFinding:
         (finding,) = self.examiner.findings
         return finding
 
-    async def until(self, state: str) -> Finding:
+    async def until(self, state: str) -> ErrandFinding:
         await wait_for(lambda: self.only.state == state, what=f"the errand to be {state}")
         return self.only
 
