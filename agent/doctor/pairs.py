@@ -14,7 +14,7 @@ from msgspec import Struct
 from agent.model.doctor import Connects, Examination, Finding, HostAnswer, PeerSight
 from agent.model.types import AgentId
 
-_MEETS: dict[Connects, str] = {
+MEETS: dict[Connects, str] = {
     "yes": "connects",
     "refused": "refused",
     "silent": "no answer",
@@ -91,7 +91,7 @@ def _reached_by_nobody(host: _Host, hosts: dict[AgentId, _Host]) -> bool:
 
 def _unreached(host: _Host, hosts: dict[AgentId, _Host]) -> Finding:
     told = [
-        f"{other.name}: {_MEETS[sight.connects]}"
+        f"{other.name}: {MEETS[sight.connects]}"
         for other in sorted(hosts.values(), key=lambda other: other.name)
         if (sight := _sight(other, host)) is not None
     ]
@@ -116,7 +116,7 @@ def _tcp(one: _Host, other: _Host) -> Iterator[Finding]:
                     severity="warning",
                     check="network",
                     where=f"{source.name} to {target.name}",
-                    what=f"can't connect to {target.address}:{target.peer_port} ({_MEETS[sight.connects]}); "
+                    what=f"can't connect to {target.address}:{target.peer_port} ({MEETS[sight.connects]}); "
                     "the other way works, which is enough for their link",
                     fix=_open("tcp", source, target, sights=(sight,)),
                 )
@@ -132,7 +132,7 @@ def _tcp(one: _Host, other: _Host) -> Iterator[Finding]:
 
 
 def _told(source: _Host, target: _Host, sight: PeerSight | None) -> str:
-    return f"{source.name} to {target.name}: {_MEETS[sight.connects] if sight is not None else 'not known'}"
+    return f"{source.name} to {target.name}: {MEETS[sight.connects] if sight is not None else 'not known'}"
 
 
 def _udp(one: _Host, other: _Host) -> Iterator[Finding]:

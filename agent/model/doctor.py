@@ -107,6 +107,15 @@ class PeerSight(Struct, frozen=True, kw_only=True, omit_defaults=True):
     same_network: bool = False
 
 
+class PublishedPort(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A replica's TCP port on the member `host` that no connection could be made to: what it met instead."""
+
+    replica: str
+    host: AgentId
+    port: int
+    connects: Connects
+
+
 class LedgerSight(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where this host's copy of the ledger is, and who coordinates as far as it knows."""
 
@@ -130,8 +139,9 @@ class Examination(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `running`: an agent says it; else the command looked from outside, and what only agents know isn't there.
     `wall_ms`: its clock at the end. `syncs_ms`: how long small writes took to reach the disk below the ledger.
-    `config` are all keys of the configuration. `unchecked`: what couldn't be looked at, and why. `log`: the agent's
-    last lines, where they were asked for. `missing`: files without which no agent starts.
+    `config` are all keys of the configuration. `closed`: replicas' ports that it can't connect to, its own ones' too.
+    `unchecked`: what couldn't be looked at, and why. `log`: the agent's last lines, where they were asked for.
+    `missing`: files without which no agent starts.
     """
 
     id: AgentId | None
@@ -155,6 +165,7 @@ class Examination(Struct, frozen=True, kw_only=True, omit_defaults=True):
     firewalls: tuple[Firewall, ...] = ()
     units: tuple[Unit, ...] = ()
     peers: tuple[PeerSight, ...] = ()
+    closed: tuple[PublishedPort, ...] = ()
     ledger: LedgerSight | None = None
     unchecked: dict[str, str] = {}
     missing: tuple[str, ...] = ()

@@ -20,7 +20,7 @@ PAUSE_S = 0.03
 
 
 class LocalHttp(http.client.HTTPConnection):
-    """The agent's local socket, with a kept connection."""
+    """A local socket that speaks HTTP, the agent's or the engine's, with a kept connection."""
 
     def __init__(self, path: Path) -> None:
         super().__init__("localhost", timeout=TIMEOUT_S)
@@ -32,9 +32,9 @@ class LocalHttp(http.client.HTTPConnection):
         self.sock.settimeout(TIMEOUT_S)
         self.sock.connect(str(self._path))
 
-    def ask(self) -> None:
-        """One status; an answer other than 200 is a failure of the benchmark."""
-        self.request("GET", STATUS)
+    def ask(self, url: str = STATUS) -> None:
+        """One answer; another than 200 is a failure of the benchmark."""
+        self.request("GET", url)
         answer = self.getresponse()
         body = answer.read()
         assert answer.status == 200, body
@@ -48,27 +48,23 @@ def answers(_: int) -> list[Figure]:
         assert coordinator is not None
         other = next(name for name in cluster.names if name != coordinator)
         figures = [
-            figure
+            one_client(cluster.socket_path(name), f"status from {label}")
             for label, name in (("the coordinator", coordinator), ("another agent", other))
-            for figure in _local(cluster, name, label)
         ]
         return [*figures, *_https(cluster, coordinator)]
 
 
-def _local(cluster: LocalCluster, name: str, label: str) -> list[Figure]:
-    """One client that asks again as soon as it is answered."""
-    agent = LocalHttp(cluster.socket_path(name))
+def one_client(path: Path, what: str, url: str = STATUS) -> Figure:
+    """A client that asks again over the local socket as soon as it is answered."""
+    local = LocalHttp(path)
     try:
-        agent.ask()
-        values = [1000 * timed(agent.ask) for _ in range(LOCAL_ANSWERS)]
+        local.ask(url)
+        values = [1000 * timed(lambda: local.ask(url)) for _ in range(LOCAL_ANSWERS)]
     finally:
-        agent.close()
+        local.close()
     rate = LOCAL_ANSWERS / (sum(values) / 1000)
     p99 = statistics.quantiles(values, n=100)[98]
-    where = f"status from {label}"
-    return [
-        Figure(name=f"{where}, one client", unit="ms", values=values, note=f"p99 {p99:.1f} ms, {rate:.0f} a second"),
-    ]
+    return Figure(name=f"{what}, one client", unit="ms", values=values, note=f"p99 {p99:.1f} ms, {rate:.0f} a second")
 
 
 def _https(cluster: LocalCluster, name: str) -> list[Figure]:

@@ -29,6 +29,7 @@ from agent.model.doctor import (
     LedgerSight,
     PeerSight,
     Protocol,
+    PublishedPort,
     WantedPort,
 )
 from agent.model.types import AgentId
@@ -49,6 +50,7 @@ PING_INTERVAL_S = 0.25
 LISTEN_S = 1.0  # from the first ping until the last answer counts
 HEARD_BEFORE_S = 3.0  # what came shortly before counts too: others may have been asked a little earlier
 MAX_TRIED_MEMBERS = 128  # each costs a connection and some datagrams; larger clusters are looked at in rings
+MAX_TRIED_PORTS = 64  # of replicas: all of them silent take two rounds of CONNECT_TIMEOUT_S, within PART_TIMEOUT_S
 CONNECTS_AT_ONCE = 32
 
 UNITS = ("muster-agent", "docker")
@@ -73,6 +75,19 @@ def displaced_ports(state: ClusterState, host: AgentId) -> tuple[tuple[WantedPor
                 port = WantedPort(replica=str(key), port=preferred.host_port, given=instead)
                 found.setdefault((key.stack, key.service, preferred.host_port), (port, preferred.protocol))
     return tuple(found.values())
+
+
+def published_ports(state: ClusterState, host: AgentId) -> tuple[PublishedPort, ...]:
+    """The replicas' TCP ports that `host` is to try, its own ones first, then those of the members behind it by id."""
+    published = [
+        PublishedPort(replica=str(key), host=assignment.host, port=port.host_port, connects="yes")
+        for key, assignment in sorted(state.assignments.items())
+        if assignment.host in state.members
+        for port in assignment.ports
+        if port.protocol == "tcp"
+    ]
+    published.sort(key=lambda each: (each.host < host, each.host))
+    return tuple(published[:MAX_TRIED_PORTS])
 
 
 class Checkup:
@@ -129,10 +144,13 @@ class Checkup:
             part("firewalls", look.closed_firewalls, self._open_ports(), default=()),
             part("units", look.units, UNITS, default=()),
             part("policy", _mode_of, config.policy_file, default=0),
-            _in_time("members", self._peers(near), (), unchecked),
         )
-        (ports, wanted, disks, syncs, memory), (docker, firewalls, units, mode, peers) = await asyncio.gather(
-            here, around
+        others = asyncio.gather(
+            _in_time("members", self._peers(near), (), unchecked),
+            _in_time("published ports", self._closed(), (), unchecked),
+        )
+        (ports, wanted, disks, syncs, memory), (docker, firewalls, units, mode), (peers, closed) = await asyncio.gather(
+            here, around, others
         )
         return Examination(
             id=context.id,
@@ -154,6 +172,7 @@ class Checkup:
             firewalls=firewalls,
             units=units,
             peers=peers,
+            closed=closed,
             ledger=LedgerSight(
                 term=context.raft.term,
                 commit=context.raft.commit,
@@ -196,7 +215,8 @@ class Checkup:
         others = self._ring([m for m in self._driver.state.members.values() if m.id != context.id])
         began = self._loop.time()
         slots = asyncio.Semaphore(CONNECTS_AT_ONCE)
-        connecting = [asyncio.create_task(self._connects(member, slots)) for member in others]
+        places = [self._network.place_of(each.id) or (each.address, each.peer_port) for each in others]
+        connecting = [asyncio.create_task(self._connects(*place, slots)) for place in places]
         try:
             for _ in range(PINGS):
                 for member in others:
@@ -232,9 +252,19 @@ class Checkup:
         ordered = sorted(others, key=lambda member: (member.id < me, member.id))
         return ordered[:MAX_TRIED_MEMBERS]
 
-    async def _connects(self, member: Member, slots: asyncio.Semaphore) -> Connects:
-        """What a connection to the member's peer port meets; it is closed again before anything is said."""
-        host, port = self._network.place_of(member.id) or (member.address, member.peer_port)
+    async def _closed(self) -> tuple[PublishedPort, ...]:
+        """Of the replicas' ports those that no connection can be made to from here."""
+        state, me = self._driver.state, self._driver.core.context.id
+        published = published_ports(state, me)
+        slots = asyncio.Semaphore(CONNECTS_AT_ONCE)
+        met = await asyncio.gather(
+            *(self._connects(state.members[each.host].address, each.port, slots) for each in published)
+        )
+        tried = (msgspec.structs.replace(each, connects=how) for each, how in zip(published, met, strict=True))
+        return tuple(each for each in tried if each.connects != "yes")
+
+    async def _connects(self, host: str, port: int, slots: asyncio.Semaphore) -> Connects:
+        """What a connection there meets; it is closed again before anything is said."""
         source = (self._config.listen, 0) if is_loopback(self._config.listen) else None
         async with slots:
             try:

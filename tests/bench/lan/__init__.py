@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tests.bench.figures import Figure
+from tests.bench.lan.answers import answers
 from tests.bench.lan.deploy import deploy
 from tests.bench.lan.formation import formation
 from tests.bench.lan.idle import idle
@@ -18,5 +19,6 @@ MEASURES: dict[str, Callable[[int], list[Figure]]] = {
     "deploy": deploy,
     "workers": workers,
     "idle_lan": idle,
+    "answers_lan": answers,
     "succession_lan": succession,
 }
