@@ -58,7 +58,7 @@ def doctor(hosts: tuple[str, ...], bundle: str | None) -> int:
         raise heard.unreached
     answers = sorted(heard.answers, key=lambda answer: answer.host)
     findings = diagnose(answers)
-    if heard.unreached is not None:
+    if heard.unreached is not None and not isinstance(heard.unreached, NotFound):  # hosts need no cluster home
         findings = (_unreached(heard.unreached), *findings)
     report = DoctorReport(
         as_of=rfc3339(time.time_ns() // 1_000_000),

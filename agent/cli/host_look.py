@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from agent.config import DEFAULT_FILE, ENVIRONMENT, Config, read_config
+from agent.doctor.host import CONFIGURATION
 from agent.errors import MusterError
 from agent.model.doctor import Examination, HostAnswer, Protocol
 
@@ -37,7 +38,7 @@ def look_here() -> HostAnswer:
         config = read_config(None, _unit_environment())
     except MusterError as error:
         config = Config()
-        unchecked["configuration"] = f"{error.where}: {error.what}" if error.where else error.what
+        unchecked[CONFIGURATION] = f"{error.where}: {error.what}" if error.where else error.what
 
     def part(what: str, work: Callable[..., T], *arguments: Any, default: T, **options: Any) -> T:
         try:

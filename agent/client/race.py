@@ -83,7 +83,9 @@ def unreachable(failures: Mapping[Endpoint, str], *, only: str | None = None) ->
     foreign = all("certificate" in reason or "home doesn't know" in reason for reason in failures.values())
     look = "(`systemctl status muster-agent`) and 9999/tcp is open"
     fix = f"Look whether the agents run {look}; --via HOST asks only that one."
-    if only is not None:
+    if only is not None and all(endpoint.id is None for endpoint in failures):
+        fix = f"This home knows no member {only}, so it was asked as an address; `agent members` lists them."
+    elif only is not None:
         fix = f"Only {only} was asked, as --via says. Look whether its agent runs {look}; without --via any is asked."
     if foreign:
         fix = "These are other clusters' hosts: look at --home, and at the addresses."

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from agent.model.doctor import Check, DiskUse, Examination, Finding, FindingSeverity, Unit
 
 AGENT_UNIT = "muster-agent"
+CONFIGURATION = "configuration"
+"""In `unchecked`: the agent's own, which can't be read, or isn't sound."""
 
 DISK_ERROR_MIB = 256  # the ledger and one image more, and it is full
 DISK_WARNING_MIB = 2_048  # an image of an ordinary size
@@ -36,6 +38,10 @@ def host_findings(exam: Examination) -> Iterator[Finding]:
     yield from _discovery(exam)
     yield from _config(exam)
     for check, reason in sorted(exam.unchecked.items()):
+        if check == CONFIGURATION:
+            fix = f"Correct it there, then `sudo systemctl restart {AGENT_UNIT}`."
+            yield _found(exam, "error", "config", f"no agent starts with this configuration: {reason}", fix)
+            continue
         fix = f"Ask again, or look there: `sudo agent doctor` on {exam.name}."
         yield _found(exam, "note", "agent", f"{check} couldn't be looked at: {reason}", fix)
 
@@ -114,7 +120,10 @@ def _disk(exam: Examination, disk: DiskUse) -> Iterator[Finding]:
         fix = "`dmesg | tail` may say why; `mount -o remount,rw` if it shouldn't be, else replace the disk."
         yield _found(exam, "error", "disk", f"{disk.path} is on a read-only file system", fix)
     percent = 100 * disk.free_mib / disk.size_mib if disk.size_mib else 100.0
-    fix = f"`df -h {disk.path}`; `docker system prune` frees unused images, `journalctl --vacuum-size=200M` logs."
+    fix = (
+        f"`du -xhd1 {disk.path} | sort -h` shows what has it; `docker system prune` frees unused images, "
+        "`journalctl --vacuum-size=200M` logs."
+    )
     if disk.free_mib < DISK_ERROR_MIB:
         yield _found(exam, "error", "disk", f"{disk.path} has {disk.free_mib} MiB left", fix)
     elif disk.free_mib < DISK_WARNING_MIB and percent < DISK_WARNING_PERCENT:

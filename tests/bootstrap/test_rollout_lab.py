@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -22,7 +22,7 @@ NAMES = ("n1", "n2", "n3")
 IMAGE = "muster-web:demo"
 PORT = 8443
 WITNESS = "n3"
-WEB = {
+WEB: dict[str, Any] = {
     "docker_image": IMAGE,
     "ports": [{"host_port": PORT, "container_port": 8080}],
     "health": {"http": {"port": 8080, "path": "/health"}, "interval": "1s"},
@@ -45,7 +45,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         yield made
 
 
-def deploy(desk: Desk, stack: str, code: int = 0, **service: Any) -> tuple[str, str]:
+def deploy(desk: Desk, stack: str, service: Mapping[str, Any], *, code: int = 0) -> tuple[str, str]:
     """Deploy a stack of the one service `web`, and watch; what was said on both outputs."""
     (desk.lab.operator.home / f"{stack}.json").write_text(json.dumps({"stack": stack, "services": {"web": service}}))
     result = desk.run("agent", "deploy", f"{stack}.json", check=False)
@@ -66,21 +66,21 @@ def test_a_host_without_docker_votes_and_gets_no_container(desk: Desk) -> None:
     roles = {host["name"]: host["role"] for host in found["hosts"]}
     assert roles[WITNESS] in ("voter", "coordinator")
     assert found["quorum"]["voters"] == 3
-    deploy(desk, "web", **WEB, replicas=4)
+    deploy(desk, "web", WEB | {"replicas": 4})
     placed = replicas(desk, "web")
     assert sorted(each["host"] for each in placed) == ["n1", "n1", "n2", "n2"]
     assert {each["state"] for each in placed} == {"healthy"}
 
 
 def test_a_container_that_is_pinned_to_it_waits_and_says_why(desk: Desk) -> None:
-    said, complaint = deploy(desk, "pinned", 3, **WEB, host=WITNESS)
+    said, complaint = deploy(desk, "pinned", WEB | {"host": WITNESS}, code=3)
     assert "docker" in said + complaint
     assert WITNESS in said + complaint
     desk.run("agent", "remove", "pinned", "--yes")
 
 
 def test_it_runs_process_services(desk: Desk) -> None:
-    deploy(desk, "job", runtime="process", command=["sleep", "1000"], host=WITNESS)
+    deploy(desk, "job", {"runtime": "process", "command": ["sleep", "1000"], "host": WITNESS})
     (job,) = replicas(desk, "job")
     assert (job["host"], job["state"]) == (WITNESS, "healthy")
     assert "sleep 1000" in desk.lab.host(WITNESS).run(["ps", "-eo", "args"]).stdout
@@ -106,14 +106,14 @@ def test_with_its_vote_the_cluster_goes_on_without_one_of_the_other_two(desk: De
 
 
 def test_a_published_port_that_one_peer_cannot_reach_fails_the_validation_and_names_both(desk: Desk) -> None:
-    deploy(desk, "shut", **WEB, host="n1")
+    deploy(desk, "shut", WEB | {"host": "n1"})
     source = desk.lab.host("n2").address
     hook = "type filter hook prerouting priority -300; policy accept;"
     rules = f"table inet shut {{\n chain before {{\n {hook}\n ip saddr {source} tcp dport {PORT} drop\n }}\n}}\n"
     desk.lab.host("n1").run(["nft", "-f", "-"], input=rules)
     try:
-        changed = WEB | {"environment": {"ROUND": "2"}}
-        said, complaint = deploy(desk, "shut", 3, **changed, host="n1")
+        changed = WEB | {"host": "n1", "environment": {"ROUND": "2"}}
+        said, complaint = deploy(desk, "shut", changed, code=3)
         told = " ".join((said + complaint).split())
         assert f"n2 doesn't reach web.1 on n1 at port {PORT}" in told
         assert "n1 itself does, so a firewall between them is likely" in told
@@ -131,5 +131,5 @@ def test_a_published_port_that_one_peer_cannot_reach_fails_the_validation_and_na
         assert f"can't connect to shut/web.1 at port {PORT} (no answer), though n1 itself can" in finding["what"]
     finally:
         desk.lab.host("n1").run(["nft", "delete", "table", "inet", "shut"])
-    deploy(desk, "shut", **(WEB | {"environment": {"ROUND": "3"}}), host="n1")
+    deploy(desk, "shut", WEB | {"host": "n1", "environment": {"ROUND": "3"}})
     desk.run("agent", "remove", "shut", "--yes")

@@ -172,3 +172,15 @@ def test_on_a_host_without_an_agent_it_looks_at_what_can_be_seen(
     whats = [finding["what"] for finding in document["findings"]]
     assert any(what.startswith("the agent isn't running") for what in whats)
     assert any("no member's address is known" in what for what in whats)
+
+
+def test_that_a_host_has_no_cluster_home_is_nothing_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MUSTER_HOME", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setattr(doctor_module, "is_host", lambda: True)
+    assert run(["doctor", "--json"]) == 3
+    whats = [finding["what"] for finding in json.loads(capsys.readouterr().out)["findings"]]
+    assert any(what.startswith("the agent isn't running") for what in whats)
+    assert not any("cluster home" in what for what in whats)

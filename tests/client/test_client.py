@@ -117,6 +117,10 @@ async def test_via_is_asked_and_nobody_else(running: FakeCluster) -> None:
         with pytest.raises(Unreachable, match=r"no agent answered: n2 \(127\.0\.0\.1:\d+\): [^;]*") as error:
             await client.status()
         assert "Only n2 was asked, as --via says." in error.value.fix
+    async with await opened(running, via="127.0.0.1:1") as client:
+        with pytest.raises(Unreachable) as error:
+            await client.status()
+        assert error.value.fix.startswith("This home knows no member 127.0.0.1:1, so it was asked as an address;")
     assert all(node.records == [] for node in running.nodes.values())
 
 

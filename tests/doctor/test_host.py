@@ -70,6 +70,12 @@ CASES: list[tuple[dict[str, Any], str, str, str]] = [
         "its unit is inactive",
     ),
     ({"docker": DockerUse(answers=True, driver="vfs")}, "warning", "docker", "vfs"),
+    (
+        {"unchecked": {"configuration": "/etc/muster/agent.toml: peer_port: expected 1..65535"}},
+        "error",
+        "config",
+        "no agent starts with this configuration: /etc/muster/agent.toml: peer_port: expected 1..65535",
+    ),
     ({"disks": (disk(read_only=True),)}, "error", "disk", "read-only"),
     ({"disks": (disk(free_mib=host.DISK_ERROR_MIB - 1),)}, "error", "disk", "255 MiB left"),
     ({"disks": (disk(free_mib=2047),)}, "warning", "disk", "2047 MiB left, 4 %"),
