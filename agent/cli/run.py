@@ -118,12 +118,11 @@ class _Api:
             return ApiLog(config.api_log_path)
 
         log = await asyncio.to_thread(make)
-        seconds = agent.metrics.request_seconds
         app = build_app(
             agent.service,
             stats=agent.stats,
             log=log.write,
-            observe=lambda endpoint, taken: seconds.labels(endpoint).observe(taken),
+            observe=agent.metrics.request_seconds.observe,
             fatal=agent.driver.fail,
         )
         try:

@@ -11,7 +11,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import Struct
@@ -20,10 +20,16 @@ from agent.formats.beacon import Beacon
 from agent.model.types import AgentId, ClusterId, Label
 from agent.net.addresses import LocalAddress, all_addresses, is_ip, is_loopback, usable_addresses
 from agent.net.beacons import Announcer, Beacons, broadcast_targets, peer_address
-from agent.net.mdns import Mdns, ServiceText
+
+if TYPE_CHECKING:
+    from agent.net.mdns import Mdns
 
 # SEED "Broadcasting Mechanism".
 ROUND_INTERVAL_S: Final = 30.0
+
+# With mDNS a start takes 50 ms of a processor more, and as much of all others'. Seeds and beacons have found everybody
+# by then; it is for networks where they don't, and for who browses.
+MDNS_AFTER_S: Final = 1.0
 
 # Changes come in bursts (a stack starts twenty replicas); they share one round.
 MIN_ROUND_INTERVAL_S: Final = 0.5
@@ -72,22 +78,19 @@ class Discovery:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         announcer = Announcer(id=settings.id, cluster=settings.cluster, key=key)
-        text = ServiceText(
-            cluster=settings.cluster,
-            id=settings.id,
-            name=settings.name,
-            peer=settings.peer_port,
-            api=settings.api_port,
-        )
         self._beacons = Beacons(announcer, self._heard, self.counts) if settings.beacons else None
-        self._mdns = Mdns(text, on_hint, self.counts) if settings.mdns else None
+        self._mdns: Mdns | None = None
+        self._mdns_due = False
         self._mdns_on: tuple[str, ...] = ()
 
     async def start(self) -> None:
         """Begin. Raises InputError when the beacons' port can't be had."""
         if self._beacons is not None:
             self._beacons.start(self._settings.listen, self._settings.discovery_port)
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="discovery")
+        loop = asyncio.get_running_loop()
+        if self._settings.mdns:
+            loop.call_later(MDNS_AFTER_S if self._beacons is not None else 0.0, self._begin_mdns)
+        self._task = loop.create_task(self._run(), name="discovery")
         self._task.add_done_callback(_must_go_on)
 
     @property
@@ -120,7 +123,8 @@ class Discovery:
             if self._beacons is not None:
                 targets = broadcast_targets(self._settings.listen, self._settings.broadcast_address, addresses)
                 self._beacons.send_round(self._compose(), targets)
-            await self._follow_interfaces(addresses)
+            if self._mdns_due:
+                await self._follow_interfaces(addresses)
             await asyncio.sleep(MIN_ROUND_INTERVAL_S)
             try:
                 # A little random, so that hosts started by one hand don't send in step for ever.
@@ -129,10 +133,27 @@ class Discovery:
             except TimeoutError:
                 continue
 
+    def _begin_mdns(self) -> None:
+        self._mdns_due = True
+        self._wake.set()
+
+    def _make_mdns(self) -> Mdns:
+        from agent.net.mdns import Mdns, ServiceText
+
+        settings = self._settings
+        text = ServiceText(
+            cluster=settings.cluster,
+            id=settings.id,
+            name=settings.name,
+            peer=settings.peer_port,
+            api=settings.api_port,
+        )
+        return Mdns(text, self._on_hint, self.counts)
+
     async def _follow_interfaces(self, addresses: tuple[LocalAddress, ...]) -> None:
         """mDNS speaks on named interfaces only; when they change it starts anew."""
         if self._mdns is None:
-            return
+            self._mdns = self._make_mdns()
         listen = self._settings.listen
         if is_loopback(listen):
             wanted: tuple[str, ...] = (listen,)

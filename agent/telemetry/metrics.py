@@ -7,18 +7,22 @@ Nothing is pushed: every part keeps plain counters, and names a function that re
     metrics.gauge("raft_term", "The current term", lambda: raft.term)
     metrics.exposition()                       # for GET /metrics
 
-Latencies are the exception: `request_seconds` and `ledger_write_seconds` are observed as they happen.
+Prometheus's library is imported only then: it brings web servers along, and most agents are never asked.
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from itertools import accumulate
+from math import inf
+from typing import TYPE_CHECKING, Final, Literal
 
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
 
 PREFIX: Final = "muster_"
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -29,84 +33,94 @@ Reading = float | Mapping[str, float]
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 # From a local read (1 ms) to an instruction that waits for a new coordinator (10 s).
-_REQUEST_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_REQUEST_BOUNDS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 # An fsync: 0.2 ms on a good disk, seconds on a dying one.
-_WRITE_BUCKETS_S: Final = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0)
+_WRITE_BOUNDS_S: Final = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0)
 
 
-class _Read(Collector):
-    """One family whose values are read at scrape time."""
+class Latencies:
+    """How long something took: a histogram for each label value, or one without. Labels are ours, and few."""
 
-    def __init__(self, family: type[CounterMetricFamily | GaugeMetricFamily], name: str, text: str, label: str) -> None:
-        self._family = family
-        self._name = name
-        self._text = text
-        self._label = label
-        self.read: Callable[[], Reading] = dict
+    def __init__(self, name: str, text: str, label: str, bounds_s: tuple[float, ...]) -> None:
+        self.name, self.text, self.label = name, text, label
+        self.bounds_s = (*bounds_s, inf)
+        self.counts: dict[str, list[int]] = {}
+        self.sums_s: dict[str, float] = {}
 
-    def collect(self) -> Iterable[Metric]:
-        reading = self.read()
-        if not isinstance(reading, Mapping):
-            yield self._family(self._name, self._text, value=float(reading))
-            return
-        family = self._family(self._name, self._text, labels=[self._label])
-        for key, value in sorted(dict(reading).items()):
-            family.add_metric([str(key)], float(value))
-        yield family
+    def observe(self, label: str, seconds: float) -> None:
+        """It took so long."""
+        self.counts.setdefault(label, [0] * len(self.bounds_s))[bisect_left(self.bounds_s, seconds)] += 1
+        self.sums_s[label] = self.sums_s.get(label, 0.0) + seconds
 
-    def describe(self) -> Iterable[Metric]:
-        """Without reading: the parts may not be there yet."""
-        return ()
+    def family(self) -> Metric:
+        """As Prometheus has it: each bucket counts those below it too."""
+        from prometheus_client.core import HistogramMetricFamily
+
+        family = HistogramMetricFamily(PREFIX + self.name, self.text, labels=[self.label] if self.label else [])
+        for label, counts in sorted(self.counts.items()):
+            bounds = ("+Inf" if bound == inf else str(bound) for bound in self.bounds_s)
+            buckets = list(zip(bounds, accumulate(counts), strict=True))
+            family.add_metric([label] if self.label else [], buckets, self.sums_s[label])
+        return family
+
+
+class _Read(Struct, frozen=True):
+    """A family whose values are read at scrape time."""
+
+    kind: Literal["counter", "gauge"]
+    text: str
+    label: str
+    read: Callable[[], Reading]
 
 
 class Metrics:
-    """The agent's own registry; the process-wide default stays empty. All calls come from the event loop's thread."""
+    """The agent's own; the process-wide registry stays empty. All calls come from the event loop's thread."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry(auto_describe=False)
         self._readers: dict[str, _Read] = {}
-        self.request_seconds = Histogram(
-            PREFIX + "api_request_seconds",
-            "Time to answer an API request, by route template",
-            ["endpoint"],
-            buckets=_REQUEST_BUCKETS_S,
-            registry=self._registry,
-        )
-        self.ledger_write_seconds = Histogram(
-            PREFIX + "ledger_write_seconds",
-            "Time to bring a write to the ledger's disk",
-            buckets=_WRITE_BUCKETS_S,
-            registry=self._registry,
-        )
+        what = "Time to answer an API request, by route template"
+        self.request_seconds = Latencies("api_request_seconds", what, "endpoint", _REQUEST_BOUNDS_S)
+        what = "Time to bring a write to the ledger's disk"
+        self.ledger_write_seconds = Latencies("ledger_write_seconds", what, "", _WRITE_BOUNDS_S)
 
     def counter(self, name: str, text: str, read: Callable[[], Reading], *, label: str = "reason") -> None:
         """Show what `read` gives as the counter `muster_<name>_total`; a mapping becomes one line per key.
 
         The same name again replaces the reader. Raises ValueError for a name that isn't one.
         """
-        self._show(CounterMetricFamily, name, text, read, label)
+        self._show(name, _Read("counter", text, label, read))
 
     def gauge(self, name: str, text: str, read: Callable[[], Reading], *, label: str = "kind") -> None:
         """Show what `read` gives as the gauge `muster_<name>`; else as `counter`."""
-        self._show(GaugeMetricFamily, name, text, read, label)
+        self._show(name, _Read("gauge", text, label, read))
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus's text format (`CONTENT_TYPE`)."""
-        return generate_latest(self._registry)
+        from prometheus_client import CollectorRegistry, generate_latest
 
-    def _show(
-        self,
-        family: type[CounterMetricFamily | GaugeMetricFamily],
-        name: str,
-        text: str,
-        read: Callable[[], Reading],
-        label: str,
-    ) -> None:
-        if _NAME.fullmatch(name) is None or _NAME.fullmatch(label) is None:
-            raise ValueError(f"{name!r} or {label!r} is no metric's name")
-        if (reader := self._readers.get(name)) is None:
-            reader = self._readers[name] = _Read(family, PREFIX + name, text, label)
-            reader.read = read
-            self._registry.register(reader)
-        reader.read = read
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(self)
+        return generate_latest(registry)
+
+    def collect(self) -> Iterable[Metric]:
+        """As a collector of Prometheus's library."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        yield self.request_seconds.family()
+        yield self.ledger_write_seconds.family()
+        for name, reader in self._readers.items():
+            family = CounterMetricFamily if reader.kind == "counter" else GaugeMetricFamily
+            reading = reader.read()
+            if not isinstance(reading, Mapping):
+                yield family(PREFIX + name, reader.text, value=float(reading))
+                continue
+            found = family(PREFIX + name, reader.text, labels=[reader.label])
+            for key, value in sorted(dict(reading).items()):
+                found.add_metric([str(key)], float(value))
+            yield found
+
+    def _show(self, name: str, reader: _Read) -> None:
+        if _NAME.fullmatch(name) is None or _NAME.fullmatch(reader.label) is None:
+            raise ValueError(f"{name!r} or {reader.label!r} is no metric's name")
+        self._readers[name] = reader

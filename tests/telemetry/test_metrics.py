@@ -10,6 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from agent.telemetry.metrics import Metrics
 
+BOUNDS = ("0.0025", "0.005", "10.0", "+Inf")
+
 
 def samples(metrics: Metrics) -> dict[str, float]:
     """`name{label}` → value, as a scraper reads them."""
@@ -62,11 +64,15 @@ def test_registering_reads_nothing() -> None:
 
 def test_latencies_are_histograms() -> None:
     metrics = Metrics()
-    metrics.request_seconds.labels("/api/v1/status").observe(0.003)
-    metrics.ledger_write_seconds.observe(0.0003)
+    for seconds in (0.003, 0.005, 20.0):
+        metrics.request_seconds.observe("/api/v1/status", seconds)
+    metrics.ledger_write_seconds.observe("", 0.0003)
     got = samples(metrics)
     assert got["muster_ledger_write_seconds_count"] == 1.0
-    assert got["muster_api_request_seconds_count('/api/v1/status',)"] == 1.0
+    assert got["muster_api_request_seconds_count('/api/v1/status',)"] == 3.0
+    assert got["muster_api_request_seconds_sum('/api/v1/status',)"] == pytest.approx(20.008)
+    buckets = {bound: got[f"muster_api_request_seconds_bucket('/api/v1/status', '{bound}')"] for bound in BOUNDS}
+    assert buckets == {"0.0025": 0, "0.005": 2, "10.0": 2, "+Inf": 3}
 
 
 def test_the_process_wide_registry_stays_without_ours() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import random
 import tomllib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from loguru import logger
@@ -109,6 +110,7 @@ class Agent(Struct):
             for announcing in parts:
                 announcing.changed()
 
+        stats, metrics = ApiStats(), Metrics()
         blobs = BlobService(BlobStore(Path(config.data_dir) / "blobs"))
         hosting = Hosting(
             make_runtimes(config, identity),
@@ -120,12 +122,12 @@ class Agent(Struct):
         driver = Driver(core, disk=ledger, wire=network, hands=hosting)
         network.inputs = blobs.driver = ledger.driver = driver
         driver.on_audit = ledger.keep
+        driver.on_written = partial(metrics.ledger_write_seconds.observe, "")
         announcing = Announcing(config, identity, me.name, host.address, driver, network, rng)
         parts.append(announcing)
         logs, images = LogService(driver, hosting), ImageService(blobs, hosting)
         checkup = Checkup(config, driver, network, announcing, hosting, log)
         doctor, usage = DoctorService(driver, checkup), UsageService(driver, hosting)
-        stats, metrics = ApiStats(), Metrics()
         backup = BackupService(blobs, hosting, config.api_log_path)
         workers = make_workers(config, identity, driver)
         counts = _Counts(announcing, stats)

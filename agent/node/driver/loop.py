@@ -115,6 +115,7 @@ class Driver:
         self._wanted: frozenset[AgentId] = frozenset()
         self._visited: Counter[AgentId] = Counter()
         self.on_audit: Callable[[Audit], None] = lambda _: None
+        self.on_written: Callable[[float], None] = lambda _: None  # seconds that a write took, the queue before it too
         self.on_events: Callable[[tuple[Event, ...]], None] = lambda _: None
         self.on_serve: Callable[[Serve], None] = lambda _: None
         self.on_unserve: Callable[[Unserve], None] = lambda _: None
@@ -390,7 +391,9 @@ class Driver:
             return
         with self._fatal():
             self._disk.set_verified_through(store.verified_through)
+            began = time.monotonic()
             await self._disk.write(store.persist)
+            self.on_written(time.monotonic() - began)
             if store.settles and not self.ended:
                 self.core.stored(now())
                 self._flush()
