@@ -151,6 +151,7 @@ class LinkTable:
         self._loop = asyncio.get_running_loop()
         self._up: dict[AgentId, _Up] = {}
         self._all: set[Link] = set()
+        self._held: list[Link] = []
         self._greeting: set[AgentId] = set()
         self._at: dict[Address, AgentId] = {}
         self._source: str | None = None
@@ -212,24 +213,27 @@ class LinkTable:
             return
         self._dialler.hint(peer, address, firm=firm)
 
-    def send(self, peer: AgentId, frame: Frame) -> bool:
-        """Queue a frame; it leaves in this turn of the loop. False: no link, or its queue is full (counted).
+    def send(self, peer: AgentId, frame: Frame, *, hold: bool = False) -> bool:
+        """Queue a frame; it leaves in this turn of the loop, or by `flush` (`hold`).
 
-        Raises TooLarge for a frame that no peer would take.
+        False: no link, or its queue is full (counted). Raises TooLarge for a frame that no peer would take.
         """
         up = self._up.get(peer)
         if up is None:
             self.counts["send-unlinked"] += 1
             return False
-        if not up.link.send(encode_frame(frame)):
+        if not up.link.send(encode_frame(frame), hold=hold):
             self.counts["send-queue-full"] += 1
             return False
+        if hold:
+            self._held.append(up.link)
         return True
 
     def flush(self) -> None:
-        """Hand all that is queued to the sockets now."""
-        for up in self._up.values():
-            up.link.flush()
+        """Hand what was held to the sockets now."""
+        for link in self._held:
+            link.flush()
+        self._held.clear()
 
     def close(self, peer: AgentId, reason: DownReason = "asked") -> None:
         """Close the link with `peer`; it may come again."""
@@ -462,7 +466,11 @@ class LinkTable:
     def _answer_alive(self, link: Link) -> None:
         """Ours would be due soon: sent now it also carries TCP's acknowledgement, and needs no turn of its own."""
         if link.queued_bytes == 0 and link.last_received - link.last_sent >= self.timing.alive_interval_s / 2:
-            link.send(_ALIVE)
+            self._say_alive(link)
+
+    def _say_alive(self, link: Link) -> None:
+        link.send(_ALIVE, hold=True)
+        link.flush()
 
     def _schedule_tick(self) -> None:
         """When the first link is due: to be told that we live, or to be judged silent."""
@@ -480,7 +488,7 @@ class LinkTable:
         quiet_s = timing.alive_interval_s * (1 - EARLY_SHARE)
         for peer, up in list(self._up.items()):
             if up.link.queued_bytes == 0 and now - up.link.last_sent >= quiet_s:
-                up.link.send(_ALIVE)
+                self._say_alive(up.link)
             # We ourselves were away: what the peers sent meanwhile is still in the sockets. Judge at the next tick.
             if not stalled and now - up.link.last_received >= timing.silence_timeout_s:
                 self._drop(peer, "silent", at_once=True)

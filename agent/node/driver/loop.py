@@ -43,8 +43,9 @@ from agent.node.effects import (
     Want,
 )
 from agent.node.instant import Instant
-from agent.node.messages import Failed, Frame, Reply, Request
+from agent.node.messages import Failed, Frame, RaftFrame, Reply, Request
 from agent.raft import Persist, Snapshot
+from agent.raft.messages import Heartbeat
 from agent.state import ClusterState
 from agent.swim import SwimMessage
 
@@ -59,7 +60,9 @@ class Wire(Protocol):
 
     def want(self, peers: Iterable[AgentId]) -> None: ...
 
-    def send(self, peer: AgentId, frame: Frame) -> bool: ...
+    def send(self, peer: AgentId, frame: Frame, *, hold: bool = False) -> bool: ...
+
+    def flush(self) -> None: ...
 
     def send_datagram(self, to: AgentId, message: SwimMessage) -> None: ...
 
@@ -143,8 +146,12 @@ class Driver:
         """From the link table."""
         if not self.ended:
             with self._fatal():
-                if self.core.frame(sender, frame, now()):
-                    self.flush()
+                if not self.core.frame(sender, frame, now()):
+                    return
+            if isinstance(frame, RaftFrame) and isinstance(frame.message, Heartbeat) and not self._flushing:
+                self._flush()  # it comes alone, all the time, and is answered: in this turn of the loop
+            else:
+                self.flush()
 
     def datagram(self, sender: AgentId, message: SwimMessage) -> None:
         """From the datagram socket."""
@@ -330,12 +337,13 @@ class Driver:
             while effects := self.core.take_effects():
                 for effect in effects:
                     self._run(effect)
+            self._wire.flush()
             self._set_timer()
 
     def _run(self, effect: Effect) -> None:
         match effect:
             case Send(to=to, frame=frame):
-                self._wire.send(to, frame)
+                self._wire.send(to, frame, hold=True)
             case Datagram(to=to, message=message):
                 self._wire.send_datagram(to, message)
             case Store():

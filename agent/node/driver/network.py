@@ -93,13 +93,20 @@ class Network:
         self.links.review()
         self.links.want(peers)
 
-    def send(self, peer: AgentId, frame: Frame) -> bool:
-        """A frame over the link, if there is one with room. One that no peer would take is dropped and counted."""
+    def send(self, peer: AgentId, frame: Frame, *, hold: bool = False) -> bool:
+        """A frame over the link, if there is one with room; `hold`: it leaves by `flush`.
+
+        One that no peer would take is dropped and counted.
+        """
         try:
-            return self.links.send(peer, frame)
+            return self.links.send(peer, frame, hold=hold)
         except TooLarge:  # e.g. a status, made large by what a member reports of itself
             self.links.counts["send-too-large"] += 1
             return False
+
+    def flush(self) -> None:
+        """Let go of the frames that were held."""
+        self.links.flush()
 
     def expel(self, peer: AgentId) -> None:
         """Cut the link with an expelled agent."""

@@ -70,10 +70,13 @@ class FakeWire:
     def want(self, peers: Iterable[AgentId]) -> None:
         self.wants.append(frozenset(peers))
 
-    def send(self, peer: AgentId, frame: Frame) -> bool:
+    def send(self, peer: AgentId, frame: Frame, *, hold: bool = False) -> bool:
         self.sent.append((peer, frame))
         self.log.append(frame)
         return self.room
+
+    def flush(self) -> None:
+        """What was sent has left."""
 
     def send_datagram(self, to: AgentId, message: SwimMessage) -> None:
         self.log.append(message)

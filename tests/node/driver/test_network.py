@@ -137,7 +137,7 @@ async def test_a_frame_that_no_peer_takes_is_dropped_and_counted(
     """A peer can make an answer that large, a status of its own long words for one; that must not end this agent."""
     net, _ = network(identities)
 
-    def send(*_: object) -> bool:
+    def send(*_: object, **__: object) -> bool:
         raise TooLarge("a frame of 9 MiB")
 
     monkeypatch.setattr(net.links, "send", send)
