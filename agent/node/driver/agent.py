@@ -122,7 +122,6 @@ class Agent(Struct):
         driver = Driver(core, disk=ledger, wire=network, hands=hosting)
         network.inputs = blobs.driver = ledger.driver = driver
         driver.on_audit = ledger.keep
-        driver.on_written = partial(metrics.ledger_write_seconds.observe, "")
         announcing = Announcing(config, identity, me.name, host.address, driver, network, rng)
         parts.append(announcing)
         logs, images = LogService(driver, hosting), ImageService(blobs, hosting)
@@ -222,6 +221,7 @@ def _settings(config: Config, identity: Identity, boot: Boot, host: HostContext)
 
 def _show_metrics(metrics: Metrics, driver: Driver, network: Network) -> None:
     """Every part's own counters, read when somebody asks."""
+    driver.on_written = partial(metrics.ledger_write_seconds.observe, "")
     context = driver.core.context
     metrics.gauge("raft_term", "The current term", lambda: context.raft.term)
     metrics.gauge("raft_commit_index", "The newest committed entry", lambda: context.raft.commit)
