@@ -144,11 +144,6 @@ def read_recovery(home: Home) -> OperatorFile:
     return _read(home.path / RECOVERY_FILE, OperatorFile)
 
 
-def read_operator(path: Path) -> OperatorFile:
-    """An `operator.json` that someone handed over, for `grant`."""
-    return _read(path, OperatorFile)
-
-
 def take_next_key(home: Home, operator: OperatorFile) -> None:
     """`operator.key.next` is the operator's key from now on; the one before is kept as `operator.key.old`.
 

@@ -58,11 +58,6 @@ class Story:
         """How wide a command's output may be."""
         return max(self._console.width - len(INDENT) - 2, 40)
 
-    @property
-    def colours(self) -> bool:
-        """Whether this goes to a terminal that shows colours."""
-        return self._console.is_terminal and self._console.color_system is not None
-
     @contextmanager
     def step(self, title: str) -> Iterator[Step]:
         """Shows the title, what the step says, and how long it took; a step that raises is marked."""

@@ -33,28 +33,12 @@ def decode_json(data: bytes, type_: Any, *, where: str = "$", max_bytes: int) ->
 
     Raises TooLarge over `max_bytes`, InputError for anything else. Values under `environment` never show in messages.
     """
-    _check_size(data, where, max_bytes)
+    if len(data) > max_bytes:
+        raise TooLarge(f"{len(data)} bytes; at most {max_bytes} are taken", where=where)
     tree = _parse(data, where)
     try:
         return msgspec.json.decode(data, type=type_)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        _refuse(tree, type_, where, error)
-
-
-@overload
-def decode_msgpack(data: bytes, type_: type[T], *, where: str = "$", max_bytes: int) -> T: ...
-@overload
-def decode_msgpack(data: bytes, type_: Any, *, where: str = "$", max_bytes: int) -> Any: ...
-def decode_msgpack(data: bytes, type_: Any, *, where: str = "$", max_bytes: int) -> Any:
-    """The msgpack in `data` as a `type_`. Raises as `decode_json`; of duplicate map keys the last counts."""
-    _check_size(data, where, max_bytes)
-    try:
-        return msgspec.msgpack.decode(data, type=type_)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        try:
-            tree = msgspec.msgpack.decode(data)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError, TypeError):  # TypeError: a map as a map's key
-            raise InputError("not valid msgpack", where=where) from None
         _refuse(tree, type_, where, error)
 
 
@@ -68,11 +52,6 @@ def convert(obj: object, type_: Any, where: str = "$") -> Any:
         return msgspec.convert(obj, type_)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         _refuse(obj, type_, where, error)
-
-
-def _check_size(data: bytes, where: str, max_bytes: int) -> None:
-    if len(data) > max_bytes:
-        raise TooLarge(f"{len(data)} bytes; at most {max_bytes} are taken", where=where)
 
 
 def _refuse(tree: object, type_: Any, where: str, error: Exception) -> NoReturn:

@@ -81,7 +81,6 @@ class Link(asyncio.Protocol):
         self.reason: DownReason | None = None
         self.last_received = loop.time()
         self.last_sent = loop.time()
-        self.opened_at = loop.time()
 
     # --- what the table uses ---
 
@@ -119,7 +118,6 @@ class Link(asyncio.Protocol):
         self._on_content = on_content
         self._on_lost = on_lost
         self._reader.max_frame_bytes = MAX_FRAME_BYTES
-        self.opened_at = self._loop.time()
         if self._lost:
             self._loop.call_soon(on_lost, self.reason or "lost")
 

@@ -192,13 +192,3 @@ def _describe(pid: int | None) -> str:
         return "another program"
     command = (read(f"/proc/{pid}/cmdline") or b"").replace(b"\0", b" ").decode("utf-8", "replace").strip()
     return f"pid {pid} ({command[:80] or 'ended meanwhile'})"
-
-
-def route_to(address: str, port: int) -> tuple[str, ...]:
-    """Our own address on the way there, without sending anything."""
-    try:
-        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe_socket:
-            probe_socket.connect((address, port))
-            return (str(probe_socket.getsockname()[0]),)
-    except OSError:
-        return ()

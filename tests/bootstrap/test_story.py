@@ -29,7 +29,6 @@ def test_a_file_gets_plain_lines(file: io.StringIO) -> None:
         "    │ second\n"
         "  ✓ 0.0 s\n"
     )
-    assert not story.colours
 
 
 def test_a_step_that_raises_is_marked_and_raises(file: io.StringIO) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from typing import Any
@@ -13,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent.errors import InputError, TooLarge
-from agent.model.decode import MAX_DEPTH, convert, decode_json, decode_msgpack
+from agent.model.decode import MAX_DEPTH, convert, decode_json
 from agent.model.ledger import LedgerEntry
 from agent.model.stack import Stack
 
@@ -118,8 +117,6 @@ def test_depth_up_to_the_bound_is_parsed() -> None:
 def test_a_body_over_the_bound_is_too_large() -> None:
     with pytest.raises(TooLarge):
         decode_json(b" " * 11, Stack, max_bytes=10)
-    with pytest.raises(TooLarge):
-        decode_msgpack(b" " * 11, Stack, max_bytes=10)
 
 
 @pytest.mark.parametrize(
@@ -180,12 +177,11 @@ def test_a_type_s_own_rule_keeps_its_sentence() -> None:
 
 
 def test_tagged_unions_are_explained_by_their_tag() -> None:
-    data = msgspec.msgpack.encode({"type": "phase", "at": 1, "stack": "x", "revision": 1, "phase": "asleep"})
+    entry = {"type": "phase", "at": 1, "stack": "x", "revision": 1, "phase": "asleep"}
     with pytest.raises(InputError, match=r"^\$\.phase: expected one of .*, got \"asleep\"$"):
-        decode_msgpack(data, LedgerEntry, max_bytes=MAX_BYTES)
-    data = msgspec.msgpack.encode({"type": "nap"})
+        convert(entry, LedgerEntry)
     with pytest.raises(InputError, match=r"^\$\.type: expected one of \"genesis\", .*, got \"nap\"$"):
-        decode_msgpack(data, LedgerEntry, max_bytes=MAX_BYTES)
+        convert({"type": "nap"}, LedgerEntry)
 
 
 MSGSPEC_SENTENCE = re.compile(r"Expected `|Object |Invalid enum")
@@ -231,13 +227,3 @@ def test_every_near_miss_is_explained_by_its_place(value: object) -> None:
     if error is not None:
         assert error.where.startswith("$.services.web")
         assert MSGSPEC_SENTENCE.search(error.what) is None, "the search for the place found nothing"
-
-
-@given(st.binary(max_size=200) | near_misses.map(msgspec.msgpack.encode))
-@example(b"\x81" * 5000)
-@example(b"\x91" * 100_000)
-@example(b"\x81\x81\x01\x02\x03")
-def test_no_msgpack_raises_anything_but_input_error(data: bytes) -> None:
-    for type_ in (Stack, LedgerEntry, Any):
-        with contextlib.suppress(InputError):
-            decode_msgpack(data, type_, max_bytes=MAX_BYTES)

@@ -211,7 +211,6 @@ class FakeNode:
     past: FakePast = field(default_factory=FakePast)
     answers: list[HostAnswer] = field(default_factory=list)
     used: Usage = field(default_factory=lambda: Usage(replicas=()))
-    logs_asked: bool = False
     workers: FakeWorkers = field(default_factory=FakeWorkers)
 
     @property
@@ -331,7 +330,6 @@ class FakeNode:
         known = {answer.host for answer in self.answers}
         if unknown := set(hosts) - known:
             raise NotFound(f"no member is called {', '.join(sorted(unknown))}")
-        self.logs_asked = log
         for answer in self.answers:
             if not hosts or answer.host in hosts:
                 yield answer
