@@ -214,9 +214,7 @@ def _config(exam: Examination) -> Iterator[Finding]:
         yield _found(exam, "warning", "config", what, fix)
     if config.get("labels") and config["labels"] != enrolled.labels:
         what = "its own labels differ from the enrolled ones, by which replicas are placed"
-        fix = (
-            "Say in hosts.txt what shall hold, then `bootstrap install hosts.txt`; labels set by hand it leaves alone."
-        )
+        fix = "Let agent.toml say what hosts.txt says, or change it there, then `bootstrap install hosts.txt`."
         yield _found(exam, "note", "config", what, fix)
 
 
