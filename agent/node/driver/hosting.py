@@ -87,6 +87,7 @@ class Hosting:
         self._dirty: set[RuntimeName] = set(self._runtimes)
         self._sweep_at = 0.0
         self._resources_at = 0.0
+        self._compose_at = 0.0
         self._tidied: tuple[frozenset[str], frozenset[str]] | None = None
         self._words: dict[ReplicaKey, asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -123,6 +124,7 @@ class Hosting:
         self._applied = wanted.applied
         if desired != self._desired:
             self._desired = desired
+            self._compose_at = time.monotonic() + SWEEP_INTERVAL_S
             if self._supplies is not None:
                 self._supplies.want(desired)
             self._executor.abandon({spec.key: spec.hash for spec in desired.specs})
@@ -223,11 +225,15 @@ class Hosting:
             if self._desired is not None:
                 await self._endpoints.keep(self._desired)
             self._plan()
-            if self._desired is not None:
-                await self._compose.keep(self._desired)
+            await self._keep_compose(now)
             self._publish()
             await self._tidy()
             await self._pause()
+
+    async def _keep_compose(self, now: float) -> None:
+        """Behind the starts that it describes, which people wait for; a pull holds it up no longer than a sweep."""
+        if self._desired is not None and (not self._executor.busy or now >= self._compose_at):
+            await self._compose.keep(self._desired)
 
     async def _pause(self) -> None:
         """Until something happens, the next moment that matters, or the next sweep."""
