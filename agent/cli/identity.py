@@ -18,7 +18,6 @@ from agent.model.cluster import IdentityGrant
 from agent.model.decode import convert, decode_json
 from agent.model.types import HostAddress, Label, is_label
 from agent.model.workers import HostKeys
-from agent.net.addresses import all_addresses, usable_addresses
 from agent.storage.identity import MAX_GRANT_BYTES, accept, create, take
 
 
@@ -121,6 +120,8 @@ def _name(name: str | None) -> Label:
 def _address(address: str | None, config: Config) -> HostAddress:
     chosen = address or config.advertise
     if chosen is None:
+        from agent.net.addresses import all_addresses, usable_addresses  # psutil; an install names the address
+
         usable = usable_addresses(all_addresses())
         if not usable:
             fix = "Give it one with --address, or `advertise` in the configuration."
