@@ -11,6 +11,8 @@ BIN := $(VENV)/bin
 PYTHON_FILES := agent bootstrap tests $(wildcard examples)
 TYPED := agent bootstrap tests
 REPORTS := build/reports
+# Root gives each worker what is one on a machine (a network, the lab's registry); else all runs one after another.
+ROOT := $(filter 0,$(shell id -u))
 PARTS := unit loopback lab
 
 # An environment that is not this tree's own (copied along with it, say) is made again.
@@ -65,16 +67,18 @@ test: $(VENV)/.stamp ## All tests; the last line shows the totals
 
 .PHONY: test-unit
 test-unit: $(VENV)/.stamp ## Unit, property and transcript tests and the simulator's batch, in parallel
-	$(BIN)/python -m pytest -q -n 2 -m 'not loopback and not lab' --junitxml=$(REPORTS)/unit.xml
+	.ci/in-memory $(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'not loopback and not lab' \
+	    --junitxml=$(REPORTS)/unit.xml
 
 .PHONY: test-loopback
 test-loopback: $(VENV)/.stamp ## Real agents on loopback, end to end
-	$(BIN)/python -m pytest -q -m loopback --junitxml=$(REPORTS)/loopback.xml
+	.ci/in-memory $(BIN)/python -m pytest -q -n $(if $(ROOT),3,0) --dist loadfile --no-loadscope-reorder -m loopback \
+	    --junitxml=$(REPORTS)/loopback.xml
 
 .PHONY: test-lab
 test-lab: $(VENV)/.stamp ## Hosts as namespaces on this machine, as root (MUSTER_NO_SKIP=1 fails what would skip)
-	@if [ $$(id -u) = 0 ]; then $(BIN)/python -m tests.lab base; fi
-	$(BIN)/python -m pytest -q -m lab --junitxml=$(REPORTS)/lab.xml
+	$(if $(ROOT),@$(BIN)/python -m tests.lab base)
+	$(BIN)/python -m pytest -q -n $(if $(ROOT),2,0) --dist loadfile --no-loadscope-reorder -m lab --junitxml=$(REPORTS)/lab.xml
 
 .PHONY: sim
 sim: $(VENV)/.stamp ## Run the simulator (SEED=… runs that history again)

@@ -7,11 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab import Lab
+from tests.lab import Lab, state
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "lab: boots real hosts (root, and the lab's base tree)")
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        # A registry of its own, so that no worker sweeps what a test of another one leaves behind on purpose.
+        os.environ["MUSTER_LAB_DIR"] = f"{state.labs_dir()}-{worker}"
 
 
 @pytest.fixture(scope="session")

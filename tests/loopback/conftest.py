@@ -17,6 +17,7 @@ from bootstrap.local import LocalCluster
 from tests.loopback.world import EXAMPLE, READY_TIMEOUT_S, end, replicas, wait_healthy
 from tests.support.agents import Desk
 from tests.support.leaks import leaked_since, snapshot
+from tests.support.namespace import leave_network
 
 LIVE: list[LocalCluster] = []  # clusters that outlive a test; their agents are children of this process
 
@@ -38,6 +39,13 @@ def _nothing_left_behind() -> Iterator[None]:
         leaked = [name for name in leaked_since(before) if not agents or not name.startswith(tuple(agents))]
         if leaked:
             pytest.fail("left behind by this test: " + "; ".join(leaked), pytrace=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _network(worker_id: str) -> None:
+    """Agents and workloads take fixed ports and broadcast: workers beside each other need a network each."""
+    if worker_id != "master":
+        leave_network()
 
 
 @pytest.fixture(scope="session")

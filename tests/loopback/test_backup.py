@@ -6,14 +6,14 @@ Plans' files and volumes need Docker: `tests/lab/test_recovery.py`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from agent.client.backup_file import open_backup
 from bootstrap.local import LocalCluster
-from tests.loopback.world import replicas, wait_healthy
+from tests.loopback.world import cluster_of, replicas, wait_healthy
 from tests.support.agents import AgentHttps, Desk
 
 EXIT_ERROR, EXIT_USAGE = 1, 2
@@ -32,18 +32,22 @@ PLAN = {
 }
 
 
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """Of a cluster in whose backups nothing else is."""
+    with cluster_of(tmp_path_factory.mktemp("backup"), 2, runtimes=("process",)) as cluster:
+        yield Desk(cluster)
+
+
 @pytest.fixture
-def shop(make_cluster: Callable[..., LocalCluster], tmp_path: Path) -> Desk:
+def shop(desk: Desk, tmp_path: Path) -> Iterator[Desk]:
     """A stack with an environment value and a scale set since."""
-    cluster = make_cluster(2)
-    cluster.up()
-    cluster.wait_ready()
-    desk = Desk(cluster)
     (tmp_path / "shop.json").write_text(json.dumps(PLAN))
     desk.run("deploy", str(tmp_path / "shop.json"))
     desk.run("scale", "shop", "web=1")
-    wait_healthy(cluster, "shop", 1)
-    return desk
+    wait_healthy(desk.cluster, "shop", 1)
+    yield desk
+    desk.run("remove", "shop", "--yes", code=None)  # a test may have done it
 
 
 def test_a_stack_that_was_removed_comes_back_as_it_was(shop: Desk, tmp_path: Path) -> None:

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from bootstrap.local import LocalCluster
-from tests.loopback.world import READY_TIMEOUT_S, end, request
+from tests.loopback.world import cluster_of, request
 from tests.runtime.conftest import IMAGE, Dockerd, _missing, running_dockerd
 from tests.support.agents import Desk
 from tests.support.waiting import wait_for_sync
@@ -27,16 +26,12 @@ def engine() -> Iterator[Dockerd]:
     yield from running_dockerd(Path(tempfile.mkdtemp(prefix="muster-dockerd-")))
 
 
-@pytest.fixture
-def docker_desk(engine: Dockerd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    monkeypatch.setenv("DOCKER_HOST", engine.url)
-    cluster = LocalCluster.create(tmp_path / "c", 3, api_port=0, runtimes=("docker",))
-    try:
-        cluster.up()
-        cluster.wait_ready(timeout_s=READY_TIMEOUT_S)
-        yield Desk(cluster)
-    finally:
-        end(cluster)
+@pytest.fixture(scope="module")
+def docker_desk(engine: Dockerd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOCKER_HOST", engine.url)
+        with cluster_of(tmp_path_factory.mktemp("docker"), 3, runtimes=("docker",)) as cluster:
+            yield Desk(cluster)
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from bootstrap.local import LocalCluster
-from tests.loopback.world import READY_TIMEOUT_S, end, followed
+from tests.loopback.world import cluster_of, followed
 from tests.runtime.conftest import IMAGE, Dockerd, _missing, running_dockerd
 from tests.support.agents import Desk
 from tests.support.waiting import wait_for_sync
@@ -32,13 +31,8 @@ def engine() -> Iterator[Dockerd]:
 def desk(engine: Dockerd) -> Iterator[Desk]:
     with tempfile.TemporaryDirectory(prefix="muster-phases-") as directory, pytest.MonkeyPatch.context() as patch:
         patch.setenv("DOCKER_HOST", engine.url)
-        cluster = LocalCluster.create(Path(directory) / "c", 3, api_port=0, runtimes=("docker", "process"))
-        try:
-            cluster.up()
-            cluster.wait_ready(timeout_s=READY_TIMEOUT_S)
+        with cluster_of(Path(directory) / "c", 3, runtimes=("docker", "process")) as cluster:
             yield Desk(cluster)
-        finally:
-            end(cluster)
 
 
 def web(**changes: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -42,6 +43,18 @@ def end(cluster: LocalCluster) -> None:
     """Take it down; nothing of it may be left."""
     cluster.down()
     assert running_below(cluster.directory) == []
+
+
+@contextmanager
+def cluster_of(directory: Path, count: int, **options: Any) -> Iterator[LocalCluster]:
+    """A cluster that sees itself; `options` are of `LocalCluster.create`."""
+    cluster = LocalCluster.create(directory, count, api_port=0, **options)
+    try:
+        cluster.up()
+        cluster.wait_ready(timeout_s=READY_TIMEOUT_S)
+        yield cluster
+    finally:
+        end(cluster)
 
 
 def replicas(status: Status, stack: str) -> dict[int, ReplicaStatus]:
