@@ -16,7 +16,7 @@ GUARDED = """
 import asyncio, socket, subprocess, sys, threading, time
 from pathlib import Path
 import agent, pytest
-from hypothesis import given, strategies as st
+from hypothesis import Phase, given, settings, strategies as st
 
 KEPT = []
 STOP = threading.Event()
@@ -36,6 +36,7 @@ async def test_leaves_a_task():
     KEPT.append(asyncio.create_task(forever(), name="stray"))
     await asyncio.sleep(0)
 
+@settings(max_examples=1, phases=[Phase.generate])  # each example waits for the stray task
 @given(st.integers())
 async def test_leaves_a_task_in_a_property(number):
     KEPT.append(asyncio.create_task(forever(), name="stray"))
