@@ -23,7 +23,7 @@ from agent.control.placements import Placements
 from agent.control.preparation import PLACE_DEADLINE_MS, judge_preparation, preparations
 from agent.control.progress import HEALTHY_DEADLINE_MS, Progress, Reports, deadline_passed, judge
 from agent.control.scheduler import ROLES, Schedule, same_container, schedule
-from agent.control.validation import Visit, judge_validation, may_be_asked, reaching
+from agent.control.validation import judge_validation, may_be_asked, reaching, visit_of
 from agent.model.errand import MAX_ERRANDS, Errand, errand_id
 from agent.model.ledger import AssignEntry, Assignment, LedgerEntry, Phase, PhaseEntry, Slot
 from agent.model.reason import with_note
@@ -172,9 +172,9 @@ class _Rollout:
             None,
         )
         visits = [
-            Visit(replica=item, also=main if self._services[key.service].role == "worker" else None)
+            visit
             for key, item in sorted(self._current.items())
-            if self._answers(key, item)
+            if self._runs(key, item) and (visit := visit_of(self._services[key.service], item, main)) is not None
         ]
         hosts = [
             member.id
@@ -183,13 +183,12 @@ class _Rollout:
         ]
         asked = reaching(self._stack, visits, hosts)
         self.errands.update(asked)
-        return judge_validation(self._stack, self._state.members, asked, self._current, self._reports, self._now_ms)
+        return judge_validation(self._stack, self._state.members, asked, visits, self._reports, self._now_ms)
 
-    def _answers(self, key: ReplicaKey, assignment: Assignment) -> bool:
-        """Whether the replica runs and publishes a TCP port; one that ended well isn't asked any more."""
+    def _runs(self, key: ReplicaKey, assignment: Assignment) -> bool:
+        """Whether the replica runs; one that ended well isn't asked any more."""
         seen = self._reports.observed(assignment)
-        runs = seen is not None and seen.state == "healthy" and not wants_stopped(self._stack, key.service)
-        return runs and any(port.protocol == "tcp" for port in assignment.ports)
+        return seen is not None and seen.state == "healthy" and not wants_stopped(self._stack, key.service)
 
     def _mend(self) -> Iterator[LedgerEntry]:
         """After a failure: go back if there is something to go back to, else keep what runs and replace nothing."""

@@ -54,7 +54,8 @@ def same_container(one: Service, other: Service) -> bool:
 
 
 def _as_it_runs(service: Service) -> Service:
-    return replace(service, host=None, labels={}, replicas=1, role="service")
+    ports = tuple(replace(port, validation="all") for port in service.ports)
+    return replace(service, host=None, labels={}, replicas=1, role="service", ports=ports)
 
 
 class _Planner:

@@ -4,11 +4,12 @@ Who asks whom: while there are few, every host asks every port (SEED "Network co
 1,000 hosts would be 10^6 requests that say the same over and over: beyond MAX_PROBES each port is asked by
 MIN_PROBERS hosts or more, spread so that all hosts ask about equally many. Always among them: the replica's own host,
 which tells a closed firewall from a program that doesn't listen, and for a worker main's host, which registers it.
+Ports that a plan says are closed to other hosts on purpose are asked by their own host alone, or by nobody.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -18,7 +19,8 @@ from agent.model.cluster import Member
 from agent.model.errand import MAX_SLOTS, ErrandFinding, Reach, Unreached, errand_id
 from agent.model.ledger import Assignment, Slot
 from agent.model.spec import ReplicaKey
-from agent.model.types import AgentId, Millis
+from agent.model.stack import Service
+from agent.model.types import AgentId, Millis, Port
 from agent.state import StackState, key_of
 
 MAX_PROBES = 2_000  # pairs of host and replica in one validation; 45 hosts with a replica each are asked by all
@@ -28,15 +30,36 @@ MAX_PAIRS_TOLD = 5  # in the reason; a closed port is mostly closed for all
 
 
 class Visit(Struct, frozen=True, kw_only=True):
-    """A replica whose ports are asked; `also`: a host that must be among those who ask, e.g. main's."""
+    """A replica whose ports are asked; `also`: a host that must be among those who ask, e.g. main's.
+
+    `closed`: of its host ports, those that only its own host is to ask; where that is all of them, `inward` is true.
+    """
 
     replica: Assignment
     also: AgentId | None = None
+    closed: frozenset[Port] = frozenset()
+    inward: bool = False
+
+
+def visit_of(service: Service, replica: Assignment, main: AgentId | None) -> Visit | None:
+    """What is asked of a replica of the service; None where nothing is."""
+    asked = {
+        port.host_port: spec.validation
+        for spec, port in zip(service.ports, replica.ports, strict=True)
+        if port.protocol == "tcp" and spec.validation != "none"
+    }
+    if not asked:
+        return None
+    closed = frozenset(port for port, validation in asked.items() if validation == "host")
+    inward = len(closed) == len(asked)
+    also = main if service.role == "worker" and not inward else None
+    return Visit(replica=replica, also=also, closed=closed, inward=inward)
 
 
 def reaching(stack: StackState, visits: Sequence[Visit], hosts: Sequence[AgentId]) -> dict[AgentId, tuple[Reach, ...]]:
     """What each of `hosts` (those that can be asked, in a fixed order) is asked to reach."""
-    asks = who_asks([visit.replica.host for visit in visits], hosts)
+    inward = {number for number, visit in enumerate(visits) if visit.inward}
+    asks = who_asks([visit.replica.host for visit in visits], hosts, inward)
     for number, visit in enumerate(visits):
         if visit.also is not None and visit.also in asks:
             asks[visit.also].add(number)
@@ -54,10 +77,13 @@ def _cut(visits: Sequence[Visit]) -> Iterator[Sequence[Visit]]:
     return (visits[begin : begin + MAX_SLOTS] for begin in range(0, len(visits), MAX_SLOTS))
 
 
-def who_asks(targets: Sequence[AgentId], hosts: Sequence[AgentId]) -> dict[AgentId, set[int]]:
+def who_asks(
+    targets: Sequence[AgentId], hosts: Sequence[AgentId], inward: Container[int] = ()
+) -> dict[AgentId, set[int]]:
     """By host of `hosts`: the numbers of the targets (each given by its own host) that it asks.
 
-    Every target is asked by its own host, if that is among `hosts`, and by min(all others, enough) others.
+    Every target is asked by its own host, if that is among `hosts`, and, unless it is `inward`, by min(all others,
+    enough) others.
     """
     asks: dict[AgentId, set[int]] = {host: set() for host in hosts}
     if not targets or not hosts:
@@ -68,7 +94,7 @@ def who_asks(targets: Sequence[AgentId], hosts: Sequence[AgentId]) -> dict[Agent
         others = len(hosts) - (own in asks)
         if own in asks:
             asks[own].add(number)
-        left = min(others, enough)
+        left = min(others, enough) if number not in inward else 0
         while left:
             host = hosts[begin % len(hosts)]
             begin += 1
@@ -82,7 +108,7 @@ def judge_validation(
     stack: StackState,
     members: Mapping[AgentId, Member],
     asked: Mapping[AgentId, tuple[Reach, ...]],
-    placed: Mapping[ReplicaKey, Assignment],
+    visits: Sequence[Visit],
     reports: Reports,
     now_ms: Millis,
 ) -> Progress:
@@ -103,7 +129,8 @@ def judge_validation(
             seconds = VALIDATION_DEADLINE_MS // 1000
             return Progress(verdict="failed", reason=f"{names} didn't say within {seconds} s what they reach")
         return Progress(verdict="working", reason=f"waiting for {names}")
-    reason = _why_unreached(stack, members, placed, unreached, alone=len(asked) == 1)
+    visited = {key_of(visit.replica): visit for visit in visits}
+    reason = _why_unreached(stack, members, visited, unreached, alone=len(asked) == 1)
     return Progress(verdict="failed", reason=reason) if reason else Progress(verdict="done")
 
 
@@ -114,42 +141,53 @@ def _told(finding: ErrandFinding) -> tuple[Unreached, ...]:
 def _why_unreached(
     stack: StackState,
     members: Mapping[AgentId, Member],
-    placed: Mapping[ReplicaKey, Assignment],
+    visited: Mapping[ReplicaKey, Visit],
     unreached: Sequence[tuple[AgentId, Unreached]],
     *,
     alone: bool,
 ) -> str:
     """In one sentence for each pair, the first MAX_PAIRS_TOLD of them; empty when there are none.
 
-    That its own host alone doesn't reach a replica says nothing, unless it was `alone` asked: some networks don't let a
-    host call itself.
+    That its own host alone doesn't reach a replica says nothing, unless it was `alone` asked, or alone about that port:
+    some networks don't let a host call itself.
     """
-    silent = {(item.service, item.slot, item.port) for host, item in unreached if _is_own(stack, placed, host, item)}
+    silent = {
+        (item.service, item.slot, item.port) for host, item in unreached if host == _host_of(stack, visited, item)
+    }
     told: list[str] = []
     pairs = 0
     for host, item in sorted(unreached, key=lambda pair: (pair[1].service, pair[1].slot, members[pair[0]].name)):
-        current = placed.get(ReplicaKey(stack=stack.name, service=item.service, slot=item.slot))
-        if current is None or (_is_own(stack, placed, host, item) and not alone):
+        visit = visited.get(_key_of(stack, item))
+        if visit is None or (host == visit.replica.host and not alone and item.port not in visit.closed):
             continue
         pairs += 1
-        if pairs > MAX_PAIRS_TOLD:
-            continue
-        there, here = members[current.host], members[host]
-        what = (
-            f"{here.name} doesn't reach {item.service}.{item.slot} on {there.name} at port {item.port}: {item.reason}"
-        )
-        if (item.service, item.slot, item.port) in silent:
-            told.append(f"{what}; nor does {there.name} itself: does the program listen there, on all addresses?")
-        else:
-            rule = f"ufw allow from {here.address} to any port {item.port} proto tcp"
-            told.append(f"{what}; {there.name} itself does, so a firewall between them is likely: there `{rule}`")
+        if pairs <= MAX_PAIRS_TOLD:
+            listens = (item.service, item.slot, item.port) not in silent
+            told.append(_sentence(members[visit.replica.host], members[host], item, listens=listens))
     more = pairs - MAX_PAIRS_TOLD
     return ". ".join(told) + (f". And {more} pairs more" if more > 0 else "")
 
 
-def _is_own(stack: StackState, placed: Mapping[ReplicaKey, Assignment], host: AgentId, item: Unreached) -> bool:
-    current = placed.get(ReplicaKey(stack=stack.name, service=item.service, slot=item.slot))
-    return current is not None and current.host == host
+def _sentence(there: Member, here: Member, item: Unreached, *, listens: bool) -> str:
+    asked = f"{item.service}.{item.slot}"
+    question = "does the program listen there, on all addresses?"
+    if here == there:
+        return f"{here.name} itself doesn't reach {asked} at port {item.port}: {item.reason}; {question}"
+    what = f"{here.name} doesn't reach {asked} on {there.name} at port {item.port}: {item.reason}"
+    if not listens:
+        return f"{what}; nor does {there.name} itself: {question}"
+    rule = f"ufw allow from {here.address} to any port {item.port} proto tcp"
+    purpose = 'if that is on purpose, the port\'s `"validation": "host"` says so'
+    return f"{what}; {there.name} itself does, so a firewall between them is likely: there `{rule}`; {purpose}"
+
+
+def _key_of(stack: StackState, item: Unreached) -> ReplicaKey:
+    return ReplicaKey(stack=stack.name, service=item.service, slot=item.slot)
+
+
+def _host_of(stack: StackState, visited: Mapping[ReplicaKey, Visit], item: Unreached) -> AgentId | None:
+    visit = visited.get(_key_of(stack, item))
+    return visit.replica.host if visit is not None else None
 
 
 def _slot(visit: Visit) -> Slot:

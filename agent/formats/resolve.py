@@ -150,6 +150,9 @@ def _check_ports(instance: Instance, where: str) -> None:
         if (port.container_port, port.protocol) in seen:
             place = f"{where}.ports[{index}].container_port"
             raise InputError(f"{port.container_port}/{port.protocol} stands twice", where=place)
+        if port.protocol == "udp" and port.validation != "all":
+            fix = "Leave `validation` out."
+            raise InputError("UDP ports aren't asked by anybody", where=f"{where}.ports[{index}].validation", fix=fix)
         seen.add((port.container_port, port.protocol))
     if instance.health is not None:
         for kind, probe in (("http", instance.health.http), ("tcp", instance.health.tcp)):

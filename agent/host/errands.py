@@ -54,7 +54,7 @@ def resolve_errands(
     if agent not in state.members:
         return ()
     tasks = (
-        _preparation(state, agent, context, errand) if isinstance(errand, Prepare) else _survey(state, errand)
+        _preparation(state, agent, context, errand) if isinstance(errand, Prepare) else _survey(state, agent, errand)
         for errand in errands
     )
     return tuple(task for task in tasks if task is not None)
@@ -74,19 +74,19 @@ def _preparation(state: ClusterState, agent: AgentId, context: HostContext, erra
     return Preparation(errand=errand_id(errand), stack=errand.stack, service=errand.service, specs=tuple(specs))
 
 
-def _survey(state: ClusterState, errand: Reach) -> Survey | None:
+def _survey(state: ClusterState, agent: AgentId, errand: Reach) -> Survey | None:
     if state.index < errand.index:
         return None
     endpoints = [
         endpoint
         for slot in errand.slots
-        for endpoint in _endpoints(state, ReplicaKey(stack=errand.stack, service=slot.service, slot=slot.slot))
+        for endpoint in _endpoints(state, agent, ReplicaKey(stack=errand.stack, service=slot.service, slot=slot.slot))
     ]
     return Survey(errand=errand_id(errand), stack=errand.stack, endpoints=tuple(endpoints))
 
 
-def _endpoints(state: ClusterState, key: ReplicaKey) -> list[Endpoint]:
-    """Of a replica that is gone meanwhile: none."""
+def _endpoints(state: ClusterState, agent: AgentId, key: ReplicaKey) -> list[Endpoint]:
+    """What the plan lets this host ask; of a replica that is gone meanwhile: nothing."""
     assignment = state.assignments.get(key)
     service = service_of(state, assignment) if assignment is not None else None
     member = state.members.get(assignment.host) if assignment is not None else None
@@ -101,6 +101,7 @@ def _endpoints(state: ClusterState, key: ReplicaKey) -> list[Endpoint]:
             if service.health is not None and service.health.container_port == port.container_port
             else None,
         )
-        for port in assignment.ports
+        for spec, port in zip(service.ports, assignment.ports, strict=True)
         if port.protocol == "tcp"
+        and (spec.validation == "all" or (spec.validation == "host" and assignment.host == agent))
     ]

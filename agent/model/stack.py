@@ -54,11 +54,16 @@ class Image(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
 
 
 class PortSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """`host_port` is the preferred one; the host takes the first free of preferred … preferred + 99."""
+    """`host_port` is the preferred one; the host takes the first free of preferred … preferred + 99.
+
+    `validation`: who asks a TCP port before a rollout is healthy: `all` hosts, only the `host` it is on (a firewall
+    closes it to others on purpose), or `none`.
+    """
 
     host_port: Port
     container_port: Port
     protocol: Literal["tcp", "udp"] = "tcp"
+    validation: Literal["all", "host", "none"] = "all"
 
 
 class Volume(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

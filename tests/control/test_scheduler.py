@@ -287,6 +287,8 @@ class TestPorts:
 def test_same_container_ignores_where_and_how_many() -> None:
     one = service()
     assert same_container(one, replace(one, host="n1", labels={"a": "b"}, replicas=7, role="worker"))
+    port = PortSpec(host_port=80, container_port=80)
+    assert same_container(replace(one, ports=(port,)), replace(one, ports=(replace(port, validation="host"),)))
     assert not same_container(one, replace(one, command=("x",)))
     assert not same_container(one, replace(one, environment={"A": "1"}))
 

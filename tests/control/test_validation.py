@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent.control.validation import MAX_PROBES, MIN_PROBERS, VALIDATION_DEADLINE_MS, who_asks
 from agent.model.errand import Reach
@@ -100,6 +101,41 @@ def test_its_own_host_alone_says_nothing_unless_there_is_no_other() -> None:
     alone.blocked.add(("n1", "n1"))
     alone.settle()
     assert alone.phase() == "failed"
+
+
+def closed(validation: str) -> PortSpec:
+    return replace(PORT, validation=validation)
+
+
+def test_a_port_that_is_closed_to_others_on_purpose_is_asked_by_its_own_host_alone() -> None:
+    services = {
+        "main": service(role="main", host="n1", ports=(PORT,)),
+        "db": service(host="n2", ports=(closed("host"),)),
+        "job": service(role="worker", host="n3", ports=(closed("host"),)),
+        "probe": service(host="n3", ports=(closed("none"),)),
+    }
+    made = validating("n1", "n2", "n3", mute="n1", **services)
+    assert asked(made) == {"n1": {"main.1"}, "n2": {"main.1", "db.1"}, "n3": {"main.1", "job.1"}}
+    made.blocked |= {("n1", "n2"), ("n3", "n2"), ("n1", "n3"), ("n2", "n3")}
+    made.mute.clear()
+    made.settle()
+    assert made.phase() == "healthy"
+
+
+def test_a_closed_port_that_its_own_host_does_not_reach_fails_it() -> None:
+    made = world("n1", "n2", db=service(host="n2", ports=(closed("host"),)))
+    made.blocked.add(("n2", "n2"))
+    made.settle()
+    assert made.phase() == "failed"
+    told = "n2 itself doesn't reach db.1 at port 8443: no answer; does the program listen there, on all addresses?"
+    assert made.state.stacks["shop"].reason == told
+
+
+def test_nothing_to_ask_about_needs_no_validation() -> None:
+    made = world("n1", "n2", db=service(host="n2", ports=(closed("none"),)))
+    made.blocked |= {("n1", "n2"), ("n2", "n2")}
+    made.settle()
+    assert made.phase() == "healthy"
 
 
 def test_a_host_that_dies_meanwhile_is_not_waited_for() -> None:

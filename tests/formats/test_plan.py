@@ -298,6 +298,16 @@ def test_a_process_has_a_command_and_no_image() -> None:
             "$.main.ports[1].container_port",
             "80/tcp stands twice",
         ),
+        (
+            {"ports": [{"host_port": 1, "container_port": 1, "validation": "off"}]},
+            "$.main.ports[0].validation",
+            'one of "all", "host", "none"',
+        ),
+        (
+            {"ports": [{"host_port": 53, "container_port": 53, "protocol": "udp", "validation": "host"}]},
+            "$.main.ports[0].validation",
+            "UDP ports aren't asked",
+        ),
         ({"environment": {"1X": "secret"}}, '$.main.environment["1X"]', "expected a key of a variable's name"),
         ({"environment": {"X": "secret\n"}}, "$.main.environment.X", "got a text of 7 characters"),
         ({"environment": {"X": 8}}, "$.main.environment.X", "expected text, got a number"),

@@ -75,6 +75,23 @@ def test_what_the_ledger_does_not_have_yet_waits() -> None:
     assert resolve_errands(ledger.state, ledger.id("n1"), CONTEXT, errands) == ()
 
 
+def test_a_survey_leaves_out_ports_that_are_closed_to_this_host() -> None:
+    ledger = Ledger("n1", "n2")
+    inner = PortSpec(host_port=5432, container_port=5432, validation="host")
+    late = PortSpec(host_port=9000, container_port=9000, validation="none")
+    ledger.deploy(stack(web=service(ports=(PORT, inner, late))))
+    ports = tuple(
+        AssignedPort(container_port=port.container_port, host_port=port.host_port) for port in (PORT, inner, late)
+    )
+    ledger.assign(replace(ledger.assignment("n1"), ports=ports))
+    asked = {}
+    for host in ("n1", "n2"):
+        (task,) = resolve_errands(ledger.state, ledger.id(host), CONTEXT, [reach(ledger)])
+        assert isinstance(task, Survey)
+        asked[host] = [endpoint.port for endpoint in task.endpoints]
+    assert asked == {"n1": [8443, 5432], "n2": [8443]}
+
+
 def test_a_host_that_was_expelled_meanwhile_looks_at_nothing() -> None:
     ledger = shop()
     errands: list[Errand] = [prepare(placed(ledger)), reach(ledger)]
