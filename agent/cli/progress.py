@@ -113,8 +113,12 @@ class Watch:
                 async for event in events:
                     if event.stack in ("", self.stack):
                         self._happened.set()
-                    if event.kind == "phase" and (event.stack, event.revision) == (self.stack, self.revision):
+                    if (event.stack, event.revision) != (self.stack, self.revision):
+                        continue
+                    if event.kind == "phase":
                         self._say_phase(event.state)
+                    elif event.state == "registered":
+                        self._once(f"registered {event.service}", f"  {event.what.partition('/')[2]}")
 
     # What a person sees
 

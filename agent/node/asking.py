@@ -43,6 +43,11 @@ class Asking(Struct):
                     continue
             self._tell(host, wanted, when)
 
+    def told(self, host: AgentId) -> tuple[Errand, ...]:
+        """What the host was sent to find out last."""
+        told = self._told.get(host)
+        return told.errands if told is not None else ()
+
     def forget(self) -> None:
         """Another coordinates: it asks for itself."""
         self._told.clear()

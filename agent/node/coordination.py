@@ -19,7 +19,7 @@ from agent.node.chronicle import Chronicle
 from agent.node.clock import UNHEARD_S
 from agent.node.context import Context, Peer
 from agent.node.instant import Instant
-from agent.node.telling import Allowance, tell_applied, tell_host, tell_replicas
+from agent.node.telling import Allowance, tell_applied, tell_host, tell_registered, tell_replicas
 from agent.node.vitals import Vitals
 from agent.raft import ConfigurationRefused, NotLeader, ProposalDropped, TransferRefused
 from agent.state import STATE_LEVEL, Applied
@@ -70,6 +70,7 @@ class Coordination:
         self._dirty = True
         allowance = self._allowances.setdefault(report.host, Allowance(when.mono))
         tell_replicas(self.chronicle, self.context, known, report, allowance, when)
+        tell_registered(self.chronicle, self.context, known, report, self.asking.told(report.host), when)
 
     def member_changed(self, change: MemberChanged, when: Instant) -> None:
         """SWIM sees a host differently now: advice."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from msgspec import Struct
 
+from agent.model.errand import Errand, Reach, errand_id
 from agent.model.events import EventKind
 from agent.model.report import HostReport, ObservedReplica
 from agent.model.spec import ReplicaKey
 from agent.node.chronicle import Chronicle
 from agent.node.context import Context
 from agent.node.instant import Instant
-from agent.state import Applied
+from agent.state import Applied, deployed_stack
 from agent.swim import MemberChanged
 
 HOST_EVENTS_PER_S = 10.0  # of one host's replicas; a rollout changes a few a second
@@ -131,6 +134,49 @@ def tell_replicas(
             reason = f": {replica.reason}" if replica.reason else ""
             what = f"{_key(replica)} on {host} is {replica.state}{reason}"
             _tell_replica(chronicle, when, _key(replica), "replica", what, host, replica.state)
+
+
+def tell_registered(
+    chronicle: Chronicle,
+    context: Context,
+    before: HostReport | None,
+    report: HostReport,
+    errands: tuple[Errand, ...],
+    when: Instant,
+) -> None:
+    """Main's host reaches workers now, by the `errands` it was sent on: they are registered (SEED "Phase 3")."""
+    was = _reached(before) if before is not None else frozenset()
+    for errand in errands:
+        if not isinstance(errand, Reach) or errand_id(errand) not in _reached(report) - was:
+            continue
+        stack = context.state.stacks.get(errand.stack)
+        services = deployed_stack(context.state, stack).services if stack is not None else {}
+        main = next((name for name, service in services.items() if service.role == "main"), "")
+        first = context.state.assignments.get(ReplicaKey(stack=errand.stack, service=main, slot=1))
+        if first is None or first.host != report.host:
+            continue
+        host = context.name_of(report.host)
+        count = Counter(slot.service for slot in errand.slots if slot.service in services)
+        for name in sorted(name for name in count if services[name].role == "worker"):
+            replicas = f" ({count[name]} replicas)" if count[name] > 1 else ""
+            what = f"{errand.stack}/{name}{replicas} is registered with {main} on {host}"
+            chronicle.tell(
+                when,
+                "replica",
+                what,
+                host=host,
+                stack=errand.stack,
+                service=name,
+                revision=errand.revision,
+                state="registered",
+            )
+
+
+def _reached(report: HostReport) -> frozenset[str]:
+    """The errands of which it says that it reaches all."""
+    return frozenset(
+        finding.errand for finding in report.findings if (finding.kind, finding.state) == ("reach", "ready")
+    )
 
 
 def _key(replica: ObservedReplica) -> ReplicaKey:

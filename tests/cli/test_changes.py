@@ -221,6 +221,25 @@ def change(plan: Path) -> None:
     plan.write_text(json.dumps(written))
 
 
+async def test_that_workers_are_registered_is_told(agent: Agent, running: FakeCluster, plan: Path) -> None:
+    node = running.nodes["n1"].node
+    fields: dict[str, Any] = {"stack": "shop", "revision": 1}
+
+    def registered() -> None:
+        what = "shop/job is registered with web on n1"
+        node.tell(event(1, what, kind="replica", service="job", state="registered", **fields))
+        looks[0] = len(running.nodes["n1"].records)
+
+    looks = [0]
+    said = await during(
+        agent("deploy", str(plan), "--via", "n1"),
+        (lambda: bool(node.listeners), registered),
+        (lambda: len(running.nodes["n1"].records) > looks[0] + 10, lambda: phase(running, "healthy")),
+    )
+    assert said.code == 0, said
+    assert said.out.splitlines()[-2:] == ["  job is registered with web on n1", "shop: healthy"]
+
+
 async def test_of_many_replicas_it_is_told_how_many_are_where_and_one_of_each(
     agent: Agent, running: FakeCluster
 ) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.model.status import ReplicaStatus
 from bootstrap.local import LocalCluster
 from tests.loopback.world import (
     EXAMPLE,
@@ -119,19 +120,31 @@ try:
     print("main answers", flush=True)
 except OSError:
     print("main is away", flush=True)
-time.sleep(1000)
+listening = socket.create_server(("${MUSTER_HOST}", ${MUSTER_PORT_8290}))
+while listening.accept():
+    pass
 """
+
+
+def service_of(desk: Desk, name: str) -> tuple[ReplicaStatus, ...]:
+    """The replicas of one service of the stack."""
+    (stack,) = [stack for stack in desk.cluster.status("n1").stacks if stack.name == STACK]
+    return next(service.replicas for service in stack.services if service.name == name)
 
 
 def test_a_start_waits_for_main_before_it_starts_workers(desk: Desk, tmp_path: Path) -> None:
     port = {"ports": [{"host_port": 8190, "container_port": 8190}], "health": {"tcp": {"port": 8190}}}
+    worker_port = {"ports": [{"host_port": 8290, "container_port": 8290}]}
     plan = {
         "stack": STACK,
         "main": {"runtime": "process", "command": ["python3", "-c", MAIN], **port},
-        "workers": [{"runtime": "process", "replicas": 2, "command": ["python3", "-c", WORKER]}],
+        "workers": [{"runtime": "process", "replicas": 2, "command": ["python3", "-c", WORKER], **worker_port}],
     }
     (tmp_path / "order.json").write_text(json.dumps(plan))
-    desk.run("deploy", str(tmp_path / "order.json"))
+    said = desk.run("deploy", str(tmp_path / "order.json")).stdout.splitlines()
+    (main_host,) = {replica.host for replica in service_of(desk, "main")}
+    registered = f"  worker-1 (2 replicas) is registered with main on {main_host}"
+    assert registered in said[said.index(f"{STACK}: validating") :], said
     try:
         desk.run("stop", STACK)
         said = desk.run("start", STACK).stdout

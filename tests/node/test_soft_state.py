@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from agent.host import HostObservation
 from agent.model.events import Event
 from agent.model.report import HostReport, ObservedReplica
+from agent.model.stack import PortSpec
 from agent.node.chronicle import KEPT_EVENTS
 from agent.node.effects import Serve, Unserve
 from agent.node.inquiries import STATUS_WAIT_S
@@ -185,6 +186,26 @@ def test_who_is_cut_off_still_knows_itself_and_takes_nobody_else_for_unhealthy(c
     (web,) = status.stacks[0].services
     assert {each.host: each.state for each in web.replicas} == {"n1": "healthy", "n2": "unknown", "n3": "unknown"}
     assert (web.healthy, web.unknown, status.health_score) == (1, 2, 100.0)
+
+
+def test_it_is_told_that_main_reaches_its_workers(cluster: Cluster) -> None:
+    """SEED "Register with main instance"."""
+    for node in cluster.alive:
+        node.obeys = True
+        node.up.observed(running(node.desired[-1]), node.when)
+    part = replace(ONE_DEPLOY, ports=(PortSpec(host_port=8443, container_port=8443),))
+    shop = stack(
+        main=replace(part, role="main", host="n2"),
+        job=replace(part, role="worker", replicas=2),
+        other=replace(ONE_DEPLOY, role="worker"),
+    )
+    cluster.instruct("deploy", "stack:shop", shop)
+    coordinator = cluster.elect()
+    cluster.until(lambda: coordinator.up.context.state.stacks["shop"].phase == "healthy")
+    told = [event for event in coordinator.up.chronicle.recent if event.state == "registered"]
+    assert [(event.what, event.host, event.service, event.revision) for event in told] == [
+        ("shop/job (2 replicas) is registered with main on n2", "n2", "job", 1)
+    ]
 
 
 def test_a_coordinator_that_doesnt_answer_isnt_waited_for_long(cluster: Cluster) -> None:
