@@ -147,8 +147,8 @@ def test_a_start_waits_for_main_before_it_starts_workers(desk: Desk, tmp_path: P
     assert registered in said[said.index(f"{STACK}: validating") :], said
     try:
         desk.run("stop", STACK)
-        said = desk.run("start", STACK).stdout
-        order = [line for line in said.splitlines() if line.startswith(f"{STACK}: ")]
+        shown = desk.run("start", STACK).stdout
+        order = [line for line in shown.splitlines() if line.startswith(f"{STACK}: ")]
         assert order[-4:] == [f"{STACK}: {phase}" for phase in ("main", "workers", "validating", "healthy")]
         heard = desk.run("logs", STACK).stdout
         assert (heard.count("main answers") >= 2, "main is away" in heard) == (True, False), heard
