@@ -16,7 +16,7 @@ from agent.host.ports import conflicts
 from agent.model.ledger import AssignedPort
 from agent.model.spec import ReplicaKey, ReplicaSpec
 from agent.model.workload import Workload
-from tests.support.replicas import OTHER_AGENT, key, spec, wanted
+from tests.support.replicas import OTHER_AGENT, key, spec, wanted, workload
 
 FOREIGN_CLUSTER = "ponmlkjihgfedcba"
 
@@ -58,24 +58,6 @@ class World:
 
     def state(self) -> set[tuple[ReplicaKey, str, str]]:
         return {(w.key, w.spec_hash, w.state) for w in self.workloads.values()}
-
-
-def workload(of: ReplicaSpec, **changes: Any) -> Workload:
-    fields: dict[str, Any] = {
-        "id": "0" * 63 + "1",
-        "key": of.key,
-        "cluster": of.cluster,
-        "agent": of.agent,
-        "name": of.container_name,
-        "runtime": of.runtime,
-        "revision": of.revision,
-        "generation": of.generation,
-        "spec_hash": of.hash,
-        "state": "running",
-        "ports": of.ports,
-        "started_at": 1,
-    }
-    return Workload(**(fields | changes))
 
 
 def settle(world: World, desired: Desired, memory: ReconcileMemory | None = None, now: float = 0.0) -> ReconcileMemory:

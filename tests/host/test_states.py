@@ -11,27 +11,9 @@ from agent.host.life import TRIES_BEFORE_FAILED, start_failed, started, with_log
 from agent.model.report import ObservedReplica
 from agent.model.spec import ReplicaSpec
 from agent.model.workload import Workload
-from tests.support.replicas import OTHER_AGENT, key, spec, wanted
+from tests.support.replicas import OTHER_AGENT, key, spec, wanted, workload
 
 LONG = 100.0  # seconds, more than any settling
-
-
-def workload(of: ReplicaSpec, **changes: Any) -> Workload:
-    fields: dict[str, Any] = {
-        "id": "1" * 64,
-        "key": of.key,
-        "cluster": of.cluster,
-        "agent": of.agent,
-        "name": of.container_name,
-        "runtime": of.runtime,
-        "revision": of.revision,
-        "generation": of.generation,
-        "spec_hash": of.hash,
-        "state": "running",
-        "ports": of.ports,
-        "started_at": 1,
-    }
-    return Workload(**(fields | changes))
 
 
 def report(of: ReplicaSpec, *seen: Workload, at: float = LONG, doing: Doing | None = None) -> ObservedReplica:

@@ -22,12 +22,11 @@ from msgspec.structs import replace
 
 from agent.host import HostContext, HostObservation
 from agent.instruction import encode_body, sign_instruction
-from agent.model.cluster import Genesis, Member
+from agent.model.cluster import Member
 from agent.model.errand import ErrandFinding
 from agent.model.events import Event
 from agent.model.fault import Fault
 from agent.model.instruction import Act, Body, Drain, Enrol, Expel, InstructionResult
-from agent.model.ledger import GenesisEntry, encode_entry
 from agent.model.stack import Service, Stack
 from agent.model.status import Status
 from agent.model.types import AgentId
@@ -56,7 +55,7 @@ from agent.node.messages import Frame
 from agent.raft import Entry, EntryKind, RaftTiming, Snapshot
 from agent.swim import SwimConfig
 from tests.support.hosts import all_right, running
-from tests.support.ledger import ANCHOR, CLUSTER, START_MS, key_of_person, member, operator
+from tests.support.ledger import CLUSTER, START_MS, genesis_entry, key_of_person, member
 from tests.support.memory_disk import MemoryDisk
 
 MAX_SPINS = 20  # timers at one moment; more would burn a core in a real agent
@@ -183,16 +182,7 @@ class Cluster:
         self._queue: deque[Callable[[], object]] = deque()
         self._spins = 0
         members = tuple(member(f"n{number}") for number in range(1, size + 1))
-        genesis = Genesis(
-            cluster=CLUSTER,
-            name="lab",
-            created_at=START_MS,
-            trust_anchor=ANCHOR,
-            admins=(operator("ann"), operator("recovery")),
-            members=members,
-            voters=tuple(item.id for item in members[: voters or voters_of(size)]),
-        )
-        data = encode_entry(GenesisEntry(at=START_MS, genesis=genesis))
+        data = genesis_entry(members, voters or voters_of(size))
         self._genesis = Entry(index=1, term=0, kind=EntryKind.NORMAL, data=data)
         self.nodes: dict[str, Node] = {}
         for item in members:

@@ -63,7 +63,8 @@ def stack(name: str = "shop", /, **services: Service) -> Stack:
     return Stack(name=name, services=services or {"web": service()})
 
 
-def genesis_entry(members: tuple[Member, ...]) -> bytes:
+def genesis_entry(members: tuple[Member, ...], voters: int = 1) -> bytes:
+    """Entry 1: the first `voters` of the members vote."""
     genesis = Genesis(
         cluster=CLUSTER,
         name="lab",
@@ -71,7 +72,7 @@ def genesis_entry(members: tuple[Member, ...]) -> bytes:
         trust_anchor=ANCHOR,
         admins=(operator("ann"), operator("recovery")),
         members=members,
-        voters=(members[0].id,),
+        voters=tuple(item.id for item in members[:voters]),
     )
     return encode_entry(GenesisEntry(at=START_MS, genesis=genesis))
 

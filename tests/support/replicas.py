@@ -8,6 +8,7 @@ from agent.host import Desired
 from agent.model.ledger import AssignedPort
 from agent.model.spec import ReplicaKey, ReplicaSpec
 from agent.model.stack import Image, Resources
+from agent.model.workload import Workload
 
 CLUSTER = "abcdefghijklmnop"
 AGENT = "a" * 26
@@ -58,3 +59,22 @@ def wanted(*specs: ReplicaSpec, **changes: Any) -> Desired:
     """A host that has to run these."""
     stacks = frozenset(each.key.stack for each in specs)
     return Desired(**({"cluster": CLUSTER, "agent": AGENT, "specs": specs, "stacks": stacks} | changes))
+
+
+def workload(of: ReplicaSpec, **changes: Any) -> Workload:
+    """What runs a spec, as it was observed."""
+    fields: dict[str, Any] = {
+        "id": "1" * 64,
+        "key": of.key,
+        "cluster": of.cluster,
+        "agent": of.agent,
+        "name": of.container_name,
+        "runtime": of.runtime,
+        "revision": of.revision,
+        "generation": of.generation,
+        "spec_hash": of.hash,
+        "state": "running",
+        "ports": of.ports,
+        "started_at": 1,
+    }
+    return Workload(**(fields | changes))

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.host import HostContext
-from agent.model.cluster import Genesis, Member
-from agent.model.ledger import GenesisEntry, encode_entry
+from agent.model.cluster import Member
 from agent.model.types import AgentId
 from agent.node.context import Peer
 from agent.node.core import NodeCore, NodeSettings
@@ -21,7 +20,7 @@ from agent.node.messages import CallFrame, CancelFrame, Frame, RaftFrame
 from agent.raft import Entry, EntryKind, Persist, RaftTiming, Snapshot
 from agent.raft.messages import Append, AppendResponse, PreVote, PreVoteResponse, Vote, VoteResponse
 from agent.swim import SwimConfig, SwimMessage
-from tests.support.ledger import ANCHOR, CLUSTER, START_MS, member, operator
+from tests.support.ledger import genesis_entry, member
 from tests.support.memory_disk import MemoryDisk
 
 QUIET = RaftTiming(heartbeat_s=20.0, election_timeout_min_s=50.0, election_timeout_max_s=60.0)
@@ -149,16 +148,7 @@ class Bench:
 async def bench(*, voters: int = 1, members: int = 3, timing: RaftTiming = QUIET) -> AsyncIterator[Bench]:
     """n1 of `members`, the first `voters` of them voting; a single voter coordinates at once."""
     made = tuple(member(f"n{number}") for number in range(1, members + 1))
-    genesis = Genesis(
-        cluster=CLUSTER,
-        name="lab",
-        created_at=START_MS,
-        trust_anchor=ANCHOR,
-        admins=(operator("ann"), operator("recovery")),
-        members=made,
-        voters=tuple(item.id for item in made[:voters]),
-    )
-    data = encode_entry(GenesisEntry(at=START_MS, genesis=genesis))
+    data = genesis_entry(made, voters)
     disk = MemoryDisk(Entry(index=1, term=0, kind=EntryKind.NORMAL, data=data))
     settings = NodeSettings(
         id=made[0].id,
