@@ -33,7 +33,7 @@ def rollback(stack: str, detach: bool, dry_run: bool) -> None:
     options = current_options()
 
     async def use(client: Client) -> None:
-        view = await client.stack(stack)
+        view = await _deployed(client, stack)
         ref, before = _previous(view)
         _show(options, view, ref, before, dry_run=dry_run)
         if dry_run:
@@ -46,6 +46,19 @@ def rollback(stack: str, detach: bool, dry_run: bool) -> None:
             print_json({"result": result, "stack": end})
 
     with_client(options, use)
+
+
+async def _deployed(client: Client, stack: str) -> StackView:
+    """Raises NotFound, or Unprocessable while it is being removed: what a removed stack had is kept nowhere."""
+    fix = "Deploy its plan again, or bring it back from a backup with `agent restore`."
+    try:
+        view = await client.stack(stack)
+    except NotFound:
+        what = "there is no such stack; of one that was removed nothing is kept to go back to"
+        raise NotFound(what, where=stack, fix=f"{fix} `agent status` lists the stacks.") from None
+    if view.phase == "removing":
+        raise Unprocessable("it is being removed, and nothing of it is kept to go back to", where=stack, fix=fix)
+    return view
 
 
 def _previous(view: StackView) -> tuple[InstructionRef, Stack]:

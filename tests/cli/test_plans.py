@@ -11,7 +11,7 @@ import pytest
 
 from agent.formats.plan import decode_plan
 from agent.model.api import REDACTED
-from agent.model.instruction import Scale
+from agent.model.instruction import Remove, Scale
 from agent.state import deployed_stack
 from tests.cli.conftest import Agent
 from tests.support.fake_node import FakeCluster
@@ -211,6 +211,29 @@ class TestRollback:
         open_shop(running)
         said = await agent("rollback", "shop")
         assert (said.code, "nothing was healthy before" in said.err) == (1, True)
+
+    async def test_of_a_removed_stack_nothing_is_kept(self, agent: Agent, running: FakeCluster) -> None:
+        self.update(running)
+        instruct(running, "remove", "stack:shop", Remove())
+        removing = await agent("rollback", "shop")
+        assert (removing.code, "shop: it is being removed" in removing.err) == (1, True)
+        assert running.ledger.state.stacks["shop"].removing, "a rollback doesn't end a removal"
+        gone = await agent("rollback", "nosuch")
+        assert (gone.code, "nosuch: there is no such stack" in gone.err, "agent restore" in gone.err) == (1, True, True)
+
+    async def test_a_rollback_that_fails_exits_3_and_says_what_is_in_force(
+        self, agent: Agent, running: FakeCluster
+    ) -> None:
+        self.update(running)
+        newest = running.ledger.state.stacks["shop"].deployed
+        call = asyncio.ensure_future(agent("rollback", "shop"))
+        await wait_for(lambda: running.ledger.state.stacks["shop"].revision == 3 or call.done())
+        phase(running, "failed", "preparation: web on n1: web:1 isn't here and can't be pulled; nothing was changed")
+        said = await asyncio.wait_for(call, 20)
+        assert (said.code, "web:1 isn't here" in said.err) == (3, True), said
+        assert running.ledger.state.stacks["shop"].deployed == newest
+        again = await agent("rollback", "shop")
+        assert (again.code, "already: revision 2" in again.err) == (1, True)
 
     async def test_a_failed_deploy_went_back_by_itself(self, agent: Agent, running: FakeCluster) -> None:
         open_shop(running)

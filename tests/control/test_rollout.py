@@ -349,6 +349,36 @@ class TestFailure:
         replaced = [key for batch in made.batches() for key in batch if key.service == "web"]
         assert replaced == [ReplicaKey(stack="shop", service="web", slot=1)] * 2  # there and back, the others never
 
+    def test_a_rollback_to_what_hosts_cannot_run_any_more_changes_nothing(self) -> None:
+        made = world(web=service(replicas=2))
+        made.settle()
+        first = made.state.signed[made.state.stacks["shop"].deployed.digest].stack
+        made.ledger.deploy(stack(web=service(replicas=2, command=("two",))))
+        made.settle()
+        before = dict(made.state.assignments)
+        made.unfit["n1", "web"] = "the image is gone"
+        made.ledger.deploy(first)
+        made.settle()
+        held = made.state.stacks["shop"]
+        assert (held.phase, held.deployed.revision) == ("failed", 2)
+        assert held.reason == "preparation: web on n1: the image is gone; nothing was changed"
+        assert made.state.assignments == before
+
+    def test_a_rollback_that_fails_goes_forward_again(self) -> None:
+        made = world(web=service(command=BAD), main=service(role="main"))
+        made.settle()
+        first = made.state.signed[made.state.stacks["shop"].deployed.digest].stack
+        made.ledger.deploy(stack(web=service(command=("two",)), main=service(role="main")))
+        made.settle()
+        made.sick["web", BAD] = "failed"
+        made.ledger.deploy(first)
+        made.settle()
+        held = made.state.stacks["shop"]
+        assert (held.phase, held.deployed.revision) == ("failed", 2)
+        assert held.reason.endswith("; back to revision 2")
+        assert {item.instruction.revision for item in made.state.assignments.values()} == {2}
+        assert made.runs("web")
+
     def test_a_failed_update_restores_scale_and_services_that_it_dropped(self) -> None:
         made = world(web=service(replicas=1), old=service())
         made.settle()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -26,6 +27,7 @@ AVERAGE = (
 )
 SLOW = f"""jq 'select((.duration | rtrimstr("ms") | tonumber) > 1000)' {LOG}"""
 needs_jq = pytest.mark.skipif(shutil.which("jq") is None, reason="jq isn't installed (Debian has it)")
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl isn't installed (Debian has it)")
 BEACON_KEYS = ["service_id", "type", "host", "port", "protocol", "capabilities", "timestamp"]
 
 
@@ -171,6 +173,61 @@ def test_the_api_answers_seeds_objects(desk: Desk, translator: str) -> None:
     assert stats["total_requests"] == sum(stats["requests_by_endpoint"].values()) >= stats["total_responses"]
     assert added.status == 403
     assert "agent invite translator@new-worker.example.com --ssh-key-path /path/to/key" in added.json["fix"]
+
+
+ASKING = (Path(__file__).parents[2] / "docs" / "api.md").read_text().partition("## Asking with curl")[2]
+ADD_WORKER = """\
+curl -X POST https://main-server:8443/api/v1/deployment/workers \\
+  -H "Content-Type: application/json" \\
+  -d '{
+    "host": "new-worker.example.com",
+    "user": "translator",
+    "ssh_key_path": "/path/to/key"
+  }'"""
+
+
+@needs_curl
+def test_curl_asks_as_the_api_page_says(desk: Desk, translator: str) -> None:
+    desk.run("deploy", translator)
+    line = next(block for block in ASKING.split("```") if "curl --cacert" in block)
+    line = line[line.index("curl") :].replace("$(agent token)", "$TOKEN")
+    for path, keys in {
+        "deployment/status": {"instances", "network_services", "api_requests_total", "health_score"},
+        "deployment/api-stats": {"total_requests", "total_responses", "error_count", "requests_by_endpoint"},
+    }.items():
+        assert "/api/v1/members" in line
+        found = json.loads(curl(desk, line.replace("/api/v1/members", f"/api/v1/{path}")))
+        assert found.keys() >= keys
+
+
+@needs_curl
+def test_seeds_requests_by_curl_are_answered(desk: Desk, translator: str) -> None:
+    desk.run("deploy", translator)
+    assert json.loads(curl(desk, "curl -k https://127.0.0.1:9999/health"))["ok"] is True
+    refused = json.loads(curl(desk, "curl -k https://127.0.0.1:9999/api/v1/deployment/status"))
+    assert (refused["status"], "agent token" in refused["fix"]) == (401, True)
+    # As it stands there, but for where it goes to and a token; what a host's enrolment takes, the answer says.
+    line = ADD_WORKER.replace("https://main-server:8443", '-k -H "Authorization: Bearer $TOKEN" https://127.0.0.1:9999')
+    refused = json.loads(curl(desk, line))
+    assert refused["status"] == 403
+    assert "agent invite translator@new-worker.example.com --ssh-key-path /path/to/key" in refused["fix"]
+
+
+def curl(desk: Desk, line: str) -> str:
+    """What a line says that is run as it stands, but for the port."""
+    home = desk.home
+    variables = {"MUSTER_HOME": str(home.path), "AGENT": home.cluster.members[0].id, "TOKEN": desk.access_token()}
+    address = f"{desk.cluster.address(home.cluster.members[0].name)}:{desk.cluster.layout.api_port}"
+    done = subprocess.run(
+        ["sh", "-c", line.replace("127.0.0.1:9999", address).replace("curl ", "curl -sS ", 1)],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
 
 
 def test_a_failed_deploy_names_the_replica_and_leaves_what_ran_before(
