@@ -15,7 +15,7 @@ from msgspec import Struct
 from agent.errors import InputError, NotAuthenticated
 from agent.instruction.keys import public_key_of
 from agent.instruction.scopes import check_scope
-from agent.instruction.tokens import peek, read_token, write_token
+from agent.instruction.tokens import REMEMBERED, peek, read_token, write_token
 from agent.model.cluster import Operator
 from agent.model.decode import convert, decode_json
 from agent.model.instruction import (
@@ -36,7 +36,6 @@ from agent.model.types import ClusterId, Digest, Jti, OperatorName, Target
 MAX_TTL_S = 300  # long enough to resend through a change of coordinator, short enough for a stolen laptop
 DEFAULT_SKEW_S = 30  # hosts without a common NTP source drift by less between two looks
 
-REMEMBERED = 256  # verified instructions; more than are between admission and `apply` at one time
 MAX_REMEMBERED_BODY_BYTES = 32_768  # so that all of them together have 8 MiB at most
 
 _encoder = msgspec.json.Encoder(order="deterministic")
@@ -124,7 +123,6 @@ def read_instruction(
     return _read(token, body, operators, audience, verify=verify)
 
 
-@lru_cache(REMEMBERED)
 def _signer(token: str) -> OperatorName:
     """Whose key must have made the token, nobody vouches for it yet; empty for what is no token."""
     try:
@@ -193,4 +191,4 @@ def check_times(claims: Claims, now_s: float, skew_s: float = DEFAULT_SKEW_S) ->
 
 def unverified_claims(token: str) -> Claims:
     """The claims by form alone, *nobody vouches for them*; for messages and look-ups. Raises InputError."""
-    return peek(token, typ="deploy+jwt", claims_type=Claims)[1]
+    return peek(token, typ="deploy+jwt", claims_type=Claims)

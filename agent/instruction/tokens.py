@@ -1,7 +1,7 @@
 """The strict JWT under all our tokens (RFC 7519, RFC 8037): one header shape, one algorithm, exact claims.
 
-PyJWT checks the signature and the audience; everything it leaves open (duplicate keys, padding, types of claims, `typ`,
-lone surrogates) is closed here. Times are claims like others: who admits a token checks them.
+PyJWT writes them. They are read here, in one reading that leaves nothing open: duplicate keys, padding, types of claims,
+`typ`, lone surrogates. Times are claims like others: who admits a token checks them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import base64
 import binascii
 import re
 from collections.abc import Callable
-from typing import Annotated, Literal, TypeVar
+from functools import lru_cache
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
 import jwt
 import msgspec
@@ -27,13 +28,8 @@ Typ = Literal["deploy+jwt", "genesis+jwt", "access+jwt", "peer+jwt", "blob+jwt",
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{86}")
 _C = TypeVar("_C", bound=Struct)
 
-_OPTIONS: jwt.types.Options = {
-    "strict_aud": True,
-    # Times are checked at admission, against the clock that the caller passes; PyJWT would read this machine's.
-    "verify_exp": False,
-    "verify_iat": False,
-    "verify_nbf": False,
-}
+REMEMBERED = 256  # tokens taken apart; more than are between admission and `apply` at one time. 4 KiB each at most
+REMEMBERED_HEADERS = 64  # a key's tokens of one kind all have the same
 
 
 class Header(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -42,6 +38,15 @@ class Header(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     alg: Literal["EdDSA"]
     typ: Typ
     kid: Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
+
+
+class _Parts(NamedTuple, Generic[_C]):
+    """A token taken apart: what it says, *nobody vouches for it yet*, and what its signature is of (RFC 7515 §5.2)."""
+
+    header: Header
+    claims: _C
+    signed: bytes
+    signature: bytes
 
 
 def write_token(key: Ed25519PrivateKey, typ: Typ, claims: Struct) -> str:
@@ -69,40 +74,50 @@ def read_token(
     NotAuthenticated, which says no more than which kind of token was refused.
     """
     try:
-        header, claims = peek(token, typ=typ, claims_type=claims_type)
+        header, claims, signed, signature = _take_apart(token, typ, claims_type)
         key = key_for(claims)
-        if key is None or header.kid != kid_of(bytes.fromhex(public_hex(key))):
+        if key is None or header.kid != kid_of(key.public_bytes_raw()):
             raise NotAuthenticated("the key isn't known")
-        if not verify:
-            if msgspec.to_builtins(claims).get("aud") != audience:
-                raise NotAuthenticated("InvalidAudienceError")
-            return claims
-        verified = jwt.decode_complete(
-            token,
-            key,
-            algorithms=["EdDSA"],
-            audience=audience,
-            options={**_OPTIONS, "require": list(claims_type.__struct_encode_fields__)},
-        )
-        if (verified["header"], verified["payload"]) != (msgspec.to_builtins(header), msgspec.to_builtins(claims)):
-            raise NotAuthenticated("two readings of one token")
+        if getattr(claims, "aud", None) != audience:
+            raise NotAuthenticated("it is for another audience")
+        if verify:
+            key.verify(signature, signed)
     except Exception as error:  # noqa: BLE001 - whatever a hostile token provokes below gets the same answer
         reason = error.what if isinstance(error, MusterError) else type(error).__name__
         raise NotAuthenticated(f"the {typ} token isn't valid ({reason})") from None
     return claims
 
 
-def peek(token: str, *, typ: Typ, claims_type: type[_C]) -> tuple[Header, _C]:
-    """Header and claims by form alone, *not verified*. Raises InputError."""
+def peek(token: str, *, typ: Typ, claims_type: type[_C]) -> _C:
+    """The claims by form alone, *not verified*. Raises InputError."""
+    return _take_apart(token, typ, claims_type).claims
+
+
+def _take_apart(token: str, typ: Typ, claims_type: type[_C]) -> _Parts[_C]:
+    # Before it is remembered: a ledger's entry may have megabytes here.
+    if len(token) > MAX_TOKEN_BYTES:
+        raise InputError(f"more than {MAX_TOKEN_BYTES} characters")
+    parts: _Parts[_C] = _parts(token, typ, claims_type)
+    return parts
+
+
+@lru_cache(REMEMBERED)
+def _parts(token: str, typ: Typ, claims_type: type[Any]) -> _Parts[Any]:
+    """A token is read more than once: from an API or a peer, at admission, in `apply`. Refusals aren't remembered."""
     # A str's length in characters is its length in bytes once the pattern, which is ASCII, has matched.
-    if len(token) > MAX_TOKEN_BYTES or _TOKEN.fullmatch(token) is None:
-        raise InputError("not three parts of base64url, or too long")
+    if _TOKEN.fullmatch(token) is None:
+        raise InputError("not three parts of base64url")
     head, payload, signature = token.split(".")
-    header = decode_json(_canonical(head), Header, where="header", max_bytes=MAX_TOKEN_BYTES)
+    header = _header(head)
     if header.typ != typ:
         raise InputError(f"the token is a {header.typ}")
-    _canonical(signature)
-    return header, decode_json(_canonical(payload), claims_type, where="claims", max_bytes=MAX_TOKEN_BYTES)
+    claims = decode_json(_canonical(payload), claims_type, where="claims", max_bytes=MAX_TOKEN_BYTES)
+    return _Parts(header, claims, f"{head}.{payload}".encode(), _canonical(signature))
+
+
+@lru_cache(REMEMBERED_HEADERS)
+def _header(part: str) -> Header:
+    return decode_json(_canonical(part), Header, where="header", max_bytes=MAX_TOKEN_BYTES)
 
 
 def _canonical(part: str) -> bytes:
