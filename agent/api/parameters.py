@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import msgspec
@@ -103,7 +104,7 @@ PATH_TYPES: dict[str, Any] = {
 
 def read_query(request: web.BaseRequest, type_: type[S]) -> S:
     """The query as a `type_`. Raises InputError naming the parameter: unknown, given twice, or not what it must be."""
-    hints = get_type_hints(type_, include_extras=True)
+    hints = _hints(type_)
     values: dict[str, Any] = {}
     for name, text in request.query.items():
         where = f"?{shown_key(name).strip('`')}"
@@ -118,6 +119,12 @@ def read_query(request: web.BaseRequest, type_: type[S]) -> S:
     if since is not None:
         parse_rfc3339_ms(since, where="?since")
     return query
+
+
+@lru_cache
+def _hints(type_: type[Struct]) -> dict[str, Any]:
+    """Asked at every request, of the few types above; finding them out takes longer than the rest."""
+    return get_type_hints(type_, include_extras=True)
 
 
 def _value(text: str, type_: Any, where: str) -> Any:
