@@ -59,11 +59,18 @@ class _Pending(Struct):
 
 
 class Submissions(Struct):
-    """The pending instructions of one agent. Invariant: each gets exactly one answer, or its origin is gone."""
+    """The pending instructions of one agent.
+
+    Invariants: each gets exactly one answer, or its origin is gone. `_moving` holds at least those that something else
+    than a change of coordinator or their end (`_ends_at`, or later) can move on.
+    """
 
     context: Context
     _pending: dict[int, _Pending] = field(default_factory=dict)
     _next: int = 1
+    _moving: set[int] = field(default_factory=set)
+    _ends_at: float = float("inf")
+    _post: tuple[bool, int, AgentId | None] = (False, 0, None)
     _last_quorum: float = float("-inf")
     _pumped_at: float = float("-inf")
 
@@ -96,32 +103,50 @@ class Submissions(Struct):
         """The ledger's answer to the instruction with this jti, digest and target."""
         for number, pending in list(self._pending.items()):
             claims = pending.verified.claims
-            if (claims.jti, claims.bdg, claims.target) == (result.jti, result.digest, result.target):
+            if claims.jti == result.jti and (claims.bdg, claims.target) == (result.digest, result.target):
                 self._answer(number, result)
 
     def confirmed(self, read: ReadState) -> None:
         """A majority followed us after we asked (Raft §6.4)."""
-        pending = self._pending.get(int.from_bytes(read.context, "big"))
+        number = int.from_bytes(read.context, "big")
+        pending = self._pending.get(number)
         if pending is not None and pending.state == "asking":
             pending.state, pending.current_from = "waiting", read.index
+            self._moving.add(number)
 
     def pump(self, when: Instant) -> None:
         """Move everything on that can move: after any change of coordinator, links or time."""
         self._pumped_at = when.mono
         if self._majority_linked():
             self._last_quorum = when.mono
-        if self._pending:
-            for number, pending in list(self._pending.items()):
+        if not self._pending:
+            return
+        raft = self.context.raft
+        post = raft.is_leader, raft.term, self.context.leader
+        everybody = post != self._post or when.mono >= self._ends_at
+        for number in list(self._pending) if everybody else sorted(self._moving):
+            if (pending := self._pending.get(number)) is not None:
                 self._advance(number, pending, when)
+                if pending.state in ("waiting", "told"):
+                    self._moving.add(number)
+                else:
+                    self._moving.discard(number)
+        self._moving &= self._pending.keys()
+        if everybody:
+            self._post = post
+            self._ends_at = min((pending.expires for pending in self._pending.values()), default=float("inf"))
 
     def deadline(self) -> float:
         """When `pump` is next wanted without other cause: always later than the last one."""
         if not self._pending:
             return float("inf")
-        waiting = [pending for pending in self._pending.values() if pending.state == "waiting"]
-        moments = [pending.expires for pending in self._pending.values()]
-        moments += [pending.retry_at for pending in self._pending.values() if pending.state in ("waiting", "told")]
-        moments += [max(pending.since, self._last_quorum) + NO_MAJORITY_AFTER_S for pending in waiting]
+        moving = [self._pending[number] for number in self._moving if number in self._pending]
+        moments = [self._ends_at, *(pending.retry_at for pending in moving)]
+        moments += [
+            max(pending.since, self._last_quorum) + NO_MAJORITY_AFTER_S
+            for pending in moving
+            if pending.state == "waiting"
+        ]
         return min((moment for moment in moments if moment > self._pumped_at), default=float("inf"))
 
     def _take(self, origin: int | tuple[AgentId, int], token: str, body: bytes, when: Instant) -> None:
@@ -138,7 +163,8 @@ class Submissions(Struct):
         if len(self._pending) >= MAX_PENDING:
             raise errors.TooMany(f"{MAX_PENDING} instructions are under way here", fix="Try again in a second.")
         self._pending[number] = pending
-        self.pump(when)
+        self._moving.add(number)
+        self._ends_at = min(self._ends_at, pending.expires)
 
     def _advance(self, number: int, pending: _Pending, when: Instant) -> None:
         if pending.told is not None:
@@ -223,6 +249,7 @@ class Submissions(Struct):
         pending = self._pending.get(number)
         if pending is None:
             return
+        self._moving.add(number)
         if isinstance(reply, Submitted) and reply.result.outcome == "applied":
             pending.state, pending.told, pending.retry_at = "told", reply.result, when.mono + OWN_APPLY_WAIT_S
         elif isinstance(reply, Submitted):
