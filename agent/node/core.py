@@ -139,7 +139,8 @@ class NodeCore:
         self._lead: Lead | None = None
         self._stirred = False  # whether consensus brought more than messages since the rest was last run on
         self._members_changed(when)
-        self._settle(when)
+        self._unsettled: Instant | None = when
+        self._settle()
 
     # Reading
 
@@ -150,6 +151,7 @@ class NodeCore:
 
     def deadline(self) -> float:
         """When `on_deadline` is next wanted, in monotonic seconds."""
+        self._settle()
         return min([due() for due in self._due.values()])
 
     def deadlines(self) -> dict[str, float]:
@@ -157,7 +159,8 @@ class NodeCore:
         return {part: due() for part, due in self._due.items()}
 
     def take_effects(self) -> list[Effect]:
-        """The effects since the last call, in order."""
+        """The effects since the last call, in order: what all inputs together made possible is run on only now."""
+        self._settle()
         taken = self._context.effects
         self._context.effects = []
         return taken
@@ -170,7 +173,7 @@ class NodeCore:
             self._context.raft.on_deadline(when.mono)
         if when.mono >= self._context.swim.deadline():
             self._context.swim.on_deadline(when.mono)
-        self._settle(when)
+        self._unsettled = when
 
     def link_up(self, peer: Peer, when: Instant) -> None:
         """A peer link is up: both sides are who they say (agent.net.links)."""
@@ -183,7 +186,7 @@ class NodeCore:
         if peer.known:
             self._context.swim.link_up(peer.id, when.mono)
         self._host.peers_changed()
-        self._settle(when)
+        self._unsettled = when
 
     def link_down(self, peer: AgentId, when: Instant) -> None:
         """The link with `peer` is gone."""
@@ -196,7 +199,7 @@ class NodeCore:
         self._context.calls.peer_lost(peer, when)
         self._context.emit(Unserve(peer=peer))
         self._host.peers_changed()
-        self._settle(when)
+        self._unsettled = when
 
     def frame(self, sender: AgentId, frame: Frame, when: Instant) -> bool:
         """A frame over the link with `sender`. What an unknown member may not say is dropped before it is looked at.
@@ -222,23 +225,23 @@ class NodeCore:
             self._member_frame(sender, frame, when)
         if known:
             self._context.swim.link_alive(sender, when.mono)
-        self._settle(when)
+        self._unsettled = when
         return True
 
     def datagram(self, sender: AgentId, message: SwimMessage, when: Instant) -> None:
         """A SWIM message whose signature, sender and window the shell has checked."""
         self._context.swim.receive(sender, message, when.mono)
-        self._settle(when)
+        self._unsettled = when
 
     def submit(self, request: int, token: str, body: bytes, when: Instant) -> None:
         """An instruction from this agent's API; an `Answer` with this request number follows."""
         self.submissions.submit(request, token, body, when)
-        self._settle(when)
+        self._unsettled = when
 
     def ask_status(self, request: int, when: Instant) -> None:
         """The cluster's status, the coordinator's where one answers; an `Answer` with this request number follows."""
         self._inquiries.ask(request, when)
-        self._settle(when)
+        self._unsettled = when
 
     def status(self, when: Instant) -> Status:
         """This agent's own view; `stale` where a coordinator would know better."""
@@ -282,7 +285,7 @@ class NodeCore:
     def observed(self, observation: HostObservation, when: Instant) -> None:
         """What this host runs has changed, or was looked at again."""
         self._host.observed(observation)
-        self._settle(when)
+        self._unsettled = when
 
     def call(self, peer: AgentId, request: Request, when: Instant) -> int:
         """A call of the driver's own; `Replied` effects follow. The peer must be linked."""
@@ -294,7 +297,7 @@ class NodeCore:
         callback: OnReply = on_reply
         number = self._context.calls.open(peer, callback)
         self._context.send(peer, CallFrame(id=number, request=request))
-        self._settle(when)
+        self._unsettled = when
         return number
 
     def cancel(self, call: int) -> None:
@@ -310,7 +313,7 @@ class NodeCore:
     def stored(self, when: Instant) -> None:
         """The open `Store` is on the disk."""
         self._finish(self._disk.stored(), when)
-        self._settle(when)
+        self._unsettled = when
 
     def leave(self, when: Instant) -> bool:
         """A clean stop: hand the coordination over, tell the others.
@@ -323,7 +326,7 @@ class NodeCore:
                 self._context.raft.transfer_leadership(None, when.mono)
                 handing_over = True
         self._context.swim.leave(when.mono)
-        self._settle(when)
+        self._unsettled = when
         return handing_over
 
     # Inside
@@ -375,12 +378,15 @@ class NodeCore:
         self._context.swim.link_alive(sender, when.mono)
         answered = self._drain_raft(when)
         if self._stirred or self._context.swim.has_outputs or self._context.raft.fenced:
-            self._settle(when)
+            self._unsettled = when
             return True
         return answered
 
-    def _settle(self, when: Instant) -> None:
-        """Run everything on that the last input made possible, until nothing moves."""
+    def _settle(self) -> None:
+        """Run everything on that the inputs since the last time made possible, until nothing moves."""
+        if self._unsettled is None:
+            return
+        when, self._unsettled = self._unsettled, None
         self._drain_raft(when)
         self._stirred = False
         while True:

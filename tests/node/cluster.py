@@ -335,8 +335,12 @@ class Cluster:
             if node.core is not None:
                 node.core.link_down(peer.id, node.when)
 
-    def _link_up(self) -> None:
-        """Whoever is wanted by one of the two, or is its seed, is linked, unless a ledger names it as expelled."""
+    def _link_up(self) -> bool:
+        """Whoever is wanted by one of the two, or is its seed, is linked, unless a ledger names it as expelled.
+
+        Whether anybody was.
+        """
+        before = len(self._links)
         for one in self.alive:
             for other in self.alive:
                 pair = frozenset((one.name, other.name))
@@ -352,19 +356,21 @@ class Cluster:
                     epoch, boot = peer.up.context.state.epoch, peer.disk.starts
                     told = Peer(id=peer.id, known=known, agent_version="0.1.0", epoch=epoch, boot=boot)
                     node.up.link_up(told, node.when)
+        return len(self._links) > before
 
     # Time
 
     def settle(self) -> None:
         """Carry out all effects, deliver all that is sent, until nothing moves. No time passes."""
         for _ in range(100_000):
+            moved = self._link_up()
             for node in self.alive:
                 for effect in node.up.take_effects():
                     self._carry_out(node, effect)
-            self._link_up()
+                    moved = True
             if self._queue:
                 self._queue.popleft()()
-            elif not any(node.up.context.effects for node in self.alive):
+            elif not moved:
                 return
         raise AssertionError("the agents never come to rest")
 

@@ -301,12 +301,13 @@ class World:
         core, life = agent.core, agent.life
         if core is None:
             return
+        effects = core.take_effects()
         self.checks.after_event(agent.id, core)
         raft = core.context.raft
         if raft.is_leader and raft.term != agent.led_term:
             agent.led_term = raft.term
             self.mishaps.elected(agent)
-        for effect in core.take_effects():
+        for effect in effects:
             if agent.life == life and agent.core is not None and not self._crashes(agent):
                 self._carry_out(agent, effect)
         self._set_timer(agent)
