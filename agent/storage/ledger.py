@@ -88,15 +88,15 @@ class Ledger:
         """The id that the identity has to name."""
         return self._file.ledger_id
 
-    async def write(self, persist: Persist) -> None:
-        """Put `persist` on disk; writes that wait together share one transaction and one fsync.
+    def write(self, persist: Persist) -> asyncio.Future[None]:
+        """Put `persist` on disk, beginning now; writes that wait together share one transaction and one fsync.
 
-        Raises StorageError when the disk fails, InvariantBroken when `persist` contradicts the log; both for ever:
-        the process has to end.
+        The future raises StorageError when the disk fails, InvariantBroken when `persist` contradicts the log; both
+        for ever: the process has to end.
         """
         if persist.truncate_from is not None:
             self._verified_through = min(self._verified_through, max(persist.truncate_from - 1, 0))
-        await self._put(persist)
+        return self._put(persist)
 
     async def begin_epoch(self, snapshot: Snapshot) -> None:
         """Begin again with a proven snapshot of a later epoch, instead of all that is here. Raises as `write`.
@@ -106,14 +106,15 @@ class Ledger:
         self._verified_through = 0
         await self._put(NewEpoch(snapshot=snapshot))
 
-    async def _put(self, item: Persist | NewEpoch) -> None:
+    def _put(self, item: Persist | NewEpoch) -> asyncio.Future[None]:
+        """Whoever cancels the future cancels no write."""
         if self._failure is not None:
             raise self._failure
         if self._closed:
             raise InvariantBroken("the ledger is closed")
         done: asyncio.Future[None] = self._loop.create_future()
         self._jobs.put((item, done))
-        await asyncio.shield(done)  # a cancelled caller doesn't cancel the write
+        return done
 
     def set_verified_through(self, index: int) -> None:
         """Entries up to `index` had their signatures checked; goes to disk with the next write."""

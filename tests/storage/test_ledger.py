@@ -227,8 +227,7 @@ async def test_whatever_goes_wrong_with_a_write_whoever_waits_is_told(
 
 async def test_a_cancelled_caller_doesnt_undo_a_write(disk: SqliteDisk) -> None:
     ledger, _ = await disk.open()
-    writing = asyncio.create_task(ledger.write(Persist(hard_state=HardState(term=7))))
-    await asyncio.sleep(0)
+    writing = ledger.write(Persist(hard_state=HardState(term=7)))
     writing.cancel()
     await asyncio.gather(writing, return_exceptions=True)
     await ledger.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import msgspec
@@ -64,10 +64,12 @@ class AuditedLedger:
         """See Ledger."""
         self._ledger.set_verified_through(index)
 
-    async def write(self, persist: Persist) -> None:
+    def write(self, persist: Persist) -> Awaitable[None]:
         """See Ledger. With a snapshot the log may be compacted: what it held is kept first."""
-        if persist.snapshot is not None:
-            await self._log.flush()
+        return self._ledger.write(persist) if persist.snapshot is None else self._write_behind_past(persist)
+
+    async def _write_behind_past(self, persist: Persist) -> None:
+        await self._log.flush()
         await self._ledger.write(persist)
 
     async def begin_epoch(self, snapshot: Snapshot) -> None:

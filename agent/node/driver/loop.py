@@ -10,9 +10,9 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 from loguru import logger
 
@@ -76,7 +76,7 @@ class Disk(Protocol):
 
     def set_verified_through(self, index: int) -> None: ...
 
-    async def write(self, persist: Persist) -> None: ...
+    def write(self, persist: Persist) -> Awaitable[None]: ...
 
     async def begin_epoch(self, snapshot: Snapshot) -> None: ...
 
@@ -110,7 +110,7 @@ class Driver:
         self._flushing = False
         self._stopped = False
         self._leaving_epoch = False
-        self._writes: set[asyncio.Task[None]] = set()
+        self._writes: set[asyncio.Future[None]] = set()
         self._answers: dict[int, asyncio.Future[InstructionResult | Status]] = {}
         self._replies: dict[int, asyncio.Queue[tuple[Reply | None, bool]]] = {}
         self._awaited: dict[AgentId, asyncio.Event] = {}
@@ -347,9 +347,9 @@ class Driver:
             case Datagram(to=to, message=message):
                 self._wire.send_datagram(to, message)
             case Store():
-                self._write(self._store(effect), "store")
+                self._store(effect)
             case BeginEpoch(snapshot=snapshot, what=what):
-                self._write(self._leave_epoch(snapshot, what), "epoch")
+                self._keep(self._loop.create_task(self._leave_epoch(snapshot, what), name="epoch"))
             case Want(peers=peers):
                 self._wanted = peers
                 self._want()
@@ -358,10 +358,10 @@ class Driver:
             case _:
                 self._run_here(effect)
 
-    def _write(self, write: Coroutine[Any, Any, None], name: str) -> None:
-        task = self._loop.create_task(write, name=name)
-        self._writes.add(task)
-        task.add_done_callback(self._writes.discard)
+    def _keep(self, write: asyncio.Future[None]) -> None:
+        """Until it is done: a clean stop waits for it."""
+        self._writes.add(write)
+        write.add_done_callback(self._writes.discard)
 
     def _run_here(self, effect: Effect) -> None:
         """The effects that stay on this host."""
@@ -394,13 +394,20 @@ class Driver:
         else:
             replies.put_nowait((reply, end))
 
-    async def _store(self, store: Store) -> None:
+    def _store(self, store: Store) -> None:
+        """The disk begins at once, while what goes with it is sent."""
         if self.failed.done() or self._leaving_epoch:
             return
+        self._disk.set_verified_through(store.verified_through)
+        began, write = time.monotonic(), asyncio.ensure_future(self._disk.write(store.persist))
+        self._keep(write)
+        write.add_done_callback(lambda _: self._stored(store, write, began))
+
+    def _stored(self, store: Store, write: asyncio.Future[None], began: float) -> None:
+        if write.cancelled():
+            return
         with self._fatal():
-            self._disk.set_verified_through(store.verified_through)
-            began = time.monotonic()
-            await self._disk.write(store.persist)
+            write.result()
             self.on_written(time.monotonic() - began)
             if store.settles and not self.ended:
                 self.core.stored(now())
@@ -424,9 +431,10 @@ class Driver:
             future.set_result(answer)
 
     def _set_timer(self) -> None:
+        """One that comes too early is set again: deadlines mostly move away, and a timer for each move costs more."""
         deadline = self.core.deadline()
         if self._timer is not None:
-            if self._timer.when() == deadline:
+            if self._timer.when() <= deadline:
                 return
             self._timer.cancel()
         self._timer = None if deadline == float("inf") else self._loop.call_at(deadline, self._on_timer, deadline)
@@ -443,6 +451,9 @@ class Driver:
         if self.ended:
             return
         with self._fatal():
+            if self._loop.time() < self.core.deadline():
+                self._set_timer()
+                return
             self._wire.drain()
             self.core.on_deadline(now())
         self._flush()

@@ -152,7 +152,11 @@ async def test_the_sockets_are_heard_before_a_timer_is_believed() -> None:
         real = at.driver.core.on_deadline
         at.wire.drained = lambda: seen.append(False)
         at.driver.core.on_deadline = lambda when: (seen.append(True), real(when))[1]  # type: ignore[method-assign, func-returns-value]  # watched
-        at.driver._on_timer(at.driver._loop.time())
+        early = at.driver._loop.time()
+        at.driver._on_timer(early)
+        assert seen == []  # nothing was due: deadlines move away, and the timer stays
+        at.driver.core.deadline = lambda: early  # type: ignore[method-assign]  # now something is
+        at.driver._on_timer(early)
         assert seen == [False, True]
 
 
