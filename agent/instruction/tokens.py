@@ -1,7 +1,7 @@
 """The strict JWT under all our tokens (RFC 7519, RFC 8037): one header shape, one algorithm, exact claims.
 
-PyJWT writes them. They are read here, in one reading that leaves nothing open: duplicate keys, padding, types of claims,
-`typ`, lone surrogates. Times are claims like others: who admits a token checks them.
+PyJWT writes them. They are read here, in one reading that leaves nothing open: duplicate keys, padding, types of
+claims, `typ`, lone surrogates. Times are claims like others: who admits a token checks them.
 """
 
 from __future__ import annotations
