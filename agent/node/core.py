@@ -137,7 +137,7 @@ class NodeCore:
         }
         self._configuration = core.configuration
         self._lead: Lead | None = None
-        self._stirred = False  # whether consensus brought more than messages since the rest was last run on
+        self._stirred = True  # whether there was more than messages of consensus since the rest was last run on
         self._members_changed(when)
         self._unsettled: Instant | None = when
         self._settle()
@@ -173,7 +173,7 @@ class NodeCore:
             self._context.raft.on_deadline(when.mono)
         if when.mono >= self._context.swim.deadline():
             self._context.swim.on_deadline(when.mono)
-        self._unsettled = when
+        self._stir(when)
 
     def link_up(self, peer: Peer, when: Instant) -> None:
         """A peer link is up: both sides are who they say (agent.net.links)."""
@@ -186,7 +186,7 @@ class NodeCore:
         if peer.known:
             self._context.swim.link_up(peer.id, when.mono)
         self._host.peers_changed()
-        self._unsettled = when
+        self._stir(when)
 
     def link_down(self, peer: AgentId, when: Instant) -> None:
         """The link with `peer` is gone."""
@@ -199,7 +199,7 @@ class NodeCore:
         self._context.calls.peer_lost(peer, when)
         self._context.emit(Unserve(peer=peer))
         self._host.peers_changed()
-        self._unsettled = when
+        self._stir(when)
 
     def frame(self, sender: AgentId, frame: Frame, when: Instant) -> bool:
         """A frame over the link with `sender`. What an unknown member may not say is dropped before it is looked at.
@@ -219,10 +219,12 @@ class NodeCore:
             self._consensus.receive(sender, frame.message, when)
             if known and isinstance(frame.message, Heartbeat | HeartbeatResponse):
                 return self._beat(sender, when)
+            self._stirred |= not known
         elif not (known or self._following.hears(sender, frame) or self._vouching.hears(sender, frame)):
             self._drop("unknown_member")
         else:
             self._member_frame(sender, frame, when)
+            self._stirred = True
         if known:
             self._context.swim.link_alive(sender, when.mono)
         self._unsettled = when
@@ -231,17 +233,17 @@ class NodeCore:
     def datagram(self, sender: AgentId, message: SwimMessage, when: Instant) -> None:
         """A SWIM message whose signature, sender and window the shell has checked."""
         self._context.swim.receive(sender, message, when.mono)
-        self._unsettled = when
+        self._stir(when)
 
     def submit(self, request: int, token: str, body: bytes, when: Instant) -> None:
         """An instruction from this agent's API; an `Answer` with this request number follows."""
         self.submissions.submit(request, token, body, when)
-        self._unsettled = when
+        self._stir(when)
 
     def ask_status(self, request: int, when: Instant) -> None:
         """The cluster's status, the coordinator's where one answers; an `Answer` with this request number follows."""
         self._inquiries.ask(request, when)
-        self._unsettled = when
+        self._stir(when)
 
     def status(self, when: Instant) -> Status:
         """This agent's own view; `stale` where a coordinator would know better."""
@@ -285,7 +287,7 @@ class NodeCore:
     def observed(self, observation: HostObservation, when: Instant) -> None:
         """What this host runs has changed, or was looked at again."""
         self._host.observed(observation)
-        self._unsettled = when
+        self._stir(when)
 
     def call(self, peer: AgentId, request: Request, when: Instant) -> int:
         """A call of the driver's own; `Replied` effects follow. The peer must be linked."""
@@ -297,7 +299,7 @@ class NodeCore:
         callback: OnReply = on_reply
         number = self._context.calls.open(peer, callback)
         self._context.send(peer, CallFrame(id=number, request=request))
-        self._unsettled = when
+        self._stir(when)
         return number
 
     def cancel(self, call: int) -> None:
@@ -326,7 +328,7 @@ class NodeCore:
                 self._context.raft.transfer_leadership(None, when.mono)
                 handing_over = True
         self._context.swim.leave(when.mono)
-        self._unsettled = when
+        self._stir(when)
         return handing_over
 
     # Inside
@@ -377,10 +379,19 @@ class NodeCore:
         """What idle agents hear all the time: mostly nothing comes of it, or just the answer. See `frame`."""
         self._context.swim.link_alive(sender, when.mono)
         answered = self._drain_raft(when)
-        if self._stirred or self._context.swim.has_outputs or self._context.raft.fenced:
+        if self._has_moved:
             self._unsettled = when
             return True
         return answered
+
+    @property
+    def _has_moved(self) -> bool:
+        """Whether more than consensus may have something to do."""
+        return self._stirred or self._context.swim.has_outputs or self._context.raft.fenced
+
+    def _stir(self, when: Instant) -> None:
+        """An input that any part may care for."""
+        self._unsettled, self._stirred = when, True
 
     def _settle(self) -> None:
         """Run everything on that the inputs since the last time made possible, until nothing moves."""
@@ -388,8 +399,13 @@ class NodeCore:
             return
         when, self._unsettled = self._unsettled, None
         self._drain_raft(when)
-        self._stirred = False
+        if self._has_moved:
+            self._run_on(when)
+        self._disk.keep_commit(self._machine.verified_through, when)
+
+    def _run_on(self, when: Instant) -> None:
         while True:
+            self._stirred = False
             self._notice_leader(when)
             self.epochs.pump(when)
             self._drain_swim(when)
@@ -401,9 +417,9 @@ class NodeCore:
             self._host.pump(when)
             self.submissions.pump(when)
             self._inquiries.pump(when)
-            if not self._drain_raft(when):
-                break
-        self._disk.keep_commit(self._machine.verified_through, when)
+            self._drain_raft(when)
+            if not self._stirred:
+                return
 
     def _drain_raft(self, when: Instant) -> bool:
         """Take what consensus has ready, up to one that needs the disk. Whether there was anything."""
@@ -411,7 +427,7 @@ class NodeCore:
         moved = False
         while self._disk.ready is None and (ready := core.take_ready()) is not None:
             moved = True
-            self._stirred |= not ready.is_messages_only
+            self._stirred |= ready.soft is not None
             for envelope in ready.send_now:
                 self._send_raft(envelope)
             if ready.soft is not None and ready.soft.configuration != self._configuration:
@@ -425,6 +441,7 @@ class NodeCore:
 
     def _finish(self, ready: raft.Ready, when: Instant) -> None:
         """The rest of a `Ready`, once what it had to keep is kept."""
+        self._stirred |= ready.has_news
         for envelope in ready.send_after_persist:
             self._send_raft(envelope)
         if ready.offered is not None:

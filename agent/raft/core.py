@@ -285,6 +285,7 @@ class Raft:
         """The shell has a link to `id`."""
         self._now = now
         self._state.linked.add(id)
+        self._follower.peer_linked(id)
         if self._leadership is not None:
             self._leadership.peer_linked(id, now)
         else:

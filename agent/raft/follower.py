@@ -35,6 +35,12 @@ class Follower:
         self._offered: Snapshot | None = None
         self._gathered_in = 0
         self._refused: tuple[int, int, int] | None = None
+        self._acknowledged: tuple[str, int, int] = ("", 0, 0)
+
+    def peer_linked(self, peer: str) -> None:
+        """What was on its way to `peer` may be lost."""
+        if peer == self._acknowledged[0]:
+            self._acknowledged = ("", 0, 0)
 
     def on_append(self, leader: str, append: Append) -> None:
         """Raft §5.3. Raises LogDiverged when one of our voters contradicts a committed entry.
@@ -61,7 +67,11 @@ class Follower:
         self._merge(append.entries)
         last = append.prev_index + len(append.entries)
         # Only what this message vouched for may be committed: what follows `last` may be another leader's leftover.
-        log.commit_to(min(append.commit, last))
+        commits = log.commit_to(min(append.commit, last))
+        known = self._acknowledged[:2] == (leader, state.term) and last <= self._acknowledged[2]
+        if known and commits and not append.entries:
+            return  # it tells what is committed, and asks nothing; one that asks comes again, and commits nothing new
+        self._acknowledged = (leader, state.term, last)
         state.outbox.send_after_persist(leader, AppendResponse(term=state.term, accepted=True, index=last))
 
     def _refuse(self, leader: str, append: Append) -> None:
@@ -71,6 +81,7 @@ class Follower:
                 f"entry {append.prev_index} is committed with term {log.term_at(append.prev_index)}, "
                 f"and {leader} has it with term {append.prev_term}"
             )
+        self._acknowledged = ("", 0, 0)
         hint_index, hint_term = log.last_possible_match(append.prev_index, append.prev_term)
         refusal = AppendResponse(
             term=state.term, accepted=False, index=append.prev_index, hint_index=hint_index, hint_term=hint_term

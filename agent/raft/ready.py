@@ -77,10 +77,10 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
     soft: SoftState | None = None
 
     @property
-    def is_messages_only(self) -> bool:
-        """Whether it asks for nothing but to send: nothing that others look at has changed then."""
-        news = self.persist, self.restore, self.offered, self.soft
-        return not (self.committed or self.reads) and all(each is None for each in news)
+    def has_news(self) -> bool:
+        """Whether it is for more than network and disk: else nothing that others look at has changed."""
+        news = self.restore, self.offered, self.soft
+        return bool(self.committed or self.reads) or any(each is not None for each in news)
 
 
 class FollowerStatus(msgspec.Struct, frozen=True, kw_only=True):
