@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from typing import Any
+from unittest import mock
 
 import msgspec
 import pytest
@@ -219,6 +220,25 @@ near_misses = st.recursive(
 def test_no_bytes_raise_anything_but_input_error(data: bytes) -> None:
     for type_ in (Stack, LedgerEntry, Any):
         assert str(refused(data, type_)).isprintable()
+
+
+@given(json_values, st.booleans(), st.sampled_from([Stack, Any]))
+@example({"a": 10**25}, True, Any)
+@example(GOOD, True, Stack)
+@example(GOOD, False, Stack)
+def test_what_we_would_write_ourselves_is_read_as_the_parser_reads_it(value: object, plain: bool, type_: Any) -> None:
+    """Such bytes are not parsed: they must mean, and be refused, just the same."""
+    data = json.dumps(value, separators=(",", ":") if plain else None).encode()
+
+    def read() -> object:
+        try:
+            return decode_json(data, type_, max_bytes=MAX_BYTES)
+        except InputError as error:
+            return str(error)
+
+    short = read()
+    with mock.patch("agent.model.decode._OURS", ()):
+        assert read() == short
 
 
 @given(near_misses.map(lambda value: {"name": "x", "services": {"web": value}}))
