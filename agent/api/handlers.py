@@ -331,6 +331,11 @@ async def read_body(request: web.Request, max_bytes: int) -> bytes:
         raise errors.TooLarge(f"{request.content_length} bytes; at most {max_bytes} are taken", where="body")
     parts: list[bytes] = []
     size = 0
+    if request.content.is_eof():  # all of it came with the headers, as mostly: there is nothing to wait for
+        body = await request.content.read()
+        if len(body) > max_bytes:
+            raise errors.TooLarge(f"{len(body)} bytes; at most {max_bytes} are taken", where="body")
+        return body
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             async for part in request.content.iter_any():
