@@ -40,7 +40,7 @@ def sign_access(
 
 def access_audience(token: str) -> str:
     """Whom the token says it is for, *nobody vouches for it*. Raises InputError."""
-    return peek(token, typ="access+jwt", claims_type=AccessClaims)[1].aud
+    return peek(token, typ="access+jwt", claims_type=AccessClaims).aud
 
 
 def read_access(

@@ -286,6 +286,24 @@ class TestReplication:
         assert bench.raft.commit == commit
         assert [one.index for one in bench.committed] == list(range(2, commit + 1))
 
+    def test_news_of_the_commit_index_alone_is_not_answered(self) -> None:
+        """The leader has this member's word for those entries. What asks (the same once more) is answered."""
+        bench = Bench(terms=(0,))
+        bench.receive("b", Append(term=2, prev_index=1, prev_term=0, commit=1, entries=log_of(2, 2, first=2)))
+        news = Append(term=2, prev_index=3, prev_term=2, commit=2)
+        assert bench.receive("b", news) == []
+        assert bench.raft.commit == 2
+        assert only(bench.receive("b", news), AppendResponse).index == 3
+
+    def test_news_of_the_commit_index_are_answered_once_the_word_for_the_entries_may_be_lost(self) -> None:
+        bench = Bench(terms=(0,))
+        bench.receive("b", Append(term=2, prev_index=1, prev_term=0, commit=1, entries=log_of(2, 2, first=2)))
+        bench.raft.peer_linked("b", bench.now)
+        news = Append(term=2, prev_index=3, prev_term=2, commit=2)
+        assert only(bench.receive("b", news), AppendResponse).index == 3
+        later = Append(term=3, prev_index=3, prev_term=2, commit=3)
+        assert only(bench.receive("c", later), AppendResponse).index == 3
+
     FIGURE_7 = (0, 1, 1, 1, 4, 4, 5, 5, 6, 6, 6)
 
     @pytest.mark.parametrize(
