@@ -20,7 +20,6 @@ import msgspec
 from msgspec import Struct, field
 
 from agent import raft
-from agent.control import ClusterFacts
 from agent.host import HostContext, HostObservation
 from agent.model.status import MemberView, Status
 from agent.model.types import AgentId
@@ -59,9 +58,10 @@ from agent.node.messages import (
     SwimFrame,
     TakenFrame,
 )
-from agent.node.status import View, build_members, build_status
+from agent.node.status import build_members, build_status
 from agent.node.submissions import Submissions
 from agent.node.subscriptions import Following
+from agent.node.viewing import Viewing
 from agent.node.vouching import Vouching
 from agent.raft.messages import Heartbeat, HeartbeatResponse
 from agent.state import Applied
@@ -124,6 +124,7 @@ class NodeCore:
         self.epochs = Epochs(self._context, machine, settings.limits.snapshot_bytes)
         self._host = LocalHost(self._context, settings.host, settings.agent_version, self.coordination.report)
         self.coordination.asking.ask_here = self._host.asked
+        self._viewing = Viewing(self._context, self.coordination, self._host, self.epochs)
         self._due: Mapping[str, Callable[[], float]] = {
             "raft": core.deadline,
             "swim": swim.deadline,
@@ -247,7 +248,7 @@ class NodeCore:
 
     def status(self, when: Instant) -> Status:
         """This agent's own view; `stale` where a coordinator would know better."""
-        return build_status(self._context.state, self._view(when))
+        return build_status(self._context.state, self._viewing.at(when))
 
     @property
     def observation(self) -> HostObservation:
@@ -256,33 +257,7 @@ class NodeCore:
 
     def members(self, when: Instant) -> tuple[MemberView, ...]:
         """The members as this agent itself sees them."""
-        return build_members(self._context.state, self._view(when))
-
-    def _view(self, when: Instant) -> View:
-        context = self._context
-        versions = {peer.id: peer.agent_version for peer in context.peers.values()}
-        return View(
-            me=context.id,
-            leader=context.leader,
-            term=max(context.raft.term, context.lead.term if context.lead is not None else 0),
-            voters=context.raft.configuration.voters,
-            linked=frozenset(context.peers) & context.state.members.keys(),
-            facts=self._facts(when),
-            now_ms=when.wall_ms,
-            stale=not context.raft.is_leader,
-            heard_ms=self.coordination.heard_ms,
-            versions=versions | {context.id: self._host.agent_version},
-            refused=self.epochs.refused,
-        )
-
-    def _facts(self, when: Instant) -> ClusterFacts:
-        """The hosts as this agent knows them: its own always, the others' reports where it coordinates."""
-        facts, own = self.coordination.facts(when), self._host.own_report(when)
-        mine = facts.of(self._context.id)
-        if mine.report is not None or own is None:
-            return facts
-        hosts = facts.hosts | {self._context.id: msgspec.structs.replace(mine, report=own, awaited=False)}
-        return msgspec.structs.replace(facts, hosts=hosts)
+        return build_members(self._context.state, self._viewing.at(when))
 
     def observed(self, observation: HostObservation, when: Instant) -> None:
         """What this host runs has changed, or was looked at again."""
