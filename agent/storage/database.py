@@ -24,6 +24,10 @@ from agent.storage.files import sync_directory
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x6D757374  # "must": `file ledger.db` and we ourselves know it from any other database
 
+# A snapshot's write makes the WAL as long as itself; once it is in the file the WAL is cut to this: SQLite begins it
+# anew at about that length in any case.
+MAX_KEPT_WAL_BYTES = 4 * 1024 * 1024
+
 NEW_MEMBER_FIX = (
     "Stop the agent, move `identity` and `ledger.db*` out of this directory, then run `bootstrap install` for this "
     "host: it comes back as a new member. Never put an older copy back."
@@ -87,6 +91,7 @@ class LedgerFile:
         self, path: Path, *, agent_id: str, genesis_entry: Entry, ledger_id: str | None = None, least_starts: int = 0
     ) -> None:
         self.path = path
+        self._shrunk = False
         if not path.exists() and ledger_id is not None:
             raise self._refusal("the ledger is missing, and with it what this agent has voted and stored")
         _create_private(path)
@@ -127,6 +132,8 @@ class LedgerFile:
             self._state.verified = max(self._state.verified, min(verified_through, self._state.last_index))
             self._write_state()
             self._db.execute("COMMIT")
+            if self._shrunk:
+                self._give_back()
         except sqlite3.Error as error:
             raise StorageError(
                 f"the ledger can't be written: {error}",
@@ -142,10 +149,11 @@ class LedgerFile:
 
     def _configure(self) -> None:
         self._db.execute("PRAGMA locking_mode = EXCLUSIVE")  # before WAL: no shared-memory file, and one agent only
-        self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a file that isn't there yet; `_compact` gives back
+        self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a file that isn't there yet; see `_give_back`
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")  # NORMAL may lose the last commits on a power loss
         self._db.execute("PRAGMA secure_delete = OFF")
+        self._db.execute(f"PRAGMA journal_size_limit = {MAX_KEPT_WAL_BYTES}")
         self._db.execute("BEGIN EXCLUSIVE")
         self._db.execute("COMMIT")
 
@@ -285,6 +293,7 @@ class LedgerFile:
         if snapshot.term > state.term:
             state.term, state.vote = snapshot.term, None
         self._db.execute("DELETE FROM entries")
+        self._shrunk = True
         state.last_index = state.commit_index = 0
         self._keep_snapshot(snapshot)
         state.verified = snapshot.index
@@ -299,12 +308,14 @@ class LedgerFile:
     def _keep_snapshot(self, snapshot: Snapshot) -> None:
         configuration = snapshot.configuration.encode()
         crc = _crc(snapshot.index, snapshot.term, configuration, snapshot.data)
+        self._db.execute("DELETE FROM snapshot")  # first, so that the next one takes its pages
         self._db.execute(
-            "INSERT OR REPLACE INTO snapshot (id, idx, term, configuration, data, crc) VALUES (1, ?, ?, ?, ?, ?)",
+            "INSERT INTO snapshot (id, idx, term, configuration, data, crc) VALUES (1, ?, ?, ?, ?, ?)",
             (snapshot.index, snapshot.term, configuration, snapshot.data, crc),
         )
         if self._state.last_index < snapshot.index:  # a leader's snapshot, beyond our log: nothing here continues it
             self._db.execute("DELETE FROM entries")
+            self._shrunk = True
             self._state.last_index = snapshot.index
         self._state.commit_index = max(self._state.commit_index, snapshot.index)
 
@@ -323,7 +334,15 @@ class LedgerFile:
         if row is None or index > row[0]:
             raise InvariantBroken(f"compaction to {index} without a snapshot that covers it")
         self._db.execute("DELETE FROM entries WHERE idx <= ?", (index,))
-        self._db.execute("PRAGMA incremental_vacuum").fetchall()  # else the file keeps the size of its longest log
+        self._shrunk = True
+
+    def _give_back(self) -> None:
+        """Else the file keeps the size of its longest log.
+
+        As a script: `execute` takes one step of a statement that gives no rows, and each step gives back one page.
+        """
+        self._db.executescript("PRAGMA incremental_vacuum")
+        self._shrunk = False
 
     def _write_state(self) -> None:
         names = f"{_FIELDS}, crc"

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from agent.errors import InvariantBroken, StorageError
-from agent.raft import Boot, Entry, EntryKind, HardState, Persist
-from agent.storage.database import SCHEMA_VERSION
+from agent.raft import Boot, Configuration, Entry, EntryKind, HardState, Persist, Snapshot
+from agent.storage.database import MAX_KEPT_WAL_BYTES, SCHEMA_VERSION
 from agent.storage.ledger import Ledger
 from tests.storage.contract import GENESIS, LogStorageContract, entries, snapshot_at
 
@@ -223,6 +223,24 @@ async def test_whatever_goes_wrong_with_a_write_whoever_waits_is_told(
         async with asyncio.timeout(5):
             with pytest.raises(OverflowError):
                 await ledger.write(Persist(hard_state=HardState(term=1)))
+
+
+async def test_its_files_are_no_longer_than_what_they_hold(disk: SqliteDisk) -> None:
+    """What a compaction freed is given back, and a new snapshot takes the old one's place."""
+    ledger, _ = await disk.open()
+    last, data = 1, b"x" * 6_000_000
+    for _ in range(3):
+        for _ in range(40):
+            log = tuple(Entry(last + more, 1, EntryKind.NORMAL, b"y" * 60_000) for more in (1, 2, 3))
+            await ledger.write(Persist(hard_state=HardState(term=1), entries=log))
+            last += 3
+        snapshot = Snapshot(index=last, term=1, configuration=Configuration(voters=(AGENT,)), data=data)
+        await ledger.write(Persist(snapshot=snapshot, compact_to=last))
+    for term in range(2, 4):
+        await ledger.write(Persist(hard_state=HardState(term=term)))
+    assert disk.path.with_name("ledger.db-wal").stat().st_size <= MAX_KEPT_WAL_BYTES
+    await ledger.close()
+    assert disk.path.stat().st_size < 1.1 * len(data)
 
 
 async def test_a_cancelled_caller_doesnt_undo_a_write(disk: SqliteDisk) -> None:
