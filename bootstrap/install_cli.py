@@ -208,8 +208,10 @@ def _check_over(home: Home) -> None:
     """Raises Conflict while a member answers."""
     from agent.client import home_client
 
+    client = home_client(home)
+
     async def ask() -> str:
-        async with home_client(home) as client:
+        async with client:
             return (await client.health()).name
 
     try:
