@@ -87,7 +87,7 @@ _SEED_VARIABLES = {
 }
 KEYS = Config.__struct_fields__
 ENVIRONMENT: Mapping[str, str] = {key: _SEED_VARIABLES.get(key, f"MUSTER_{key.upper()}") for key in KEYS}
-"""The environment variable of each key (SEED "Environment Variables")."""
+"""The environment variable of each key (docs/seed.md "Environment variables")."""
 
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 _LOG_LEVELS = {"warn": "warning"}  # what else people write

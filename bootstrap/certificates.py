@@ -1,4 +1,4 @@
-"""X.509 for agents: the cluster's anchor, and the identities it signs (DESIGN "Proof of identity").
+"""X.509 for agents: the cluster's anchor, and the identities it signs (docs/security.md "Identity is not authority").
 
 A certificate says only "this key is agent X of cluster Y". Authority is the ledger's.
 """

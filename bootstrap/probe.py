@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 from agent.model.types import Port
 
 PORTS: Final[tuple[tuple[int, Literal["tcp", "udp"]], ...]] = ((9999, "tcp"), (9998, "tcp"), (9998, "udp"))
-"""What the agent must have for itself (DESIGN "Ports and places"); beacons share 9999/udp."""
+"""What the agent must have for itself (docs/operations.md "Files and ports"); beacons share 9999/udp."""
 
 OPEN: Final = (*PORTS, (9999, "udp"), (5353, "udp"))
 """What a firewall must let in: also beacons and mDNS."""

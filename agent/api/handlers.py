@@ -67,7 +67,7 @@ class Handlers:
         return self._port.health()
 
     async def status(self, _request: web.Request) -> Status:
-        """SEED "Deployment Status"."""
+        """docs/seed.md "Deployment status"."""
         return await self._port.status()
 
     async def members(self, _request: web.Request) -> Members:
@@ -88,11 +88,11 @@ class Handlers:
         return services_view(await self._port.status())
 
     async def api_stats(self, _request: web.Request) -> ApiStatsView:
-        """SEED "API Communication Stats"."""
+        """docs/seed.md "API communication stats"."""
         return self._stats.view()
 
     async def add_worker(self, request: web.Request) -> Operation:
-        """SEED "Add Worker": with an operator's invitation in the body; without one it can't be enough."""
+        """docs/seed.md "Add worker": with an operator's invitation in the body; without one it can't be enough."""
         body = await read_body(request, MAX_WORKER_BODY_BYTES)
         worker: AddWorker = decode_json(body, AddWorker, max_bytes=MAX_WORKER_BODY_BYTES)
         if worker.sealed is None:

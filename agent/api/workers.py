@@ -1,6 +1,6 @@
-"""SEED "Add Worker": its bare body, and why that is refused. Pure.
+"""docs/seed.md "Add worker": its bare body, and why that is refused. Pure.
 
-Making a host a member takes a key that no agent has (DESIGN "Identity and trust"): so the answer is the command line
+Making a host a member takes a key that no agent has (docs/security.md "Invitations"): so the answer is the command line
 that does it at the operator's.
 """
 

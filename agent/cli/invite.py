@@ -1,4 +1,4 @@
-"""`agent invite`: a host becomes a member over the API, without SSH from here (SEED "Adding Workers")."""
+"""`agent invite`: a host becomes a member over the API, without SSH from here (docs/seed.md "Adding workers")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Which agents should be voters: one change at a time, never one that could lose the majority (DESIGN "Voter healing").
+"""Which agents should be voters: one change at a time, never one that could lose the majority (ARCHITECTURE.md
+"Membership and links").
 
 Target: 5 voters with at least 5 healthy agents, else 3 with at least 3, else as it is. The dead leave first; one is
 promoted only when nobody that counts is missing. Pure; coordinator only; one change in flight is the caller's to keep.

@@ -12,9 +12,10 @@ from agent.model.types import AgentId, Millis
 class HostFacts(Struct, frozen=True, kw_only=True):
     """One host. `failure.cluster_facts` makes these.
 
-    `lost`: dead for scheduling (DESIGN "Membership"): its replicas go elsewhere. `report` is the newest one that this
-    coordinator got, None before the first; `awaited`: there is none yet, and deciding without it would be a guess.
-    `drained`: an operator wants it to run nothing: it gets nothing more, and what may run elsewhere moves there.
+    `lost`: dead for scheduling (ARCHITECTURE.md "Membership and links"): its replicas go elsewhere. `report` is the
+    newest one that this coordinator got, None before the first; `awaited`: there is none yet, and deciding without it
+    would be a guess. `drained`: an operator wants it to run nothing: it gets nothing more, and what may run elsewhere
+    moves there.
     """
 
     liveness: HostState

@@ -1,4 +1,5 @@
-"""Which hosts are dead for scheduling: dead in SWIM *and* no voter has their stream (DESIGN "Membership").
+"""Which hosts are dead for scheduling: dead in SWIM *and* no voter has their stream (ARCHITECTURE.md "Membership and
+links").
 
 Gossip alone never moves a replica, so one taken host can't talk others away. Pure; coordinator only.
 """

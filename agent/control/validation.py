@@ -1,6 +1,6 @@
 """Before a rollout counts as healthy: every replica's published TCP ports answer, from the other hosts too. Pure.
 
-Who asks whom: while there are few, every host asks every port (SEED "Network connectivity verification"). All pairs of
+Who asks whom: while there are few, every host asks every port (docs/seed.md "Phase 4: validation"). All pairs of
 1,000 hosts would be 10^6 requests that say the same over and over: beyond MAX_PROBES each port is asked by
 MIN_PROBERS hosts or more, spread so that all hosts ask about equally many. Always among them: the replica's own host,
 which tells a closed firewall from a program that doesn't listen, and for a worker main's host, which registers it.

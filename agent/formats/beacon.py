@@ -1,4 +1,5 @@
-"""The UDP beacon (SEED "Broadcasting Mechanism"): readable JSON, seven keys at the top, ours inside `capabilities`.
+"""The UDP beacon (docs/seed.md "Broadcasting mechanism"): readable JSON, seven keys at the top, ours inside
+`capabilities`.
 
 A beacon is a hint where something may be found. A signed one says which agent sent it; that earns it no trust.
 """

@@ -1,4 +1,4 @@
-"""The services that beacons announced lately: a TTL table (SEED "Discovery Process").
+"""The services that beacons announced lately: a TTL table (docs/seed.md "Discovery process").
 
 Pure; `now` is seconds on a monotonic clock.
 """

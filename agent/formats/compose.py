@@ -1,4 +1,4 @@
-"""The docker-compose.yml of a stack's share of one host (SEED "Generated docker-compose.yml"). Pure.
+"""The docker-compose.yml of a stack's share of one host (docs/seed.md "Generated docker-compose.yml"). Pure.
 
 It is a view, for `docker-compose ps` and `logs`: the agent makes the containers itself, with compose's labels. It shows
 the plan's environment; what the agent adds (`MUSTER_HOST`, `MAIN_HOST`, …) differs by replica and isn't in it.

@@ -13,7 +13,7 @@ from agent.model.decode import convert, decode_json
 from agent.model.stack import MAX_ENVIRONMENT, MAX_SERVICES, EnvironmentName, EnvironmentValue, PortSpec
 from agent.model.types import HostAddress, Label, Port
 
-DEFAULT_BASE_PORT = 8443  # SEED "Automatic Port Binding": main's; workers have the ones above it
+DEFAULT_BASE_PORT = 8443  # docs/seed.md "Automatic port binding": main's; workers have the ones above it
 CONTAINER_PORT = 8443  # SEED: inside, main and workers listen on the same
 
 

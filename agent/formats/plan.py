@@ -1,4 +1,5 @@
-"""The deployment plan (SEED "Deployment Plan Format") as it is written; `agent.formats.resolve` makes a stack of it."""
+"""The deployment plan (docs/seed.md "Deployment plan format") as it is written; `agent.formats.resolve` makes a stack
+of it."""
 
 from __future__ import annotations
 
@@ -92,7 +93,7 @@ class PlanResources(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Instance(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """SEED's object for main and each worker, and DESIGN's optional keys. Without `host` the scheduler chooses."""
+    """SEED's object for main and each worker, and optional keys of our own. Without `host` the scheduler chooses."""
 
     host: HostAddress | None = None
     user: (

@@ -1,7 +1,7 @@
 """From the replicated state to what this host has to run: assignments, checked again by the host itself.
 
 An assignment is a pointer that the coordinator set; what it points to was signed by an operator. So pin, labels and
-the host's own policy are judged here once more (DESIGN "A taken coordinator").
+the host's own policy are judged here once more (docs/security.md "What a taken part can do").
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from agent.model.types import AgentId, ClusterId, HostAddress, Labels
 from agent.state.queries import rests
 from agent.state.types import ClusterState
 
-PORT_CHOICES = 100  # SEED "Automatic Port Binding": increment and retry up to 100 ports
+PORT_CHOICES = 100  # docs/seed.md "Automatic port binding": increment and retry up to 100 ports
 
 
 class HostContext(Struct, frozen=True, kw_only=True):

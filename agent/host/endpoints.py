@@ -1,4 +1,5 @@
-"""Where a stack's replicas are, as its own programs read it: `endpoints.json` in the container (DESIGN). Pure."""
+"""Where a stack's replicas are, as its own programs read it: `endpoints.json` in the container (docs/plans.md "What a
+replica is told"). Pure."""
 
 from __future__ import annotations
 

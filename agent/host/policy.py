@@ -1,4 +1,5 @@
-"""What this host allows, whatever an operator signs: a local file that can only narrow (DESIGN "Host policy").
+"""What this host allows, whatever an operator signs: a local file that can only narrow (docs/security.md "Host
+policy").
 
 The shell reads `/etc/muster/policy.toml` and decodes it to a `HostPolicy`; the decisions are here. Example:
 

@@ -1,4 +1,5 @@
-"""The hello that opens a peer link: who I am, on which TLS session, to whom (DESIGN "Between instances")."""
+"""The hello that opens a peer link: who I am, on which TLS session, to whom (ARCHITECTURE.md "Membership and
+links")."""
 
 from __future__ import annotations
 

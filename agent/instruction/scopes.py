@@ -1,4 +1,4 @@
-"""Who may do what: the scope that each act on each kind of target needs (DESIGN "Scopes")."""
+"""Who may do what: the scope that each act on each kind of target needs (docs/security.md "Operators")."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ PROBLEM_TYPE_PREFIX = "urn:muster:problem:"
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 
 REDACTED = "(redacted)"
-"""Stands for an environment value (DESIGN "Environment values")."""
+"""Stands for an environment value (ARCHITECTURE.md "Errors")."""
 
 
 class ProblemDetails(Struct, frozen=True, kw_only=True):

@@ -1,4 +1,5 @@
-"""Who belongs to the cluster: genesis, members, operators and what they may do (DESIGN "Identity and trust")."""
+"""Who belongs to the cluster: genesis, members, operators and what they may do (docs/security.md "Identity is not
+authority")."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ GENESIS_VERSION = 1
 MAX_MEMBERS = 1000  # the largest cluster that is tested by simulation
 MAX_OPERATORS = 200
 MAX_API_KEYS = 200
-MAX_VOTERS = 5  # DESIGN "Words", voter
+MAX_VOTERS = 5  # ARCHITECTURE.md "Words"
 
 ScopeName = Literal["read", "operate", "deploy", "admin"]
 """Each includes the ones before it."""

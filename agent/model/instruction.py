@@ -207,7 +207,8 @@ TARGET_KINDS: dict[Act, frozenset[str]] = {
 
 
 class Claims(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The instruction JWT's claims (DESIGN "Operator JWT"). Times in whole seconds; `bdg` is the body's sha256."""
+    """The instruction JWT's claims (docs/security.md "Instructions"). Times in whole seconds; `bdg` is the body's
+    sha256."""
 
     iss: Annotated[str, Meta(max_length=63)]
     aud: Annotated[str, Meta(max_length=64)]

@@ -18,8 +18,8 @@ from agent.model.types import AgentId, Label, Millis, Port
 ENTRY_VERSION = 1
 
 Phase = Literal["preparing", "services", "main", "workers", "validating", "healthy", "failed", "stopped", "removing"]
-"""DESIGN "Phases": preparing → services → main → workers → validating → healthy | failed; beside them what `stop` and
-`remove` make of a stack. `services` are the ones without a role, healthy before main."""
+"""ARCHITECTURE.md "The way of an instruction": preparing → services → main → workers → validating → healthy | failed;
+beside them what `stop` and `remove` make of a stack. `services` are the ones without a role, healthy before main."""
 
 
 class AssignedPort(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -98,7 +98,8 @@ class PhaseEntry(Struct, frozen=True, kw_only=True, tag="phase", omit_defaults=T
 
 
 class LevelEntry(Struct, frozen=True, kw_only=True, tag="level", omit_defaults=True, forbid_unknown_fields=True):
-    """Switches on the entry kinds and rules of a state level, once every member supports it (DESIGN, Consensus)."""
+    """Switches on the entry kinds and rules of a state level, once every member supports it (ARCHITECTURE.md "What is
+    kept where")."""
 
     v: Literal[1] = 1
     at: Millis

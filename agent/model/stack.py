@@ -1,4 +1,4 @@
-"""A stack: the signed body of a `deploy` instruction, resolved from a plan (SEED "Deployment Plan Format").
+"""A stack: the signed body of a `deploy` instruction, resolved from a plan (docs/seed.md "Deployment plan format").
 
 What the ledger keeps of a plan. `user` and `ssh_key_path` never come here.
 """
@@ -38,7 +38,8 @@ FilePath = Annotated[
 """Of a file in the stack's directory, in its one spelling."""
 DurationMs = Annotated[int, Meta(ge=1, le=86_400_000)]
 Role = Literal["service", "main", "worker"]
-"""Where a service stands in the rollout's order: services, then main, then workers (DESIGN "Phases")."""
+"""Where a service stands in the rollout's order: services, then main, then workers (ARCHITECTURE.md "The way of an
+instruction")."""
 RuntimeName = Literal["docker", "process"]
 RestartPolicy = Literal["no", "on-failure", "always", "unless-stopped"]
 

@@ -125,7 +125,7 @@ class Problem(Struct, frozen=True, kw_only=True):
 
 
 class InstanceStatus(Struct, frozen=True, kw_only=True):
-    """SEED "Deployment Status"."""
+    """docs/seed.md "Deployment status"."""
 
     host: str
     port: int | None

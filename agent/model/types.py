@@ -36,7 +36,7 @@ Target = Annotated[
         description="what an instruction changes: stack:x operator:x member:x host:x secret:x key:x cluster",
     ),
 ]
-"""DESIGN "Words", target."""
+"""ARCHITECTURE.md "Words"."""
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Millis = Annotated[int, Meta(ge=0, le=253_402_300_799_999)]

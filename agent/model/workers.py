@@ -1,4 +1,5 @@
-"""Adding a host through the API: what is sent, what is sealed in it, and how far it is (SEED "Adding Workers")."""
+"""Adding a host through the API: what is sent, what is sealed in it, and how far it is (docs/seed.md "Adding
+workers")."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """UDP beacons: what is here, broadcast every 30 s, at once on start and on change; never answered, never trusted.
 
-SEED "Network Discovery". Every agent of a subnet binds the same port: on loopback the broadcast address itself,
+docs/seed.md "Discovery process". Every agent of a subnet binds the same port: on loopback the broadcast address itself,
 elsewhere all addresses, with SO_REUSEADDR, so that each gets its copy; sending has a socket of its own.
 """
 
@@ -27,7 +27,7 @@ from agent.net.datagrams import TokenBucket
 
 LOOPBACK_BROADCAST: Final = "127.255.255.255"
 
-# DESIGN "Beacons".
+# One for each instance that a host runs, up to this.
 MAX_BEACONS_PER_ROUND: Final = 16
 
 # Whoever floods gets this much of our attention, all senders together; a beacon costs about 60 µs to read.
@@ -60,7 +60,8 @@ def broadcast_targets(listen: str, broadcast_address: str, addresses: tuple[Loca
 
 
 def agent_beacon(*, name: str, host: str, api_port: int, peer_port: int, version: str, status: str) -> Beacon:
-    """The beacon of the agent itself (DESIGN "Beacons"); `Beacons` adds the time, the number and the signature."""
+    """The beacon of the agent itself (docs/seed.md "Broadcasting mechanism"); `Beacons` adds the time, the number and
+    the signature."""
     return Beacon(
         service_id=name,
         type="unknown",

@@ -2,7 +2,7 @@
 
     version 1 │ sender id 26 │ boot 8 │ sequence 8 │ message (msgpack) │ Ed25519 signature 64      bytes
 
-The signature also covers cluster, epoch and the receiver's id, which are not sent. A datagram is checked in DESIGN's
+The signature also covers cluster, epoch and the receiver's id, which are not sent. A datagram is checked in this
 order: length → known member → token bucket → signature → (boot, sequence) window; so a stranger costs a look-up, and a
 flood under a member's name costs that name's own bucket, not the processor.
 """

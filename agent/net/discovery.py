@@ -24,7 +24,7 @@ from agent.net.beacons import Announcer, Beacons, broadcast_targets, peer_addres
 if TYPE_CHECKING:
     from agent.net.mdns import Mdns
 
-# SEED "Broadcasting Mechanism".
+# docs/seed.md "Broadcasting mechanism".
 ROUND_INTERVAL_S: Final = 30.0
 
 # With mDNS a start takes 50 ms of a processor more, and as much of all others'. Seeds and beacons have found everybody

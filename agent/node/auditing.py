@@ -1,4 +1,5 @@
-"""What a voter keeps of the ledger's past: each entry that it applied, with what came of it (DESIGN "Audit")."""
+"""What a voter keeps of the ledger's past: each entry that it applied, with what came of it (ARCHITECTURE.md "What is
+kept where")."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """The voter's side of observers' subscriptions: what it committed, a snapshot first where its log begins later, and who
-coordinates (DESIGN "Consensus", observers).
+coordinates (ARCHITECTURE.md "Membership and links").
 
 Each subscriber is at most `WINDOW_PARTS` parts ahead of what it said it took, so one that reads slowly costs this much
 of memory and no more, and holds nobody else up.

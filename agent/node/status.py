@@ -81,7 +81,7 @@ class View(Struct, frozen=True, kw_only=True):
 
 
 def build_status(state: ClusterState, view: View, *, network_services: int = 0, api_requests_total: int = 0) -> Status:
-    """The status as `view.me` sees it. The two counts are this agent's own (SEED "Deployment Status")."""
+    """The status as `view.me` sees it. The two counts are this agent's own (docs/seed.md "Deployment status")."""
     stacks = StackViews(state, view.facts, decides=view.me == view.leader and not view.stale).all()
     hosts = tuple(_host(member, view) for member in sorted(state.members.values(), key=lambda member: member.name))
     quorum = _quorum(view)
@@ -300,7 +300,8 @@ def _bounded(problems: list[Problem]) -> tuple[Problem, ...]:
 
 
 def _instances(state: ClusterState, view: View, stacks: tuple[StackStatus, ...]) -> dict[str, InstanceStatus]:
-    """SEED "Deployment Status": by container name; `@host` behind it where several hosts have one of that name."""
+    """docs/seed.md "Deployment status": by container name; `@host` behind it where several hosts have one of that
+    name."""
     hosts = {member.name: member for member in state.members.values()}
     every = [replica for stack in stacks for service in stack.services for replica in service.replicas]
     count = Counter(replica.container_name for replica in every)

@@ -1,7 +1,7 @@
 """Instructions on their way into the ledger: from the API or a peer, to the coordinator, answered by `apply`.
 
 An instruction is resent as often as it takes until its answer or its deadline: the ledger answers the same instruction
-with the same result (DESIGN "Identity and trust"), so trying again is always safe.
+with the same result (ARCHITECTURE.md "The way of an instruction"), so trying again is always safe.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The observer's side of a subscription: agents that don't vote follow one voter's committed entries (DESIGN
-"Consensus", observers).
+"""The observer's side of a subscription: agents that don't vote follow one voter's committed entries
+(ARCHITECTURE.md "Membership and links").
 
 An observer picks its voter by rendezvous hash, so that observers spread evenly and only those of a lost voter move.
 What it took it tells, so that the voter sends on; a snapshot's parts are kept over a change of voters. What comes

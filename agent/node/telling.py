@@ -144,7 +144,8 @@ def tell_registered(
     errands: tuple[Errand, ...],
     when: Instant,
 ) -> None:
-    """Main's host reaches workers now, by the `errands` it was sent on: they are registered (SEED "Phase 3")."""
+    """Main's host reaches workers now, by the `errands` it was sent on: they are registered (docs/seed.md "Phases 2
+    and 3")."""
     was = _reached(before) if before is not None else frozenset()
     for errand in errands:
         if not isinstance(errand, Reach) or errand_id(errand) not in _reached(report) - was:

@@ -22,7 +22,7 @@ from agent.model.types import AgentId, ClusterId, is_label
 from agent.model.workload import RunState, RuntimeHealth, Workload
 from agent.runtime.protocol import Counters
 
-LOG_MAX_SIZE = "10m"  # SEED "Log aggregation and rotation"; with LOG_MAX_FILES 30 MB for each container at most
+LOG_MAX_SIZE = "10m"  # docs/seed.md "Container management"; with LOG_MAX_FILES 30 MB for each container at most
 LOG_MAX_FILES = "3"
 DEFAULT_STOP_TIMEOUT_S = 10  # Docker's own, for a container that names none
 MAX_REASON_CHARACTERS = 200  # of a health check's output

@@ -202,7 +202,7 @@ def _answered(state: ClusterState, claims: Claims) -> InstructionResult | None:
     """The answer that the ledger gave before, or a conflict; None when the instruction's turn is now.
 
     (rev, digest, jti) of each target are kept: a lost update, a replay, and a coordinator that feeds old entries are
-    one refused case (DESIGN "Operator JWT").
+    one refused case (docs/security.md "Instructions").
     """
     record = state.targets.get(claims.target)
     if record is not None and (record.jti, record.digest, record.revision) == (claims.jti, claims.bdg, claims.rev):

@@ -16,7 +16,7 @@ from agent.state.queries import deployed_stack, key_of, satisfies, wanted_replic
 from agent.state.stacks import drop_unreferenced, forget_amendments, forget_removed, keep_evidence
 from agent.state.types import ClusterState, StackState
 
-PORT_TRIES = 100  # SEED "Automatic Port Binding": preferred … preferred + 99
+PORT_TRIES = 100  # docs/seed.md "Automatic port binding": preferred … preferred + 99
 
 _FORWARD: tuple[Phase, ...] = ("preparing", "services", "main", "workers", "validating")
 _ENDS: frozenset[Phase] = frozenset({"healthy", "failed", "stopped"})

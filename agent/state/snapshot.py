@@ -1,8 +1,9 @@
 """The state as bytes, its digest, and the proof of it.
 
 A snapshot keeps, per live object, the instruction that made it: token and exact body. Whoever installs one verifies all
-of them, down to genesis, so a snapshot can't say what no operator signed (DESIGN "Snapshots"). What a snapshot *leaves
-out* it can't prove: that needs the same (index, digest) from a majority, and revisions that don't go back.
+of them, down to genesis, so a snapshot can't say what no operator signed (ARCHITECTURE.md "Invariants, and who checks
+them"). What a snapshot *leaves out* it can't prove: that needs the same (index, digest) from a majority, and revisions
+that don't go back.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Identity and ledger are born together, each naming the other (DESIGN "Identity and trust").
+"""Identity and ledger are born together, each naming the other (ARCHITECTURE.md "Boot and restart").
 
 A wiped ledger under a kept identity would let a voter vote twice in one term; a kept ledger under a fresh identity
 would speak for somebody else; an older copy of the ledger, put back beside the identity, has forgotten votes. All are

@@ -108,7 +108,7 @@ def duration_text(duration_s: float) -> str:
 
 
 class ApiStatsView(Struct, frozen=True, kw_only=True):
-    """SEED "API Communication Stats"."""
+    """docs/seed.md "API communication stats"."""
 
     total_requests: int
     total_responses: int

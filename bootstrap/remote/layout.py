@@ -1,4 +1,4 @@
-"""Where things are on a host (DESIGN "Ports and places")."""
+"""Where things are on a host (docs/operations.md "Files and ports")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SEED "Adding Workers": its curl line, and why no agent does that alone."""
+"""docs/seed.md "Adding workers": its curl line, and why no agent does that alone."""
 
 from __future__ import annotations
 

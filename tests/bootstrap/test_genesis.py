@@ -1,4 +1,5 @@
-"""The cluster's birth: certificates, first members and voters, what each host gets (DESIGN "Identity and trust")."""
+"""The cluster's birth: certificates, first members and voters, what each host gets (docs/security.md "Identity is not
+authority")."""
 
 from __future__ import annotations
 
@@ -154,7 +155,7 @@ def test_another_cluster_s_key_signs_nothing(home: Home, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("hosts", "voters"), [(1, 1), (2, 1), (3, 3), (4, 3), (5, 5), (6, 5), (7, 5)])
 def test_first_voters(home: Home, hosts: int, voters: int) -> None:
-    """DESIGN "Genesis": 1 of ≤ 2, 3 of 3–4, 5 of ≥ 5."""
+    """1 of ≤ 2, 3 of 3–4, 5 of ≥ 5."""
     genesis = make_genesis(home, requests(hosts), now_ms=NOW_MS)
     assert [m.name for m in genesis.members] == [f"n{n}" for n in range(hosts)]
     assert genesis.voters == tuple(m.id for m in genesis.members[:voters])

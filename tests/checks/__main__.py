@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from tests.checks.rules import Finding, bare_exemptions, sleeps, too_long, unexplained_skips, unfinished
+from tests.checks.docs import documents, headings
+from tests.checks.rules import (
+    Finding,
+    bare_exemptions,
+    lost_references,
+    sleeps,
+    too_long,
+    unexplained_skips,
+    unfinished,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 DIRECTORIES = ("agent", "bootstrap", "tests", "systemd", "docs", "examples", ".ci")
@@ -30,12 +39,13 @@ def is_test(path: str) -> bool:
     return path.startswith("tests/") and (name.startswith("test_") or name == "conftest.py")
 
 
-def findings(path: str, text: str) -> Iterator[Finding]:
-    """Yield what breaks a rule in one file."""
+def findings(path: str, text: str, known: Mapping[str, Collection[str]]) -> Iterator[Finding]:
+    """Yield what breaks a rule in one file; ``known``: the headings of each document."""
     yield from unfinished(path, text)
     if not path.endswith(".py"):
         return
     yield from bare_exemptions(path, text)
+    yield from lost_references(path, text, known)
     if not is_test(path):
         yield from too_long(path, text)
     if path.startswith("tests/"):
@@ -47,13 +57,14 @@ def findings(path: str, text: str) -> Iterator[Finding]:
 def main(root: Path = ROOT) -> int:
     """Check every file under ``root``; return the process's exit status."""
     found: list[Finding] = []
+    known = {each.relative_to(root).as_posix(): headings(each.read_text()) for each in documents(root)}
     count = 0
     for path in files(root):
         try:
             text = (root / path).read_text(encoding="utf-8")
         except UnicodeDecodeError:
             continue  # a binary file has no lines
-        found += findings(path, text)
+        found += findings(path, text, known)
         count += 1
     for finding in sorted(found):
         print(finding)

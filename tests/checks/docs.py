@@ -14,6 +14,7 @@ _FENCE = re.compile(r"^(?P<fence>```+|~~~+)(?P<info>[^\n]*)\n(?P<code>.*?)^(?P=f
 _INLINE = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
 _LINK = re.compile(r"\[[^\]]*\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)|^\[[^\]]+\]:\s*(\S+)", re.MULTILINE)
 _HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*$", re.MULTILINE)
+_FIRST_CELL = re.compile(r"^\|\s*([^|]+?)\s*\|", re.MULTILINE)
 _PATH = re.compile(rf"(?<![\w./~$@:<>{{-])(?:\./)?((?:{'|'.join(TOP)})/[\w./*-]*|(?:{'|'.join(TOP_FILES)})(?![\w./-]))")
 _MAKE = re.compile(
     r"(?:^|&&|\|\||[;|(])[ \t]*(?:\$ |# )?(?:sudo )?(?:\w+=\S+ )*make((?:[ \t]+[^\s;&|#)]+)*)", re.MULTILINE
@@ -52,6 +53,12 @@ def links(text: str) -> Iterator[str]:
         target = unquote(link[1] or link[2])
         if not re.match(r"[a-z][a-z0-9+.-]*:", target):
             yield target
+
+
+def headings(text: str) -> set[str]:
+    """Return what a reader finds a place by: headings, and the first cells of tables' rows."""
+    text = _FENCE.sub("", text)
+    return {heading[1] for heading in _HEADING.finditer(text)} | {cell[1] for cell in _FIRST_CELL.finditer(text)}
 
 
 def anchors(text: str) -> set[str]:

@@ -9,7 +9,7 @@ import ast
 import io
 import re
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 MODULE_MAX_LINES = 500  # one subject per module
@@ -22,6 +22,9 @@ _CODES = r"[A-Z]+[0-9]+(?:[,\s]+[A-Z]+[0-9]+)*"
 _NOQA = re.compile(rf"#\s*(?:ruff:\s*)?noqa(?P<codes>:\s*{_CODES})?(?P<reason>.*)", re.IGNORECASE)
 _TYPE_IGNORE = re.compile(r"#\s*type:\s*ignore(?P<codes>\[[a-z0-9, -]+\])?(?P<reason>.*)")
 _OTHER = re.compile(r"#\s*(?P<what>pragma:\s*no (?:cover|branch)|fmt:\s*(?:off|skip)|mypy:\s*[a-z-]+)(?P<reason>.*)")
+_ELSEWHERE = re.compile(r"\b(" + "|".join(("DES" + "IGN", "SE" + "ED")) + r')\s"')
+_QUOTED = re.compile(r'"([^"]+)"')
+_REFERENCE = re.compile(r'\b(?P<document>[\w/-]+\.md)\s+(?P<headings>"[^"]+"(?:,\s+"[^"]+")*)')
 _REASON = re.compile(r"\w{2,}")  # at least one word
 
 
@@ -74,6 +77,25 @@ def bare_exemptions(path: str, text: str) -> Iterator[Finding]:
                 yield Finding(path, token.start[0], f"{token.string!r} names no rule")
             elif not _REASON.search(groups["reason"]):
                 yield Finding(path, token.start[0], f"{token.string!r} gives no reason on its line")
+
+
+def lost_references(path: str, text: str, headings: Mapping[str, Collection[str]]) -> Iterator[Finding]:
+    """Find headings of documents that aren't there, each named behind its document's path and in double quotes.
+
+    ``headings``: of each document, by its path.
+    """
+    for elsewhere in _ELSEWHERE.finditer(text):
+        line = text.count("\n", 0, elsewhere.start()) + 1
+        yield Finding(path, line, f"{elsewhere[1]} isn't here: name a heading of ARCHITECTURE.md or docs/seed.md")
+    for named in _REFERENCE.finditer(text):
+        line = text.count("\n", 0, named.start()) + 1
+        if (known := headings.get(named["document"])) is None:
+            yield Finding(path, line, f"there is no document {named['document']}")
+            continue
+        for quoted in _QUOTED.findall(named["headings"]):
+            heading = " ".join(quoted.split())  # it may go on in the next line
+            if heading not in known:
+                yield Finding(path, line, f"{named['document']} has no heading {heading!r}")
 
 
 def unexplained_skips(path: str, text: str) -> Iterator[Finding]:

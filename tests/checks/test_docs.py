@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.checks.docs import anchors, documents, links, make_targets, paths, targets_of, wrong_in
+from tests.checks.docs import anchors, documents, headings, links, make_targets, paths, targets_of, wrong_in
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -74,6 +74,12 @@ def test_what_is_missing_is_named(tree: Path, text: str, found: str) -> None:
 def test_the_makefile_of_the_project_is_understood() -> None:
     known = targets_of((ROOT / "Makefile").read_text())
     assert {"help", "venv", "lock", "fmt", "check", "test", "test-lab", "sim", "bench", "demo", "lab-down"} <= known
+
+
+def test_a_place_is_found_by_headings_and_by_the_first_cells_of_tables() -> None:
+    text = "# Ports\n\n| heading | promise |\n|---|---|\n| Log format | those keys |\n\n```\n# no heading\n```\n"
+    assert headings(text) >= {"Ports", "Log format"}
+    assert "no heading" not in headings(text)
 
 
 def test_repeated_headings_get_numbered_anchors() -> None:

@@ -9,6 +9,7 @@ from tests.checks.rules import (
     FUNCTION_MAX_LINES,
     MODULE_MAX_LINES,
     bare_exemptions,
+    lost_references,
     sleeps,
     too_long,
     unexplained_skips,
@@ -17,6 +18,8 @@ from tests.checks.rules import (
 
 # Assembled, so that this file keeps the rules it tests.
 TO_DO, FIX_ME, NOQA, IGNORE = "TO" + "DO", "FIX" + "ME", "# no" + "qa", "# type: ig" + "nore"
+DOCUMENT = "docs/a" + ".md"
+HEADINGS = {DOCUMENT: {"One heading", "Another"}}
 
 
 def function(lines: int, name: str = "f") -> str:
@@ -54,6 +57,25 @@ class TestUnfinished:
 
     def test_words_that_only_contain_a_mark_pass(self) -> None:
         assert list(unfinished("m.py", f"mas{TO_DO}N = 'todo list'  # X{'X' * 3}\n")) == []
+
+
+class TestReferences:
+    @pytest.mark.parametrize("named", ['"Another"', '"One heading", "Another"', '"One\n    heading"'])
+    def test_headings_that_are_there_pass_over_the_end_of_a_line_too(self, named: str) -> None:
+        assert list(lost_references("m.py", f'"""Why ({DOCUMENT}\n{named})."""', HEADINGS)) == []
+
+    def test_one_that_is_not_there_is_named_with_its_line(self) -> None:
+        (found,) = lost_references("m.py", f'"""What.\n\nWhy ({DOCUMENT} "Another", "Third")."""', HEADINGS)
+        assert (found.line, found.message) == (3, "docs/a.md has no heading 'Third'")
+
+    def test_a_document_that_is_not_there_is_named(self) -> None:
+        (found,) = lost_references("m.py", f'# docs/b{".md"} "Another"', HEADINGS)
+        assert found.message == "there is no document docs/b.md"
+
+    @pytest.mark.parametrize("elsewhere", ["DES" + "IGN", "SE" + "ED"])
+    def test_a_document_that_is_kept_elsewhere_is_told_apart(self, elsewhere: str) -> None:
+        (found,) = lost_references("m.py", f'# see {elsewhere} "Another"', HEADINGS)
+        assert "ARCHITECTURE.md" in found.message
 
 
 class TestExemptions:
@@ -128,16 +150,16 @@ class TestSleeps:
 class TestWhichRulesApply:
     def test_tests_may_be_long_and_tooling_may_not(self) -> None:
         long = function(FUNCTION_MAX_LINES + 1)
-        assert [path for path in ("agent/a.py", "bootstrap/b.py", "tests/lab/c.py") if list(findings(path, long))]
-        assert list(findings("tests/raft/test_core.py", long)) == []
+        assert [path for path in ("agent/a.py", "bootstrap/b.py", "tests/lab/c.py") if list(findings(path, long, {}))]
+        assert list(findings("tests/raft/test_core.py", long, {})) == []
         assert is_test("tests/conftest.py")
         assert not is_test("agent/test_.py")
 
     def test_sleeping_is_forbidden_in_tests_except_where_waiting_is_made(self) -> None:
         source = "import time\ntime.sleep(1)\n"
-        assert list(findings("tests/raft/test_core.py", source))
-        assert list(findings("tests/support/waiting.py", source)) == []
-        assert list(findings("agent/runtime/process.py", source)) == []
+        assert list(findings("tests/raft/test_core.py", source, {}))
+        assert list(findings("tests/support/waiting.py", source, {})) == []
+        assert list(findings("agent/runtime/process.py", source, {})) == []
 
     def test_a_tree_is_walked_and_each_finding_printed(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

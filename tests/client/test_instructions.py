@@ -1,4 +1,5 @@
-"""Bringing an instruction in: answered, refused, resent, asked for by its jti (DESIGN "Identity and trust")."""
+"""Bringing an instruction in: answered, refused, resent, asked for by its jti (ARCHITECTURE.md "The way of an
+instruction")."""
 
 from __future__ import annotations
 

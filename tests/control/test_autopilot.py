@@ -1,4 +1,5 @@
-"""DESIGN "Voter healing": never a change that loses the majority, and a working cluster down to two hosts."""
+"""ARCHITECTURE.md "Membership and links": never a change that loses the majority, and a working cluster down to two
+hosts."""
 
 from __future__ import annotations
 

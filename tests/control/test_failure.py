@@ -1,4 +1,5 @@
-"""Who is dead for scheduling: dead in SWIM and no voter has that host's stream (DESIGN "Membership")."""
+"""Who is dead for scheduling: dead in SWIM and no voter has that host's stream (ARCHITECTURE.md "Membership and
+links")."""
 
 from __future__ import annotations
 

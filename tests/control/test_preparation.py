@@ -1,4 +1,4 @@
-"""Everything is looked at before anything changes (SEED "Phase 1: Preparation")."""
+"""Everything is looked at before anything changes (docs/seed.md "Phase 1: preparation")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A stack's way from one revision to the next (DESIGN "Phases"), against hosts that do what the ledger says."""
+"""A stack's way from one revision to the next (ARCHITECTURE.md "The way of an instruction"), against hosts that do what
+the ledger says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where replicas go, and the reason for each that goes nowhere (DESIGN "State, brain, hands")."""
+"""Where replicas go, and the reason for each that goes nowhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A rollout is healthy once hosts reach each other's replicas (SEED "Phase 4: System Validation")."""
+"""A rollout is healthy once hosts reach each other's replicas (docs/seed.md "Phase 4: validation")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Beacons on the wire (SEED "Broadcasting Mechanism")."""
+"""Beacons on the wire (docs/seed.md "Broadcasting mechanism")."""
 
 from __future__ import annotations
 

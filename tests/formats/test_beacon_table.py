@@ -1,4 +1,4 @@
-"""The TTL table of beacons (SEED "Discovery Process"), its bounds, and what a stranger can't do to it."""
+"""The TTL table of beacons (docs/seed.md "Discovery process"), its bounds, and what a stranger can't do to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SEED's deployment plan, and what becomes of it (SEED "Deployment Plan Format"; DESIGN "Plan")."""
+"""SEED's deployment plan, and what becomes of it (docs/seed.md "Deployment plan format")."""
 
 from __future__ import annotations
 

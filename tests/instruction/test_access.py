@@ -1,4 +1,4 @@
-"""Access tokens: read-only, for an hour at most (DESIGN "Access JWT")."""
+"""Access tokens: read-only, for an hour at most (docs/api.md "Access tokens")."""
 
 from __future__ import annotations
 

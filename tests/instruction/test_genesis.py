@@ -1,4 +1,4 @@
-"""The genesis token, and what makes a genesis sound (DESIGN "Genesis")."""
+"""The genesis token, and what makes a genesis sound."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hello that opens a peer link (DESIGN "Between instances")."""
+"""The hello that opens a peer link (ARCHITECTURE.md "Membership and links")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Operators' instructions: what is signed, what is believed, and who may (DESIGN "Operator JWT", "Scopes")."""
+"""Operators' instructions: what is signed, what is believed, and who may (docs/security.md "Instructions",
+"Operators")."""
 
 from __future__ import annotations
 
@@ -514,7 +515,7 @@ def test_times_are_checked_at_admission(now: float, ttl: int, refused: str) -> N
 
 
 def test_a_stored_instruction_verifies_for_ever() -> None:
-    """`apply` and whoever installs a snapshot read without a clock (DESIGN: `exp` is checked at admission only)."""
+    """`apply` and whoever installs a snapshot read without a clock (ARCHITECTURE.md "The way of an instruction")."""
     old = signed(now_s=1000.0)
     assert read_instruction(old, BODY, operators(), AUDIENCE).claims.exp == 1300
 

@@ -1,4 +1,4 @@
-"""Agents find each other by beacons alone, by mDNS alone, by seeds alone (DESIGN "The one idea").
+"""Agents find each other by beacons alone, by mDNS alone, by seeds alone (ARCHITECTURE.md "Membership and links").
 
 The addresses in the genesis lead nowhere here: hosts got others since they were enrolled.
 """

@@ -1,4 +1,4 @@
-"""An agent that doesn't vote does everything else: of two, one votes (DESIGN "Identity and trust", genesis)."""
+"""An agent that doesn't vote does everything else: of two, one votes (ARCHITECTURE.md "Words")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Discovery on loopback: beacons and mDNS, either alone, give hints and nothing else (SEED "Network Discovery")."""
+"""Discovery on loopback: beacons and mDNS, either alone, give hints and nothing else (docs/seed.md "Discovery
+process")."""
 
 from __future__ import annotations
 

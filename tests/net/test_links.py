@@ -1,4 +1,4 @@
-"""Peer links: two agents find, prove, keep and lose each other (DESIGN "Between instances")."""
+"""Peer links: two agents find, prove, keep and lose each other (ARCHITECTURE.md "Membership and links")."""
 
 from __future__ import annotations
 
@@ -210,7 +210,8 @@ async def test_who_hears_that_a_peer_lives_says_so_as_well_and_needs_no_timer_fo
 
 
 async def test_a_stall_of_our_own_is_not_a_peers_silence(pair: list[Node]) -> None:
-    """After a stall, what the peers said meanwhile is still in the sockets (DESIGN "Consensus")."""
+    """After a stall, what the peers said meanwhile is still in the sockets (ARCHITECTURE.md "Threads and the event
+    loop")."""
     a, b = pair
     async with running(a, b):
         a.knows(b)

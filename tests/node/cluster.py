@@ -163,7 +163,7 @@ def stack(name: str = "shop", **services: Service) -> Stack:
 
 
 def voters_of(size: int) -> int:
-    """What bootstrap chooses (DESIGN "Genesis")."""
+    """What bootstrap chooses."""
     return 1 if size < 3 else 3 if size < 5 else 5
 
 

@@ -1,4 +1,5 @@
-"""Who may say what: members, strangers with a good certificate, and the expelled (DESIGN "Identity and trust")."""
+"""Who may say what: members, strangers with a good certificate, and the expelled (docs/security.md "Identity is not
+authority")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Agents that don't vote: they follow a voter, take part in everything else, and change sides (DESIGN "Consensus")."""
+"""Agents that don't vote: they follow a voter, take part in everything else, and change sides (ARCHITECTURE.md
+"Membership and links")."""
 
 from __future__ import annotations
 
@@ -252,7 +253,7 @@ def test_a_snapshot_that_isnt_one_ends_nobody(garbage: bytes) -> None:
 
 
 def test_a_lost_voters_place_goes_to_an_observer() -> None:
-    """DESIGN "Voter healing": dead after 30 s, replaced by one that is healthy and caught up."""
+    """ARCHITECTURE.md "Membership and links": dead after 30 s, replaced by one that is healthy and caught up."""
     cluster = elected(4)
     (observer,) = observers(cluster)
     lost = cluster.followers[0] if cluster.followers[0] is not observer else cluster.followers[1]
@@ -310,7 +311,7 @@ def test_a_parts_end_from_the_voter_is_followed_by_another_try() -> None:
 
 
 def test_two_become_three_voters_only_together() -> None:
-    """DESIGN "Voter healing": 1 → 3 starts only with two caught-up observers."""
+    """ARCHITECTURE.md "Membership and links": 1 → 3 starts only with two caught-up observers."""
     cluster = Cluster(2)
     cluster.elect()
     cluster.run(HEALTHY_S + 5.0)

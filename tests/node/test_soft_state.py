@@ -1,4 +1,5 @@
-"""Reports, status and events: what the coordinator alone knows, told anew to the next (DESIGN "The one idea")."""
+"""Reports, status and events: what the coordinator alone knows, told anew to the next (ARCHITECTURE.md "The way of a
+report")."""
 
 from __future__ import annotations
 
@@ -189,7 +190,7 @@ def test_who_is_cut_off_still_knows_itself_and_takes_nobody_else_for_unhealthy(c
 
 
 def test_it_is_told_that_main_reaches_its_workers(cluster: Cluster) -> None:
-    """SEED "Register with main instance"."""
+    """docs/seed.md "Phases 2 and 3"."""
     for node in cluster.alive:
         node.obeys = True
         node.up.observed(running(node.desired[-1]), node.when)

@@ -1,4 +1,5 @@
-"""The status: the ledger's wishes beside what hosts report. Unknown is not unhealthy (DESIGN "The one idea")."""
+"""The status: the ledger's wishes beside what hosts report. Unknown is not unhealthy (ARCHITECTURE.md "The way of a
+report")."""
 
 from __future__ import annotations
 

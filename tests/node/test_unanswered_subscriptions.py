@@ -1,4 +1,4 @@
-"""An observer whose subscription meets silence asks again (DESIGN "Consensus", observers)."""
+"""An observer whose subscription meets silence asks again (ARCHITECTURE.md "Membership and links")."""
 
 from __future__ import annotations
 

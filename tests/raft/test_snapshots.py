@@ -231,7 +231,7 @@ class TestJudging:
 
 
 class TestObserving:
-    """DESIGN: observers subscribe to one voter; the entries don't come from a leader."""
+    """Observers subscribe to one voter; the entries don't come from a leader."""
 
     def observer(self) -> Bench:
         return Bench(voters=("b", "c", "d"))

@@ -1,4 +1,4 @@
-"""SEED "Health Checks": Debian's docker-compose over the file and the containers that a host makes."""
+"""docs/seed.md "Health checks": Debian's docker-compose over the file and the containers that a host makes."""
 
 from __future__ import annotations
 

@@ -71,7 +71,8 @@ def test_two_hosts_have_one_voter_and_the_other_can_go_and_come() -> None:
 
 
 def test_an_old_voter_that_comes_back_and_a_new_one_that_it_never_met() -> None:
-    """n3 is replaced by n4 while it is away; when n1 dies, n2, n4 and the returned n3 go on (DESIGN "Identity")."""
+    """n3 is replaced by n4 while it is away; when n1 dies, n2, n4 and the returned n3 go on (ARCHITECTURE.md
+    "Membership and links")."""
 
     def script(world: World) -> None:
         world.after(10.0, lambda: world.crash(named(world, "n3")))

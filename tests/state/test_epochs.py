@@ -1,4 +1,4 @@
-"""Another epoch: begun by an admin alone, proven to whoever follows (DESIGN "Operator JWT")."""
+"""Another epoch: begun by an admin alone, proven to whoever follows (docs/security.md "Epochs")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What instructions do to the state, and when they don't (DESIGN "Operator JWT", "The answer is `apply`'s result")."""
+"""What instructions do to the state, and when they don't (ARCHITECTURE.md "The way of an instruction")."""
 
 from __future__ import annotations
 

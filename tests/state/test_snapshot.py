@@ -1,4 +1,5 @@
-"""Snapshots keep what proves them: a round trip gives the same digest, a lie doesn't pass (DESIGN "Snapshots")."""
+"""Snapshots keep what proves them: a round trip gives the same digest, a lie doesn't pass (ARCHITECTURE.md "Invariants,
+and who checks them")."""
 
 from __future__ import annotations
 

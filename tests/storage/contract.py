@@ -96,7 +96,8 @@ class LogStorageContract:
         assert (await self.again(disk))[1].entries == (GENESIS, *entries(2, 3), *entries(4, 5, term=2))
 
     async def test_committed_entries_are_never_truncated(self, disk: Disk) -> None:
-        """DESIGN "Identity and trust": a follower never truncates below its commit index, it stops."""
+        """ARCHITECTURE.md "Invariants, and who checks them": a follower never truncates below its commit index, it
+        stops."""
         log, _ = await disk.open()
         await log.write(Persist(hard_state=HardState(term=1), entries=entries(2, 6), commit=5))
         with pytest.raises(InvariantBroken):

@@ -1,4 +1,4 @@
-"""The API log and its statistics (SEED "API Communication Logging", "API Communication Stats")."""
+"""The API log and its statistics (docs/seed.md "Log format", "API communication stats")."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from agent.state import service_of
 from agent.storage.identity import Identity
 
 _TYPES: dict[Role, ServiceType] = {"main": "coordinator", "worker": "worker", "service": "unknown"}
-"""SEED "Service Types": a beacon's coordinator is the plan's main, not the Raft leader."""
+"""docs/seed.md "Service types": a beacon's coordinator is the plan's main, not the Raft leader."""
 
 
 class Announcing:

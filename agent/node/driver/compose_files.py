@@ -1,4 +1,5 @@
-"""Keeps `<data_dir>/stacks/<stack>/docker-compose.yml` as what this host runs (SEED "Docker Integration"). Shell.
+"""Keeps `<data_dir>/stacks/<stack>/docker-compose.yml` as what this host runs (docs/seed.md "Generated
+docker-compose.yml"). Shell.
 
 The files are for people and `docker-compose ps`; nothing is ever read back from them. 0600, since they hold the plans'
 environments.

@@ -1,4 +1,5 @@
-"""Who our ledger says a certificate's holder is (DESIGN "Identity and trust": authority is the ledger alone)."""
+"""Who our ledger says a certificate's holder is (docs/security.md "Identity is not authority": authority is the ledger
+alone)."""
 
 from __future__ import annotations
 
