@@ -31,7 +31,7 @@ from agent.node.consensus import Consensus
 from agent.node.context import Context, Lead, Peer
 from agent.node.coordination import Coordination
 from agent.node.disk import Disk
-from agent.node.effects import Cut, Datagram, Effect, Replied, Serve, Unserve, Want
+from agent.node.effects import Cut, Datagram, Effect, Replied, Serve, Stir, Unserve, Want
 from agent.node.epochs import Epochs
 from agent.node.followers import Followers
 from agent.node.inquiries import Inquiries
@@ -202,20 +202,17 @@ class NodeCore:
         self._host.peers_changed()
         self._stir(when)
 
-    def frame(self, sender: AgentId, frame: Frame, when: Instant) -> bool:
-        """A frame over the link with `sender`. What an unknown member may not say is dropped before it is looked at.
-
-        Whether anything may come of it: else there is no effect, and no deadline is earlier than it was.
-        """
+    def frame(self, sender: AgentId, frame: Frame, when: Instant) -> Stir:
+        """A frame over the link with `sender`. What an unknown member may not say is dropped before it is looked at."""
         if self.epochs.frame(sender, frame, when):
-            return True
+            return Stir.MORE
         peer = self._context.peers.get(sender)
         if peer is None or sender in self._context.state.expelled:
             self._drop("unlinked" if peer is None else "expelled")
-            return False
+            return Stir.NOTHING
         known = sender in self._context.state.members
         if known and isinstance(frame, Alive):
-            return self._beat(sender, when)
+            return self._beat(sender, when, of_raft=False)
         if isinstance(frame, RaftFrame):
             self._consensus.receive(sender, frame.message, when)
             if known and isinstance(frame.message, Heartbeat | HeartbeatResponse):
@@ -229,7 +226,7 @@ class NodeCore:
         if known:
             self._context.swim.link_alive(sender, when.mono)
         self._unsettled = when
-        return True
+        return Stir.MORE
 
     def datagram(self, sender: AgentId, message: SwimMessage, when: Instant) -> None:
         """A SWIM message whose signature, sender and window the shell has checked."""
@@ -350,14 +347,16 @@ class NodeCore:
             case _ if isinstance(request, Served):
                 self._context.emit(Serve(peer=sender, call=call, request=request))
 
-    def _beat(self, sender: AgentId, when: Instant) -> bool:
-        """What idle agents hear all the time: mostly nothing comes of it, or just the answer. See `frame`."""
+    def _beat(self, sender: AgentId, when: Instant, *, of_raft: bool = True) -> Stir:
+        """What idle agents hear all the time: mostly nothing comes of it, or just the answer."""
         self._context.swim.link_alive(sender, when.mono)
-        answered = self._drain_raft(when)
+        answered = of_raft and self._drain_raft(when)
         if self._has_moved:
             self._unsettled = when
-            return True
-        return answered
+            return Stir.MORE
+        if not answered:
+            return Stir.NOTHING
+        return Stir.MORE if self._context.raft.is_leader else Stir.ANSWER
 
     @property
     def _has_moved(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 from msgspec import Struct
 
 from agent import raft, swim
@@ -120,6 +122,14 @@ class BeginEpoch(Struct, frozen=True, kw_only=True):
 
     snapshot: raft.Snapshot
     what: str
+
+
+class Stir(IntEnum):
+    """What came of a frame. NOTHING: no effect. ANSWER: only messages. With both no deadline is earlier than it was."""
+
+    NOTHING = 0
+    ANSWER = 1
+    MORE = 2
 
 
 Effect = (

@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from typing import Protocol
 
 from loguru import logger
@@ -38,14 +38,14 @@ from agent.node.effects import (
     Replied,
     Send,
     Serve,
+    Stir,
     Store,
     Unserve,
     Want,
 )
 from agent.node.instant import Instant
-from agent.node.messages import Failed, Frame, RaftFrame, Reply, Request
+from agent.node.messages import Failed, Frame, Reply, Request
 from agent.raft import Persist, Snapshot
-from agent.raft.messages import Heartbeat
 from agent.state import ClusterState
 from agent.swim import SwimMessage
 
@@ -106,6 +106,7 @@ class Driver:
         self._disk, self._wire, self._hands = disk, wire, hands
         self._loop = asyncio.get_running_loop()
         self.failed: asyncio.Future[None] = self._loop.create_future()
+        self._fatal = _Fatal(self.fail)
         self._timer: asyncio.TimerHandle | None = None
         self._flushing = False
         self._stopped = False
@@ -144,14 +145,16 @@ class Driver:
 
     def frame(self, sender: AgentId, frame: Frame) -> None:
         """From the link table."""
-        if not self.ended:
-            with self._fatal():
-                if not self.core.frame(sender, frame, now()):
-                    return
-            if isinstance(frame, RaftFrame) and isinstance(frame.message, Heartbeat) and not self._flushing:
-                self._flush()  # it comes alone, all the time, and is answered: in this turn of the loop
-            else:
-                self.flush()
+        if self.ended:
+            return
+        stir = Stir.NOTHING
+        with self._fatal:
+            stir = self.core.frame(sender, frame, now())
+        if stir is Stir.ANSWER and not self._flushing:
+            with self._fatal:
+                self._carry_out()  # a heartbeat comes alone, all the time: answered without another turn of the loop
+        elif stir:
+            self.flush()
 
     def datagram(self, sender: AgentId, message: SwimMessage) -> None:
         """From the datagram socket."""
@@ -164,7 +167,7 @@ class Driver:
     def _bring(self, put_in: Callable[[], None]) -> None:
         """One input for the core; of one that has ended nobody is told any more."""
         if not self.ended:
-            with self._fatal():
+            with self._fatal:
                 put_in()
             self.flush()
 
@@ -333,12 +336,15 @@ class Driver:
         self._flushing = False
         if self.ended:
             return
-        with self._fatal():
-            while effects := self.core.take_effects():
-                for effect in effects:
-                    self._run(effect)
-            self._wire.flush()
+        with self._fatal:
+            self._carry_out()
             self._set_timer()
+
+    def _carry_out(self) -> None:
+        while effects := self.core.take_effects():
+            for effect in effects:
+                self._run(effect)
+        self._wire.flush()
 
     def _run(self, effect: Effect) -> None:
         match effect:
@@ -406,7 +412,7 @@ class Driver:
     def _stored(self, store: Store, write: asyncio.Future[None], began: float) -> None:
         if write.cancelled():
             return
-        with self._fatal():
+        with self._fatal:
             write.result()
             self.on_written(time.monotonic() - began)
             if store.settles and not self.ended:
@@ -417,7 +423,7 @@ class Driver:
         """Nothing that belongs to the epoch before is written behind the snapshot: the core has ended by then."""
         logger.warning("{}", what)
         self._leaving_epoch = True
-        with self._fatal():
+        with self._fatal:
             await self._disk.begin_epoch(snapshot)
             self._loop.call_later(EPOCH_ANSWER_S, self.fail, EpochBegan(what))
 
@@ -450,7 +456,7 @@ class Driver:
     def _on_time(self) -> None:
         if self.ended:
             return
-        with self._fatal():
+        with self._fatal:
             if self._loop.time() < self.core.deadline():
                 self._set_timer()
                 return
@@ -464,12 +470,17 @@ class Driver:
             self.failed.set_exception(error)
             self._end()
 
-    @contextmanager
-    def _fatal(self) -> Iterator[None]:
-        """What goes wrong inside, this agent can't go on with."""
-        try:
-            yield
-        except BaseException as error:
-            if isinstance(error, asyncio.CancelledError):
-                raise
-            self.fail(error)
+
+class _Fatal:
+    """A block whose errors the agent can't go on with. Entered for every frame, where a generator's cost counts."""
+
+    def __init__(self, fail: Callable[[BaseException], None]) -> None:
+        self._fail = fail
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if error is None or isinstance(error, asyncio.CancelledError):
+            return False
+        self._fail(error)
+        return True
