@@ -3,47 +3,108 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import NamedTuple
 
 from msgspec import Struct, field
 
-from agent.control.clock import settled_ms
+from agent.control.clock import AGREES_MS, AHEAD_MS, settled_ms
 from agent.model.types import AgentId, Millis
 from agent.node.instant import Instant
 from agent.raft.quorum import majority
 
-# A coordinator that hears no clocks stamps by its own after this long; reports come within a round trip.
+# A coordinator that hears no clocks stamps by its own after this long, if that can't do much harm; reports come within
+# a round trip.
 UNHEARD_S = 1.0
+
+# A peer's clock that jumped counts again after this long: two reports (agent.node.local_host) have confirmed it then.
+HOLDS_S = 10.0
 
 VOTERS_JUDGE = 3  # from so many voters on their clocks count; of fewer there is no majority, so every host's does
 
 
+class _Clock(NamedTuple):
+    """A peer's clock when our monotonic one was 0, and from when on (monotonic) it counts."""
+
+    base_ms: Millis
+    counts_from: float
+
+
 class LedgerClock(Struct):
-    """For one coordinator's time in office. `_heard`: a peer's clock, and our monotonic one when it came."""
+    """For one coordinator's time in office.
+
+    `_base_ms`: our clock when our monotonic one was 0, as far as it is believed; None out of office. When ours jumps,
+    it is believed once the others confirm that; when one of theirs does, it counts again once it has held for a while.
+    So several that are wrong one after another, of which some are only remembered as wrong, are no majority.
+    """
 
     me: AgentId
-    _heard: dict[AgentId, tuple[Millis, float]] = field(default_factory=dict)
+    _heard: dict[AgentId, _Clock] = field(default_factory=dict)
+    _base_ms: Millis | None = None
+
+    def begin(self, when: Instant) -> None:
+        """A time in office begins; from now on it is noticed when our clock jumps."""
+        self._base_ms = base_ms(when)
 
     def heard(self, peer: AgentId, at_ms: Millis, when: Instant) -> None:
         """A peer says what time it is there."""
-        if peer != self.me:
-            self._heard[peer] = at_ms, when.mono
+        if peer == self.me:
+            return
+        now, known = base_ms(Instant(when.mono, at_ms)), self._heard.get(peer)
+        if known is None or abs(now - known.base_ms) <= AGREES_MS:
+            counts_from = known.counts_from if known is not None else when.mono
+        else:
+            counts_from = when.mono + HOLDS_S
+        self._heard[peer] = _Clock(now, counts_from)
 
     def forget(self) -> None:
         """The next time in office hears them anew."""
         self._heard.clear()
+        self._base_ms = None
 
     def now_ms(self, ledger_ms: Millis, voters: Collection[AgentId], when: Instant) -> Millis:
         """What time it is; see `settled_ms`."""
         counted = self._judges(self._heard, voters)
-        others = [at + int((when.mono - heard) * 1000) for peer, (at, heard) in self._heard.items() if peer in counted]
-        return settled_ms(when.wall_ms, others, ledger_ms)
+        clocks = [clock for peer, clock in self._heard.items() if peer in counted and when.mono >= clock.counts_from]
+        others = [clock.base_ms + int(when.mono * 1000) for clock in clocks]
+        return settled_ms(self._own_ms(others, ledger_ms, voters, when), others, ledger_ms)
 
-    def is_checked(self, voters: Collection[AgentId], linked: Collection[AgentId]) -> bool:
-        """Whether enough of those that are there have said what time it is."""
+    def _own_ms(
+        self, others: Collection[Millis], ledger_ms: Millis, voters: Collection[AgentId], when: Instant
+    ) -> Millis:
+        """Our clock, or where it would be if it hadn't jumped, until that is confirmed."""
+        if self._base_ms is None:
+            return when.wall_ms
+        base = base_ms(when)
+        if abs(base - self._base_ms) > AGREES_MS:
+            steady = when.wall_ms - base + self._base_ms
+            nobody_judges = not others and len(voters) < VOTERS_JUDGE
+            if not nobody_judges and abs(settled_ms(steady, others, ledger_ms) - when.wall_ms) > AGREES_MS:
+                return steady
+        self._base_ms = base
+        return when.wall_ms
+
+    def is_checked(
+        self, ledger_ms: Millis, voters: Collection[AgentId], linked: Collection[AgentId], since: float, when: Instant
+    ) -> bool:
+        """Whether a coordinator may stamp that is one `since` then.
+
+        Enough of those that are there have said what time it is; of three voters and more, enough for a majority, so
+        that one without links writes nothing into its log by a clock that is years ahead. A clock that isn't a day
+        ahead of the ledger needs that for a moment only.
+        """
         judges = self._judges(linked, voters)
-        wanted = min(len(judges), max(majority(len(voters)), 2) - 1)
-        return len(self._heard.keys() & judges) >= wanted
+        wanted = max(majority(len(voters)), 2) - 1
+        if len(voters) < VOTERS_JUDGE:
+            wanted = min(len(judges), wanted)
+        if len(self._heard.keys() & judges) >= wanted:
+            return True
+        return when.mono >= since + UNHEARD_S and when.wall_ms <= ledger_ms + AHEAD_MS
 
     @staticmethod
     def _judges(peers: Collection[AgentId], voters: Collection[AgentId]) -> set[AgentId]:
         return set(peers) & set(voters) if len(voters) >= VOTERS_JUDGE else set(peers)
+
+
+def base_ms(when: Instant) -> Millis:
+    """The clock when the monotonic one was 0: it stays the same while nobody sets the clock."""
+    return when.wall_ms - int(when.mono * 1000)

@@ -9,7 +9,7 @@ from msgspec import Struct, field
 from agent.model.fault import Fault
 from agent.model.types import AgentId, Millis
 from agent.node.calls import CallBook
-from agent.node.clock import UNHEARD_S, LedgerClock
+from agent.node.clock import LedgerClock
 from agent.node.effects import Effect, Send
 from agent.node.instant import Instant
 from agent.node.messages import Failed, Frame, Reply, ReplyFrame
@@ -89,7 +89,7 @@ class Context(Struct):
         if not self.leads or since is None:
             return False
         linked = self.peers.keys() & self.state.members.keys()
-        return when.mono >= since + UNHEARD_S or self.clock.is_checked(self.raft.configuration.voters, linked)
+        return self.clock.is_checked(self.state.at, self.raft.configuration.voters, linked, since, when)
 
     @property
     def lead(self) -> Lead | None:

@@ -93,6 +93,7 @@ class Coordination:
             return
         if self._since is None:
             self._since, self._dirty, self._look_at = when, True, when.mono + UNHEARD_S
+            self.context.clock.begin(when)
         if not self._dirty and when.mono < self._look_at:
             return
         if self.context.may_stamp(when) and self.context.state.index >= self._decided_through:

@@ -8,9 +8,11 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct, field
 
+from agent.control.clock import AGREES_MS
 from agent.host import HostContext, HostObservation, Task, desired, resolve_errands
 from agent.model.errand import Errand
 from agent.model.report import MAX_REASON_CHARACTERS, HostReport, ObservedReplica, RuntimeInfo
+from agent.node.clock import base_ms
 from agent.node.context import Context, Lead
 from agent.node.effects import Examine, Reconcile
 from agent.node.instant import Instant
@@ -33,6 +35,7 @@ class LocalHost(Struct):
     _moved: bool = True
     _told: Lead | None = None
     _tell_at: float = 0.0
+    _base_ms: int = 0
     _errands: tuple[Errand, ...] = ()
     _tasks: tuple[Task, ...] = ()
 
@@ -64,11 +67,13 @@ class LocalHost(Struct):
         if lead is None or (lead.agent != self.context.id and lead.agent not in self.context.peers):
             self._told = None
             return
-        if not self._dirty and lead == self._told and when.mono < self._tell_at:
+        set_anew = abs(base_ms(when) - self._base_ms) > AGREES_MS  # the coordinator goes by what clocks we told it
+        if not self._dirty and lead == self._told and when.mono < self._tell_at and not set_anew:
             return
         self._sequence += 1
         report = self._report(when)
         self._dirty, self._told, self._tell_at = False, lead, when.mono + REPORT_EVERY_S
+        self._base_ms = base_ms(when)
         if lead.agent == self.context.id:
             self.tell(report, when)
         else:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 
 from agent.model.ledger import PhaseEntry, encode_entry
-from agent.node.clock import UNHEARD_S
+from agent.node.clock import HOLDS_S, UNHEARD_S
+from agent.node.local_host import REPORT_EVERY_S
 from agent.node.messages import ReportFrame
 from tests.node.cluster import Cluster, Node
 from tests.support.ledger import START_MS
 
-DAY_MS = 86_400_000
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
 YEARS_MS = 5 * 365 * DAY_MS
 
 
@@ -49,6 +51,48 @@ def test_a_clock_that_jumps_while_its_host_coordinates_moves_nothing() -> None:
     coordinator.deploy()
     coordinator.skew_ms = YEARS_MS
     assert coordinator.result(coordinator.deploy("blog")).outcome == "applied"
+    assert abs(off_by_ms(cluster)) < DAY_MS
+
+
+def test_a_clock_that_jumps_is_believed_when_the_others_confirm_it() -> None:
+    """All of them were an hour behind, and are put right one after another."""
+    cluster = elected(3)
+    coordinator = cluster.elect()
+    coordinator.deploy()
+    coordinator.skew_ms = HOUR_MS
+    assert coordinator.result(coordinator.deploy("blog")).outcome == "applied"
+    assert abs(off_by_ms(cluster)) < HOUR_MS / 2
+    for node in cluster.followers:
+        node.skew_ms = HOUR_MS
+        cluster.run(1.0)  # they tell at once
+    cluster.run(HOLDS_S)
+    request = coordinator.deploy("more", now_s=coordinator.when.wall_ms / 1000)
+    assert coordinator.result(request).outcome == "applied"
+    assert off_by_ms(cluster) > HOUR_MS / 2
+
+
+def test_a_single_host_that_is_put_right_is_believed() -> None:
+    cluster = elected(1, n1=-HOUR_MS)
+    coordinator = cluster.elect()
+    coordinator.skew_ms = 0
+    assert coordinator.result(coordinator.deploy()).outcome == "applied"
+    assert abs(off_by_ms(cluster)) < 1000
+
+
+def test_a_coordinator_without_links_writes_nothing_by_a_clock_that_is_years_ahead() -> None:
+    """The stamp would wait in its log, and the next host whose clock is wrong would acknowledge it."""
+    cluster = elected(3)
+    coordinator, successor = cluster.elect(), cluster.followers[0]
+    successor.skew_ms = YEARS_MS
+    cluster.lost = lambda sender, to, frame: isinstance(frame, ReportFrame)
+    coordinator.hand_over(successor)
+    before = successor.up.context.raft.last_index
+    request = successor.deploy()
+    cluster.run(UNHEARD_S + 1.0)
+    assert successor.up.context.raft.last_index == before
+    cluster.lost = lambda sender, to, frame: False
+    cluster.run(REPORT_EVERY_S)
+    assert successor.result(request).outcome == "applied"
     assert abs(off_by_ms(cluster)) < DAY_MS
 
 

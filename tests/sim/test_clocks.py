@@ -1,7 +1,7 @@
-"""A clock that is years off, on any of the hosts, while faults go on: the ledger's time stays near the true one.
+"""A clock that is years off, on one host after another, while faults go on: the ledger's time stays near the true one.
 
-It is one host's. A stamp that a leader wrote by a wrong clock waits in its log, and the next host whose clock is wrong
-would take it: who is wrong one after another counts as several.
+A stamp that a leader wrote by a wrong clock would wait in its log, and the next host whose clock is wrong would take
+it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ YEARS_MS = 10 * 365 * 86_400_000
 DAY_MS = 86_400_000
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_one_clock_in_three_years_ahead_or_in_1970_moves_nothing(seed: int) -> None:
+@pytest.mark.parametrize("seed", range(5))
+def test_one_clock_after_another_years_ahead_or_in_1970_moves_nothing(seed: int) -> None:
     def misset(world: World) -> None:
         agents = list(world.agents.values())
         for agent in agents:
             agent.clock_skew_ms = 0
-        agents[seed % len(agents)].clock_skew_ms = world.rng.choice([0, YEARS_MS, -START_WALL_MS])
+        world.rng.choice(agents).clock_skew_ms = world.rng.choice([0, YEARS_MS, YEARS_MS, -START_WALL_MS])
         world.after(5.0, lambda: misset(world))
 
     def lose_the_coordinator(world: World) -> None:
