@@ -10,30 +10,88 @@ from agent.model.types import AgentId
 from agent.node.chronicle import Chronicle
 from agent.node.context import Context, Peer
 from agent.node.instant import Instant
-from agent.node.lives import Lives
+from agent.node.lives import Lives, forgotten
 from agent.node.machine import judge_append
-from agent.raft import Message
+from agent.node.messages import KeptFrame
+from agent.raft import Message, Snapshot
 from agent.raft.messages import Append
+
+# Between two tellings of how far our disk is: as little is lost to a peer's memory as this brings.
+KEPT_EVERY_S = 0.25
 
 
 class Consensus(Struct):
-    """`drop` counts what doesn't get there, by reason."""
+    """`drop` counts what doesn't get there, by reason.
+
+    `_kept_told`: up to where we told the others that our disk is, `_kept_at` when we may tell them more.
+    `_remembered`: how far they say that it was, by what they heard from us.
+    """
 
     context: Context
     chronicle: Chronicle
     drop: Callable[[str], None]
     _lives: Lives = field(default_factory=Lives)
     _told: tuple[str, AgentId] | None = None
+    _remembered: dict[AgentId, int] = field(default_factory=dict)
+    _kept_told: int = 0
+    _kept_at: float = float("-inf")
 
     def link_up(self, peer: Peer, when: Instant) -> None:
         """A peer is there, perhaps with an earlier life than the one that we know."""
         if self._lives.linked(peer.id, peer.boot, self.context.raft.configuration.members):
             self._tell_went_back(peer.id, when)
         self.context.raft.peer_linked(peer.id, when.mono)
+        self._tell_kept(peer.id)
 
     def reconfigured(self) -> None:
         """Who counts has changed."""
-        self._lives.reconfigured(self.context.raft.configuration.members)
+        members = self.context.raft.configuration.members
+        self._lives.reconfigured(members)
+        self._remembered = {peer: index for peer, index in self._remembered.items() if peer in members}
+
+    def pump(self, when: Instant) -> None:
+        """Tell how far our disk is."""
+        if self._moved and when.mono >= self._kept_at:
+            self._kept_told, self._kept_at = self.context.raft.applied, when.mono + KEPT_EVERY_S
+            for member in self.context.raft.configuration.members:
+                self._tell_kept(member)
+
+    def deadline(self) -> float:
+        """When `pump` is next wanted without other cause."""
+        return self._kept_at if self._moved else float("inf")
+
+    @property
+    def _moved(self) -> bool:
+        return self.context.raft.applied > self._kept_told
+
+    def _tell_kept(self, peer: AgentId) -> None:
+        """What is applied is on the disk, and stays."""
+        raft, context = self.context.raft, self.context
+        if peer in context.peers and peer in raft.configuration and context.id in raft.configuration:
+            remembered = self._lives.remembered(peer)
+            told = KeptFrame(boot=context.boot, index=raft.applied, last=raft.last_index, remembered=remembered)
+            context.send(peer, told)
+
+    def kept(self, sender: AgentId, frame: KeptFrame, when: Instant) -> None:
+        """A peer says how far its disk is, and what it remembers of ours."""
+        raft = self.context.raft
+        if self._lives.kept(sender, frame.boot, frame.index, frame.last, raft.configuration.members):
+            self._tell_went_back(sender, when)
+        self._remembered[sender] = frame.remembered
+        if raft.fenced or self.context.id not in raft.configuration:
+            return
+        index = forgotten(self.context.id, raft.configuration.voters, self._remembered, raft.last_index)
+        if index is not None:
+            raft.fence(index, when.mono)
+            self._tell_went_back(self.context.id, when)
+
+    def judged(self, snapshot: Snapshot, sound: bool, when: Instant) -> None:
+        """A leader's snapshot is believed, or not (agent.node.vouching)."""
+        if sound:
+            self.context.raft.accept_snapshot(snapshot, when.mono)
+        else:
+            self.drop("snapshot")
+            self.context.raft.refuse_snapshot(snapshot, when.mono)
 
     def receive(self, sender: AgentId, message: Message, when: Instant) -> None:
         """A message of a linked peer that isn't expelled."""
@@ -49,10 +107,7 @@ class Consensus(Struct):
             if judged.append is None:
                 return
             message = judged.append
-        fenced = raft.fenced
         raft.receive(sender, message, when.mono)
-        if raft.fenced and not fenced:
-            self._tell_went_back(self.context.id, when)
 
     def _tell_dropped(self, reason: str, sender: AgentId, when: Instant) -> None:
         """Once for each coordinator: this agent falls behind, and somebody has to do something."""

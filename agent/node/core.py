@@ -48,6 +48,7 @@ from agent.node.messages import (
     Frame,
     GetSnapshotName,
     GetStatus,
+    KeptFrame,
     RaftFrame,
     ReplyFrame,
     ReportFrame,
@@ -127,6 +128,7 @@ class NodeCore:
         self._viewing = Viewing(self._context, self.coordination, self._host, self.epochs)
         self._due: Mapping[str, Callable[[], float]] = {
             "raft": core.deadline,
+            "kept": self._consensus.deadline,
             "swim": swim.deadline,
             "submissions": self.submissions.deadline,
             "inquiries": self._inquiries.deadline,
@@ -329,6 +331,8 @@ class NodeCore:
                 self._followers.cancelled(sender, call)
                 self.chronicle.cancelled(sender, call)
                 self._context.emit(Unserve(peer=sender, call=call))
+            case KeptFrame():
+                self._consensus.kept(sender, frame, when)
             case TakenFrame(id=call, parts=parts):
                 self._followers.taken(sender, call, parts, when)
 
@@ -383,6 +387,7 @@ class NodeCore:
             self._notice_leader(when)
             self.epochs.pump(when)
             self._drain_swim(when)
+            self._consensus.pump(when)
             self._following.pump(when)
             self._vouching.pump(when)
             self._followers.pump(when)
@@ -419,7 +424,7 @@ class NodeCore:
         for envelope in ready.send_after_persist:
             self._send_raft(envelope)
         if ready.offered is not None:
-            self._vouching.judge(ready.offered, self._judged, when)
+            self._vouching.judge(ready.offered, self._consensus.judged, when)
         if ready.restore is not None:
             self._machine.restore(ready.restore)
             self._vouching.installed(ready.restore)
@@ -439,13 +444,6 @@ class NodeCore:
         for taken in self._machine.take_taken():
             self._vouching.took(taken.index, taken.digest)
         self._machine.compact(self._context.raft)
-
-    def _judged(self, snapshot: raft.Snapshot, sound: bool, when: Instant) -> None:
-        if sound:
-            self._context.raft.accept_snapshot(snapshot, when.mono)
-        else:
-            self._drop("snapshot")
-            self._context.raft.refuse_snapshot(snapshot, when.mono)
 
     def _applied(self, applied: Applied, when: Instant) -> None:
         if applied.result is not None:

@@ -273,8 +273,32 @@ class TakenFrame(Struct, frozen=True, kw_only=True, tag="taken", omit_defaults=T
     parts: Annotated[int, Meta(ge=1, le=2**53)]
 
 
+class KeptFrame(Struct, frozen=True, kw_only=True, tag="kept", omit_defaults=True):
+    """How far the ledger is on the sender's disk for good: committed up to `index`, and its log up to `last`.
+
+    Between those that consensus counts, when they are linked and as they move on. `boot` counts the sender's starts.
+    `remembered`: the highest `index` that the sender has heard from the receiver itself.
+    """
+
+    boot: Annotated[int, Meta(ge=0, le=2**62)]
+    index: Index
+    last: Index
+    remembered: Index = 0
+
+
 class Alive(Struct, frozen=True, kw_only=True, tag="alive", omit_defaults=True):
     """Nothing to say for a while; the link is used all the same."""
 
 
-Frame = RaftFrame | SwimFrame | ReportFrame | AskFrame | CallFrame | ReplyFrame | CancelFrame | TakenFrame | Alive
+Frame = (
+    RaftFrame
+    | SwimFrame
+    | ReportFrame
+    | AskFrame
+    | CallFrame
+    | ReplyFrame
+    | CancelFrame
+    | TakenFrame
+    | KeptFrame
+    | Alive
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from agent.raft.config import RaftLimits, RaftTiming
 from agent.raft.election import Election
@@ -22,7 +22,6 @@ from agent.raft.messages import (
     Heartbeat,
     HeartbeatResponse,
     InstallSnapshot,
-    InstallSnapshotResponse,
     LeaderAnswer,
     LeaderMessage,
     Message,
@@ -101,12 +100,8 @@ class Raft:
             VoteResponse: self._on_vote_response,
             PreVoteResponse: self._on_pre_vote_response,
             TimeoutNow: self._on_timeout_now,
-            Append: self._on_leader_message,
-            Heartbeat: self._on_leader_message,
-            InstallSnapshot: self._on_leader_message,
-            AppendResponse: self._on_leader_answer,
-            HeartbeatResponse: self._on_leader_answer,
-            InstallSnapshotResponse: self._on_leader_answer,
+            **dict.fromkeys((Append, Heartbeat, InstallSnapshot), self._on_leader_message),
+            **dict.fromkeys(get_args(LeaderAnswer), self._on_leader_answer),
         }
 
     # --- input -------------------------------------------------------------------------------------------------------
@@ -327,6 +322,11 @@ class Raft:
         """`Ready.offered` isn't to be believed: forget it, and don't gather the same again."""
         self._now = now
         self._follower.refuse(snapshot)
+
+    def fence(self, index: int, now: float) -> None:
+        """This member's disk went back, from where it had entries up to `index`; see `fenced`."""
+        self._now, self._leadership = now, None
+        self._state.fence(index)
 
     def compact(self, index: int, data: bytes, keep_entries: int) -> None:
         """`data` is the state machine at `index` (applied): entries up to it may go, except the last `keep_entries`.

@@ -103,8 +103,6 @@ class Follower:
         state, log = self._state, self._state.log
         if heartbeat.commit > log.last_index:
             state.drop("heartbeat commits what isn't here")
-            if state.knows(leader):
-                state.fence(leader, heartbeat.commit)
             return
         log.commit_to(heartbeat.commit)
         state.outbox.send_now(leader, HeartbeatResponse(term=state.term, round=heartbeat.round))

@@ -108,16 +108,14 @@ class RaftState:
             self.term, self.vote = term, None
         self.role, self.leader = Role.FOLLOWER, leader
 
-    def fence(self, leader: str, index: int) -> None:
-        """`leader` has this member's word for entries up to `index`, and the log here ends before: the disk went back
-        to an earlier state, and with it what this member promised (Raft fig. 3.1).
+    def fence(self, index: int) -> None:
+        """This member had entries up to `index` on its disk, and the log here ends before: the disk went back to an
+        earlier state, and with it what this member promised (Raft fig. 3.1).
 
-        It neither votes nor acknowledges until it has left the configuration, as one that comes anew may. The vote is
-        given to who leads, so that a restart doesn't give it to another one in this term.
+        It neither votes nor acknowledges until it has left the configuration, as one that comes anew may.
         """
         self.fenced_at = index
-        self.vote = self.vote or leader
-        self.leader = None
+        self.role, self.leader = Role.FOLLOWER, None
 
     def lift_fence(self) -> None:
         """The log is caught up again, and says that this member doesn't count any more."""

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import copy
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from agent.control.autopilot import DEAD_S, HEALTHY_S
-from agent.node.lives import Lives
-from agent.node.messages import RaftFrame
-from agent.raft.messages import Vote
+from agent.node.lives import Lives, forgotten
+from agent.node.messages import KeptFrame, RaftFrame
+from agent.raft.messages import Heartbeat, Vote
+from agent.raft.quorum import majority
 from tests.node.cluster import Cluster, Node
 from tests.support.memory_disk import MemoryDisk
 
@@ -51,6 +56,65 @@ def test_who_comes_back_without_what_it_acknowledged_is_fenced_and_comes_anew() 
     assert victim.up.context.state.chain == coordinator.up.context.state.chain
 
 
+def test_a_restart_does_not_end_the_fence() -> None:
+    """The others remember, and tell; what the disk remembers would go back with it."""
+    cluster, victim, older = with_an_old_copy()
+    put_back(cluster, victim, older)
+    cluster.run(0.1)
+    for _ in range(3):
+        cluster.crash(victim.name)
+        cluster.start(victim.name)
+        cluster.run(0.1)
+        assert victim.up.context.raft.fenced
+
+
+def test_nor_does_another_coordinator() -> None:
+    cluster, victim, older = with_an_old_copy()
+    coordinator = cluster.elect()
+    put_back(cluster, victim, older)
+    cluster.run(0.1)
+    other = next(node for node in cluster.followers if node is not victim)
+    coordinator.hand_over(other)
+    cluster.crash(victim.name)
+    cluster.start(victim.name)
+    cluster.run(0.1)
+    assert victim.up.context.raft.fenced
+
+
+@pytest.mark.parametrize("elected", [True, False])
+def test_a_voter_that_lies_keeps_nobody_out(elected: bool) -> None:
+    """Neither by a heartbeat as of one that leads, nor by what it remembers."""
+    cluster = Cluster(3)
+    coordinator = cluster.elect()
+    liar = coordinator if elected else cluster.followers[0]
+    term = coordinator.up.context.raft.term + (not elected)
+    for victim in [node for node in cluster.alive if node is not liar]:
+        heartbeat = RaftFrame(message=Heartbeat(term=term, commit=10_000, round=1))
+        victim.up.frame(liar.id, heartbeat, victim.when)
+        victim.up.frame(liar.id, KeptFrame(boot=9, index=10_000, last=10_000, remembered=10_000), victim.when)
+        victim.up.frame(liar.id, KeptFrame(boot=10, index=0, last=0), victim.when)
+    cluster.settle()
+    assert not any(node.up.context.raft.fenced for node in cluster.alive)
+    cluster.crash(liar.name)
+    successor = cluster.elect()
+    assert successor.result(successor.deploy()).outcome == "applied"
+
+
+def test_who_was_only_away_is_not_kept_out() -> None:
+    """It has less than the others, and all that it ever had."""
+    cluster = Cluster(3)
+    away = cluster.elect()
+    cluster.crash(away.name)
+    coordinator = cluster.elect()
+    for name in ("shop", "blog"):
+        assert coordinator.result(coordinator.deploy(name)).outcome == "applied"
+    cluster.start(away.name)
+    cluster.run(1.0)
+    assert not away.up.context.raft.fenced
+    assert away.up.context.state.chain == coordinator.up.context.state.chain
+    assert coordinator.up.drops == {}
+
+
 def test_the_word_of_who_comes_back_with_an_earlier_life_does_not_count() -> None:
     """Its disk is so old that it was started since: the peers remember."""
     cluster, victim, older = with_an_old_copy()
@@ -63,8 +127,9 @@ def test_the_word_of_who_comes_back_with_an_earlier_life_does_not_count() -> Non
     cluster.run(2.0)
     assert said(coordinator)
     vote = RaftFrame(message=Vote(term=99, last_index=99, last_term=98, forced=True))
+    before = coordinator.up.drops.get("disk_went_back", 0)
     coordinator.up.frame(victim.id, vote, coordinator.when)
-    assert coordinator.up.drops["disk_went_back"] == 1
+    assert coordinator.up.drops["disk_went_back"] == before + 1
     assert coordinator.up.context.raft.is_leader
     cluster.until(lambda: victim.id not in coordinator.up.context.raft.configuration.members, within_s=DEAD_S + 5.0)
     cluster.until(lambda: victim.id in coordinator.up.context.raft.configuration.voters, within_s=HEALTHY_S + 10.0)
@@ -92,3 +157,41 @@ def test_only_who_is_in_the_configuration_is_remembered() -> None:
     assert not lives.linked("a", 4, ("a",)), "told once"
     lives.reconfigured(())
     assert lives.count("a")
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 20)), max_size=12))
+def test_whose_disk_never_went_back_is_never_taken_for_one(told: list[tuple[int, int]]) -> None:
+    """Its lives and its index only grow; what it told comes in any order, late ones of an earlier life too."""
+    index, history = 0, []
+    for boot, more in sorted(told):
+        index += more
+        history.append((boot, index))
+    lives = Lives()
+    for boot, kept in [*history, *reversed(history), *history]:
+        assert not lives.kept("a", boot, kept, kept, ("a",))
+    assert lives.count("a")
+
+
+@given(st.integers(1, 20), st.integers(0, 20))
+def test_whose_log_ends_before_what_it_told_in_an_earlier_life_counts_no_more(had: int, has: int) -> None:
+    lives = Lives()
+    lives.kept("a", 1, had, had, ("a",))
+    assert lives.kept("a", 2, 0, has, ("a",)) == (has < had)
+    assert lives.count("a") == (has >= had)
+
+
+@given(
+    st.sets(st.sampled_from("abcde"), min_size=1),
+    st.dictionaries(st.sampled_from("bcdefg"), st.integers(0, 20)),
+    st.integers(0, 20),
+)
+def test_only_a_majority_of_the_voters_can_say_that_we_have_forgotten_something(
+    voters: set[str], told: dict[str, int], last: int
+) -> None:
+    others = voters - {"a"}
+    more = [voter for voter in others if told.get(voter, 0) > last]
+    wanted = min(majority(len(voters)), len(others))
+    index = forgotten("a", voters, told, last)
+    assert (index is not None) == (0 < wanted <= len(more))
+    if index is not None:
+        assert last < index <= max(told.values())

@@ -21,6 +21,7 @@ import agent.node.machine
 import agent.node.vouching
 import agent.raft.leadership
 from agent.errors import InvariantBroken, MusterError
+from agent.node.consensus import Consensus
 from agent.node.submissions import Submissions
 from agent.raft import Configuration, Persist, Raft, RaftError, RaftLimits, RaftTiming
 from agent.raft.election import Election
@@ -36,6 +37,7 @@ from agent.raft.state import Outbox
 from agent.swim import SwimConfig
 from tests.sim.disk import SimDisk
 from tests.sim.scenes import (
+    a_disk_that_went_back,
     a_doctored_snapshot,
     a_no_by_a_deposed_leader,
     an_acknowledgement_of_an_earlier_term,
@@ -292,6 +294,7 @@ MUTANTS: dict[str, tuple[Any, str, Mutation]] = {
     "learner counted in the majority": (Replication, "advance_commit", _counts_learners),
     "wiped voter comes back": (World, "crash", _wiped_voter_comes_back),
     "snapshot not compared": (agent.node.vouching, "is_vouched_for", _always(True)),
+    "a disk that went back counts": (Consensus, "kept", _always(None)),
     "lost waiters": (Submissions, "_advance", _forgets_waiters),
 }
 
@@ -336,6 +339,7 @@ SCENES: dict[str, Callable[[], World]] = {
     "acknowledgements counted across terms": an_acknowledgement_of_an_earlier_term,
     "stale ReadIndex": a_no_by_a_deposed_leader,
     "snapshot not compared": a_doctored_snapshot,
+    "a disk that went back counts": a_disk_that_went_back,
 }
 
 

@@ -5,6 +5,7 @@ Each passes as it is; with its bug switched on (tests.sim.mutants) it breaks a p
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection
 from dataclasses import replace
 
@@ -172,6 +173,31 @@ def _lie_to_the_absent(world: World) -> None:
         world.restart(first, 1.0)
 
     world.after(2 * LONG_S, confess)
+
+
+def a_disk_that_went_back() -> World:
+    """Two of three commit, then one is gone, and the other has forgotten it: the third must not be elected by that."""
+
+    def script(world: World) -> None:
+        world.after(4.0, lambda: _forget(world))
+
+    return World(8, size=3, until_s=34.0, given=replace(Weather.fair(), pace_s=0.5), script=script)
+
+
+def _forget(world: World) -> None:
+    first = _leader(world)
+    victim, other = (world.agents[voter] for voter in first.voters if voter != first.id)
+    older = copy.deepcopy(victim.disk)
+    _shut(world, [first.id], [other.id])
+
+    def put_back() -> None:
+        for agent in (first, victim):
+            world.crash(agent)
+        world.restart(first, LONG_S)
+        victim.disk = older
+        world.start(victim)
+
+    world.after(LONG_S / 3, put_back)
 
 
 def _ask_both(world: World) -> None:
