@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from agent.errors import InvariantBroken, MusterError
+from agent.errors import InvariantBroken, MusterError, Unprocessable
 from agent.instruction import read_instruction
 from agent.model.fault import Fault, error_of
 from agent.model.instruction import Act, Body, Claims, InstructionResult, TargetRecord
@@ -35,6 +35,9 @@ from agent.state.stacks import STACK_ACTS
 from agent.state.types import MAX_REFUSALS, Applied, ClusterState, EntryName
 
 STATE_LEVEL = 1  # the highest level of entry kinds and rules that this version applies
+
+# Acts that came after level 1: refused until the ledger is at theirs, as an agent that doesn't know them refuses them.
+ACT_LEVELS: Mapping[Act, int] = {}
 
 _V = TypeVar("_V")
 
@@ -175,6 +178,10 @@ def _instruct(
     except MusterError as error:
         return base, replace(applied, result=_unbelieved(base, entry.body, error))
     claims = verified.claims
+    if _comes_later(base, claims.act):
+        what = f"a host doesn't run a version yet that knows {claims.act}"
+        later = Unprocessable(what, where="act", fix="`agent members` shows which: upgrade it, or expel it.")
+        return base, replace(applied, result=_unbelieved(base, entry.body, later))
     applied = replace(applied, act=claims.act)
     if (answer := _answered(base, claims)) is not None:
         return base, replace(applied, result=answer)
@@ -196,6 +203,11 @@ def _instruct(
     )
     state = replace(state, targets={**state.targets, claims.target: record})
     return state, _changes(base, state, replace(applied, result=result))
+
+
+def _comes_later(state: ClusterState, act: Act) -> bool:
+    """Whether the ledger's level isn't the act's yet: the state has to stay as it stays at an agent of before."""
+    return ACT_LEVELS.get(act, 1) > state.level
 
 
 def _answered(state: ClusterState, claims: Claims) -> InstructionResult | None:

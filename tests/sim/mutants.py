@@ -17,6 +17,7 @@ from unittest import mock
 import click
 import msgspec
 
+import agent.node.coordination
 import agent.node.machine
 import agent.node.vouching
 import agent.raft.leadership
@@ -295,6 +296,8 @@ MUTANTS: dict[str, tuple[Any, str, Mutation]] = {
     "wiped voter comes back": (World, "crash", _wiped_voter_comes_back),
     "snapshot not compared": (agent.node.vouching, "is_vouched_for", _always(True)),
     "a disk that went back counts": (Consensus, "kept", _always(None)),
+    "act before its level": (APPLYING, "_comes_later", _always(False)),
+    "level raised too early": (agent.node.coordination, "next_level", lambda _original: lambda _now, own, *_told: own),
     "lost waiters": (Submissions, "_advance", _forgets_waiters),
 }
 
@@ -322,6 +325,10 @@ STORM: Mapping[str, object] = {
 TIES: Mapping[str, object] = {"steady": True, "loss": 0.0, "delay_s": 0.03, "left_out": "dead"}
 HASTE: Mapping[str, object] = {**STORM, "weights": {"meddle": 3.0, "cut": 1.0, "crash_leader": 1.0, "one_way": 1.0}}
 VOTES: Mapping[str, object] = {**STORM, "crash_voting": 0.5, "pace_s": 3.0}
+UPGRADES: Mapping[str, object] = {
+    "mixed": 1.0,
+    "weights": {"crash": 2.0, "drain": 2.0, "crash_leader": 1.0, "cut": 1.0},
+}
 FOCUS: dict[str, Mapping[str, object]] = {
     "vote not persisted": VOTES,
     "term and vote persisted apart": VOTES,
@@ -331,6 +338,8 @@ FOCUS: dict[str, Mapping[str, object]] = {
     "two changes at once": HASTE,
     "heartbeat commits beyond match": STORM,
     "append commits beyond match": STORM,
+    "act before its level": UPGRADES,
+    "level raised too early": UPGRADES,
 }
 
 

@@ -26,6 +26,7 @@ FOUL = (
     "drain",
 )
 FAR = 0.25  # of the worlds span sites: timeouts of seconds
+MIXED = 0.25  # of the worlds are being upgraded from one version to the next
 RARE = ("enrol", "expel")  # once or twice in a world: every member ever enrolled costs time until its end
 
 
@@ -36,7 +37,7 @@ class Weather:
     `steady`: delays and writes all take their mean, so that nothing but the agents themselves breaks a tie.
     `crash_every_effects`: the mean number of effects between two crashes in the middle of carrying them out; 0: none.
     `upstart`: how likely whoever has just won an election is hit at that moment. `ghosts`: how likely old messages come
-    again then. `pace_s`: operators wait up to this after an answer.
+    again then. `pace_s`: operators wait up to this after an answer. `mixed`: how likely hosts of two versions meet.
     """
 
     calm_after_s: float
@@ -54,6 +55,7 @@ class Weather:
     upstart: float = 0.0
     ghosts: float = 0.0
     pace_s: float = 1.0
+    mixed: float = 0.0
     fault_every_s: float = 1.0
     no_image: float = 0.0
     port_taken: float = 0.0
@@ -98,6 +100,7 @@ class Weather:
             port_taken=rng.choice([0.0, 0.2]),
             unreached=rng.choice([0.0, 0.0, 0.2]),
             ailing=rng.choice([0.0, 0.0, 0.2]),
+            mixed=MIXED,
             left_out=rng.choice(["nobody", "dead", "cut off", "deaf", "mute"]),
         )
 

@@ -30,6 +30,7 @@ from tests.sim.faults import REFUSED, Faults
 from tests.sim.hosts import SimHost
 from tests.sim.network import Network
 from tests.sim.operators import Operators
+from tests.sim.versions import Versions
 from tests.sim.weather import Weather
 
 START_WALL_MS = 1_800_000_000_000
@@ -106,6 +107,7 @@ class World:
     operators: Operators = field(init=False)
     network: Network = field(init=False)
     mishaps: Faults = field(init=False)
+    versions: Versions | None = None
     _genesis: Entry = field(init=False)
     _settled: int = 0
     _crash_in: float = field(init=False)
@@ -126,12 +128,17 @@ class World:
             for agent, name in self.cast.names.items():
                 text = text.replace(agent, name)
             raise Violated(f"at {self.now:.3f} s: {text}") from None
+        finally:
+            if self.versions is not None:
+                self.versions.leave()
         return self
 
     def _begin(self) -> None:
         self.rng = random.Random(self.seed)
         self.weather = replace(self.given or Weather.draw(self.rng, self.until_s), **self.focus)
         self._crash_in = self._next_crash()
+        versions = random.Random(f"versions {self.seed}")
+        self.versions = Versions(versions) if versions.random() < self.weather.mixed else None
         self.cast = Cast.draw(self.rng, self.size, START_WALL_MS)
         self.founders = tuple(self.cast.names.values())
         data = encode_entry(GenesisEntry(at=self.cast.genesis.created_at, genesis=self.cast.genesis))
@@ -229,6 +236,9 @@ class World:
             limits=self.weather.limits,
             compaction=self.weather.compaction,
         )
+        if self.versions is not None:
+            self.versions.starts(agent.id, founder=self.cast.name(agent.id) in self.founders)
+            self.versions.run_as(agent.id)
         agent.core = NodeCore(
             settings, agent.disk.boot(), random.Random(self.rng.getrandbits(64)), self._instant(agent)
         )
@@ -278,6 +288,8 @@ class World:
         if agent.paused:
             agent.backlog.append(handing)
             return
+        if self.versions is not None:
+            self.versions.run_as(agent.id)
         handing(agent.core, self._instant(agent))
         self._settle(agent)
 
@@ -303,6 +315,8 @@ class World:
             return
         effects = core.take_effects()
         self.checks.after_event(agent.id, core)
+        if self.versions is not None:
+            self.versions.must_be_known(agent.id, core.context.state, self.now)
         raft = core.context.raft
         if raft.is_leader and raft.term != agent.led_term:
             agent.led_term = raft.term
@@ -348,6 +362,8 @@ class World:
             agent.fired_at = at
             if agent.spins > MAX_SPINS:
                 raise Violated(f"{agent.id}: its timer spins at {when.mono}: {agent.core.deadlines()}")
+            if self.versions is not None:
+                self.versions.run_as(agent.id)
             agent.core.on_deadline(when)
             if self.now > agent.resumed_at + 2 * self.weather.timing.heartbeat_s:
                 self.checks.hears_a_majority(agent.id, agent.core, self.weather.timing, self.now)

@@ -162,6 +162,18 @@ def test_a_known_level_again_is_ignored() -> None:
     assert Ledger().propose(LevelEntry(at=1, level=1))[0].ignored
 
 
+def test_an_act_of_a_later_level_changes_nothing_until_the_ledger_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent of before can't read it, and must have the same state."""
+    ledger = Ledger()
+    monkeypatch.setattr(sys.modules["agent.state.apply"], "ACT_LEVELS", {"deploy": 2})
+    before = frozen_but_for_history(ledger)
+    answer = ledger.deploy(stack())
+    assert (answer.outcome, answer.target, answer.fix != "") == ("refused", "cluster", True)
+    assert frozen_but_for_history(ledger) == before
+    ledger.state = replace(ledger.state, level=2)
+    assert ledger.deploy(stack()).outcome == "applied"
+
+
 def test_skipping_the_signature_gives_the_same_state() -> None:
     ledger = Ledger()
     ledger.deploy(stack())
