@@ -2,8 +2,8 @@
 
 `bootstrap.home` creates one. Files: `cluster.json` (ClusterFile), `cluster.crt` (the trust anchor), `cluster.key`
 (P-256, signs identities; bootstrap only), `operator.json` and `operator.key` (Ed25519), `recovery.json` (the recovery
-key's public half), `genesis.json` and `genesis.jwt` once made, `issued/<agent id>.crt`. The directory
-is 0700, keys 0600.
+key's public half), `genesis.json` and `genesis.jwt` once made, `issued/<agent id>.crt`, `seen.json` (SeenFile). The
+directory is 0700, keys 0600.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ RECOVERY_FILE = "recovery.json"
 GENESIS_FILE = "genesis.json"
 GENESIS_TOKEN_FILE = "genesis.jwt"  # noqa: S105 - a file's name
 ISSUED_DIRECTORY = "issued"
+SEEN_FILE = "seen.json"
 
 
 class KnownMember(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -79,6 +80,14 @@ class OperatorFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     version: Literal[1] = 1
     name: OperatorName
     key: PublicKey
+
+
+class SeenFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`seen.json`: the last entry of the cluster's ledger that something from this home became, in `epoch`."""
+
+    version: Literal[1] = 1
+    epoch: int
+    index: Annotated[int, Meta(ge=0)]
 
 
 class Home(Struct, frozen=True, kw_only=True):
@@ -168,6 +177,22 @@ def remember(home: Home, *, epoch: int | None = None, members: Iterable[KnownMem
     if cluster != home.cluster:
         write_file(home.path / CLUSTER_FILE, as_json(cluster), mode=0o600, replace=True)
     return msgspec.structs.replace(home, cluster=cluster)
+
+
+def seen_index(home: Home) -> int:
+    """How far the ledger was when this home last brought something in; 0 if that isn't known, or was another epoch."""
+    try:
+        seen = _read(home.path / SEEN_FILE, SeenFile)
+    except MusterError:
+        return 0
+    return seen.index if seen.epoch == home.cluster.epoch else 0
+
+
+def remember_seen(home: Home, index: int) -> None:
+    """Raises MusterError when the disk refuses."""
+    write_file(
+        home.path / SEEN_FILE, as_json(SeenFile(epoch=home.cluster.epoch, index=index)), mode=0o600, replace=True
+    )
 
 
 def read_private_key(path: Path) -> object:

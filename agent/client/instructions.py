@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import aiohttp
 
 from agent.client.transport import NotAMember, Request, reason_of
 from agent.errors import Conflict, MusterError, NoMajority, NotFound, TimedOut, TooMany, Unreachable
+from agent.home import remember_seen, seen_index
 from agent.instruction import MAX_TTL_S, encode_body, new_jti, sign_instruction
 from agent.model.instruction import Act, Body, InstructionResult
 from agent.model.types import Digest, Jti, Target
@@ -71,6 +73,22 @@ class Submission:
 
     async def bring_in(self) -> InstructionResult:
         """The ledger's answer. Raises as `Client.submit`."""
+        home, _ = self.client.signer()
+        seen = await asyncio.to_thread(seen_index, home)
+        result = await self._bring_in()
+        if result.repeated or result.outcome != "applied":
+            return result
+        if result.index <= seen:
+            self.client.notice(
+                f"the cluster went back: this change is entry {result.index} of its ledger, and entry {seen} was seen "
+                "from here before. All its hosts were put back to an earlier state; what was changed since is gone: "
+                "compare `agent status` with what should run"
+            )
+        with contextlib.suppress(MusterError):  # a home that can't be written works all the same
+            await asyncio.to_thread(remember_seen, home, result.index)
+        return result
+
+    async def _bring_in(self) -> InstructionResult:
         while self.client.now() < self.expires_s:
             try:
                 return await self._send()

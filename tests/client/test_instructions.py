@@ -31,6 +31,25 @@ async def test_a_change_takes_the_next_revision(client: Client, running: FakeClu
     assert state.changed_by == "ann"
 
 
+async def test_a_cluster_whose_hosts_were_all_put_back_is_told_of(
+    client: Client, running: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No host can know: each remembers what all the others do."""
+    told: list[str] = []
+    monkeypatch.setattr(client, "notice", told.append)
+    await client.submit("deploy", "stack:shop", shop())
+    older = running.ledger.state
+    for replicas in (2, 3):
+        await client.submit("scale", "stack:shop", Scale(services={"web": replicas}))
+    assert not told
+    running.ledger.state = older
+    await client.submit("scale", "stack:shop", Scale(services={"web": 4}))
+    assert len(told) == 1
+    assert told[0].startswith("the cluster went back")
+    await client.submit("scale", "stack:shop", Scale(services={"web": 5}))
+    assert len(told) == 1
+
+
 async def test_a_change_that_somebody_else_was_first_with_is_a_conflict_that_names_them(
     client: Client, running: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
