@@ -88,9 +88,9 @@ class LedgerClock(Struct):
     ) -> bool:
         """Whether a coordinator may stamp that is one `since` then.
 
-        Enough of those that are there have said what time it is; of three voters and more, enough for a majority, so
-        that one without links writes nothing into its log by a clock that is years ahead. A clock that isn't a day
-        ahead of the ledger needs that for a moment only.
+        Enough of those that are there have said what time it is, or haven't for a moment. Of three voters and more,
+        enough for a majority have, so that one without links writes nothing into its log by a clock that is years
+        ahead; one that isn't a day ahead of the ledger needs that for a moment only.
         """
         judges = self._judges(linked, voters)
         wanted = max(majority(len(voters)), 2) - 1
@@ -98,7 +98,8 @@ class LedgerClock(Struct):
             wanted = min(len(judges), wanted)
         if len(self._heard.keys() & judges) >= wanted:
             return True
-        return when.mono >= since + UNHEARD_S and when.wall_ms <= ledger_ms + AHEAD_MS
+        harmless = len(voters) < VOTERS_JUDGE or when.wall_ms <= ledger_ms + AHEAD_MS
+        return harmless and when.mono >= since + UNHEARD_S
 
     @staticmethod
     def _judges(peers: Collection[AgentId], voters: Collection[AgentId]) -> set[AgentId]:

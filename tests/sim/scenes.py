@@ -222,7 +222,17 @@ def _ask_both(world: World) -> None:
             world.after(SOON_S, lambda: once_applied(sent))
             return
         assert first.leads, "it has noticed"
-        world.operators.send(world.operators.sign("scale", target, 2, {"services": {"web": 2}}), first)
+        asked = world.operators.sign("scale", target, 2, {"services": {"web": 2}})
+        world.operators.send(asked, first)
+        world.after(SOON_S, lambda: once_answered(asked))
+
+    def once_answered(asked: Sent) -> None:
+        """A no that was told too early would let this one be the second."""
+        if not asked.done and world.now < LONG_S:
+            world.after(SOON_S, lambda: once_answered(asked))
+            return
+        another = world.operators.sign("scale", target, 2, {"services": {"web": 3}})
+        world.operators.send(another, next(other for other in others if other.leads))
 
     once_elected()
 
