@@ -113,11 +113,16 @@ class _Screen:
             rows = [(item.replica, item.host, _why(item)) for item in look.left]
             self._live.update(table(("replica", "host", ""), rows), refresh=True)
             return
+        drained, spoken = {host.name for host in self.hosts}, set[str]()
         for item in look.left:
             text = f"  {item.replica} on {item.host}" + (f": {why}" if (why := _why(item)) else "")
+            service = item.replica.rpartition(".")[0]
+            queues = service in spoken and item.replica in self._told and item.host in drained and not item.stays
+            spoken.add(service)
             if self._told.get(item.replica) != text:
                 self._told[item.replica] = text
-                self._say(text)
+                if not queues:  # of many that wait for each other, one speaks
+                    self._say(text)
         for replica in self._told.keys() - {item.replica for item in look.left}:
             del self._told[replica]
             self._say(f"  {replica} has left")

@@ -103,6 +103,8 @@ class Watch:
             sentence, output = split_reason(found.reason or "without a reason")
             self._last_words(output)
             fix = f"`agent logs {self.stack}` may say more; what ran before runs again where there was anything."
+            if sentence.startswith("preparation: "):
+                fix = "Mend that, then give the command again."
             raise DeploymentFailed(f"failed: {sentence}", where=self.stack, fix=fix)
         return not self.removing and found.phase in ("healthy", "stopped")
 

@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from agent.cli.drain import _Screen
+from agent.cli.options import Options
+from agent.client.draining import Left, Look
 from agent.model.stack import Volume
+from agent.model.status import HostStatus
 from tests.cli.conftest import Agent
 from tests.support.coordinator import coordinating, deploy, on, service
 from tests.support.fake_node import FakeCluster
@@ -39,6 +43,23 @@ async def test_what_may_leave_does_and_it_is_told_while_it_happens(agent: Agent,
     status = (await agent("status", "--json")).json
     assert next(host for host in status["hosts"] if host["name"] == "n2")["cordoned"] is True
     assert "drained" in (await agent("status")).out
+
+
+def test_of_many_that_leave_one_after_another_one_speaks(capsys: pytest.CaptureFixture[str]) -> None:
+    n2 = HostStatus(id="a" * 26, name="n2", address="192.0.2.2", role="voter", state="alive", fit=False)
+    screen = _Screen(Options(), [n2])
+    for moving in range(1, 10):
+        waits = f"waits for shop/web.{moving} on n3 (starting)"
+        behind = [Left(replica=f"shop/web.{slot}", host="n2", stays=False, why=waits) for slot in range(moving + 1, 11)]
+        screen.tell(Look(over=False, left=(*behind,)))
+        gone = Left(replica=f"shop/web.{moving}", host="n3", stays=False, why="starting")
+        screen.tell(Look(over=False, left=(gone, *behind)))
+    screen.tell(Look(over=True))
+    said = capsys.readouterr().out.splitlines()
+    assert [line for line in said if "on n3: starting" in line] == [
+        f"  shop/web.{slot} on n3: starting" for slot in range(1, 10)
+    ]
+    assert len(said) < 10 + 4 * 10, "not each time for each that waits"
 
 
 async def test_several_hosts_by_name_or_id_are_drained_together(agent: Agent, running: FakeCluster) -> None:

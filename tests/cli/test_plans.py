@@ -230,7 +230,7 @@ class TestRollback:
         await wait_for(lambda: running.ledger.state.stacks["shop"].revision == 3 or call.done())
         phase(running, "failed", "preparation: web on n1: web:1 isn't here and can't be pulled; nothing was changed")
         said = await asyncio.wait_for(call, 20)
-        assert (said.code, "web:1 isn't here" in said.err) == (3, True), said
+        assert (said.code, "web:1 isn't here" in said.err, "Mend that" in said.err) == (3, True, True), said
         assert running.ledger.state.stacks["shop"].deployed == newest
         again = await agent("rollback", "shop")
         assert (again.code, "already: revision 2" in again.err) == (1, True)

@@ -144,7 +144,7 @@ def test_a_start_waits_for_main_before_it_starts_workers(desk: Desk, tmp_path: P
     said = desk.run("deploy", str(tmp_path / "order.json")).stdout.splitlines()
     (main_host,) = {replica.host for replica in service_of(desk, "main")}
     registered = f"  worker-1 (2 replicas) is registered with main on {main_host}"
-    assert registered in said[said.index(f"{STACK}: validating") :], said
+    assert registered in said[said.index(f"{STACK}: workers") :], said
     try:
         desk.run("stop", STACK)
         shown = desk.run("start", STACK).stdout

@@ -256,6 +256,11 @@ class TestWithAnEngineInMemory:
         await host.until("healthy")
         assert [each.service for each in host.now.replicas] == ["web"]
 
+    async def test_logs_of_a_replica_that_was_only_placed_say_that_it_has_not_run(self, host: Host) -> None:
+        host.want(wanted(stopped=(spec(),)))
+        with pytest.raises(errors.NotFound, match="hasn't run here yet"):
+            await anext(host.hosting.logs(key()))
+
     async def test_logs_of_a_replica_that_is_not_here_are_not_found(self, host: Host) -> None:
         with pytest.raises(errors.NotFound):
             await anext(host.hosting.logs(key()))

@@ -175,7 +175,9 @@ class Hosting:
         """
         workload = self._workload_of(key)
         if workload is None and not (follow and self._wants(key)):
-            raise errors.NotFound(f"this host doesn't run {key}")
+            placed = self._desired is not None and any(spec.key == key for spec in self._desired.stopped)
+            never = placed or self._wants(key)
+            raise errors.NotFound(f"{key} hasn't run here yet" if never else f"this host doesn't run {key}")
         run: tuple[str, int] | None = None
         seen = ""
         begun = datetime.now(UTC)
