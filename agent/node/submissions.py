@@ -48,7 +48,7 @@ class _Pending(Struct):
     body: bytes
     since: float
     expires: float
-    state: Literal["waiting", "forwarded", "told", "asking", "proposed"] = "waiting"
+    state: Literal["waiting", "forwarded", "asking", "proposed"] = "waiting"
     call: int = 0
     leader: AgentId | None = None
     term: int = 0
@@ -127,7 +127,7 @@ class Submissions(Struct):
         for number in list(self._pending) if everybody else sorted(self._moving):
             if (pending := self._pending.get(number)) is not None:
                 self._advance(number, pending, when)
-                if pending.state in ("waiting", "told"):
+                if pending.state == "waiting" or pending.told is not None:
                     self._moving.add(number)
                 else:
                     self._moving.discard(number)
@@ -251,7 +251,7 @@ class Submissions(Struct):
             return
         self._moving.add(number)
         if isinstance(reply, Submitted) and reply.result.outcome == "applied":
-            pending.state, pending.told, pending.retry_at = "told", reply.result, when.mono + OWN_APPLY_WAIT_S
+            pending.told, pending.retry_at = reply.result, when.mono + OWN_APPLY_WAIT_S
         elif isinstance(reply, Submitted):
             self._answer(number, reply.result)
         elif isinstance(reply, Failed) and reply.fault.kind != errors.NoMajority.kind:
