@@ -143,6 +143,7 @@ class NodeCore:
         self._stirred = True  # whether there was more than messages of consensus since the rest was last run on
         self._members_changed(when)
         self._unsettled: Instant | None = when
+        self._due_rest: float | None = None  # the parts' that move with the rest alone; asked for after every turn
         self._settle()
 
     # Reading
@@ -153,12 +154,15 @@ class NodeCore:
         return self._context
 
     def deadline(self) -> float:
-        """When `on_deadline` is next wanted, in monotonic seconds."""
+        """When `on_deadline` is next wanted, in monotonic seconds, or a little earlier: see `deadlines`."""
         self._settle()
-        return min([due() for due in self._due.values()])
+        if self._due_rest is None:
+            self._due_rest = min([due() for part, due in self._due.items() if part not in ("raft", "disk")])
+        return min(self._due_rest, self._context.raft.deadline(), self._disk.deadline())
 
     def deadlines(self) -> dict[str, float]:
-        """The deadline of each part."""
+        """The deadline of each part, as it is now."""
+        self._settle()
         return {part: due() for part, due in self._due.items()}
 
     def take_effects(self) -> list[Effect]:
@@ -383,7 +387,7 @@ class NodeCore:
 
     def _run_on(self, when: Instant) -> None:
         while True:
-            self._stirred = False
+            self._stirred, self._due_rest = False, None
             self._notice_leader(when)
             self.epochs.pump(when)
             self._drain_swim(when)

@@ -457,7 +457,7 @@ class Driver:
         if self.ended:
             return
         with self._fatal:
-            if self._loop.time() < self.core.deadline():
+            if self._loop.time() < min(self.core.deadlines().values()):
                 self._set_timer()
                 return
             self._wire.drain()
