@@ -401,9 +401,10 @@ class Driver:
             replies.put_nowait((reply, end))
 
     def _store(self, store: Store) -> None:
-        """The disk begins at once, while what goes with it is sent."""
+        """The disk begins at once, behind what is sent with it: the others have further to go."""
         if self.failed.done() or self._leaving_epoch:
             return
+        self._wire.flush()
         self._disk.set_verified_through(store.verified_through)
         began, write = time.monotonic(), asyncio.ensure_future(self._disk.write(store.persist))
         self._keep(write)
