@@ -158,3 +158,23 @@ def test_a_new_revisions_containers_join_a_running_follow(desk: Desk, engine: Do
         wait_for_sync(lambda: len(shown()) == 9, what="a line of each container after the restart")
         assert len(set(shown())) == 9
     desk.run("cleanup", "site", "--yes")
+
+
+def test_what_is_restored_starts_with_its_data(desk: Desk, tmp_path: Path) -> None:
+    found = "test -e /data/first && echo found its data || echo began with nothing; touch /data/first; exec sleep 300"
+    db = {
+        "docker_image": IMAGE,
+        "host": "n2",
+        "command": ["/bin/sh", "-c", found],
+        "volumes": [{"host_path": "data", "container_path": "/data"}],
+    }
+    deploy(desk, tmp_path / "plan.json", db=db)
+    assert "began with nothing" in desk.run("logs", "site").stdout
+    backup = str(tmp_path / "b.tar")
+    assert "1 volume" in desk.run("backup", backup, "--volumes").stdout
+    desk.run("remove", "site", "--volumes", "--yes")
+    order = desk.run("restore", backup, "--yes").stdout.splitlines()
+    assert order.index("site: stopped") < order.index("site: healthy"), order
+    said = desk.run("logs", "site").stdout
+    assert ("found its data" in said, "began with nothing" in said) == (True, False)
+    desk.run("cleanup", "site", "--volumes", "--yes")
