@@ -75,6 +75,8 @@ class Consensus(Struct):
     def kept(self, sender: AgentId, frame: KeptFrame, when: Instant) -> None:
         """A peer says how far its disk is, and what it remembers of ours."""
         raft = self.context.raft
+        if sender not in raft.configuration:
+            return
         if self._lives.kept(sender, frame.boot, frame.index, frame.last, raft.configuration.members):
             self._tell_went_back(sender, when)
         self._remembered[sender] = frame.remembered
