@@ -21,7 +21,7 @@ from agent.model.ledger import Assignment, Slot
 from agent.model.spec import ReplicaKey
 from agent.model.stack import Service
 from agent.model.types import AgentId, Millis, Port
-from agent.state import StackState, key_of
+from agent.state import StackState, key_of, validation_of
 
 MAX_PROBES = 2_000  # pairs of host and replica in one validation; 45 hosts with a replica each are asked by all
 MIN_PROBERS = 3  # of a replica in larger clusters: one broken host among them doesn't hide a closed port
@@ -44,9 +44,7 @@ class Visit(Struct, frozen=True, kw_only=True):
 def visit_of(service: Service, replica: Assignment, main: AgentId | None) -> Visit | None:
     """What is asked of a replica of the service; None where nothing is."""
     asked = {
-        port.host_port: spec.validation
-        for spec, port in zip(service.ports, replica.ports, strict=True)
-        if port.protocol == "tcp" and spec.validation != "none"
+        port.host_port: validation for port in replica.ports if (validation := validation_of(service, port)) != "none"
     }
     if not asked:
         return None

@@ -40,6 +40,7 @@ DurationMs = Annotated[int, Meta(ge=1, le=86_400_000)]
 Role = Literal["service", "main", "worker"]
 """Where a service stands in the rollout's order: services, then main, then workers (ARCHITECTURE.md "The way of an
 instruction")."""
+Validation = Literal["all", "host", "none"]
 RuntimeName = Literal["docker", "process"]
 RestartPolicy = Literal["no", "on-failure", "always", "unless-stopped"]
 
@@ -64,7 +65,7 @@ class PortSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, om
     host_port: Port
     container_port: Port
     protocol: Literal["tcp", "udp"] = "tcp"
-    validation: Literal["all", "host", "none"] = "all"
+    validation: Validation = "all"
 
 
 class Volume(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

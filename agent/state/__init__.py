@@ -21,6 +21,7 @@ from agent.state.queries import (
     satisfies,
     service_of,
     stack_at,
+    validation_of,
     wanted_replicas,
     wants_stopped,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "service_of",
     "stack_at",
     "stamp_of",
+    "validation_of",
     "wanted_replicas",
     "wants_stopped",
 ]

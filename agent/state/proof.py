@@ -216,6 +216,7 @@ def _check_stack(state: ClusterState, name: Label, stack: StackState, made: list
         _want(bool(said("restart", service, generation)), "a restart nobody asked for")
     for service in stack.stopped | stack.previous_stopped:
         _want(bool(said("stop", service) or said("place", service)), "a stop nobody asked for")
+    _want(stack.held <= state.signed[stack.deployed.digest].stack.services.keys(), "a start of nothing that is signed")
     if stack.removing:
         _want(any(isinstance(item.body, Remove) for item in made), "a removal nobody asked for")
 

@@ -6,9 +6,9 @@ from typing import Literal
 
 from agent.instruction import audience_of as audience
 from agent.model.cluster import Member
-from agent.model.ledger import Assignment
+from agent.model.ledger import AssignedPort, Assignment
 from agent.model.spec import ReplicaKey
-from agent.model.stack import InstructionRef, Service, Stack
+from agent.model.stack import InstructionRef, Service, Stack, Validation
 from agent.model.types import AgentId, Label
 from agent.state.types import ClusterState, StackState
 
@@ -68,6 +68,14 @@ def assignments_on(state: ClusterState, host: AgentId) -> dict[ReplicaKey, Assig
 def key_of(assignment: Assignment) -> ReplicaKey:
     """The replica that an assignment is for."""
     return ReplicaKey(stack=assignment.stack, service=assignment.service, slot=assignment.slot)
+
+
+def validation_of(service: Service, port: AssignedPort) -> Validation:
+    """Who asks the port before a rollout is healthy; nobody, where it isn't one of the service's or no TCP port."""
+    if port.protocol != "tcp":
+        return "none"
+    ports = (spec for spec in service.ports if (spec.container_port, spec.protocol) == (port.container_port, "tcp"))
+    return next((spec.validation for spec in ports), "none")
 
 
 def satisfies(member: Member, service: Service) -> bool:

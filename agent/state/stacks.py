@@ -47,17 +47,18 @@ def _deploy(state: ClusterState, signed: Signed, body: Body) -> ClusterState:
             previous=back[0],
             previous_scale=back[1],
             previous_stopped=back[2],
-            held=(old.stopped | old.held) & body.services.keys(),
+            held=frozenset(name for name in old.stopped | old.held if name in body.services),
         )
     if signed.claims.act == "place":
         stack = replace(stack, stopped=frozenset(body.services), held=frozenset())
-        state = replace(state, evidence={**state.evidence, signed.evidence_key: signed.evidence})
     kept = SignedStack(ref=ref, stack=body, token=signed.token, body=signed.body)
     state = replace(state, signed={**state.signed, ref.digest: kept}, stacks={**state.stacks, body.name: stack})
+    if old is not None and not old.proven:
+        state = forget_amendments(state, body.name, old.deployed.revision)
+    if signed.claims.act == "place":
+        state = replace(state, evidence={**state.evidence, signed.evidence_key: signed.evidence})
     if old is None:
         return state
-    if not old.proven:
-        state = forget_amendments(state, body.name, old.deployed.revision)
     # A restart that was asked for stays done: another generation would be another container.
     named = _all_services(state, stack)
     generations = {name: revision for name, revision in old.generations.items() if name in named}

@@ -100,6 +100,11 @@ def _restarted(state: ClusterState) -> ClusterState:
     return replace(state, stacks={**state.stacks, "shop": replace(state.stacks["shop"], generations={"web": 99})})
 
 
+def _held(state: ClusterState) -> ClusterState:
+    held = frozenset({"nothing-that-is-deployed"})
+    return replace(state, stacks={**state.stacks, "shop": replace(state.stacks["shop"], held=held)})
+
+
 def _stopped(state: ClusterState) -> ClusterState:
     return replace(state, stacks={**state.stacks, "shop": replace(state.stacks["shop"], stopped=frozenset({"web"}))})
 
@@ -159,6 +164,7 @@ def _returned(state: ClusterState) -> ClusterState:
         _scaled,
         _restarted,
         _stopped,
+        _held,
         _removed,
         _redeployed,
         _later,
@@ -242,6 +248,8 @@ ACTS = st.lists(
 @settings(max_examples=60, deadline=None)
 @example(["deploy", "scale", "healthy", "deploy", "scale", "deploy"], 1)
 @example(["deploy", "scale", "healthy", "deploy", "scale", "failed", "restart"], 1)
+@example(["deploy", "place"], 1)
+@example(["deploy", "scale", "place", "start", "deploy", "failed"], 1)
 @example(["place", "start", "healthy", "place", "place", "stop", "failed"], 1)
 @example(["deploy", "deploy", "restart", "healthy", "deploy", "restart"], 1)
 @given(ACTS, st.integers(1, 4))
