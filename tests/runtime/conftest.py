@@ -135,3 +135,10 @@ def dockerd() -> Iterator[Dockerd]:
     yield running
     with contextlib.suppress(StopIteration):
         next(iter(daemon))
+
+
+@pytest.fixture
+def engine(dockerd: Dockerd) -> Iterator[docker.APIClient]:
+    client = dockerd.client()
+    yield client
+    client.close()

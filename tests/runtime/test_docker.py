@@ -62,9 +62,9 @@ async def opened(dockerd: Dockerd, directory: Path, agent: str = AGENT) -> Async
         await made.close()
 
 
-@pytest.fixture
-async def runtime(dockerd: Dockerd, tmp_path: Path) -> AsyncIterator[DockerRuntime]:
-    async with opened(dockerd, tmp_path) as made:
+@asynccontextmanager
+async def cleaned(dockerd: Dockerd, directory: Path, agent: str) -> AsyncIterator[DockerRuntime]:
+    async with opened(dockerd, directory, agent) as made:
         yield made
         for workload in await made.observe():
             await made.remove(workload.id)
@@ -72,10 +72,9 @@ async def runtime(dockerd: Dockerd, tmp_path: Path) -> AsyncIterator[DockerRunti
 
 
 @pytest.fixture
-def engine(dockerd: Dockerd) -> Iterator[docker.APIClient]:
-    client = dockerd.client()
-    yield client
-    client.close()
+async def runtime(dockerd: Dockerd, tmp_path: Path) -> AsyncIterator[DockerRuntime]:
+    async with cleaned(dockerd, tmp_path, AGENT) as made:
+        yield made
 
 
 async def names(engine: docker.APIClient) -> list[str]:

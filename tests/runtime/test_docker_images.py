@@ -7,7 +7,6 @@ import http.client
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import docker
@@ -17,7 +16,7 @@ from agent import errors
 from agent.model.stack import Image
 from agent.runtime.docker import DockerRuntime
 from tests.runtime.conftest import IMAGE, Dockerd
-from tests.runtime.test_docker import free_port, opened, quiet, replica
+from tests.runtime.test_docker import cleaned, free_port, quiet, replica
 from tests.support.replicas import AGENT, OTHER_AGENT
 from tests.support.waiting import wait_for_sync
 
@@ -28,22 +27,6 @@ pytestmark = pytest.mark.docker
 async def runtime(dockerd: Dockerd, tmp_path: Path) -> AsyncIterator[DockerRuntime]:
     async with cleaned(dockerd, tmp_path, AGENT) as made:
         yield made
-
-
-@asynccontextmanager
-async def cleaned(dockerd: Dockerd, directory: Path, agent: str) -> AsyncIterator[DockerRuntime]:
-    async with opened(dockerd, directory, agent) as made:
-        yield made
-        for workload in await made.observe():
-            await made.remove(workload.id)
-        await made.tidy(frozenset(), frozenset({"shop"}))
-
-
-@pytest.fixture
-def engine(dockerd: Dockerd) -> Iterator[docker.APIClient]:
-    client = dockerd.client()
-    yield client
-    client.close()
 
 
 @pytest.fixture
