@@ -86,10 +86,11 @@ def test_a_plans_files_reach_every_mount_and_a_changed_one_replaces_only_who_mou
 
 def test_an_image_reaches_every_host(docker_desk: Desk, engine: Dockerd) -> None:
     docker = ["docker", "--host", engine.url]
+    blobs = docker_desk.cluster.directory.glob
+    before = set(blobs("n*/data/blobs/*"))  # a plan's files stay for a while
     subprocess.run([*docker, "tag", IMAGE, "brought:1"], check=True)
     last = docker_desk.json("load", "brought:1")["hosts"]
     assert [(each["host"], each["step"], each["images"]) for each in last] == [
         (name, "loaded", ["brought:1"]) for name in ("n1", "n2", "n3")
     ]
-    blobs = docker_desk.cluster.directory.glob("n*/data/blobs/*")
-    assert list(blobs) == []
+    assert set(blobs("n*/data/blobs/*")) <= before
