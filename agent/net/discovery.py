@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 # docs/seed.md "Broadcasting mechanism".
 ROUND_INTERVAL_S: Final = 30.0
 
-# With mDNS a start takes 50 ms of a processor more, and as much of all others'. Seeds and beacons have found everybody
-# by then; it is for networks where they don't, and for who browses.
+# Importing zeroconf takes a start 25 ms of a processor, and whoever hears us answers. Seeds and beacons have found
+# everybody by then; mDNS is for networks where they don't, and for who browses.
 MDNS_AFTER_S: Final = 1.0
 
 # Changes come in bursts (a stack starts twenty replicas); they share one round.
