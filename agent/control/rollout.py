@@ -13,8 +13,10 @@ goes to says first that it can run it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from itertools import islice
+from types import MappingProxyType
+from typing import TypeAlias
 
 from msgspec import Struct
 
@@ -46,27 +48,50 @@ REMOVE_WAIT_MS = 60_000  # how long a removal waits for hosts to delete volumes 
 _ORDER: tuple[Phase, ...] = ("preparing", "services", "main", "workers", "validating")
 
 
+_HostErrands: TypeAlias = Mapping[AgentId, tuple[Errand, ...]]
+_NOBODY_WAITS: Mapping[Label, _HostErrands] = MappingProxyType({})
+
+
 class Decision(Struct, frozen=True, kw_only=True):
-    """`entries` to propose; `errands`: what each host is to find out now, all of it; others have nothing to do."""
+    """`entries` to propose; `errands`: what each host is to find out now, all of it; others have nothing to do.
+
+    `waiting`: the stacks that aren't as they should be yet, with the errands of each.
+    """
 
     entries: tuple[LedgerEntry, ...] = ()
     errands: dict[AgentId, tuple[Errand, ...]] = {}
+    waiting: dict[Label, _HostErrands] = {}
 
 
-def decide(state: ClusterState, facts: ClusterFacts, now_ms: Millis) -> Decision:
+def decide(
+    state: ClusterState,
+    facts: ClusterFacts,
+    now_ms: Millis,
+    *,
+    only: Container[Label] | None = None,
+    waiting: Mapping[Label, _HostErrands] = _NOBODY_WAITS,
+) -> Decision:
     """What to do now for all stacks; one index over the assignments serves them all.
 
-    Decide again only when everything proposed before is applied: until then the answer would be the same again.
+    Decide again only when everything proposed before is applied: until then the answer would be the same again. `only`:
+    the stacks for which it may be another one since; for the rest, `waiting` is what the last decision said.
     """
     placements, reports = Placements(state), Reports(facts)
     entries: list[LedgerEntry] = []
     errands: dict[AgentId, tuple[Errand, ...]] = {}
+    still: dict[Label, _HostErrands] = {}
     for name in sorted(state.stacks):
-        rollout = _Rollout(state, name, reports, now_ms, placements)
-        entries.extend(rollout.entries())
-        for host, wanted in rollout.errands.items():
-            errands[host] = (*errands.get(host, ()), *wanted)[:MAX_ERRANDS]
-    return Decision(entries=tuple(entries), errands=errands)
+        if only is None or name in only:
+            rollout = _Rollout(state, name, reports, now_ms, placements)
+            entries.extend(rollout.entries())
+            if not rollout.is_settled:
+                still[name] = rollout.errands
+        elif name in waiting:
+            still[name] = waiting[name]
+    for wanted in still.values():
+        for host, some in wanted.items():
+            errands[host] = (*errands.get(host, ()), *some)[:MAX_ERRANDS]
+    return Decision(entries=tuple(entries), errands=errands, waiting=still)
 
 
 class _Rollout:
@@ -85,6 +110,12 @@ class _Rollout:
         self._changes: dict[ReplicaKey, Assignment] = {}
         self._judged: dict[Label, list[tuple[ReplicaKey, Progress]]] = {}
         self.errands: dict[AgentId, tuple[Errand, ...]] = {}
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is waited for, so that neither time nor how far hosts are makes another decision."""
+        plan = self._plan
+        return self._stack.phase in ("healthy", "stopped") and not (plan.assign or plan.release or self.errands)
 
     def entries(self) -> Iterator[LedgerEntry]:
         if self._stack.removing:

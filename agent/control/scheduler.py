@@ -68,11 +68,13 @@ class _Planner:
         self._slots: dict[Label, dict[int, Assignment]] = defaultdict(dict)
         for key, assignment in self._current.items():
             self._slots[key.service][key.slot] = assignment
-        self._hosts = sorted(state.members.values(), key=lambda member: member.name)
         self._assign: list[Assignment] = []
         self._pending: dict[ReplicaKey, str] = {}
         self._staying: dict[ReplicaKey, str] = {}
         self._kept: set[ReplicaKey] = set()
+
+    def _hosts(self) -> list[Member]:
+        return sorted(self._state.members.values(), key=lambda member: member.name)
 
     def plan(self) -> Schedule:
         if not self._stack.removing:
@@ -111,7 +113,7 @@ class _Planner:
         by_host = {item.host: slot for slot, item in slots.items()}
         free = (slot for slot in itertools.count(1) if slot not in slots)
         reasons: dict[Label, str] = {}
-        for member in self._hosts:
+        for member in self._hosts():
             host = self._facts.of(member.id)
             if not satisfies(member, service):
                 continue
@@ -196,7 +198,7 @@ class _Planner:
 
     def _place(self, service: Service, keys: list[ReplicaKey], spread: Counter[AgentId]) -> None:
         """Each on the best host that fits; or the reason why none does, and the replica stays what it is."""
-        allowed = [member for member in self._hosts if satisfies(member, service)]
+        allowed = [member for member in self._hosts() if satisfies(member, service)]
         # Nothing goes to a drained host, whatever it will report.
         hosts = [(member.name, self._facts.of(member.id)) for member in allowed]
         awaited = [name for name, host in hosts if host.awaited and not host.drained]
@@ -225,11 +227,11 @@ class _Planner:
     def _nowhere(self, service: Service, reasons: dict[Label, str]) -> str:
         """Why no host takes it, in one sentence: each host that could, then each that the operator's words exclude."""
         if service.host is not None:
-            known = any(member.name == service.host for member in self._hosts)
+            known = any(member.name == service.host for member in self._hosts())
             return (
                 f"pinned to {service.host} ({reasons.get(service.host) or ('excluded' if known else 'not a member')})"
             )
-        excluded = {m.name: constraint_reason(m, service) for m in self._hosts if m.name not in reasons}
+        excluded = {m.name: constraint_reason(m, service) for m in self._hosts() if m.name not in reasons}
         told = [f"{name}: {reason}" for name, reason in (*sorted(reasons.items()), *excluded.items())]
         more = len(told) - MAX_REASONS_SHOWN
         return "; ".join(told[:MAX_REASONS_SHOWN]) + (f"; and {more} more" if more > 0 else "")

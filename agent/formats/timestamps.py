@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from agent.errors import InputError
 from agent.model.explain import shown
+
+REMEMBERED_SECONDS = 64  # as text: events come in bursts
 
 _RFC3339_UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?Z", re.ASCII)
 
@@ -14,8 +17,13 @@ _RFC3339_UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?Z", re.A
 def rfc3339(ms: int) -> str:
     """Milliseconds since the epoch as "2024-01-15T10:30:15.123Z"; whole seconds without the fraction."""
     seconds, fraction = divmod(ms, 1000)
-    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    text = _second(seconds)
     return f"{text}.{fraction:03d}Z" if fraction else f"{text}Z"
+
+
+@lru_cache(REMEMBERED_SECONDS)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def parse_rfc3339_ms(text: str, *, where: str = "") -> int:

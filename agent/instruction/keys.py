@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from agent.errors import InputError
 
+REMEMBERED_KEYS = 256  # read once: those of operators, and of members that say hello or probe
 KID_LENGTH = 32  # 128 bits in hexadecimal
 
 
@@ -20,9 +22,10 @@ def new_key() -> Ed25519PrivateKey:
 def public_hex(key: Ed25519PrivateKey | Ed25519PublicKey) -> str:
     """The raw 32-byte public key in hexadecimal, as models hold it."""
     public = key.public_key() if isinstance(key, Ed25519PrivateKey) else key
-    return public.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw).hex()
+    return public.public_bytes_raw().hex()
 
 
+@lru_cache(REMEMBERED_KEYS)
 def public_key_of(text: str) -> Ed25519PublicKey:
     """The key of 64 hexadecimal characters. Raises InputError for anything else."""
     try:

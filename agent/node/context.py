@@ -53,6 +53,7 @@ class Context(Struct):
     peers: dict[AgentId, Peer] = field(default_factory=dict)
     calls: CallBook = field(default_factory=CallBook)
     effects: list[Effect] = field(default_factory=list)
+    _lead: Lead | None = None
 
     def emit(self, effect: Effect) -> None:
         """Ask the driver for something."""
@@ -95,10 +96,12 @@ class Context(Struct):
     def lead(self) -> Lead | None:
         """Who coordinates, as far as this agent knows: heartbeats reach who votes, the others are told."""
         raft = self.raft
-        leader = raft.leader
-        if leader is not None and self.id in raft.configuration:
-            return Lead(leader, raft.term)
-        return self.told
+        leader, known = raft.leader, self._lead
+        if leader is None or self.id not in raft.configuration:
+            return self.told
+        if known is None or known.agent != leader or known.term != raft.term:
+            known = self._lead = Lead(leader, raft.term)
+        return known
 
     @property
     def leader(self) -> AgentId | None:

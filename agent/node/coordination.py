@@ -9,11 +9,25 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from agent.control import AgentHealth, ClusterFacts, Sighting, Watch, cluster_facts, decide, next_change, successor
+import msgspec
+
+from agent.control import (
+    AgentHealth,
+    ClusterFacts,
+    Decision,
+    HostFacts,
+    Sighting,
+    Watch,
+    cluster_facts,
+    decide,
+    next_change,
+    successor,
+)
+from agent.control.attention import TOGETHER_S_PER_HOST, Attention
 from agent.control.levels import next_level
 from agent.model.ledger import LevelEntry, encode_entry
 from agent.model.report import HostReport
-from agent.model.types import AgentId, Millis
+from agent.model.types import AgentId, Label, Millis
 from agent.node.asking import Asking
 from agent.node.chronicle import Chronicle
 from agent.node.clock import UNHEARD_S
@@ -26,6 +40,7 @@ from agent.state import STATE_LEVEL, Applied
 from agent.swim import MemberChanged
 
 LOOK_EVERY_S = 1.0  # deadlines of rollouts and graces are seconds long
+RETRY_S = 0.1  # after the log took nothing in; what it applies meanwhile is looked at once more at once
 HAND_OVER_EVERY_S = 10.0  # nothing is taken into the ledger during a try, so that one that fails must be rare
 
 
@@ -39,8 +54,11 @@ class Coordination:
     heard_ms: dict[AgentId, int] = field(default_factory=dict)
     _since: Instant | None = None
     _decided_through: int = 0
-    _dirty: bool = False
+    _attention: Attention = field(default_factory=Attention)
+    _decision: Decision = field(default_factory=Decision)
+    _facts: ClusterFacts | None = None
     _look_at: float = float("inf")
+    _together_until: float = float("-inf")
     _pumped_at: float = float("-inf")
     _handed_at: float = float("-inf")
     _allowances: dict[AgentId, Allowance] = field(default_factory=dict)
@@ -67,20 +85,24 @@ class Coordination:
         self.reports[report.host] = report
         self.heard_ms[report.host] = when.wall_ms
         self.context.clock.heard(report.host, report.at, when)
-        self._dirty = True
+        voter = report.host in self.context.raft.configuration.voters
+        self._attention.reported(known, report, self._decision.waiting, voter=voter)
+        if self._facts is not None and report.host in self._facts.hosts:
+            was = self._facts.hosts[report.host]
+            self._facts.hosts[report.host] = msgspec.structs.replace(was, report=report, awaited=False)
         allowance = self._allowances.setdefault(report.host, Allowance(when.mono))
         tell_replicas(self.chronicle, self.context, known, report, allowance, when)
         tell_registered(self.chronicle, self.context, known, report, self.asking.told(report.host), when)
 
     def member_changed(self, change: MemberChanged, when: Instant) -> None:
         """SWIM sees a host differently now: advice."""
-        self._dirty = True
+        self._attention.everything = True
         if self.context.raft.is_leader:
             tell_host(self.chronicle, self.context, change, when)
 
     def applied(self, applied: Applied, when: Instant) -> None:
         """The ledger moved on."""
-        self._dirty = True
+        self._attention.applied(applied)
         if self.context.raft.is_leader:
             tell_applied(self.chronicle, self.context, applied, when)
 
@@ -92,17 +114,22 @@ class Coordination:
                 self._resign()
             return
         if self._since is None:
-            self._since, self._dirty, self._look_at = when, True, when.mono + UNHEARD_S
+            self._since, self._look_at = when, when.mono + UNHEARD_S
             self.context.clock.begin(when)
-        if not self._dirty and when.mono < self._look_at:
+            self._attention.everything = self._attention.urgent = True
+        attention = self._attention
+        wanted = attention.urgent or (attention.is_wanted and when.mono >= self._together_until)
+        if not wanted and when.mono < self._look_at:
             return
         if self.context.may_stamp(when) and self.context.state.index >= self._decided_through:
-            self._dirty, self._look_at = False, when.mono + LOOK_EVERY_S
             self._decide(when)
 
     def deadline(self) -> float:
         """When `pump` is next wanted without other cause; a decision that is on its way is one when it is in."""
-        return self._look_at if self._look_at > self._pumped_at else float("inf")
+        due = self._look_at if self._look_at > self._pumped_at else float("inf")
+        if self._pumped_at < self._together_until < due and self._attention.is_wanted:
+            return self._together_until
+        return due
 
     def watch(self, when: Instant) -> Watch:
         """What this agent has seen and heard of the hosts, whether or not it leads."""
@@ -132,20 +159,35 @@ class Coordination:
         self.context.clock.forget()
         self._allowances.clear()
         self.asking.forget()
+        self._decision, self._facts = Decision(), None
         self._since, self._decided_through, self._look_at = None, 0, float("inf")
         self._vitals = Vitals(self.context)
 
     def _decide(self, when: Instant) -> None:
-        state, raft = self.context.state, self.context.raft
+        """On what changed; now and then also on time, which changes the rest."""
+        state, raft, attention = self.context.state, self.context.raft, self._attention
+        self._attention = Attention()
         now_ms = self.context.ledger_ms(when)
+        only: set[Label] | None = attention.stacks
+        facts = self._facts
+        looks = facts is None or attention.everything or when.mono >= self._look_at
+        if facts is None or looks:
+            facts = self.facts(when)
+            everything = attention.everything or _moved(self._facts, facts)
+            only = None if everything else attention.stacks | self._decision.waiting.keys()
+            self._facts, self._look_at = facts, when.mono + LOOK_EVERY_S
+        self._together_until = when.mono + len(state.members) * TOGETHER_S_PER_HOST
         try:
-            decision = decide(state, self.facts(when), now_ms)
-            self.asking.ask(decision.errands, self.reports, when)
-            for entry in decision.entries or self._raise_level(now_ms):
+            self._decision = decide(state, facts, now_ms, only=only, waiting=self._decision.waiting)
+            self.asking.ask(self._decision.errands, self.reports, when)
+            for entry in self._decision.entries or self._raise_level(now_ms):
                 self._decided_through = raft.propose(encode_entry(entry), when.mono)
-            self._heal_voters(when)
+            if looks:
+                self._heal_voters(when)
         except (NotLeader, ProposalDropped):
-            self._dirty = True  # lost leadership ends in `_resign`; a full window empties: decide again then
+            # Lost leadership ends in `_resign`; a full window empties, and a hand-over fails: decide again then.
+            self._attention.everything = True
+            self._together_until = when.mono + RETRY_S
 
     def _raise_level(self, now_ms: Millis) -> tuple[LevelEntry, ...]:
         """Once every member could apply more than the ledger uses."""
@@ -187,3 +229,14 @@ class Coordination:
         for member in self.context.state.members.values():
             text = text.replace(member.id, member.name)
         return text
+
+
+def _moved(before: ClusterFacts | None, after: ClusterFacts) -> bool:
+    """Whether a host is seen differently now; what it reports is looked at as it comes."""
+    if before is None or before.hosts.keys() != after.hosts.keys():
+        return True
+    return any(_seen(before.hosts[host]) != _seen(facts) for host, facts in after.hosts.items())
+
+
+def _seen(facts: HostFacts) -> tuple[str, bool, bool, bool]:
+    return facts.liveness, facts.lost, facts.awaited, facts.drained

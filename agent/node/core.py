@@ -157,8 +157,9 @@ class NodeCore:
         """When `on_deadline` is next wanted, in monotonic seconds, or a little earlier: see `deadlines`."""
         self._settle()
         if self._due_rest is None:
-            self._due_rest = min([due() for part, due in self._due.items() if part not in ("raft", "disk")])
-        return min(self._due_rest, self._context.raft.deadline(), self._disk.deadline())
+            self._due_rest = min([due() for part, due in self._due.items() if part not in ("raft", "swim", "disk")])
+        context = self._context
+        return min(self._due_rest, context.raft.deadline(), context.swim.deadline(), self._disk.deadline())
 
     def deadlines(self) -> dict[str, float]:
         """The deadline of each part, as it is now."""
@@ -180,7 +181,8 @@ class NodeCore:
             self._context.raft.on_deadline(when.mono)
         if when.mono >= self._context.swim.deadline():
             self._context.swim.on_deadline(when.mono)
-        self._stir(when)
+        self._unsettled = when
+        self._stirred |= self._due_rest is None or when.mono >= self._due_rest
 
     def link_up(self, peer: Peer, when: Instant) -> None:
         """A peer link is up: both sides are who they say (agent.net.links)."""
@@ -237,7 +239,7 @@ class NodeCore:
     def datagram(self, sender: AgentId, message: SwimMessage, when: Instant) -> None:
         """A SWIM message whose signature, sender and window the shell has checked."""
         self._context.swim.receive(sender, message, when.mono)
-        self._stir(when)
+        self._unsettled = when
 
     def submit(self, request: int, token: str, body: bytes, when: Instant) -> None:
         """An instruction from this agent's API; an `Answer` with this request number follows."""
@@ -381,6 +383,7 @@ class NodeCore:
             return
         when, self._unsettled = self._unsettled, None
         self._drain_raft(when)
+        self._drain_swim(when)
         if self._has_moved:
             self._run_on(when)
         self._disk.keep_commit(self._machine.verified_through, when)
@@ -390,17 +393,17 @@ class NodeCore:
             self._stirred, self._due_rest = False, None
             self._notice_leader(when)
             self.epochs.pump(when)
-            self._drain_swim(when)
             self._consensus.pump(when)
             self._following.pump(when)
             self._vouching.pump(when)
             self._followers.pump(when)
             self.chronicle.pump()
-            self.coordination.pump(when)
             self._host.pump(when)
+            self.coordination.pump(when)
             self.submissions.pump(when)
             self._inquiries.pump(when)
             self._drain_raft(when)
+            self._drain_swim(when)
             if not self._stirred:
                 return
 
@@ -480,8 +483,11 @@ class NodeCore:
             self.chronicle.tell(when, "coordinator", f"{name} coordinates (term {term})", host=name, revision=term)
 
     def _drain_swim(self, when: Instant) -> None:
+        if not self._context.swim.has_outputs:
+            return
         for output in self._context.swim.take_outputs():
             if isinstance(output, MemberChanged):
+                self._stirred = True
                 self.coordination.member_changed(output, when)
                 continue
             assert isinstance(output, SwimSend)

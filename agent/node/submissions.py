@@ -71,7 +71,7 @@ class Submissions(Struct):
     _moving: set[int] = field(default_factory=set)
     _ends_at: float = float("inf")
     _post: tuple[bool, int, AgentId | None] = (False, 0, None)
-    _last_quorum: float = float("-inf")
+    _alone_since: float = float("-inf")  # without a majority linked; infinite while there is one
     _pumped_at: float = float("-inf")
 
     def submit(self, request: int, token: str, body: bytes, when: Instant) -> None:
@@ -118,7 +118,9 @@ class Submissions(Struct):
         """Move everything on that can move: after any change of coordinator, links or time."""
         self._pumped_at = when.mono
         if self._majority_linked():
-            self._last_quorum = when.mono
+            self._alone_since = float("inf")
+        elif self._alone_since == float("inf"):
+            self._alone_since = when.mono
         if not self._pending:
             return
         raft = self.context.raft
@@ -143,7 +145,7 @@ class Submissions(Struct):
         moving = [self._pending[number] for number in self._moving if number in self._pending]
         moments = [self._ends_at, *(pending.retry_at for pending in moving)]
         moments += [
-            max(pending.since, self._last_quorum) + NO_MAJORITY_AFTER_S
+            max(pending.since, self._alone_since) + NO_MAJORITY_AFTER_S
             for pending in moving
             if pending.state == "waiting"
         ]
@@ -186,7 +188,7 @@ class Submissions(Struct):
                 self._answer(number, fault_of(self._no_coordinator(pending)))
         elif (leader := self.context.leader) is not None and leader in self.context.peers:
             self._forward(number, pending, leader)
-        elif when.mono >= max(pending.since, self._last_quorum) + NO_MAJORITY_AFTER_S:
+        elif when.mono >= max(pending.since, self._alone_since) + NO_MAJORITY_AFTER_S:
             self._answer(number, fault_of(self._no_coordinator(pending)))
 
     def _in_vain(self, pending: _Pending) -> bool:

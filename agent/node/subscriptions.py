@@ -123,6 +123,10 @@ class Following(Struct):
     def pump(self, when: Instant) -> None:
         """Follow the right voter, or nobody where we vote ourselves."""
         self._pumped_at = when.mono
+        if self._is_fed:
+            self._leaderless_since = self._alone_since = None
+            self._seek(when)
+            return
         self._notice_alone(when)
         self._seek(when)
         impatient = self._patient_until is not None and when.mono >= self._patient_until
@@ -161,6 +165,13 @@ class Following(Struct):
     def hears(self, sender: AgentId, frame: Frame) -> bool:
         """Whether a frame of somebody whom our ledger doesn't name (yet) is part of the ledger that we asked it for."""
         return sender == self._voter and isinstance(frame, ReplyFrame)
+
+    @property
+    def _is_fed(self) -> bool:
+        """Whether a leader feeds this log, and nobody is followed: nothing is to be done then, as mostly on voters."""
+        raft = self.context.raft
+        fed = self._voter is None and not self._lost and raft.leader is not None
+        return fed and self.context.id in raft.configuration
 
     def _notice_alone(self, when: Instant) -> None:
         context, voters = self.context, self.context.raft.configuration.voters

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import TypeVar
 
 import msgspec
@@ -38,6 +38,10 @@ STATE_LEVEL = 1  # the highest level of entry kinds and rules that this version 
 
 # Acts that came after level 1: refused until the ledger is at theirs, as an agent that doesn't know them refuses them.
 ACT_LEVELS: Mapping[Act, int] = {}
+
+REMEMBERED = 256  # decoded entries: each is looked at when it comes and again when it is applied
+MAX_REMEMBERED_BYTES = 32_768  # so that all of them together have 8 MiB at most
+_remembered = lru_cache(REMEMBERED)(decode_entry)
 
 _V = TypeVar("_V")
 
@@ -133,7 +137,7 @@ def stamp_of(data: bytes) -> Millis | None:
 
 def _decode(data: bytes) -> LedgerEntry:
     try:
-        return decode_entry(data)
+        return _remembered(data) if len(data) <= MAX_REMEMBERED_BYTES else decode_entry(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UnknownEntry(f"an entry that this version can't read: {error}") from None
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import msgspec
 from msgspec import Struct
 
-from agent.model.instruction import BODIES, Body, Claims, Remove, Scale, Services
+from agent.instruction.operator import MAX_REMEMBERED_BODY_BYTES, REMEMBERED
+from agent.model.instruction import BODIES, Act, Body, Claims, Remove, Scale, Services
 from agent.model.stack import Stack
 from agent.model.types import Label, OperatorName
 from agent.state.types import Evidence, StackState
@@ -38,7 +41,17 @@ class Signed(Struct, frozen=True, kw_only=True):
 
 def body_of(evidence: Evidence) -> Body:
     """The body again. Raises msgspec.DecodeError; never for evidence that `apply` kept."""
-    return msgspec.json.decode(evidence.body, type=BODIES[evidence.act])
+    if len(evidence.body) > MAX_REMEMBERED_BODY_BYTES:
+        return _decoded(evidence.act, evidence.body)
+    return _remembered(evidence.act, evidence.body)
+
+
+def _decoded(act: Act, body: bytes) -> Body:
+    decoded: Body = msgspec.json.decode(body, type=BODIES[act])
+    return decoded
+
+
+_remembered = lru_cache(REMEMBERED)(_decoded)  # each change of a stack reads all evidence on it again
 
 
 def named_services(body: Body, services: frozenset[Label]) -> frozenset[Label]:

@@ -108,20 +108,17 @@ class Swim:
 
     def deadline(self) -> float:
         """When `on_deadline` is due; infinite when nothing is."""
-        anybody = len(self._roster) > 0
-        gossip_at = self._gossip_at if anybody and len(self._queue) else _NEVER
-        if self._leaving:
+        gossip_at = self._gossip_at if self._queue and self._roster else _NEVER
+        if self._leaving or not self._roster:
             return gossip_at
-        moments = [gossip_at, self._probe_at, self._revive_at] if anybody else [_NEVER]
-        probe, suspects = self._probe, self._roster.suspects
-        if probe is not None and not probe.acked and not probe.asked:
-            moments.append(probe.ask_at)
-        if self._relays:
-            moments += [relay.nack_at for relay in self._relays.values()]
-        if suspects:
+        due, probe, suspects = min(self._probe_at, self._revive_at, gossip_at), self._probe, self._roster.suspects
+        if probe is not None and probe.ask_at < due and not probe.acked and not probe.asked:
+            due = probe.ask_at
+        if self._relays or suspects:
             window = self.config.link_heard_window_ms / 1000
-            moments += [member.dead_at(window) for member in suspects]
-        return min(moments)
+            others = [relay.nack_at for relay in self._relays.values()]
+            due = min([due, *others, *(member.dead_at(window) for member in suspects)])
+        return due
 
     # --- inputs ---
 

@@ -68,9 +68,11 @@ class Roster:
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self._members: dict[str, Member] = {}
+        self._ids: list[str] = []
         self._order = ProbeOrder(rng)
         self._sync_position = 0
         self._suspects: dict[str, Member] = {}
+        self._gone: dict[str, Member] = {}
 
     def __iter__(self) -> Iterator[Member]:
         return iter(self._members.values())
@@ -94,6 +96,10 @@ class Roster:
             self._suspects[member.id] = member
         else:
             self._suspects.pop(member.id, None)
+        if member.probed:
+            self._gone.pop(member.id, None)
+        else:
+            self._gone[member.id] = member
 
     def replace(self, addresses: Mapping[str, str], now: float) -> list[str]:
         """Make exactly the keys of `addresses` members. Returns the ids that were removed.
@@ -107,6 +113,7 @@ class Roster:
         for member in removed:
             self._order.remove(member)
             self._suspects.pop(member, None)
+            self._gone.pop(member, None)
         before = self._members
         self._members = {}
         for member in sorted(addresses):
@@ -116,6 +123,7 @@ class Roster:
                 self._order.add(member)
             known.address = addresses[member]
             self._members[member] = known
+        self._ids = list(self._members)
         return removed
 
     def next_probe_target(self, needless: Callable[[Member], bool]) -> Member | None:
@@ -126,17 +134,27 @@ class Roster:
 
     def sample(self, count: int, *, without: str = "") -> list[Member]:
         """Up to `count` random members that aren't dead or gone."""
-        eligible = [member for member in self if member.probed and member.id != without]
-        return self._rng.sample(eligible, min(count, len(eligible)))
+        skipped = self._members.get(without)
+        eligible = len(self._ids) - len(self._gone) - (skipped is not None and skipped.probed)
+        if eligible < max(2 * count, len(self._ids) // 2):
+            few = [member for member in self if member.probed and member.id != without]
+            return self._rng.sample(few, min(count, eligible))
+        chosen: dict[str, Member] = {}
+        # Drawn again where one may not be taken: with most alive that is rare, and a list costs as much as there are
+        # members, for each message.
+        while len(chosen) < min(count, eligible):
+            member = self._members[self._rng.choice(self._ids)]
+            if member.probed and member.id != without:
+                chosen[member.id] = member
+        return list(chosen.values())
 
     def one_dead(self) -> Member | None:
         """A random member that is dead or gone."""
-        gone = [member for member in self if not member.probed]
-        return self._rng.choice(gone) if gone else None
+        return self._gone[self._rng.choice(sorted(self._gone))] if self._gone else None
 
     def in_turn(self, count: int) -> list[Member]:
         """The next `count` members of an endless round over all."""
-        ids = list(self._members)
+        ids = self._ids
         if not ids:
             return []
         chosen = [ids[(self._sync_position + step) % len(ids)] for step in range(min(count, len(ids)))]
@@ -145,7 +163,7 @@ class Roster:
 
     def live_count(self) -> int:
         """Members that aren't dead or gone, this agent included: n in every logarithm."""
-        return 1 + sum(member.probed for member in self)
+        return 1 + len(self._ids) - len(self._gone)
 
     def confirmers_of(self, member: str) -> int:
         """How many could confirm a suspicion of `member`: this agent and all alive, less the first to suspect."""

@@ -87,7 +87,7 @@ def test_nothing_is_decided_while_a_decision_is_on_its_way(cluster: Cluster) -> 
     for node in cluster.alive:
         node.obeys = True
         node.up.observed(running(node.desired[-1]), node.when)
-    cluster.settle()
+    cluster.run(0.1)
     decided = raft.last_index
     for _ in range(30):
         cluster.run(0.1)

@@ -126,9 +126,9 @@ class Network:
             self._in_order(sender, receiver, frame)
             return
 
-        def arrive(core: NodeCore, when: Instant) -> None:
+        def arrive(core: NodeCore, when: Instant) -> bool:
             self._world.checks.heard[to, sender.id] = self._world.now
-            core.frame(sender.id, frame, when)
+            return core.frame(sender.id, frame, when)
 
         if self._world.weather.ghosts and isinstance(frame, RaftFrame) and isinstance(frame.message, HAUNTING):
             self._past[to].append((receiver.life, arrive))
@@ -166,9 +166,7 @@ class Network:
 
         world.after(at - world.now, arrive)
 
-    def _deliver(
-        self, sender: SimAgent, receiver: SimAgent, hand_in: Callable[[NodeCore, Instant], None], what: object
-    ) -> None:
+    def _deliver(self, sender: SimAgent, receiver: SimAgent, hand_in: Input, what: object) -> None:
         world, weather, path = self._world, self._world.weather, (sender.id, receiver.id)
         foul = not world.calm()
         for _ in range(1 + (foul and world.rng.random() < weather.duplication)):

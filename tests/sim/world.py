@@ -42,6 +42,7 @@ ROUNDING_S = 1e-7  # between two clocks; a timer that comes too early by it woul
 SETTLES_S = 4.0
 
 Input = Callable[[NodeCore, Instant], object]
+"""False: nothing came of it, as `NodeCore.frame` says."""
 
 
 @dataclass(slots=True)
@@ -290,8 +291,10 @@ class World:
             return
         if self.versions is not None:
             self.versions.run_as(agent.id)
-        handing(agent.core, self._instant(agent))
-        self._settle(agent)
+        if handing(agent.core, self._instant(agent)) is False:
+            self.checks.after_event(agent.id, agent.core)
+        else:
+            self._settle(agent)
 
     def propose_configuration(self, agent: SimAgent, wanted: Configuration) -> None:
         """Past the autopilot."""

@@ -1,0 +1,64 @@
+"""Which stacks have to be decided on again. Pure; coordinator only.
+
+To decide on a stack costs as much as it has replicas, and reports come from every host every few seconds: what tells
+nothing that a decision depends on must cost nothing, however many stacks and hosts there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+
+from agent.model.report import HostReport
+from agent.model.types import Label
+from agent.state import Applied
+
+# Reports that come within this of the last decision, for each host of the cluster, are judged together: when all of
+# 1,000 hosts tell of a rollout's step, that is ten decisions a second, and a cluster of ten waits for a millisecond.
+TOGETHER_S_PER_HOST = 0.0001
+
+
+class Attention:
+    """What has changed since the last decision.
+
+    `everything`: something that every stack may depend on. `stacks`: only they. `urgent`: the ledger moved, so that
+    others wait for what follows.
+    """
+
+    def __init__(self) -> None:
+        self.everything = False
+        self.urgent = False
+        self.stacks: set[Label] = set()
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether there is anything to decide on again."""
+        return self.everything or bool(self.stacks)
+
+    def applied(self, applied: Applied) -> None:
+        """The ledger moved on. What was released makes room for other stacks' replicas; who joined, too."""
+        result = applied.result
+        if result is not None and (result.outcome != "applied" or result.repeated):
+            return
+        self.urgent = True
+        told = applied.stacks | {key.stack for key in applied.assigned}
+        if applied.members or applied.released or not told:
+            self.everything = True
+        self.stacks |= told
+
+    def reported(self, known: HostReport | None, report: HostReport, waiting: Iterable[Label], *, voter: bool) -> None:
+        """A host told of itself; `known` is what it told before. `waiting`: stacks that wait for hosts."""
+        if known is None or _offer(known) != _offer(report) or (voter and known.linked != report.linked):
+            self.everything = True
+            return
+        if known.applied != report.applied:
+            self.stacks.update(waiting)
+        if known.replicas != report.replicas:
+            self.stacks.update(item.stack for item in set(known.replicas) ^ set(report.replicas))
+        if known.findings != report.findings:
+            self.stacks.update(item.stack for item in set(known.findings) ^ set(report.findings))
+
+
+def _offer(report: HostReport) -> Hashable:
+    """What scheduling asks of a host. How much of its disk is free, and its load, are only shown."""
+    resources = report.resources
+    return report.boot, report.runtimes, resources.memory_mib, resources.cpu_millis, report.busy_ports
