@@ -169,8 +169,7 @@ class NodeCore:
     def take_effects(self) -> list[Effect]:
         """The effects since the last call, in order: what all inputs together made possible is run on only now."""
         self._settle()
-        taken = self._context.effects
-        self._context.effects = []
+        taken, self._context.effects = self._context.effects, []
         return taken
 
     # Inputs
@@ -181,8 +180,8 @@ class NodeCore:
             self._context.raft.on_deadline(when.mono)
         if when.mono >= self._context.swim.deadline():
             self._context.swim.on_deadline(when.mono)
-        self._unsettled = when
-        self._stirred |= self._due_rest is None or when.mono >= self._due_rest
+            self._stirred = True  # often enough to notice what nobody tells, as that a clock was set
+        self._unsettled, self._stirred = when, self._stirred or self._due_rest is None or when.mono >= self._due_rest
 
     def link_up(self, peer: Peer, when: Instant) -> None:
         """A peer link is up: both sides are who they say (agent.net.links)."""
@@ -483,8 +482,6 @@ class NodeCore:
             self.chronicle.tell(when, "coordinator", f"{name} coordinates (term {term})", host=name, revision=term)
 
     def _drain_swim(self, when: Instant) -> None:
-        if not self._context.swim.has_outputs:
-            return
         for output in self._context.swim.take_outputs():
             if isinstance(output, MemberChanged):
                 self._stirred = True

@@ -7,11 +7,13 @@ from functools import lru_cache
 import msgspec
 from msgspec import Struct
 
-from agent.instruction.operator import MAX_REMEMBERED_BODY_BYTES, REMEMBERED
 from agent.model.instruction import BODIES, Act, Body, Claims, Remove, Scale, Services
 from agent.model.stack import Stack
 from agent.model.types import Label, OperatorName
 from agent.state.types import Evidence, StackState
+
+REMEMBERED = 256  # decoded bodies: each change of a stack reads all evidence on it again
+MAX_REMEMBERED_BYTES = 32_768  # of a body, so that all of them together have 8 MiB at most
 
 
 class Signed(Struct, frozen=True, kw_only=True):
@@ -41,7 +43,7 @@ class Signed(Struct, frozen=True, kw_only=True):
 
 def body_of(evidence: Evidence) -> Body:
     """The body again. Raises msgspec.DecodeError; never for evidence that `apply` kept."""
-    if len(evidence.body) > MAX_REMEMBERED_BODY_BYTES:
+    if len(evidence.body) > MAX_REMEMBERED_BYTES:
         return _decoded(evidence.act, evidence.body)
     return _remembered(evidence.act, evidence.body)
 
@@ -51,7 +53,7 @@ def _decoded(act: Act, body: bytes) -> Body:
     return decoded
 
 
-_remembered = lru_cache(REMEMBERED)(_decoded)  # each change of a stack reads all evidence on it again
+_remembered = lru_cache(REMEMBERED)(_decoded)
 
 
 def named_services(body: Body, services: frozenset[Label]) -> frozenset[Label]:

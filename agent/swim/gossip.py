@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from typing import TypeAlias
 
@@ -9,8 +10,6 @@ from msgspec import Struct
 
 from agent.swim.messages import Update
 from agent.swim.states import Claim
-
-_Key: TypeAlias = tuple[str, str]
 
 
 def retransmit_limit(multiplier: int, live_members: int) -> int:
@@ -22,60 +21,85 @@ class _Entry(Struct):
     update: Update
     serial: int
     transmits: int = 0
+    gone: bool = False
+
+
+_Waiting: TypeAlias = tuple[int, int, _Entry]
+"""Times sent, the serial's negative, the entry: the least is sent next. No two have the same serial."""
 
 
 class GossipQueue:
     """Updates about each member, the latest only; suspicions one per origin, so that confirmations spread.
 
     Invariants: no entry is sent more often than the limit; at most 1 + K entries per member, K the confirmations wanted
-    (the core queues no more), so the queue is bounded by the ledger's size.
+    (the core queues no more), so the queue is bounded by the ledger's size. Each entry is in the heap once, and what is
+    gone stays there until it comes to its top, or until that is more than half of it: a message costs the same however
+    much news there is.
     """
 
     def __init__(self) -> None:
-        self._entries: dict[_Key, _Entry] = {}
+        self._entries: dict[str, dict[str, _Entry]] = {}
+        self._heap: list[_Waiting] = []
+        self._size = 0
         self._serial = 0
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return self._size
 
     def add(self, update: Update) -> None:
         """Queue `update`; it replaces everything older about that member."""
         self._serial += 1
         if update.claim is not Claim.SUSPECT:
             self.forget(update.member)
-        else:
-            stale = [
-                key
-                for key, entry in self._entries.items()
-                if key[0] == update.member
-                and (entry.update.claim is not Claim.SUSPECT or entry.update.incarnation < update.incarnation)
-            ]
-            for key in stale:
-                del self._entries[key]
         origin = update.origin if update.claim is Claim.SUSPECT else ""
-        self._entries[update.member, origin] = _Entry(update, self._serial)
+        for known, entry in list(self._entries.get(update.member, {}).items()):
+            older = entry.update.claim is not Claim.SUSPECT or entry.update.incarnation < update.incarnation
+            if older or known == origin:
+                self._drop(update.member, known)
+        entry = _Entry(update, self._serial)
+        self._entries.setdefault(update.member, {})[origin] = entry
+        self._size += 1
+        heapq.heappush(self._heap, (0, -entry.serial, entry))
 
     def forget(self, member: str) -> None:
         """Drop all news about `member`."""
-        for key in [key for key in self._entries if key[0] == member]:
-            del self._entries[key]
+        for origin in list(self._entries.get(member, ())):
+            self._drop(member, origin)
 
     def clear(self) -> None:
         """Drop all news."""
         self._entries.clear()
+        self._heap.clear()
+        self._size = 0
 
     def take(self, count: int, limit: int, *, without: str = "") -> list[Update]:
         """At most `count` updates for one message, least sent first, then latest; none about the member `without`.
 
         Each counts as sent once more and leaves the queue after `limit` times.
         """
-        waiting = sorted(
-            (item for item in self._entries.items() if item[0][0] != without),
-            key=lambda item: (item[1].transmits, -item[1].serial),
-        )
-        taken = waiting[: max(0, count)]
-        for key, entry in taken:
-            entry.transmits += 1
+        taken: list[_Waiting] = []
+        passed: list[_Waiting] = []
+        while self._heap and len(taken) < count:
+            waiting = heapq.heappop(self._heap)
+            entry = waiting[2]
+            if not entry.gone:
+                (passed if entry.update.member == without else taken).append(waiting)
+        for sent, order, entry in taken:
+            entry.transmits = sent + 1
             if entry.transmits >= limit:
-                del self._entries[key]
-        return [entry.update for _, entry in taken]
+                self._drop(entry.update.member, entry.update.origin if entry.update.claim is Claim.SUSPECT else "")
+            else:
+                heapq.heappush(self._heap, (entry.transmits, order, entry))
+        for waiting in passed:
+            heapq.heappush(self._heap, waiting)
+        return [entry.update for _, _, entry in taken]
+
+    def _drop(self, member: str, origin: str) -> None:
+        of_member = self._entries[member]
+        of_member.pop(origin).gone = True
+        if not of_member:
+            del self._entries[member]
+        self._size -= 1
+        if len(self._heap) > 2 * self._size + 1:
+            self._heap = [waiting for waiting in self._heap if not waiting[2].gone]
+            heapq.heapify(self._heap)

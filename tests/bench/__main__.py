@@ -13,6 +13,7 @@ from tests.bench.figures import Figure, as_json, as_text
 from tests.bench.history import history
 from tests.bench.lan import MEASURES as LAN
 from tests.bench.measures import MEASURES as LOOPBACK
+from tests.bench.scale import scale
 from tests.bench.throughput import throughput
 from tests.lab import Lab
 
@@ -23,6 +24,7 @@ MEASURES = {
     "false_elections": false_elections,
     "throughput": throughput,
     "history": history,
+    "scale": scale,
     **LAN,
 }
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from agent.model.types import AgentId
 from agent.node.context import Peer
 from agent.node.core import NodeCore
+from agent.node.effects import Stir
 from agent.node.instant import Instant
 from agent.node.messages import CallFrame, CancelFrame, Frame, RaftFrame, ReplyFrame, TakenFrame
 from agent.raft.messages import Append, AppendResponse, HeartbeatResponse, Vote, VoteResponse
@@ -126,7 +127,7 @@ class Network:
             self._in_order(sender, receiver, frame)
             return
 
-        def arrive(core: NodeCore, when: Instant) -> bool:
+        def arrive(core: NodeCore, when: Instant) -> Stir:
             self._world.checks.heard[to, sender.id] = self._world.now
             return core.frame(sender.id, frame, when)
 

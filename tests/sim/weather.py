@@ -37,7 +37,8 @@ class Weather:
     `steady`: delays and writes all take their mean, so that nothing but the agents themselves breaks a tie.
     `crash_every_effects`: the mean number of effects between two crashes in the middle of carrying them out; 0: none.
     `upstart`: how likely whoever has just won an election is hit at that moment. `ghosts`: how likely old messages come
-    again then. `pace_s`: operators wait up to this after an answer. `mixed`: how likely hosts of two versions meet.
+    again then. `pace_s`: operators wait up to this after an answer; `idle`: none of them works. `mixed`: how likely
+    hosts of two versions meet.
     """
 
     calm_after_s: float
@@ -55,6 +56,7 @@ class Weather:
     upstart: float = 0.0
     ghosts: float = 0.0
     pace_s: float = 1.0
+    idle: bool = False
     mixed: float = 0.0
     fault_every_s: float = 1.0
     no_image: float = 0.0

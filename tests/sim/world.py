@@ -18,7 +18,7 @@ from agent.host import HostContext
 from agent.model.ledger import GenesisEntry, encode_entry
 from agent.model.types import AgentId
 from agent.node.core import NodeCore, NodeSettings
-from agent.node.effects import Answer, Cut, Datagram, Effect, Examine, Reconcile, Send, Store, Want
+from agent.node.effects import Answer, Cut, Datagram, Effect, Examine, Reconcile, Send, Stir, Store, Want
 from agent.node.instant import Instant
 from agent.node.messages import RaftFrame
 from agent.node.submissions import ANSWER_DEADLINE_S
@@ -42,7 +42,7 @@ ROUNDING_S = 1e-7  # between two clocks; a timer that comes too early by it woul
 SETTLES_S = 4.0
 
 Input = Callable[[NodeCore, Instant], object]
-"""False: nothing came of it, as `NodeCore.frame` says."""
+"""`Stir.NOTHING`: nothing came of it, as `NodeCore.frame` says."""
 
 
 @dataclass(slots=True)
@@ -147,7 +147,8 @@ class World:
         self.network, self.operators, self.mishaps = Network(self), Operators(self), Faults(self)
         for member in self.cast.genesis.members:
             self.add(member.id)
-        self.operators.begin()
+        if not self.weather.idle:
+            self.operators.begin()
         self.mishaps.begin()
         self.after(max(0.0, self.until_s - SETTLES_S), self._note_settled)
         if self.weather.calm_after_s > 0:
@@ -291,7 +292,7 @@ class World:
             return
         if self.versions is not None:
             self.versions.run_as(agent.id)
-        if handing(agent.core, self._instant(agent)) is False:
+        if handing(agent.core, self._instant(agent)) is Stir.NOTHING:
             self.checks.after_event(agent.id, agent.core)
         else:
             self._settle(agent)
