@@ -131,7 +131,7 @@ def test_on_fresh_hosts_the_stack_comes_back_with_its_data(desk: Desk) -> None:
     assert served(desk, "first") == FIRST
     assert set(served(desk, "seed").values()) == {"from a file of the plan"}
     said = desk.run("agent", "logs", "db").stdout
-    assert (said.count("found its data"), said.count("began with nothing")) == (3, 0)
+    assert (said.count("found its data") >= 3, "began with nothing" in said) == (True, False)
 
 
 def test_volumes_go_back_over_later_data_only_when_told(desk: Desk) -> None:
