@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from agent.host import HostContext
+from agent.instruction import encode_body, sign_instruction
 from agent.model.cluster import Member
+from agent.model.stack import Stack
 from agent.model.types import AgentId
 from agent.node.context import Peer
 from agent.node.core import NodeCore, NodeSettings
@@ -20,7 +23,7 @@ from agent.node.messages import CallFrame, CancelFrame, Frame, RaftFrame
 from agent.raft import Entry, EntryKind, Persist, RaftTiming, Snapshot
 from agent.raft.messages import Append, AppendResponse, PreVote, PreVoteResponse, Vote, VoteResponse
 from agent.swim import SwimConfig, SwimMessage
-from tests.support.ledger import genesis_entry, member
+from tests.support.ledger import CLUSTER, genesis_entry, key_of_person, member
 from tests.support.memory_disk import MemoryDisk
 
 QUIET = RaftTiming(heartbeat_s=20.0, election_timeout_min_s=50.0, election_timeout_max_s=60.0)
@@ -142,6 +145,23 @@ class Bench:
             elif isinstance(frame, Append):
                 last = frame.prev_index + len(frame.entries)
                 self.says(name, RaftFrame(message=AppendResponse(term=frame.term, accepted=True, index=last)))
+
+
+def signed_deploy(wanted: Stack) -> tuple[str, bytes]:
+    """Token and body of ann's first instruction for `shop`."""
+    body = encode_body(wanted)
+    token = sign_instruction(
+        key_of_person("ann"),
+        operator_name="ann",
+        cluster=CLUSTER,
+        epoch=1,
+        act="deploy",
+        target="stack:shop",
+        revision=1,
+        body_bytes=body,
+        now_s=time.time(),
+    )
+    return token, body
 
 
 @asynccontextmanager

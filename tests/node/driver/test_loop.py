@@ -9,7 +9,7 @@ from contextlib import aclosing, suppress
 import pytest
 
 from agent import errors
-from agent.instruction import encode_body, sign_instruction
+from agent.instruction import sign_instruction
 from agent.model.events import LogLine
 from agent.model.fault import fault_of
 from agent.model.instruction import InstructionResult
@@ -20,7 +20,7 @@ from agent.node.messages import Alive, CallFrame, CancelFrame, Failed, FollowLog
 from agent.raft import RaftTiming
 from agent.raft.messages import Append, PreVote, Vote, VoteResponse
 from tests.node.cluster import stack
-from tests.node.driver.parts import Bench, bench
+from tests.node.driver.parts import Bench, bench, signed_deploy
 from tests.support.ledger import CLUSTER, key_of_person
 from tests.support.waiting import wait_for
 
@@ -28,19 +28,7 @@ ASKED = FollowLogs(stack="shop", service="web", slot=1)
 
 
 def signed() -> tuple[str, bytes]:
-    body = encode_body(stack())
-    token = sign_instruction(
-        key_of_person("ann"),
-        operator_name="ann",
-        cluster=CLUSTER,
-        epoch=1,
-        act="deploy",
-        target="stack:shop",
-        revision=1,
-        body_bytes=body,
-        now_s=time.time(),
-    )
-    return token, body
+    return signed_deploy(stack())
 
 
 async def coordinating(at: Bench) -> None:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import aclosing
 from typing import Any
 
 import pytest
 
 from agent import errors
-from agent.instruction import encode_body, sign_instruction
 from agent.model.events import Event
 from agent.node.driver.loop import now
 from agent.node.driver.service import QUEUED_EVENTS, AgentService
-from tests.node.driver.parts import Bench, bench
-from tests.support.ledger import CLUSTER, key_of_person, stack
+from tests.node.driver.parts import Bench, bench, signed_deploy
 from tests.support.ledger import service as shop_service
+from tests.support.ledger import stack
 from tests.support.waiting import wait_for
 
 
@@ -137,19 +135,7 @@ def logs_of(service: AgentService, follow: bool, name: str | None = None, slot: 
 async def test_logs_of_what_has_not_run_yet_say_so_and_a_follow_waits_for_it() -> None:
     async with bench(members=1) as at:
         service = await coordinating(at)
-        body = encode_body(stack(web=shop_service(replicas=2)))
-        token = sign_instruction(
-            key_of_person("ann"),
-            operator_name="ann",
-            cluster=CLUSTER,
-            epoch=1,
-            act="deploy",
-            target="stack:shop",
-            revision=1,
-            body_bytes=body,
-            now_s=time.time(),
-        )
-        await at.driver.submit(token, body)
+        await at.driver.submit(*signed_deploy(stack(web=shop_service(replicas=2))))
         with pytest.raises(errors.NotFound, match=r"nothing of shop/\* has run yet: shop is preparing") as told:
             await anext(logs_of(service, follow=False))
         assert "agent logs -f" in told.value.fix
