@@ -151,7 +151,7 @@ class Follower:
             self._gathered_in = self._state.term
             self._ask_on(leader, chunk.index, chunk.total)
         else:
-            self._restore(snapshot)
+            self._reach(snapshot)
             self._confirm(snapshot)
 
     def _ask_on(self, leader: str, index: int, offset: int) -> None:
@@ -169,7 +169,7 @@ class Follower:
             return
         self._offered = None
         if snapshot.index > self._state.log.commit:
-            self._restore(snapshot)
+            self._reach(snapshot)
             self._confirm(snapshot)
 
     def refuse(self, snapshot: Snapshot) -> None:
@@ -177,6 +177,16 @@ class Follower:
         if self._offered == snapshot:
             self._offered = None
             self._refused = (self._gathered_in, snapshot.index, snapshot.term)
+
+    def _reach(self, snapshot: Snapshot) -> None:
+        """Commit what it holds. A log that has its last entry keeps those that follow, as they may have been
+        acknowledged: a later leader can bring them while the snapshot is looked into (Raft fig. 5.3, step 6).
+        """
+        log = self._state.log
+        if log.term_at(snapshot.index) == snapshot.term:
+            log.commit_to(snapshot.index)
+        else:
+            self._restore(snapshot)
 
     def _restore(self, snapshot: Snapshot) -> None:
         state = self._state
@@ -213,7 +223,7 @@ class Follower:
         self._check_observer()
         if snapshot.index <= self._state.log.commit:
             raise ObservationRefused(f"snapshot at {snapshot.index} is behind {self._state.log.commit}")
-        self._restore(snapshot)
+        self._reach(snapshot)
         self._reach_term(snapshot.term)
         self._state.lift_fence()
 

@@ -221,6 +221,15 @@ class TestJudging:
         assert bench.vote_for(4, 9, 2, sender="c", forced=True).granted
         assert bench.offered == [SNAPSHOT]
 
+    def test_what_the_log_got_beyond_it_meanwhile_stays(self) -> None:
+        """A later leader may count these entries: they were acknowledged (Raft fig. 5.3, step 6)."""
+        bench = self.bench()
+        entries = log_of(*(2,) * 8, 4, 4, first=2)
+        bench.receive("c", Append(term=4, prev_index=1, prev_term=0, commit=1, entries=entries))
+        bench.raft.accept_snapshot(SNAPSHOT, bench.now)
+        bench.settle()
+        assert (bench.raft.commit, bench.raft.last_index, bench.restored) == (SNAPSHOT.index, 11, [])
+
     def test_one_refused_is_not_gathered_again_but_the_next_is(self) -> None:
         bench = self.bench()
         bench.raft.refuse_snapshot(SNAPSHOT, bench.now)
@@ -303,6 +312,12 @@ class TestObserving:
         with pytest.raises(ObservationRefused):
             bench.raft.observe_snapshot(SNAPSHOT, bench.now)
         bench.raft.observe(log_of(2, first=10), 10, bench.now)
+
+    def test_a_voter_without_a_leader_keeps_what_it_has_beyond_a_snapshot(self) -> None:
+        bench = Bench(terms=(0, *(2,) * 10), term=2)
+        bench.raft.observe_snapshot(SNAPSHOT, bench.now)
+        bench.settle()
+        assert (bench.raft.commit, bench.raft.last_index, bench.restored) == (SNAPSHOT.index, 11, [])
 
     def test_an_observer_that_becomes_a_learner_is_found_where_it_is(self) -> None:
         leader = Bench()
