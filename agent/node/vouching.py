@@ -25,6 +25,9 @@ KEPT_NAMES = 16  # of the newest snapshots: one may be on its way for as long as
 ASK_AGAIN_S = 0.25  # a voter that hasn't got there yet has applied some entries more by then
 SILENT_S = 2.0  # a voter that doesn't answer for so long is gone: a broken link is noticed within it (agent.net.links)
 
+# Voters of a snapshot whose majority counts: of fewer, one that lies could be it.
+LEAST_OFFERED = 3
+
 Name = Digest | Literal[""]
 Decided = Callable[[Snapshot, bool, Instant], None]
 
@@ -36,26 +39,44 @@ def name_of(index: int, term: int, configuration: Configuration, data_digest: Di
 
 
 def is_vouched_for(
-    name: Digest, me: AgentId, voters: Collection[AgentId], told: Mapping[AgentId, Name], silent: Collection[AgentId]
+    name: Digest,
+    me: AgentId,
+    voters: Collection[AgentId],
+    offered: Collection[AgentId],
+    told: Mapping[AgentId, Name],
+    silent: Collection[AgentId],
 ) -> bool | None:
     """Whether a snapshot is the voters' own; None while that is open.
 
-    `told`: what each that answered has at its index, "" for nothing; not of voters only. `silent`: who is gone. A
-    majority that has it decides, and one that has another one. Where the silent ones may be what is missing of the
-    majority, it is enough that nobody has another one: else a cluster that lost some voters would lose the rest. Of
-    two voters, of which we are one, the other's word is all there is.
+    `voters` are those that `me` knows, `offered` those of the snapshot. `told`: what each that answered has at its
+    index, "" for nothing; not of voters only. `silent`: who is gone.
+
+    A majority that has it decides, and one that has another one. Where the silent ones may be what is missing of a
+    majority, it is enough that nobody has another one: else a cluster that lost some voters would lose the rest. So is
+    a majority of the snapshot's own voters, at least three: those that we know may have been replaced since, and be
+    behind as we are.
     """
-    others = set(voters) - {me}
-    wanted = max(1, min(majority(len(voters)), len(others)))
+    others, wanted = _others(me, voters)
     same = {agent for agent, has in told.items() if has == name}
     another = {agent for agent, has in told.items() if has not in ("", name)}
     if len(same & others) >= wanted:
         return True
     if len(others - another) < wanted:
         return False
-    if same and not another and len(others & (same | set(silent))) >= wanted:
+    if not same or another:
+        return None
+    may_have = same | (set(silent) & others)
+    if len(others & may_have) >= wanted:
         return True
-    return None
+    theirs, enough = _others(me, offered)
+    return True if len(offered) >= LEAST_OFFERED and len(theirs & may_have) >= enough else None
+
+
+def _others(me: AgentId, voters: Collection[AgentId]) -> tuple[set[AgentId], int]:
+    """Who can say something, and how many must. Of two voters, of which we are one, the other's word is all there
+    is."""
+    others = set(voters) - {me}
+    return others, max(1, min(majority(len(voters)), len(others)))
 
 
 class _Case(Struct):
@@ -140,7 +161,9 @@ class Vouching(Struct):
                 if not case.told.get(voter):
                     self._ask(case, voter, when)
         silent = {voter for voter, since in self._silent_since.items() if when.mono >= since + SILENT_S}
-        sound = case.proven and is_vouched_for(case.name, self.context.id, voters, case.told, silent)
+        sound = case.proven and is_vouched_for(
+            case.name, self.context.id, voters, case.snapshot.configuration.voters, case.told, silent
+        )
         if sound is not None:
             self._decide(case, sound, when)
 

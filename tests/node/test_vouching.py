@@ -34,26 +34,26 @@ class TestTheRule:
     def test_a_majority_with_the_same_decides(self, voters: set[str], told: dict[str, str]) -> None:
         same = [voter for voter in voters - {"a"} if told.get(voter) == SAME]
         if len(same) >= majority(len(voters)):
-            assert is_vouched_for(SAME, "a", voters, told, ()) is True
+            assert is_vouched_for(SAME, "a", voters, voters, told, ()) is True
 
     @given(voters_of, told_by)
     def test_while_nobody_is_gone_a_minority_never_does(self, voters: set[str], told: dict[str, str]) -> None:
         same = [voter for voter in voters - {"a"} if told.get(voter) == SAME]
         if len(same) < majority(len(voters)) and len(voters - {"a"}) >= majority(len(voters)):
-            assert is_vouched_for(SAME, "a", voters, told, ()) is not True
+            assert is_vouched_for(SAME, "a", voters, voters, told, ()) is not True
 
     @given(voters_of, told_by, silent_of)
     def test_nothing_is_believed_that_nobody_has(self, voters: set[str], told: dict[str, str], gone: set[str]) -> None:
         nobody = {agent: has for agent, has in told.items() if has != SAME}
-        assert is_vouched_for(SAME, "a", voters, nobody, gone) is not True
+        assert is_vouched_for(SAME, "a", voters, voters, nobody, gone) is not True
 
     @given(voters_of, told_by, silent_of)
     def test_more_that_have_the_same_never_speak_against_it(
         self, voters: set[str], told: dict[str, str], gone: set[str]
     ) -> None:
-        if is_vouched_for(SAME, "a", voters, told, gone) is True:
+        if is_vouched_for(SAME, "a", voters, voters, told, gone) is True:
             for agent in told:
-                assert is_vouched_for(SAME, "a", voters, {**told, agent: SAME}, gone) is True
+                assert is_vouched_for(SAME, "a", voters, voters, {**told, agent: SAME}, gone) is True
 
     @pytest.mark.parametrize(
         ("voters", "told", "silent", "sound"),
@@ -85,7 +85,25 @@ class TestTheRule:
         ],
     )
     def test_cases(self, voters: str, told: dict[str, str], silent: str, sound: bool | None) -> None:
-        assert is_vouched_for(SAME, "a", set(voters), told, set(silent)) is sound
+        assert is_vouched_for(SAME, "a", set(voters), set(voters), told, set(silent)) is sound
+
+    @pytest.mark.parametrize(
+        ("offered", "told", "silent", "sound"),
+        [
+            ("abc", {"b": SAME, "c": SAME, "e": ""}, "", True),
+            ("abc", {"b": SAME, "e": ""}, "c", True),
+            ("abc", {"b": SAME, "c": "", "e": ""}, "", None),
+            ("ab", {"b": SAME, "c": "", "e": ""}, "", None),
+            ("abx", {"b": SAME, "c": "", "e": ""}, "x", None),
+            ("abc", {"b": SAME, "c": SAME, "e": ANOTHER}, "", False),
+        ],
+        ids=["its voters", "one of them is gone", "not there yet", "too few", "invented", "contradicted"],
+    )
+    def test_of_voters_that_we_do_not_know_as_such(
+        self, offered: str, told: dict[str, str], silent: str, sound: bool | None
+    ) -> None:
+        """We know a, b, c and e; e was removed since, and is behind as we are."""
+        assert is_vouched_for(SAME, "a", "abce", offered, told, set(silent)) is sound
 
 
 def works(cluster: Cluster, times: int) -> Callable[[], None]:
