@@ -74,6 +74,7 @@ class Coordination:
         known = self.reports.get(peer.id)
         if known is not None and known.boot > peer.boot:
             del self.reports[peer.id]
+            self._attention.everything = True
 
     def report(self, report: HostReport, when: Instant) -> None:
         """A host's soft state. Late ones are older than what we know; ones for another coordinator aren't ours."""
