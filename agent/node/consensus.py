@@ -87,9 +87,11 @@ class Consensus(Struct):
             raft.fence(index, when.mono)
             self._tell_went_back(self.context.id, when)
 
-    def judged(self, snapshot: Snapshot, sound: bool, when: Instant) -> None:
-        """A leader's snapshot is believed, or not (agent.node.vouching)."""
-        if sound:
+    def judged(self, snapshot: Snapshot, sound: bool | None, when: Instant) -> None:
+        """A leader's snapshot is believed, or not, or judged no more (agent.node.vouching)."""
+        if sound is None:
+            self.context.raft.refuse_snapshot(snapshot, when.mono, again=True)
+        elif sound:
             self.context.raft.accept_snapshot(snapshot, when.mono)
         else:
             self.drop("snapshot")

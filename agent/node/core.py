@@ -430,7 +430,7 @@ class NodeCore:
         for envelope in ready.send_after_persist:
             self._send_raft(envelope)
         if ready.offered is not None:
-            self._vouching.judge(ready.offered, self._consensus.judged, when)
+            self._vouching.judge("leader", ready.offered, self._consensus.judged, when)
         if ready.restore is not None:
             self._machine.restore(ready.restore)
             self._vouching.installed(ready.restore)

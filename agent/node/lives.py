@@ -15,7 +15,7 @@ from typing import NamedTuple
 from msgspec import Struct, field
 
 from agent.model.types import AgentId
-from agent.raft.quorum import majority
+from agent.raft.quorum import majority_of_others
 
 
 class _Kept(NamedTuple):
@@ -79,10 +79,8 @@ def forgotten(me: AgentId, voters: Collection[AgentId], told: Mapping[AgentId, i
     """Up to where the disk of `me` was, if it has gone back from there; None otherwise.
 
     `told`: how far each peer remembers it. More than the log has, up to `last`, by the word of a majority of the
-    voters: one that lies can't keep another one out. Of two voters, of which we are one, the other's word is all there
-    is.
+    voters: one that lies can't keep another one out (but of two, see `majority_of_others`).
     """
-    others = set(voters) - {me}
-    wanted = max(1, min(majority(len(voters)), len(others)))
-    more = sorted((told[voter] for voter in others if told.get(voter, 0) > last), reverse=True)
+    wanted = majority_of_others(voters, me)
+    more = sorted((told[voter] for voter in set(voters) - {me} if told.get(voter, 0) > last), reverse=True)
     return more[wanted - 1] if len(more) >= wanted else None

@@ -292,7 +292,7 @@ class Following(Struct):
     def _judge(self, snapshot: Snapshot, when: Instant) -> None:
         self._forget_judged()
         self._judged, self._judged_until = snapshot, when.mono + UNDECIDED_S
-        self.vouching.judge(snapshot, self._decided, when)
+        self.vouching.judge("voter", snapshot, self._decided, when)
 
     def _forget_judged(self) -> None:
         if self._judged is not None:
@@ -300,7 +300,7 @@ class Following(Struct):
         self._judged, self._judged_until = None, float("inf")
         self._behind.clear()
 
-    def _decided(self, snapshot: Snapshot, sound: bool, when: Instant) -> None:
+    def _decided(self, snapshot: Snapshot, sound: bool | None, when: Instant) -> None:
         if snapshot is not self._judged:
             return
         behind = tuple(self._behind)

@@ -8,28 +8,34 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 from msgspec import Struct, field
 
+from agent.model.cluster import MAX_VOTERS
 from agent.model.types import AgentId, Digest
 from agent.node.chronicle import Chronicle
 from agent.node.context import Context
 from agent.node.instant import Instant
 from agent.node.messages import CallFrame, Frame, GetSnapshotName, Reply, ReplyFrame, SnapshotNameIs
 from agent.raft import Configuration, Snapshot
-from agent.raft.quorum import majority
+from agent.raft.quorum import majority_of_others
 
 KEPT_NAMES = 16  # of the newest snapshots: one may be on its way for as long as it takes to make that many more
 ASK_AGAIN_S = 0.25  # a voter that hasn't got there yet has applied some entries more by then
+ANSWER_S = 4 * ASK_AGAIN_S  # a question may be lost, e.g. where nobody knows us yet: then it is asked anew
 SILENT_S = 2.0  # a voter that doesn't answer for so long is gone: a broken link is noticed within it (agent.net.links)
 
 # Voters of a snapshot whose majority counts: of fewer, one that lies could be it.
 LEAST_OFFERED = 3
 
 Name = Digest | Literal[""]
-Decided = Callable[[Snapshot, bool, Instant], None]
+Decided = Callable[[Snapshot, bool | None, Instant], None]
+"""(snapshot, whether it is sound, when); None: it is judged no more, and may be offered again."""
+
+Source = Literal["leader", "voter"]
+"""Who sends it: a leader to who votes or learns, a voter to an observer."""
 
 
 def name_of(index: int, term: int, configuration: Configuration, data_digest: Digest) -> Digest:
@@ -52,11 +58,15 @@ def is_vouched_for(
     index, "" for nothing; not of voters only. `silent`: who is gone.
 
     A majority that has it decides, and one that has another one. Where the silent ones may be what is missing of a
-    majority, it is enough that nobody has another one: else a cluster that lost some voters would lose the rest. So is
-    a majority of the snapshot's own voters, at least three: those that we know may have been replaced since, and be
-    behind as we are.
+    majority, it is enough that a voter has it and nobody another one: else a cluster that lost some voters would lose
+    the rest. Who is no voter, as far as we know, is enough only when all that we know are gone. A majority of the
+    snapshot's own voters, at least three, does too: those that we know may have been replaced, and be behind as we are.
+
+    Who goes on to answer "" is never taken for gone: while the voters are there, a minority mustn't decide, and of one
+    that lies at an entry where nobody takes snapshots all the others say that for ever. It would also never be needed:
+    a majority has applied what is committed, and after a restart its names are those since the snapshot on its disk.
     """
-    others, wanted = _others(me, voters)
+    others, wanted = set(voters) - {me}, majority_of_others(voters, me)
     same = {agent for agent, has in told.items() if has == name}
     another = {agent for agent, has in told.items() if has not in ("", name)}
     if len(same & others) >= wanted:
@@ -65,44 +75,46 @@ def is_vouched_for(
         return False
     if not same or another:
         return None
-    may_have = same | (set(silent) & others)
+    gone = others & set(silent)
+    may_have = same | gone if same & others or gone == others else same
     if len(others & may_have) >= wanted:
         return True
-    theirs, enough = _others(me, offered)
-    return True if len(offered) >= LEAST_OFFERED and len(theirs & may_have) >= enough else None
+    theirs = set(offered) - {me}
+    return True if len(offered) >= LEAST_OFFERED and len(theirs & may_have) >= majority_of_others(offered, me) else None
 
 
-def _others(me: AgentId, voters: Collection[AgentId]) -> tuple[set[AgentId], int]:
-    """Who can say something, and how many must. Of two voters, of which we are one, the other's word is all there
-    is."""
-    others = set(voters) - {me}
-    return others, max(1, min(majority(len(voters)), len(others)))
+class _Question(NamedTuple):
+    """An open call, and since when (monotonic)."""
+
+    call: int
+    asked_at: float
 
 
 class _Case(Struct):
-    """A snapshot that is judged. `calls`: open ones, by voter."""
+    """A snapshot that is judged, since the term `term`. `open`: who was asked and hasn't answered."""
 
     snapshot: Snapshot
     name: Digest
     proven: bool
     decided: Decided
+    term: int
     ask_at: float
     told: dict[AgentId, Name] = field(default_factory=dict)
-    calls: dict[AgentId, int] = field(default_factory=dict)
+    open: dict[AgentId, _Question] = field(default_factory=dict)
 
 
 class Vouching(Struct):
-    """`proves`: whether a snapshot's signatures hold. One is judged at a time, the one offered last.
+    """`proves`: whether a snapshot's signatures hold. Of each source one is judged, the one offered last.
 
-    `_names`: by index, of our own newest snapshots. `_silent_since`: who was asked and hasn't answered since; who has
-    no link stays in it from one snapshot to the next, as a leader may have a newer one before the wait is over.
+    `_names`: by index, of our own newest snapshots. `_silent_since`: the voters that were asked and haven't answered
+    since; a leader may have a newer snapshot before that wait is over, so it goes on from one to the next.
     """
 
     context: Context
     chronicle: Chronicle
     proves: Callable[[Snapshot], bool]
     _names: dict[int, Digest] = field(default_factory=dict)
-    _case: _Case | None = None
+    _cases: dict[Source, _Case] = field(default_factory=dict)
     _silent_since: dict[AgentId, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -126,85 +138,117 @@ class Vouching(Struct):
             del self._names[older]
 
     def serve(self, peer: AgentId, call: int, request: GetSnapshotName) -> None:
-        """A peer asks what we have there."""
-        self.context.reply(peer, call, SnapshotNameIs(name=self._names.get(request.index, "")))
+        """A peer asks what we have there. Who is fenced has forgotten that, and is silent as if it were gone."""
+        if not self.context.raft.fenced:
+            self.context.reply(peer, call, SnapshotNameIs(name=self._names.get(request.index, "")))
 
     def hears(self, sender: AgentId, frame: Frame) -> bool:
         """Whether a frame of somebody whom our ledger doesn't name (yet) is an answer that we asked for."""
-        return isinstance(frame, ReplyFrame) and self._case is not None and sender in self._case.calls
+        return isinstance(frame, ReplyFrame) and any(sender in case.open for case in self._cases.values())
 
     def link_up(self, peer: AgentId) -> None:
-        """It can answer now."""
+        """It can answer now, and what it was asked before is lost."""
         self._silent_since.pop(peer, None)
-        if self._case is not None:
-            self._case.ask_at = float("-inf")
+        for case in self._cases.values():
+            self._give_up(case, peer)
+            case.ask_at = float("-inf")
 
-    def judge(self, snapshot: Snapshot, decided: Decided, when: Instant) -> None:
-        """Tell `decided`, with the snapshot, once it is. Nothing is told of one that was offered before."""
-        self._close()
-        self._case = _Case(snapshot, _name(snapshot), self.proves(snapshot), decided, when.mono)
+    def judge(self, source: Source, snapshot: Snapshot, decided: Decided, when: Instant) -> None:
+        """Tell `decided`, with the snapshot, once it is. Nothing is told of one that this source offered before."""
+        self._close(source)
+        term = self.context.raft.term
+        self._cases[source] = _Case(snapshot, _name(snapshot), self.proves(snapshot), decided, term, when.mono)
 
     def forget(self, snapshot: Snapshot) -> None:
         """Nobody wants to know any more."""
-        if self._case is not None and self._case.snapshot is snapshot:
-            self._close()
+        for source, case in tuple(self._cases.items()):
+            if case.snapshot is snapshot:
+                self._end(source)
 
     def pump(self, when: Instant) -> None:
         """Ask, and decide if that can be."""
-        case = self._case
-        if case is None:
+        for source, case in tuple(self._cases.items()):
+            if self._cases.get(source) is case:
+                self._go_on(source, case, when)
+
+    def _go_on(self, source: Source, case: _Case, when: Instant) -> None:
+        raft = self.context.raft
+        if source == "leader" and (raft.commit >= case.snapshot.index or raft.term != case.term):
+            self._end(source)  # it is needed no more, or another leader has its own
+            case.decided(case.snapshot, None, when)
             return
-        voters = self.context.raft.configuration.voters
+        voters = raft.configuration.voters
         if case.proven and when.mono >= case.ask_at:
             case.ask_at = when.mono + ASK_AGAIN_S
-            for voter in sorted({*voters, *case.snapshot.configuration.voters} - {self.context.id}):
-                if not case.told.get(voter):
-                    self._ask(case, voter, when)
+            self._ask_around(case, voters, when)
         silent = {voter for voter, since in self._silent_since.items() if when.mono >= since + SILENT_S}
         sound = case.proven and is_vouched_for(
             case.name, self.context.id, voters, case.snapshot.configuration.voters, case.told, silent
         )
         if sound is not None:
-            self._decide(case, sound, when)
+            self._end(source)
+            if case.proven and not sound:
+                self._tell_unsound(case, when)
+            case.decided(case.snapshot, sound, when)
 
     def deadline(self) -> float:
         """When `pump` is next wanted without other cause."""
-        return self._case.ask_at if self._case is not None else float("inf")
+        return min((case.ask_at for case in self._cases.values()), default=float("inf"))
+
+    def _ask_around(self, case: _Case, voters: Collection[AgentId], when: Instant) -> None:
+        """Voters by our ledger, of whose silence we keep count, and some by the snapshot's, which anybody may be."""
+        known = set(voters) - {self.context.id}
+        self._silent_since = {voter: since for voter, since in self._silent_since.items() if voter in known}
+        linked = self.context.peers.keys()
+        strangers = set(case.snapshot.configuration.voters) & linked - known - {self.context.id}
+        for voter in (*sorted(known), *sorted(strangers)[:MAX_VOTERS]):
+            if case.told.get(voter):
+                continue
+            if voter in known:
+                self._silent_since.setdefault(voter, when.mono)
+            if voter in linked:
+                self._ask(case, voter, when)
 
     def _ask(self, case: _Case, voter: AgentId, when: Instant) -> None:
-        self._silent_since.setdefault(voter, when.mono)
-        if voter not in self.context.peers or voter in case.calls:
+        question = case.open.get(voter)
+        if question is not None and when.mono < question.asked_at + ANSWER_S:
             return
+        self._give_up(case, voter)
 
         def on_reply(reply: Reply | None, _end: bool, _at: Instant) -> None:
-            case.calls.pop(voter, None)
+            case.open.pop(voter, None)
             if isinstance(reply, SnapshotNameIs):
                 case.told[voter] = reply.name
                 self._silent_since.pop(voter, None)
 
-        case.calls[voter] = self.context.calls.open(voter, on_reply)
-        self.context.send(voter, CallFrame(id=case.calls[voter], request=GetSnapshotName(index=case.snapshot.index)))
+        call = self.context.calls.open(voter, on_reply)
+        case.open[voter] = _Question(call, when.mono)
+        self.context.send(voter, CallFrame(id=call, request=GetSnapshotName(index=case.snapshot.index)))
 
-    def _decide(self, case: _Case, sound: bool, when: Instant) -> None:
-        self._close()
-        self._silent_since = {
-            voter: since for voter, since in self._silent_since.items() if voter not in self.context.peers
-        }
-        if case.proven and not sound:
-            self._tell_unsound(case, when)
-        case.decided(case.snapshot, sound, when)
+    def _give_up(self, case: _Case, voter: AgentId) -> None:
+        """An answer that comes all the same finds nobody."""
+        question = case.open.pop(voter, None)
+        if question is not None:
+            self.context.calls.close(question.call)
+
+    def _end(self, source: Source) -> None:
+        """The next snapshot comes at another time: who has a link can answer then."""
+        self._close(source)
+        if not self._cases:
+            peers = self.context.peers
+            self._silent_since = {voter: since for voter, since in self._silent_since.items() if voter not in peers}
+
+    def _close(self, source: Source) -> None:
+        case = self._cases.pop(source, None)
+        if case is not None:
+            for voter in tuple(case.open):
+                self._give_up(case, voter)
 
     def _tell_unsound(self, case: _Case, when: Instant) -> None:
         named = self.context.name_of
         against = ", ".join(sorted(named(voter) for voter, has in case.told.items() if has not in ("", case.name)))
         here, what = named(self.context.id), f"a snapshot at entry {case.snapshot.index}"
         self.chronicle.tell(when, "member", f"{here} doesn't take {what}: {against} have another one", host=here)
-
-    def _close(self) -> None:
-        """An answer that comes all the same finds nobody."""
-        case, self._case = self._case, None
-        for call in case.calls.values() if case is not None else ():
-            self.context.calls.close(call)
 
 
 def _name(snapshot: Snapshot) -> Digest:

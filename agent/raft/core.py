@@ -318,10 +318,10 @@ class Raft:
         self._follower.accept(snapshot)
         self._settle_voter(was_voter)
 
-    def refuse_snapshot(self, snapshot: Snapshot, now: float) -> None:
-        """`Ready.offered` isn't to be believed: forget it, and don't gather the same again."""
+    def refuse_snapshot(self, snapshot: Snapshot, now: float, *, again: bool = False) -> None:
+        """`Ready.offered` isn't to be believed: forget it. The same isn't gathered in this term, unless `again`."""
         self._now = now
-        self._follower.refuse(snapshot)
+        self._follower.refuse(snapshot, again=again)
 
     def fence(self, index: int, now: float) -> None:
         """This member's disk went back, from where it had entries up to `index`; see `fenced`."""

@@ -172,10 +172,15 @@ class Follower:
             self._reach(snapshot)
             self._confirm(snapshot)
 
-    def refuse(self, snapshot: Snapshot) -> None:
-        """The offered snapshot isn't to be believed; this leader's isn't gathered again, a later one is."""
-        if self._offered == snapshot:
-            self._offered = None
+    def refuse(self, snapshot: Snapshot, *, again: bool) -> None:
+        """The offered snapshot isn't to be believed; this leader's isn't gathered again, a later one is.
+
+        `again`: nobody came to judge it, so this one is as well.
+        """
+        if self._offered != snapshot:
+            return
+        self._offered = None
+        if not again:
             self._refused = (self._gathered_in, snapshot.index, snapshot.term)
 
     def _reach(self, snapshot: Snapshot) -> None:

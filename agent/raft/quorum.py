@@ -19,6 +19,14 @@ def majority(voters: int) -> int:
     return voters // 2 + 1
 
 
+def majority_of_others(voters: Collection[str], me: str) -> int:
+    """How many voters other than `me` it takes to be sure of something: a majority, or all of them, but one at least.
+
+    Of two voters, of which we are one, the other's word is all there is.
+    """
+    return max(1, min(majority(len(voters)), len(set(voters) - {me})))
+
+
 def committed_index(acknowledged: Sequence[int]) -> int:
     """The highest index that a majority acknowledged (Raft §5.3); one element per voter, at least one."""
     return sorted(acknowledged, reverse=True)[majority(len(acknowledged)) - 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable
 
@@ -12,9 +13,11 @@ from msgspec.structs import replace
 
 from agent.model.instruction import Scale
 from agent.node.followers import WINDOW_PARTS
+from agent.node.instant import Instant
 from agent.node.messages import CallFrame, Frame, GetSnapshotName, Ledger, RaftFrame, ReplyFrame, SnapshotNameIs
 from agent.node.subscriptions import RETRY_S
-from agent.node.vouching import KEPT_NAMES, SILENT_S, is_vouched_for
+from agent.node.vouching import ANSWER_S, ASK_AGAIN_S, KEPT_NAMES, SILENT_S, Source, Vouching, is_vouched_for
+from agent.raft import Configuration, Snapshot
 from agent.raft.messages import InstallSnapshot
 from agent.raft.quorum import majority
 from agent.state import decode_snapshot, encode_snapshot
@@ -48,6 +51,25 @@ class TestTheRule:
         assert is_vouched_for(SAME, "a", voters, voters, nobody, gone) is not True
 
     @given(voters_of, told_by, silent_of)
+    def test_a_strangers_word_counts_once_all_voters_are_gone(
+        self, voters: set[str], told: dict[str, str], gone: set[str]
+    ) -> None:
+        by_voters = [voter for voter in voters - {"a"} if told.get(voter) == SAME]
+        if is_vouched_for(SAME, "a", voters, voters, told, gone) is True:
+            assert by_voters or voters - {"a"} <= gone
+
+    @given(voters_of, silent_of, st.data())
+    def test_of_voters_that_are_there_and_have_nothing_some_are_needed(
+        self, voters: set[str], gone: set[str], data: st.DataObject
+    ) -> None:
+        """However long they say so: one that lies where nobody takes snapshots is believed by nobody."""
+        others = voters - {"a"}
+        liars = data.draw(st.sets(st.sampled_from(IDS[1:])))
+        told = {agent: SAME if agent in liars else "" for agent in others - gone | liars}
+        if len(others & (liars | gone)) < min(majority(len(voters)), len(others)):
+            assert is_vouched_for(SAME, "a", voters, voters, told, gone) is not True
+
+    @given(voters_of, told_by, silent_of)
     def test_more_that_have_the_same_never_speak_against_it(
         self, voters: set[str], told: dict[str, str], gone: set[str]
     ) -> None:
@@ -67,6 +89,8 @@ class TestTheRule:
             ("bcd", {"b": SAME, "c": ANOTHER}, "d", None),
             ("bcd", {"e": SAME}, "bcd", True),
             ("bcd", {"e": SAME, "f": ANOTHER}, "bcd", None),
+            ("bcd", {"e": SAME, "b": ""}, "cd", None),
+            ("bcd", {"e": SAME, "b": SAME}, "c", True),
             ("ab", {"b": SAME}, "", True),
             ("b", {"b": ANOTHER}, "", False),
         ],
@@ -80,6 +104,8 @@ class TestTheRule:
             "the same for an observer",
             "all voters that we know are gone",
             "and those that came instead disagree",
+            "a stranger's word, and a voter is there",
+            "the same, and that voter has it too",
             "two voters",
             "one voter",
         ],
@@ -96,8 +122,19 @@ class TestTheRule:
             ("ab", {"b": SAME, "c": "", "e": ""}, "", None),
             ("abx", {"b": SAME, "c": "", "e": ""}, "x", None),
             ("abc", {"b": SAME, "c": SAME, "e": ANOTHER}, "", False),
+            ("xbc", {"x": SAME, "e": ""}, "bc", None),
+            ("xyz", {"x": SAME, "y": SAME, "b": "", "c": "", "e": ""}, "", True),
         ],
-        ids=["its voters", "one of them is gone", "not there yet", "too few", "invented", "contradicted"],
+        ids=[
+            "its voters",
+            "one of them is gone",
+            "not there yet",
+            "too few",
+            "invented",
+            "contradicted",
+            "a stranger and those that are gone, and a voter is there",
+            "all were replaced",
+        ],
     )
     def test_of_voters_that_we_do_not_know_as_such(
         self, offered: str, told: dict[str, str], silent: str, sound: bool | None
@@ -257,3 +294,130 @@ def test_an_agent_knows_its_newest_snapshots_by_name_and_after_a_restart_the_one
     cluster.crash(node.name)
     cluster.start(node.name)
     assert node.up._vouching._names == {newest.index: names[newest.index]}
+
+
+class Judge:
+    """A voter of three that judges what the test offers; it proves itself, and only the others' word is missing."""
+
+    def __init__(self) -> None:
+        self.cluster = Cluster(3, compaction=OFTEN)
+        leader = self.cluster.elect()
+        works(self.cluster, 6)()
+        self.node, self.other = self.cluster.followers
+        self.leader = leader
+        self.vouching = Vouching(self.node.up.context, self.node.up.chronicle, lambda _snapshot: True)
+        self.told: list[tuple[Snapshot, bool | None]] = []
+        newest = leader.up.context.raft.snapshot
+        assert newest is not None
+        self.sound = newest
+
+    def judge(self, snapshot: Snapshot, source: Source = "leader") -> None:
+        self.vouching.judge(source, snapshot, lambda judged, sound, _when: self.told.append((judged, sound)), self.when)
+
+    @property
+    def when(self) -> Instant:
+        return self.node.when
+
+    def later(self) -> Snapshot:
+        """One that nobody has, at an entry that is still to come."""
+        return replace(self.sound, index=self.node.up.context.raft.commit + 100)
+
+    def run(self, seconds: float) -> None:
+        for _ in range(round(seconds / ASK_AGAIN_S) + 1):
+            self.vouching.pump(self.when)
+            self.cluster.settle()
+            self.vouching.pump(self.when)
+            self.cluster.run(ASK_AGAIN_S)
+
+
+def is_question(frame: Frame) -> bool:
+    return isinstance(frame, CallFrame) and isinstance(frame.request, GetSnapshotName)
+
+
+@pytest.fixture
+def judge() -> Judge:
+    return Judge()
+
+
+def asked_now(judge: Judge) -> list[str]:
+    judge.node.sent.clear()
+    judge.vouching.pump(judge.when)
+    judge.cluster.settle()
+    return [judge.cluster.by_id(send.to).name for send in judge.node.sent if is_question(send.frame)]
+
+
+def test_a_question_that_got_lost_is_asked_anew(judge: Judge) -> None:
+    """Where nobody knows the asker yet it is dropped without a word; and who has it is not gone."""
+    judge.cluster.lost = lambda sender, to, frame: to == judge.other.name and is_question(frame)
+    judge.judge(judge.later())
+    judge.run(ANSWER_S / 2)
+    judge.cluster.lost = lambda sender, to, frame: False
+    judge.run(ANSWER_S)
+    (case,) = judge.vouching._cases.values()
+    assert case.told.keys() == {judge.leader.id, judge.other.id}
+    judge.run(SILENT_S * 2)
+    assert judge.told == []
+
+
+def test_who_has_a_link_again_is_asked_at_once(judge: Judge) -> None:
+    judge.cluster.lost = lambda sender, to, frame: to == judge.other.name and is_question(frame)
+    judge.judge(judge.later())
+    assert judge.other.name in asked_now(judge)
+    judge.vouching.link_up(judge.other.id)
+    assert judge.other.name in asked_now(judge)
+
+
+def test_what_one_source_offers_takes_nothing_from_the_other(judge: Judge) -> None:
+    never, comes = judge.later(), judge.sound
+    judge.judge(comes, "voter")
+    judge.judge(never, "leader")
+    judge.run(0.0)
+    assert judge.told == [(comes, True)]
+    judge.judge(replace(never, index=never.index + 1), "leader")
+    assert [case.snapshot.index for case in judge.vouching._cases.values()] == [never.index + 1]
+
+
+@pytest.mark.parametrize("how", ["the log has passed it", "another term has begun"])
+def test_a_leaders_snapshot_that_nobody_needs_any_more_may_be_offered_again(judge: Judge, how: str) -> None:
+    offered = judge.later()
+    judge.judge(offered)
+    judge.run(0.0)
+    if how == "another term has begun":
+        judge.leader.hand_over(judge.other)
+    else:
+        (case,) = judge.vouching._cases.values()
+        case.snapshot = offered = replace(offered, index=judge.node.up.context.raft.commit)
+    judge.run(0.0)
+    assert judge.told == [(offered, None)]
+    assert judge.vouching.deadline() == float("inf")
+
+
+def test_a_leader_that_names_ever_other_voters_fills_no_memory(judge: Judge) -> None:
+    for number in range(5):
+        voters = (f"nobody{number}{more}" for more in range(60))
+        judge.judge(replace(judge.later(), configuration=Configuration.of(tuple(voters))))
+        judge.run(0.0)
+    assert judge.vouching._silent_since.keys() <= set(judge.node.up.context.raft.configuration.voters)
+
+
+def test_a_voter_whose_disk_went_back_keeps_none_from_its_snapshot() -> None:
+    """It has forgotten what it took, and says nothing; the two others are a majority and go on."""
+    cluster = Cluster(3, compaction=OFTEN)
+    coordinator = cluster.elect()
+    away, victim = cluster.followers
+    cluster.run(1.0)
+    older = copy.deepcopy(victim.disk)
+    works(cluster, 6)()
+    cluster.run(1.0)
+    cluster.cut(away.name)
+    for name in ("blog", "wiki", "mail", "chat"):
+        assert coordinator.result(coordinator.deploy(name)).outcome == "applied"
+    cluster.run(1.0)
+    cluster.crash(victim.name)
+    victim.disk = older
+    cluster.start(victim.name)
+    cluster.mend()
+    cluster.until(lambda: victim.up.context.raft.fenced)
+    assert away.up.context.state.index < coordinator.up.context.raft.first_index - 1, "it needs a snapshot"
+    cluster.run(SILENT_S + 4.0)
+    assert away.up.context.state.chain == coordinator.up.context.state.chain

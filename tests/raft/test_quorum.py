@@ -7,7 +7,7 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.raft.quorum import VoteResult, committed_index, majority, tally
+from agent.raft.quorum import VoteResult, committed_index, majority, majority_of_others, tally
 
 
 @given(st.integers(1, 9))
@@ -21,6 +21,13 @@ def test_any_two_majorities_have_a_member_in_common_and_smaller_sets_do_not(vote
 
     assert always_meet(majority(voters))
     assert not always_meet(majority(voters) - 1)
+
+
+@given(st.sets(st.sampled_from("abcdefg"), min_size=1), st.sampled_from("abcdefgh"))
+def test_of_the_others_a_majority_is_needed_where_they_are_so_many(voters: set[str], me: str) -> None:
+    wanted, others = majority_of_others(voters, me), len(voters - {me})
+    assert wanted * 2 > len(voters) or wanted == max(others, 1)
+    assert 1 <= wanted <= max(others, 1)
 
 
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=9))

@@ -238,6 +238,13 @@ class TestJudging:
         bench.raft.accept_snapshot(SNAPSHOT, bench.now)
         assert not bench.restored
 
+    def test_one_that_nobody_judged_is_offered_again(self) -> None:
+        bench = self.bench()
+        bench.raft.refuse_snapshot(SNAPSHOT, bench.now, again=True)
+        assert only(bench.receive("b", chunk(10, b"")), InstallSnapshotResponse).offset == 0
+        bench.receive("b", chunk(0, b"0123456789"))
+        assert bench.offered == [SNAPSHOT, SNAPSHOT]
+
 
 class TestObserving:
     """Observers subscribe to one voter; the entries don't come from a leader."""
