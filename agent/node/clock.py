@@ -16,14 +16,14 @@ from agent.raft.quorum import majority
 # a round trip.
 UNHEARD_S = 1.0
 
-# A peer's clock that jumped counts again after this long: two reports (agent.node.local_host) have confirmed it then.
+# A clock that jumped counts again after this long: two reports (agent.node.local_host) have confirmed a peer's then.
 HOLDS_S = 10.0
 
 VOTERS_JUDGE = 3  # from so many voters on their clocks count; of fewer there is no majority, so every host's does
 
 
 class _Clock(NamedTuple):
-    """A peer's clock when our monotonic one was 0, and from when on (monotonic) it counts."""
+    """A clock when our monotonic one was 0, and from when on (monotonic) it counts."""
 
     base_ms: Millis
     counts_from: float
@@ -32,18 +32,20 @@ class _Clock(NamedTuple):
 class LedgerClock(Struct):
     """For one coordinator's time in office.
 
-    `_base_ms`: our clock when our monotonic one was 0, as far as it is believed; None out of office. When ours jumps,
-    it is believed once the others confirm that; when one of theirs does, it counts again once it has held for a while.
-    So several that are wrong one after another, of which some are only remembered as wrong, are no majority.
+    `_base_ms`: our clock when our monotonic one was 0, as far as it is believed; None out of office. `_jumped`: where
+    it jumped to, while that isn't believed yet. A clock that jumps, ours or a peer's, counts again once it has held for
+    a while; ours earlier where the others confirm it. So several that are wrong one after another, of which some are
+    only remembered as wrong, are no majority.
     """
 
     me: AgentId
     _heard: dict[AgentId, _Clock] = field(default_factory=dict)
     _base_ms: Millis | None = None
+    _jumped: _Clock | None = None
 
     def begin(self, when: Instant) -> None:
         """A time in office begins; from now on it is noticed when our clock jumps."""
-        self._base_ms = base_ms(when)
+        self._base_ms, self._jumped = base_ms(when), None
 
     def heard(self, peer: AgentId, at_ms: Millis, when: Instant) -> None:
         """A peer says what time it is there."""
@@ -59,44 +61,57 @@ class LedgerClock(Struct):
     def forget(self) -> None:
         """The next time in office hears them anew."""
         self._heard.clear()
-        self._base_ms = None
+        self._base_ms = self._jumped = None
 
     def now_ms(self, ledger_ms: Millis, voters: Collection[AgentId], when: Instant) -> Millis:
         """What time it is; see `settled_ms`."""
-        counted = self._judges(self._heard, voters)
-        clocks = [clock for peer, clock in self._heard.items() if peer in counted and when.mono >= clock.counts_from]
-        others = [clock.base_ms + int(when.mono * 1000) for clock in clocks]
-        return settled_ms(self._own_ms(others, ledger_ms, voters, when), others, ledger_ms)
+        counted = self._counted(self._judges(self._heard, voters), when)
+        others = [clock.base_ms + int(when.mono * 1000) for clock in counted.values()]
+        return settled_ms(self._own_ms(others, voters, when), others, ledger_ms)
 
-    def _own_ms(
-        self, others: Collection[Millis], ledger_ms: Millis, voters: Collection[AgentId], when: Instant
-    ) -> Millis:
-        """Our clock, or where it would be if it hadn't jumped, until that is confirmed."""
+    def _counted(self, judges: Collection[AgentId], when: Instant) -> dict[AgentId, _Clock]:
+        """Those of the judges whose clocks we know and believe."""
+        heard = self._heard.items()
+        return {peer: clock for peer, clock in heard if peer in judges and when.mono >= clock.counts_from}
+
+    def _own_ms(self, others: Collection[Millis], voters: Collection[AgentId], when: Instant) -> Millis:
+        """Our clock, or where it would be if it hadn't jumped, until that is believed.
+
+        The others are asked about the clock alone: the ledger may have been stamped by the wrong one before.
+        """
         if self._base_ms is None:
             return when.wall_ms
         base = base_ms(when)
-        if abs(base - self._base_ms) > AGREES_MS:
-            steady = when.wall_ms - base + self._base_ms
-            nobody_judges = not others and len(voters) < VOTERS_JUDGE
-            if not nobody_judges and abs(settled_ms(steady, others, ledger_ms) - when.wall_ms) > AGREES_MS:
-                return steady
-        self._base_ms = base
+        if abs(base - self._base_ms) > AGREES_MS and not self._is_believed(base, others, voters, when):
+            return when.wall_ms - base + self._base_ms
+        self._base_ms, self._jumped = base, None
         return when.wall_ms
+
+    def _is_believed(
+        self, base: Millis, others: Collection[Millis], voters: Collection[AgentId], when: Instant
+    ) -> bool:
+        """Whether our clock has jumped rightly, as far as anybody can tell."""
+        if self._jumped is None or abs(base - self._jumped.base_ms) > AGREES_MS:
+            self._jumped = _Clock(base, when.mono + HOLDS_S)
+        if not others and len(voters) < VOTERS_JUDGE:
+            return True  # nobody judges
+        agreeing = sum(abs(other - when.wall_ms) <= AGREES_MS for other in others)
+        return agreeing >= majority(len(others)) or when.mono >= self._jumped.counts_from
 
     def is_checked(
         self, ledger_ms: Millis, voters: Collection[AgentId], linked: Collection[AgentId], since: float, when: Instant
     ) -> bool:
         """Whether a coordinator may stamp that is one `since` then.
 
-        Enough of those that are there have said what time it is, or haven't for a moment. Of three voters and more,
-        enough for a majority have, so that one without links writes nothing into its log by a clock that is years
-        ahead; one that isn't a day ahead of the ledger needs that for a moment only.
+        Enough of those that are there have said what time it is, by clocks that count, or haven't for a moment. Of
+        three voters and more, enough for a majority have, so that one without links writes nothing into its log by a
+        clock that is years ahead; one that isn't a day ahead of the ledger needs that for a moment only.
         """
         judges = self._judges(linked, voters)
         wanted = max(majority(len(voters)), 2) - 1
         if len(voters) < VOTERS_JUDGE:
             wanted = min(len(judges), wanted)
-        if len(self._heard.keys() & judges) >= wanted:
+        if len(self._counted(judges, when)) >= wanted:
             return True
         harmless = len(voters) < VOTERS_JUDGE or when.wall_ms <= ledger_ms + AHEAD_MS
         return harmless and when.mono >= since + UNHEARD_S

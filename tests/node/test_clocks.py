@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from agent.control.clock import AGREES_MS
 from agent.model.ledger import PhaseEntry, encode_entry
-from agent.node.clock import HOLDS_S, UNHEARD_S
+from agent.node.clock import HOLDS_S, UNHEARD_S, LedgerClock
+from agent.node.instant import Instant
 from agent.node.local_host import REPORT_EVERY_S
 from agent.node.messages import ReportFrame
 from tests.node.cluster import Cluster, Node
@@ -69,6 +71,49 @@ def test_a_clock_that_jumps_is_believed_when_the_others_confirm_it() -> None:
     request = coordinator.deploy("more", now_s=coordinator.when.wall_ms / 1000)
     assert coordinator.result(request).outcome == "applied"
     assert off_by_ms(cluster) > HOUR_MS / 2
+
+
+@pytest.mark.parametrize(("size", "ahead"), [(2, 2 * HOUR_MS), (3, 2 * HOUR_MS), (2, -2 * HOUR_MS)])
+def test_a_coordinator_that_is_put_right_goes_by_the_true_time_again(size: int, ahead: int) -> None:
+    """Though the ledger was stamped by the wrong clock, and is ahead of all that are right."""
+    cluster = elected(size, n1=ahead)
+    coordinator = led_by(cluster, "n1")
+    coordinator.deploy(now_s=coordinator.when.wall_ms / 1000)
+    coordinator.skew_ms = 0
+    assert abs(coordinator.up.context.clock_ms(coordinator.when) - coordinator.when.wall_ms) < 1000
+    cluster.run(HOLDS_S + REPORT_EVERY_S)
+    assert abs(coordinator.up.context.clock_ms(coordinator.when) - coordinator.when.wall_ms) < 1000
+
+
+def test_a_clock_that_jumped_is_believed_when_it_has_held_as_a_peers_is() -> None:
+    """Nobody agrees with it; then it is one clock among others."""
+    clock = LedgerClock("a")
+    clock.begin(Instant(0.0, START_MS))
+    clock.heard("b", START_MS, Instant(0.0, START_MS))
+    jumped = START_MS + 2 * HOUR_MS
+    moments = {seconds: Instant(seconds, jumped + int(seconds * 1000)) for seconds in (1.0, HOLDS_S + 1.0)}
+    now = {at: clock.now_ms(START_MS, ("a", "b"), when) - when.wall_ms for at, when in moments.items()}
+    assert now == {1.0: -2 * HOUR_MS, HOLDS_S + 1.0: 0}, "of two, which have no majority, the own one holds"
+
+
+def test_who_hears_only_clocks_that_have_just_jumped_is_not_checked_by_them() -> None:
+    """Years ahead since it began, and both peers were just set: none of them counts, so it would stamp by its own."""
+    clock, voters = LedgerClock("a"), ("a", "b", "c")
+    clock.begin(Instant(0.0, START_MS + YEARS_MS))
+
+    def hear(at_ms: int, seconds: float) -> Instant:
+        when = Instant(seconds, START_MS + YEARS_MS + int(seconds * 1000))
+        for peer in ("b", "c"):
+            clock.heard(peer, at_ms, when)
+        return when
+
+    when = hear(START_MS, 0.0)
+    assert clock.is_checked(START_MS, voters, voters, 0.0, when)
+    when = hear(START_MS + 2 * AGREES_MS, 5.0)
+    assert not clock.is_checked(START_MS, voters, voters, 0.0, when)
+    when = hear(START_MS + 2 * AGREES_MS + int(HOLDS_S * 1000), 5.0 + HOLDS_S)
+    assert clock.is_checked(START_MS, voters, voters, 0.0, when)
+    assert clock.now_ms(START_MS, voters, when) < START_MS + HOUR_MS
 
 
 def test_a_single_host_that_is_put_right_is_believed() -> None:
