@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -32,9 +32,10 @@ from agent.model.decode import convert
 from agent.model.explain import shown
 from agent.model.types import HostAddress, Label, LabelKey, Labels, LabelValue, Port, is_label
 from bootstrap.inventory_groups import Groups
-from bootstrap.inventory_lines import Line, Pair, Token, expand, fail, read_lines
+from bootstrap.inventory_lines import Line, Pair, Token, expand, fail, read_line, split_lines
 
 MAX_INVENTORY_BYTES: Final = 1_048_576  # 1000 hosts with a long line each
+MAX_TOLD_MISTAKES: Final = 10  # behind the first; a file of another kind has one in each line
 
 ALIASES: Final[Mapping[str, str]] = {
     "ansible_host": "host",
@@ -102,11 +103,31 @@ class _Entry(Struct, kw_only=True):
 
 
 def parse_inventory(text: str, file: str = "hosts.txt") -> tuple[InventoryHost, ...]:
-    """The hosts, in the file's order. Raises InputError naming file:line:column."""
+    """The hosts, in the file's order. Raises InputError naming file:line:column, and what else is wrong below it."""
     reader = _Reader(file)
-    for line in read_lines(text, file):
-        reader.take(line)
-    return reader.finish()
+    mistakes: list[InputError] = []
+    for number, raw in split_lines(text):
+        try:
+            if (line := read_line(raw, number, file)) is not None:
+                reader.take(line)
+        except InputError as error:
+            mistakes.append(error)
+            if raw.lstrip().startswith("["):  # what comes would be taken as another section's
+                raise _together(mistakes) from None
+    try:
+        return reader.finish(mistakes)
+    except InputError as error:
+        raise _together([*mistakes, error]) from None
+
+
+def _together(mistakes: Sequence[InputError]) -> InputError:
+    """The first in the file, with the others in what to do."""
+    first, *others = sorted(mistakes, key=lambda error: [int(part) for part in error.where.rsplit(":", 2)[1:]])
+    told = [f"{error.where}: {error.what}" for error in others[:MAX_TOLD_MISTAKES]]
+    if len(others) > len(told):
+        told.append(f"and {len(others) - len(told)} more")
+    also = f"Wrong too: {'; '.join(told)}." if told else ""
+    return InputError(first.what, where=first.where, fix=" ".join(filter(None, (first.fix, also))))
 
 
 class _Reader:
@@ -127,12 +148,19 @@ class _Reader:
         else:
             self._host(line)
 
-    def finish(self) -> tuple[InventoryHost, ...]:
-        """After the last line."""
+    def finish(self, mistakes: list[InputError]) -> tuple[InventoryHost, ...]:
+        """After the last line; `mistakes` are those of the lines, to which the hosts' are added. Raises InputError."""
         self._groups.check()
-        hosts = tuple(self._resolve(entry) for entry in self._entries.values())
+        hosts = []
+        for entry in self._entries.values():
+            try:
+                hosts.append(self._resolve(entry))
+            except InputError as error:
+                mistakes.append(error)
+        if mistakes:
+            raise mistakes.pop()
         _check_unique(hosts, {entry.token.text: entry.token for entry in self._entries.values()}, self._file)
-        return hosts
+        return tuple(hosts)
 
     def _host(self, line: Line) -> None:
         first, *rest = line.tokens
@@ -286,7 +314,7 @@ def _name_of(alias: str) -> str | None:
     return None
 
 
-def _check_unique(hosts: tuple[InventoryHost, ...], tokens: Mapping[str, Token], file: str) -> None:
+def _check_unique(hosts: Sequence[InventoryHost], tokens: Mapping[str, Token], file: str) -> None:
     """No two lines may lead to one host, nor two hosts have one name."""
     names: dict[str, InventoryHost] = {}
     places: dict[object, InventoryHost] = {}

@@ -59,20 +59,23 @@ def fail(file: str, token: Token, what: str, *, fix: str = "") -> NoReturn:
     raise InputError(what, where=f"{file}:{token.line}:{token.column}", fix=fix)
 
 
-def read_lines(text: str, file: str) -> Iterator[Line]:
-    """The lines that say something. Raises InputError."""
+def split_lines(text: str) -> Iterator[tuple[int, str]]:
+    """The file's lines with their numbers from 1, without what ends them."""
     for number, raw in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
-        line = raw.rstrip("\r")
-        if len(line) > MAX_LINE_CHARACTERS:
-            fail(file, Token("", number, 1), f"the line has more than {MAX_LINE_CHARACTERS} characters")
-        for column, character in enumerate(line, 1):
-            if character != "\t" and not character.isprintable():
-                fail(file, Token("", number, column), "a control character, or one that can't be seen")
-        stripped = line.strip()
-        if match := _SECTION.fullmatch(stripped):
-            yield Line(Token(match[1], number, line.index("[") + 2), ())
-        elif tokens := tuple(_words(line, number, file)):
-            yield Line(None, tokens)
+        yield number, raw.rstrip("\r")
+
+
+def read_line(line: str, number: int, file: str) -> Line | None:
+    """What the line says, None for nothing. Raises InputError."""
+    if len(line) > MAX_LINE_CHARACTERS:
+        fail(file, Token("", number, 1), f"the line has more than {MAX_LINE_CHARACTERS} characters")
+    for column, character in enumerate(line, 1):
+        if character != "\t" and not character.isprintable():
+            fail(file, Token("", number, column), "a control character, or one that can't be seen")
+    if match := _SECTION.fullmatch(line.strip()):
+        return Line(Token(match[1], number, line.index("[") + 2), ())
+    tokens = tuple(_words(line, number, file))
+    return Line(None, tokens) if tokens else None
 
 
 def _words(line: str, number: int, file: str) -> Iterator[Token]:

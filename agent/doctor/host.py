@@ -208,12 +208,13 @@ def _config(exam: Examination) -> Iterator[Finding]:
     if exam.addresses and _is_ip(enrolled.address) and enrolled.address not in known:
         what = f"the ledger has it at {enrolled.address}, which isn't an address of this host"
         fix = (
-            "Behind NAT say so: `advertise` in /etc/muster/agent.toml; if it moved, `bootstrap install` enrols it anew."
+            "Behind NAT say so: `advertise` in /etc/muster/agent.toml. If it moved for good, enrol it anew: `bootstrap "
+            f"uninstall hosts.txt --limit {exam.name}`, then `bootstrap install hosts.txt`."
         )
         yield _found(exam, "warning", "config", what, fix)
     if config.get("labels") and config["labels"] != enrolled.labels:
         what = "its own labels differ from the enrolled ones, by which replicas are placed"
-        fix = "Make `labels` in /etc/muster/agent.toml and the line in hosts.txt say the same."
+        fix = "Let agent.toml say what hosts.txt says, or change it there, then `bootstrap install hosts.txt`."
         yield _found(exam, "note", "config", what, fix)
 
 

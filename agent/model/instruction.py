@@ -88,7 +88,7 @@ class Undrain(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
 
 
 class Relabel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """All labels of a host, in the place of those that it was enrolled with. What runs there stays where it is."""
+    """All labels of a host, in the place of those that it was enrolled with. Replicas that want others leave it."""
 
     version: Literal[1] = 1
     labels: Labels = {}

@@ -82,7 +82,7 @@ def _undrain(state: ClusterState, signed: Signed, _body: Body) -> ClusterState:
 
 
 def _relabel(state: ClusterState, signed: Signed, body: Body) -> ClusterState:
-    """Another set of labels for a member, until it is enrolled again; its next placements go by them."""
+    """Another set of labels for a member, until it is enrolled again; the coordinator moves what doesn't fit them."""
     assert isinstance(body, Relabel)
     agent = _member(state, signed)
     member = replace(state.members[agent], labels=body.labels)

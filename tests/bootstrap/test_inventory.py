@@ -160,6 +160,19 @@ def test_each_mistake_is_told_at_its_place(text: str, place: str, what: str) -> 
     assert what in caught.value.what
 
 
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(InputError) as caught:
+        parse_inventory("a b\nn1 port=0\nn2\nn3 x=1 x=2\nn4 ansible_prot=22\nn2\n")
+    assert (caught.value.where, caught.value.what) == ("hosts.txt:1:3", 'expected key=value, got "b"')
+    assert caught.value.fix == (
+        'Wrong too: hosts.txt:2:9: expected a port 1..65535, got "0"; hosts.txt:4:1: a key stands twice on this line; '
+        'hosts.txt:5:4: "ansible_prot" isn\'t understood here; hosts.txt:6:1: "n2" stands twice (first in line 3).'
+    )
+    with pytest.raises(InputError) as caught:
+        parse_inventory("".join(f"n{number} x\n" for number in range(20)))
+    assert caught.value.fix.endswith('hosts.txt:11:5: expected key=value, got "x"; and 9 more.')
+
+
 @given(st.text(max_size=200) | st.text("ab[]:=@#'\"- \n.0123456789", max_size=80))
 def test_any_text_gives_hosts_or_an_error_with_a_place(text: str) -> None:
     """Whatever passes can stand behind `--` in an ssh command line, and in no other place."""

@@ -48,6 +48,20 @@ def test_replicas_leave_one_after_another_and_nothing_returns_by_itself() -> Non
     assert made.hosts_of("web")[7] == "n2"
 
 
+def test_a_replica_leaves_a_host_whose_labels_changed() -> None:
+    ledger = Ledger("n1", "n2")
+    ledger.relabel("n1", disk="ssd")
+    assert ledger.deploy(stack(web=service(labels={"disk": "ssd"}))).outcome == "applied"
+    made = World(ledger)
+    made.settle()
+    assert made.hosts_of("web") == {1: "n1"}
+    ledger.relabel("n2", disk="ssd")
+    ledger.relabel("n1")
+    made.settle()
+    assert made.hosts_of("web") == {1: "n2"}
+    assert made.phase() == "healthy"
+
+
 def test_services_leave_side_by_side() -> None:
     made = world("n1", "n2", one=service(replicas=2), two=service(replicas=2))
     made.ledger.drain("n1")
