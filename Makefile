@@ -11,7 +11,9 @@ BIN := $(VENV)/bin
 PYTHON_FILES := agent bootstrap tests $(wildcard examples)
 TYPED := agent bootstrap tests
 REPORTS := build/reports
-# Root gives each worker what is one on a machine (a network, the lab's registry); else all runs one after another.
+# Who may make networks gives each worker what is one on a machine (its network, the lab's registry); else all of them
+# run one after another. Root in a container mayn't.
+NETWORKS = $(shell unshare --net true 2>/dev/null && echo may)
 ROOT := $(filter 0,$(shell id -u))
 PARTS := unit loopback lab
 
@@ -72,13 +74,13 @@ test-unit: $(VENV)/.stamp ## Unit, property and transcript tests and the simulat
 
 .PHONY: test-loopback
 test-loopback: $(VENV)/.stamp ## Real agents on loopback, end to end
-	.ci/in-memory $(BIN)/python -m pytest -q -n $(if $(ROOT),3,0) --dist loadfile --no-loadscope-reorder -m loopback \
+	.ci/in-memory $(BIN)/python -m pytest -q -n $(if $(NETWORKS),3,0) --dist loadfile --no-loadscope-reorder -m loopback \
 	    --junitxml=$(REPORTS)/loopback.xml
 
 .PHONY: test-lab
 test-lab: $(VENV)/.stamp ## Hosts as namespaces on this machine, as root (MUSTER_NO_SKIP=1 fails what would skip)
 	$(if $(ROOT),@$(BIN)/python -m tests.lab base)
-	$(BIN)/python -m pytest -q -n $(if $(ROOT),2,0) --dist loadfile --no-loadscope-reorder -m lab --junitxml=$(REPORTS)/lab.xml
+	$(BIN)/python -m pytest -q -n $(if $(NETWORKS),2,0) --dist loadfile --no-loadscope-reorder -m lab --junitxml=$(REPORTS)/lab.xml
 
 .PHONY: sim
 sim: $(VENV)/.stamp ## Run the simulator (SEED=… runs that history again)

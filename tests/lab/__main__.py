@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -100,8 +101,12 @@ def leftovers(name: str) -> None:
 
 @main.command()
 def sweep() -> None:
-    """Remove labs whose test run has ended without doing it."""
-    click.echo("\n".join(labs.sweep()) or "nothing")
+    """Remove labs whose test run has ended without doing it, also those of its workers."""
+    gone = []
+    for place in state.all_labs_dirs():
+        os.environ[state.LABS_DIR] = str(place)
+        gone += labs.sweep()
+    click.echo("\n".join(gone) or "nothing")
 
 
 @main.command()

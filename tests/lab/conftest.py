@@ -13,13 +13,12 @@ from tests.lab import Lab, state
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "lab: boots real hosts (root, and the lab's base tree)")
     if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-        # A registry of its own, so that no worker sweeps what a test of another one leaves behind on purpose.
-        os.environ["MUSTER_LAB_DIR"] = f"{state.labs_dir()}-{worker}"
+        os.environ[state.LABS_DIR] = str(state.labs_dir_of(worker))
 
 
 @pytest.fixture(scope="session")
 def lab_name() -> str:
-    """Differs between test runs at the same time; leftovers of a run that was killed are swept by the next `up`."""
+    """Differs between test runs at the same time; `python -m tests.lab sweep` removes what a killed one left."""
     if reason := Lab.unavailable():
         pytest.skip(reason)
     return f"t{os.getpid()}"

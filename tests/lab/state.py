@@ -22,10 +22,22 @@ from tests.lab.faults import Faults
 from tests.lab.layout import Layout
 from tests.lab.process import LabError
 
+LABS_DIR = "MUSTER_LAB_DIR"
+
 
 def labs_dir() -> Path:
     """Where disks lie: not on overlayfs, and big enough. MUSTER_LAB_DIR moves it."""
-    return Path(os.environ.get("MUSTER_LAB_DIR", "/var/lib/muster-lab"))
+    return Path(os.environ.get(LABS_DIR, "/var/lib/muster-lab"))
+
+
+def labs_dir_of(worker: str) -> Path:
+    """That of a test run's worker (gw0, gw1, …): none sweeps what a test of another one leaves behind on purpose."""
+    return labs_dir().with_name(f"{labs_dir().name}-{worker}")
+
+
+def all_labs_dirs() -> list[Path]:
+    """Ours, and those of test runs' workers."""
+    return [labs_dir(), *sorted(labs_dir().parent.glob(labs_dir_of("gw*").name))]
 
 
 class Owner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
