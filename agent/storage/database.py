@@ -132,14 +132,22 @@ class LedgerFile:
             self._state.verified = max(self._state.verified, min(verified_through, self._state.last_index))
             self._write_state()
             self._db.execute("COMMIT")
-            if self._shrunk:
-                self._give_back()
         except sqlite3.Error as error:
-            raise StorageError(
-                f"the ledger can't be written: {error}",
-                where=str(self.path),
-                fix="Check the disk (`df`, `dmesg`); the agent stops now and starts again by itself.",
-            ) from error
+            raise self._writing_failed(error) from error
+
+    def give_back(self) -> None:
+        """Let the disk have what commits freed since, else the file keeps the size of its longest log; no write waits
+        for it. Raises StorageError as `commit` does.
+
+        As a script: `execute` takes one step of a statement that gives no rows, and each step gives back one page.
+        """
+        if not self._shrunk:
+            return
+        self._shrunk = False
+        try:
+            self._db.executescript("PRAGMA incremental_vacuum")
+        except sqlite3.Error as error:
+            raise self._writing_failed(error) from error
 
     def close(self) -> None:
         """Close the file; the last WAL content moves into it."""
@@ -149,7 +157,7 @@ class LedgerFile:
 
     def _configure(self) -> None:
         self._db.execute("PRAGMA locking_mode = EXCLUSIVE")  # before WAL: no shared-memory file, and one agent only
-        self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a file that isn't there yet; see `_give_back`
+        self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a file that isn't there yet; see `give_back`
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")  # NORMAL may lose the last commits on a power loss
         self._db.execute("PRAGMA secure_delete = OFF")
@@ -336,14 +344,6 @@ class LedgerFile:
         self._db.execute("DELETE FROM entries WHERE idx <= ?", (index,))
         self._shrunk = True
 
-    def _give_back(self) -> None:
-        """Else the file keeps the size of its longest log.
-
-        As a script: `execute` takes one step of a statement that gives no rows, and each step gives back one page.
-        """
-        self._db.executescript("PRAGMA incremental_vacuum")
-        self._shrunk = False
-
     def _write_state(self) -> None:
         names = f"{_FIELDS}, crc"
         marks = ", ".join("?" * len(names.split(", ")))
@@ -356,6 +356,13 @@ class LedgerFile:
 
     def _refusal(self, what: str) -> StorageError:
         return StorageError(what, where=str(self.path), fix=NEW_MEMBER_FIX)
+
+    def _writing_failed(self, error: sqlite3.Error) -> StorageError:
+        return StorageError(
+            f"the ledger can't be written: {error}",
+            where=str(self.path),
+            fix="Check the disk (`df`, `dmesg`); the agent stops now and starts again by itself.",
+        )
 
     def _opening_failed(self, error: sqlite3.Error) -> StorageError:
         if "locked" in str(error):

@@ -160,6 +160,15 @@ class Ledger:
                 self._failure = error
         failure = self._failure
         _call(self._loop, lambda: _settle_all([done for _, done in batch], failure))
+        if failure is None:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        """After whoever waits was told: it may take as long as many writes."""
+        try:
+            self._file.give_back()
+        except Exception as error:  # noqa: BLE001 the next write raises it, and the process ends
+            self._failure = error
 
 
 def _settle_all(futures: list[asyncio.Future[None]], failure: Exception | None) -> None:

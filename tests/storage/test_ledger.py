@@ -7,6 +7,7 @@ import os
 import resource
 import sqlite3
 import stat
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -241,6 +242,45 @@ async def test_its_files_are_no_longer_than_what_they_hold(disk: SqliteDisk) -> 
     assert disk.path.with_name("ledger.db-wal").stat().st_size <= MAX_KEPT_WAL_BYTES
     await ledger.close()
     assert disk.path.stat().st_size < 1.1 * len(data)
+
+
+async def test_no_write_waits_until_what_it_freed_is_given_back(
+    disk: SqliteDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, _ = await disk.open()
+    begun, told = threading.Event(), threading.Event()
+    give_back = ledger._file.give_back
+
+    def give_back_late() -> None:
+        begun.set()
+        assert told.wait(5)
+        give_back()
+
+    monkeypatch.setattr(ledger._file, "give_back", give_back_late)
+    try:
+        async with asyncio.timeout(5):
+            await ledger.write(Persist(hard_state=HardState(term=1), entries=entries(2, 4)))
+    finally:
+        told.set()
+    assert await asyncio.to_thread(begun.wait, 5)
+    await ledger.write(Persist(hard_state=HardState(term=2)))
+
+
+async def test_a_disk_that_cannot_be_given_back_anything_takes_no_more(
+    disk: SqliteDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, _ = await disk.open()
+    failed = threading.Event()
+
+    def give_back() -> None:
+        failed.set()
+        raise StorageError("the ledger can't be written: disk I/O error", where="ledger.db", fix="Check the disk.")
+
+    monkeypatch.setattr(ledger._file, "give_back", give_back)
+    await ledger.write(Persist(hard_state=HardState(term=1)))
+    assert await asyncio.to_thread(failed.wait, 5)
+    with pytest.raises(StorageError):
+        await ledger.write(Persist(hard_state=HardState(term=2)))
 
 
 async def test_a_cancelled_caller_doesnt_undo_a_write(disk: SqliteDisk) -> None:
