@@ -143,7 +143,7 @@ class NodeCore:
         self._stirred = True  # whether there was more than messages of consensus since the rest was last run on
         self._members_changed(when)
         self._unsettled: Instant | None = when
-        self._due_rest: float | None = None  # the parts' that move with the rest alone; asked for after every turn
+        self._due_rest: float | None = None  # the parts' that move with the rest alone, as it last left them
         self._settle()
 
     # Reading

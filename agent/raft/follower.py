@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from agent.raft.entry import Entry, Snapshot
 from agent.raft.errors import LogDiverged, ObservationRefused
@@ -24,6 +25,14 @@ from agent.raft.ready import Role
 from agent.raft.state import RaftState
 
 
+class _Acknowledged(NamedTuple):
+    """To whom, in which term, up to which entry."""
+
+    leader: str
+    term: int
+    last: int
+
+
 class Follower:
     """The log's side of the protocol. The caller has settled terms and who leads before it hands a message in."""
 
@@ -35,12 +44,12 @@ class Follower:
         self._offered: Snapshot | None = None
         self._gathered_in = 0
         self._refused: tuple[int, int, int] | None = None
-        self._acknowledged: tuple[str, int, int] = ("", 0, 0)
+        self._acknowledged: _Acknowledged | None = None
 
     def peer_linked(self, peer: str) -> None:
         """What was on its way to `peer` may be lost."""
-        if peer == self._acknowledged[0]:
-            self._acknowledged = ("", 0, 0)
+        if self._acknowledged is not None and self._acknowledged.leader == peer:
+            self._acknowledged = None
 
     def on_append(self, leader: str, append: Append) -> None:
         """Raft §5.3. Raises LogDiverged when one of our voters contradicts a committed entry.
@@ -68,10 +77,11 @@ class Follower:
         last = append.prev_index + len(append.entries)
         # Only what this message vouched for may be committed: what follows `last` may be another leader's leftover.
         commits = log.commit_to(min(append.commit, last))
-        known = self._acknowledged[:2] == (leader, state.term) and last <= self._acknowledged[2]
+        told = self._acknowledged
+        known = told is not None and told[:2] == (leader, state.term) and last <= told.last
         if known and commits and not append.entries:
             return  # it tells what is committed, and asks nothing; one that asks comes again, and commits nothing new
-        self._acknowledged = (leader, state.term, last)
+        self._acknowledged = _Acknowledged(leader, state.term, last)
         state.outbox.send_after_persist(leader, AppendResponse(term=state.term, accepted=True, index=last))
 
     def _refuse(self, leader: str, append: Append) -> None:
@@ -81,7 +91,7 @@ class Follower:
                 f"entry {append.prev_index} is committed with term {log.term_at(append.prev_index)}, "
                 f"and {leader} has it with term {append.prev_term}"
             )
-        self._acknowledged = ("", 0, 0)
+        self._acknowledged = None
         hint_index, hint_term = log.last_possible_match(append.prev_index, append.prev_term)
         refusal = AppendResponse(
             term=state.term, accepted=False, index=append.prev_index, hint_index=hint_index, hint_term=hint_term
@@ -196,6 +206,7 @@ class Follower:
     def _restore(self, snapshot: Snapshot) -> None:
         state = self._state
         state.log.restore(snapshot.index, snapshot.term)
+        self._acknowledged = None
         state.membership.restore(snapshot.index, snapshot.configuration)
         state.snapshot = snapshot
         state.outbox.snapshot = state.outbox.restore = snapshot
