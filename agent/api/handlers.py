@@ -283,7 +283,7 @@ class Handlers:
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """Prometheus."""
-        return web.Response(body=self._port.metrics(), headers={"Content-Type": CONTENT_TYPE})
+        return web.Response(body=await self._port.metrics(), headers={"Content-Type": CONTENT_TYPE})
 
     async def openapi(self, _request: web.Request) -> web.Response:
         """This API, described."""

@@ -128,5 +128,5 @@ class NodePort(Protocol):
         `log`: with the agents' newest lines. Raises NotFound for a name that is no member's.
         """
 
-    def metrics(self) -> bytes:
+    async def metrics(self) -> bytes:
         """Prometheus text format."""

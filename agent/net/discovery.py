@@ -8,6 +8,7 @@ discovery.announce()           # after a change of what is announced
 from __future__ import annotations
 
 import asyncio
+import importlib
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -81,6 +82,7 @@ class Discovery:
         self._beacons = Beacons(announcer, self._heard, self.counts) if settings.beacons else None
         self._mdns: Mdns | None = None
         self._mdns_due = False
+        self._mdns_timer: asyncio.TimerHandle | None = None
         self._mdns_on: tuple[str, ...] = ()
 
     async def start(self) -> None:
@@ -89,7 +91,7 @@ class Discovery:
             self._beacons.start(self._settings.listen, self._settings.discovery_port)
         loop = asyncio.get_running_loop()
         if self._settings.mdns:
-            loop.call_later(MDNS_AFTER_S if self._beacons is not None else 0.0, self._begin_mdns)
+            self._mdns_timer = loop.call_later(MDNS_AFTER_S if self._beacons is not None else 0.0, self._begin_mdns)
         self._task = loop.create_task(self._run(), name="discovery")
         self._task.add_done_callback(_must_go_on)
 
@@ -104,6 +106,8 @@ class Discovery:
 
     async def stop(self) -> None:
         """End both."""
+        if self._mdns_timer is not None:
+            self._mdns_timer.cancel()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -137,7 +141,9 @@ class Discovery:
         self._mdns_due = True
         self._wake.set()
 
-    def _make_mdns(self) -> Mdns:
+    async def _make_mdns(self) -> Mdns:
+        """Imported in a thread: elections may be running, and wait for the event loop."""
+        await asyncio.to_thread(importlib.import_module, "agent.net.mdns")
         from agent.net.mdns import Mdns, ServiceText
 
         settings = self._settings
@@ -153,7 +159,7 @@ class Discovery:
     async def _follow_interfaces(self, addresses: tuple[LocalAddress, ...]) -> None:
         """mDNS speaks on named interfaces only; when they change it starts anew."""
         if self._mdns is None:
-            self._mdns = self._make_mdns()
+            self._mdns = await self._make_mdns()
         listen = self._settings.listen
         if is_loopback(listen):
             wanted: tuple[str, ...] = (listen,)

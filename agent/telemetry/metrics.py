@@ -5,13 +5,15 @@ Nothing is pushed: every part keeps plain counters, and names a function that re
     metrics = Metrics()
     metrics.counter("link_drops", "Frames and peers dropped on peer links, by reason", lambda: table.counts)
     metrics.gauge("raft_term", "The current term", lambda: raft.term)
-    metrics.exposition()                       # for GET /metrics
+    await metrics.scrape()                     # for GET /metrics
 
 Prometheus's library is imported only then: it brings web servers along, and most agents are never asked.
 """
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
@@ -94,6 +96,11 @@ class Metrics:
     def gauge(self, name: str, text: str, read: Callable[[], Reading], *, label: str = "kind") -> None:
         """Show what `read` gives as the gauge `muster_<name>`; else as `counter`."""
         self._show(name, _Read("gauge", text, label, read))
+
+    async def scrape(self) -> bytes:
+        """`exposition`; the library is imported in a thread, since others wait for the event loop."""
+        await asyncio.to_thread(importlib.import_module, "prometheus_client.core")
+        return self.exposition()
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus's text format (`CONTENT_TYPE`)."""

@@ -23,6 +23,7 @@ from agent.formats.beacon import Beacon, verify_beacon
 from agent.instruction import new_key
 from agent.model.identity import agent_id_of
 from agent.net import beacons as beacons_module
+from agent.net import discovery as discovery_module
 from agent.net.addresses import LocalAddress
 from agent.net.beacons import LOOPBACK_BROADCAST, agent_beacon, broadcast_targets, peer_address
 from agent.net.discovery import Discovery, DiscoverySettings
@@ -142,6 +143,17 @@ async def test_interfaces_that_cant_be_looked_at_stop_nothing(port: int) -> None
         finally:
             await made.stop()
     assert made.counts["interfaces"] == 1
+
+
+async def test_one_that_is_stopped_at_once_begins_no_mdns(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery_module, "MDNS_AFTER_S", 0.05)
+    made = Finder("127.0.0.3", mdns=True).discovery(port)
+    await made.start()
+    await made.stop()
+    passed = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.1, passed.set)
+    await passed.wait()
+    assert not made._mdns_due
 
 
 async def test_a_defect_in_a_round_is_told_and_not_just_silence(port: int) -> None:

@@ -338,7 +338,7 @@ class FakeNode:
         chosen = (each for each in self.used.replicas if stack in (None, each.stack) and visible(each.stack))
         return msgspec.structs.replace(self.used, replicas=tuple(chosen))
 
-    def metrics(self) -> bytes:
+    async def metrics(self) -> bytes:
         return b"# HELP muster_up 1\nmuster_up 1.0\n"
 
 

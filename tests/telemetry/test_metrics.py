@@ -36,6 +36,12 @@ def test_counters_are_read_at_the_moment_of_asking() -> None:
     )
 
 
+async def test_a_scraper_gets_them_all() -> None:
+    metrics = Metrics()
+    metrics.gauge("raft_term", "The current term", lambda: 3)
+    assert await metrics.scrape() == metrics.exposition()
+
+
 def test_a_gauge_is_one_number_or_one_per_label() -> None:
     metrics = Metrics()
     metrics.gauge("raft_term", "The term", lambda: 7)

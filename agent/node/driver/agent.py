@@ -131,7 +131,7 @@ class Agent(Struct):
         workers = make_workers(config, identity, driver)
         counts = _Counts(announcing, stats)
         service = AgentService(
-            driver, logs, usage, doctor, ledger, Contents(blobs, images), backup, workers, counts, metrics.exposition
+            driver, logs, usage, doctor, ledger, Contents(blobs, images), backup, workers, counts, metrics.scrape
         )
         serving = Serving(driver)
         serving.handle(FollowLogs, logs.answer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
@@ -74,7 +74,7 @@ class AgentService:
         backup: BackupService,
         workers: WorkerService,
         counts: Counts,
-        metrics: Callable[[], bytes],
+        metrics: Callable[[], Awaitable[bytes]],
     ) -> None:
         self.blobs = blobs
         self.backup = backup
@@ -145,9 +145,9 @@ class AgentService:
         """See NodePort."""
         return await self._usage.ask(stack, visible)
 
-    def metrics(self) -> bytes:
+    async def metrics(self) -> bytes:
         """See NodePort."""
-        return self._metrics()
+        return await self._metrics()
 
     async def events(self, *, after: int | None) -> AsyncGenerator[Event]:
         """See NodePort."""

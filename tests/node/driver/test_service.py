@@ -28,7 +28,7 @@ class Counts:
 
 def service_of(at: Bench) -> AgentService:
     unused: Any = None
-    return AgentService(at.driver, unused, unused, unused, unused, unused, unused, unused, Counts(), lambda: b"metrics")
+    return AgentService(at.driver, unused, unused, unused, unused, unused, unused, unused, Counts(), unused)
 
 
 def tell(at: Bench, *numbers: int) -> None:
