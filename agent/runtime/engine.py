@@ -403,13 +403,19 @@ def _registry_auth(repository: str) -> str:
         return ""
     import docker.auth  # 8 MB: only for hosts that log in to a registry
     import docker.errors
+    import docker.utils.config
 
+    source = str(docker.utils.config.find_config_file())
     try:
         registry, _ = docker.auth.resolve_repository_name(repository)
-        found = docker.auth.resolve_authconfig(docker.auth.load_config(), registry)
+        config = docker.auth.load_config()
+        if helper := config.get_credential_store(registry):
+            source = f"docker-credential-{helper} for {registry}"
+        found = config.resolve_authconfig(registry)
         return docker.auth.encode_header(found).decode() if found else ""
-    except docker.errors.DockerException as error:
-        raise EngineRefused(f"credentials for the registry can't be read: {type(error).__name__}") from error
+    except (docker.errors.DockerException, ValueError, LookupError, TypeError, AttributeError) as error:
+        # The library checks little. The cause isn't kept: it has what was read.
+        raise EngineRefused(f"credentials can't be read from {source} ({type(error).__name__})") from None
 
 
 async def _messages(response: aiohttp.ClientResponse) -> AsyncIterator[Any]:
