@@ -11,7 +11,7 @@ from agent.model.errand import Errand, Prepare, Reach, errand_id
 from agent.model.spec import ReplicaKey, ReplicaSpec
 from agent.model.stack import HealthProbe
 from agent.model.types import AgentId, HostAddress, Label, Port
-from agent.state import ClusterState, service_of, validation_of
+from agent.state import ClusterState, ports_to_ask, service_of
 
 
 class Preparation(Struct, frozen=True, kw_only=True):
@@ -101,6 +101,5 @@ def _endpoints(state: ClusterState, agent: AgentId, key: ReplicaKey) -> list[End
             if service.health is not None and service.health.container_port == port.container_port
             else None,
         )
-        for port in assignment.ports
-        if validation_of(service, port) in (("all", "host") if assignment.host == agent else ("all",))
+        for port in ports_to_ask(service, assignment, agent)
     ]

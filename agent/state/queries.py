@@ -78,6 +78,12 @@ def validation_of(service: Service, port: AssignedPort) -> Validation:
     return next((spec.validation for spec in ports), "none")
 
 
+def ports_to_ask(service: Service, assignment: Assignment, host: AgentId) -> list[AssignedPort]:
+    """The replica's TCP ports that the plan lets `host` ask; to any other host they may be closed on purpose."""
+    asked = ("all", "host") if assignment.host == host else ("all",)
+    return [port for port in assignment.ports if validation_of(service, port) in asked]
+
+
 def satisfies(member: Member, service: Service) -> bool:
     """Whether the operator's constraints, pin and labels, let the service run on that member."""
     pinned = service.host is None or service.host == member.name

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from agent.doctor import diagnose
 from agent.model.doctor import Connects, PublishedPort
 from agent.model.ledger import AssignedPort
-from agent.model.stack import PortSpec
+from agent.model.stack import PortSpec, Validation
 from agent.node.driver.checkup import MAX_TRIED_PORTS, published_ports
 from tests.doctor.hosts import answers, cluster, id_of, sees
 from tests.support.ledger import Ledger, service, stack
@@ -47,6 +47,18 @@ def test_nothing_is_said_of_a_host_that_did_not_look() -> None:
     exams["n2"] = replace(exams["n2"], closed=closed())
     exams["n1"] = replace(exams["n1"], unchecked={"published ports": "took longer than 3 s"})
     assert [finding for finding in diagnose(answers(*exams.values())) if finding.check == "network"] == []
+
+
+@pytest.mark.parametrize(("validation", "tried_by"), [("all", ["n1", "n2"]), ("host", ["n1"]), ("none", [])])
+def test_a_port_is_tried_by_the_hosts_that_the_plan_lets_ask_it(validation: Validation, tried_by: list[str]) -> None:
+    """Another one may be closed to them on purpose."""
+    ledger = Ledger()
+    port = PortSpec(host_port=8000, container_port=80, validation=validation)
+    ledger.deploy(stack(web=service(ports=(port,))))
+    given = AssignedPort(container_port=80, host_port=8000)
+    ledger.assign(replace(ledger.assignment("n1"), ports=(given,)))
+    tries = {name: published_ports(ledger.state, ledger.id(name)) for name in ("n1", "n2")}
+    assert [name for name, ports in tries.items() if ports] == tried_by
 
 
 def test_a_host_tries_its_own_replicas_first_and_no_more_than_it_has_time_for() -> None:

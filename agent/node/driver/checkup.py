@@ -39,7 +39,7 @@ from agent.node.driver.hosting import Hosting
 from agent.node.driver.loop import Driver
 from agent.node.driver.network import Network
 from agent.runtime import holders, look
-from agent.state import ClusterState, service_of
+from agent.state import ClusterState, ports_to_ask, service_of
 from agent.swim import Ping
 from agent.telemetry.recent import RecentLog
 
@@ -78,13 +78,13 @@ def displaced_ports(state: ClusterState, host: AgentId) -> tuple[tuple[WantedPor
 
 
 def published_ports(state: ClusterState, host: AgentId) -> tuple[PublishedPort, ...]:
-    """The replicas' TCP ports that `host` is to try, its own ones first, then those of the members behind it by id."""
+    """The replicas' ports that the plans let `host` try, its own ones first, then the members' behind it by id."""
     published = [
         PublishedPort(replica=str(key), host=assignment.host, port=port.host_port, connects="yes")
         for key, assignment in sorted(state.assignments.items())
         if assignment.host in state.members
-        for port in assignment.ports
-        if port.protocol == "tcp"
+        if (service := service_of(state, assignment)) is not None
+        for port in ports_to_ask(service, assignment, host)
     ]
     published.sort(key=lambda each: (each.host < host, each.host))
     return tuple(published[:MAX_TRIED_PORTS])
