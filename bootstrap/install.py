@@ -1,6 +1,6 @@
 """Installing: all hosts at once, in three rounds with a look at all of them in between.
 
-1. Reach each host, look, send the agent's files, have keys made.
+1. Reach each host and look; where no two lines lead to one, send the agent's files, have keys made.
 2. The genesis is made of the hosts reached, or the new ones are enrolled; identities go out, agents start.
 3. Wait until all of them see each other.
 
@@ -74,7 +74,6 @@ class Installation:
         self._bundles: dict[Target, asyncio.Task[Bundle]] = {}
         self._connecting = asyncio.Semaphore(CONNECTING_AT_ONCE)
         self._restarting = asyncio.Semaphore(1)
-        self._by_address: dict[str, Site] = {}
         self._restart: dict[str, tuple[bool, bool]] = {}
         self.sites = [self._site(host) for host in hosts]
 
@@ -82,6 +81,8 @@ class Installation:
         """Raises MusterError only for what concerns all hosts; what concerns one is in its result."""
         try:
             self._bundle(self._own)  # while ssh connects
+            await self._each(self.sites, self._look)
+            self._check_addresses()  # before anything is changed anywhere
             await self._each(self.sites, self._prepare)
             _check_unique(self.sites)
             if self._dry:
@@ -105,17 +106,23 @@ class Installation:
 
     # Round 1
 
-    async def _prepare(self, site: Site) -> None:
-        """Everything that needs no other host."""
+    async def _look(self, site: Site) -> None:
+        """What is there, and what is to be done."""
         async with self._connecting:
             site.tell("connecting")
             site.connection = await Connection.open(site.host, self._settings, self._password)
         facts = await site.probe(site.host.python)
         site.plan = plan = make_plan(site.host, facts, self._options, self._own, time.time())
         site.notes += plan.notes
-        self._check_address(site)
         if facts.installed.certificate is not None:
             site.id = member_of(facts.installed.certificate, self._home.cluster.id)
+        self._bundle(plan.target)  # while others are looked at
+
+    async def _prepare(self, site: Site) -> None:
+        """Everything that needs no other host."""
+        plan, facts = site.plan, site.facts
+        assert plan is not None
+        assert facts is not None
         bundle = await asyncio.shield(self._bundle(plan.target))
         looked = await site.look(bundle)
         if not looked.present or looked.damaged:
@@ -138,17 +145,20 @@ class Installation:
             if not self._dry:
                 await site.ask_identity()
 
-    def _check_address(self, site: Site) -> None:
-        """Two lines that lead to one address, by names that don't show it: both are refused, as either may be meant."""
-        assert site.plan is not None
-        other = self._by_address.setdefault(site.plan.address, site)
-        if other is site:
-            return
-        fix = f"See {site.host.where} and {other.host.where}. Of two hosts one needs another: advertise=ADDRESS"
-        if other.ok:
-            other.error = InputError(f"{site.host.alias} has its address too, {site.plan.address}", fix=fix)
-            self._display.failed(other.host.alias, other.error)
-        raise InputError(f"{other.host.alias} has its address too, {site.plan.address}", fix=fix)
+    def _check_addresses(self) -> None:
+        """Lines that lead to one address, by names that don't show it: all are refused, as any may be meant."""
+        sharing: dict[str, list[Site]] = {}
+        for site in self.sites:
+            if site.ok and site.plan is not None:
+                sharing.setdefault(site.plan.address, []).append(site)
+        for address, sites in sharing.items():
+            for site in sites:
+                other = next((other for other in sites if other is not site), None)
+                if other is None:
+                    continue
+                fix = f"See {site.host.where} and {other.host.where}. Of two hosts one needs another: advertise=ADDRESS"
+                site.error = InputError(f"{other.host.alias} has its address too, {address}", fix=fix)
+                self._display.failed(site.host.alias, site.error)
 
     # Round 2
 
@@ -294,6 +304,9 @@ class Installation:
         """The list's labels into the ledger, which replicas are placed by; `held` are those it has, None if none."""
         wanted = dict(site.host.labels)
         if held is None or dict(held) == wanted:
+            return
+        if not wanted:  # `agent invite` may have given them; replicas would move
+            site.notes.append(f"it keeps its labels ({_listed(held)}), as {site.host.where} has none")
             return
         if not self._dry:
             site.tell("changing its labels")

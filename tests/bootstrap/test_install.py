@@ -1,0 +1,121 @@
+"""What installing tells and does when hosts answer as they are made to here: their helpers are played."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from agent.errors import MusterError
+from agent.home import Home
+from bootstrap.bundle import Bundle, Target
+from bootstrap.certificates import certify
+from bootstrap.connection import Connection
+from bootstrap.genesis import make_genesis, remember_members
+from bootstrap.home import create_home
+from bootstrap.install import HostResult, Installation
+from bootstrap.inventory import InventoryHost, parse_inventory
+from bootstrap.plan import Options
+from bootstrap.progress import Lines
+from bootstrap.ssh import SshSettings
+from tests.bootstrap.facts import facts
+from tests.bootstrap.identities import Host, host
+
+CHANGING = {"unpack", "apply", "request", "accept", "start"}
+BUNDLE = Bundle(version="1", path=Path("bundle"), size=1, sha256="0" * 64, manifest="0" * 64, unpacked=1)
+
+
+class Helper:
+    """One host's side of a connection: it answers, and remembers what it was asked."""
+
+    def __init__(self, found: dict[str, Any], labels: dict[str, str] | None = None) -> None:
+        self.asked: list[str] = []
+        self._answers: dict[str, Any] = {
+            "probe": msgspec.to_builtins(facts(clock_ms=time.time_ns() // 1_000_000, **found)),
+            "look": {"present": True, "damaged": ()},
+            "apply": {"changed": (), "notes": ()},
+            "wait": {"answers": True, "coordinator": "n1", "unseen": (), "reason": "", "labels": labels},
+        }
+
+    async def ask(self, do: str, **said: Any) -> Any:
+        self.asked.append(do if not said.get("dry") else f"{do} dry")
+        if do not in self._answers:
+            raise MusterError(f"{do} goes wrong")
+        return self._answers[do]
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return create_home(tmp_path / "prod", name="prod", operator="alice", recovery_file=tmp_path / "recovery.key")
+
+
+def install(
+    monkeypatch: pytest.MonkeyPatch, home: Home, hosts: str, helpers: dict[str, Helper], *, dry: bool = False
+) -> tuple[dict[str, HostResult], list[str]]:
+    """Its results by alias, and the lines that it told."""
+
+    async def opened(host: InventoryHost, _settings: SshSettings, _password: str | None = None) -> Helper:
+        return helpers[host.alias]
+
+    def built(_target: Target, _cache: Path) -> Bundle:
+        return BUNDLE
+
+    monkeypatch.setattr(Connection, "open", opened)
+    monkeypatch.setattr("bootstrap.install.build", built)
+    told: list[str] = []
+    installation = Installation(
+        home,
+        parse_inventory(hosts),
+        settings=SshSettings(),
+        options=Options(),
+        display=Lines(told.append),
+        cache=home.path,
+        dry=dry,
+    )
+    return {result.host: result for result in asyncio.run(installation.run())}, told
+
+
+def test_nothing_is_changed_on_a_host_that_two_lines_lead_to(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:
+    helpers = {"n1": Helper({}), "twin": Helper({"hostname": "twin"})}
+    results, told = install(monkeypatch, home, "n1\ntwin\n", helpers)
+    for helper in helpers.values():
+        assert CHANGING.isdisjoint(helper.asked)
+    assert results["n1"].what == "twin has its address too, 10.0.0.7"
+    assert results["twin"].what == "n1 has its address too, 10.0.0.7"
+    assert [line.partition(": failed: ")[2] for line in told if ": failed: " in line] == [
+        "twin has its address too, 10.0.0.7",
+        "n1 has its address too, 10.0.0.7",
+    ]
+
+
+def member(home: Home, one: Host, labels: dict[str, str]) -> tuple[Home, Helper]:
+    """A cluster of that host, enrolled with these labels."""
+    request = one.request(address="10.0.0.7")
+    genesis = make_genesis(home, [request], now_ms=1_700_000_000_000, labels={request.id: labels})
+    there = {"certificate": certify(home, request), "granted": True, "active": "active"}
+    installed = {"current": "1", "config": None, "enabled": "enabled"} | there
+    return remember_members(home, genesis.members), Helper({"installed": installed}, labels)
+
+
+def test_a_line_without_labels_leaves_a_host_those_that_it_has(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:
+    home, helper = member(home, host("n1"), {"zone": "b"})
+    results, _ = install(monkeypatch, home, "n1\n", {"n1": helper}, dry=True)
+    assert results["n1"].changed == ()
+    assert results["n1"].notes == ("it keeps its labels (zone=b), as hosts.txt:1 has none",)
+
+
+@pytest.mark.parametrize(("hosts", "listed"), [("n1 zone=a\n", "zone=a"), ("[west]\nn1\n", "west=true")])
+def test_a_line_with_labels_or_a_group_gives_a_host_all_of_them(
+    monkeypatch: pytest.MonkeyPatch, home: Home, hosts: str, listed: str
+) -> None:
+    home, helper = member(home, host("n1"), {"zone": "b"})
+    results, _ = install(monkeypatch, home, hosts, {"n1": helper}, dry=True)
+    assert results["n1"].changed == (f"labels ({listed}; were zone=b)",)
+    assert results["n1"].notes == ()
