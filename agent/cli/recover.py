@@ -43,9 +43,12 @@ def recover(new_epoch: bool, lost: str | None, follow: int | None, recovery_key:
     """
     options = current_options()
     if new_epoch == (follow is not None):
-        fix = "Say `agent recover --new-epoch`."
-        raise InputError("says what to do: that or --follow, one of them", where="--new-epoch", fix=fix)
+        fix = "On a survivor: `agent recover --new-epoch`. For this home alone: `agent recover --follow EPOCH`."
+        raise InputError("one of --new-epoch and --follow says what to do", where="recover", fix=fix)
     if follow is not None:
+        for option, given in (("--lost", lost), ("--recovery-key", recovery_key)):
+            if given is not None:
+                raise InputError("belongs to --new-epoch: --follow signs nothing", where=option, fix="Leave it out.")
         _follow(options, follow)
         return
     client = client_of(options, recovery_key)

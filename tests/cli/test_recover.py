@@ -21,4 +21,16 @@ async def test_what_to_do_is_said_once(agent: Agent) -> None:
     for args in (("recover",), ("recover", "--new-epoch", "--follow", "2"), ("recover", "--follow", "0")):
         said = await agent(*args)
         assert said.code == 2, args
-    assert "agent recover --new-epoch" in (await agent("recover")).err
+    for args in (("recover",), ("recover", "--new-epoch", "--follow", "2")):
+        told = (await agent(*args)).err
+        assert "one of --new-epoch and --follow" in told
+        assert "`agent recover --new-epoch`" in told
+        assert "`agent recover --follow EPOCH`" in told
+
+
+async def test_following_refuses_what_belongs_to_a_new_epoch(agent: Agent, cluster: FakeCluster) -> None:
+    for option in ("--lost", "--recovery-key"):
+        said = await agent("recover", "--follow", "3", option, "n1")
+        assert said.code == 2
+        assert f"{option}: belongs to --new-epoch" in said.err
+    assert (await asyncio.to_thread(open_home, cluster.home.path)).cluster.epoch == 1
