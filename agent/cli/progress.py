@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 LOOK_EVERY_S = 1.0  # when no event comes
+EVENTS_WITHIN_S = 1.0  # after a status that says it is over; a stream that is being made anew isn't waited for longer
 MAX_REPLICAS_NAMED = 4  # of a service, one by one; the fifth makes the line longer than a terminal
 MAX_CHECK_LINES = 20  # hosts told one by one; of more only how many are done
 PATIENCE_S = 60.0  # without a member that answers; a coordinator's death takes seconds
 
 _PHASES: tuple[Phase, ...] = ("preparing", "services", "main", "workers", "validating")
+_ENDS: tuple[Phase, ...] = ("healthy", "stopped", "failed")
 
 
 @dataclass(slots=True)
@@ -47,6 +49,7 @@ class Watch:
     _told: dict[str, str] = field(default_factory=dict)
     _phase: int = -1
     _happened: asyncio.Event = field(default_factory=asyncio.Event)
+    _all_heard: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def until_done(self) -> StackStatus | None:
         """The stack as it is at the end. Raises DeploymentFailed with the last reason."""
@@ -73,6 +76,7 @@ class Watch:
                 else:
                     heard = time.monotonic()
                     if self._judge(status):
+                        await self._say_outcome()
                         return self.newest
                     if screen is not None:
                         screen.update(self._picture())
@@ -88,8 +92,6 @@ class Watch:
             # A member that answers for itself may be behind, so a stack that wasn't seen yet is waited for.
             if not self.removing and (self._seen or time.monotonic() - self._began >= PATIENCE_S):
                 raise DeploymentFailed("was removed meanwhile", where=self.stack)
-            if self.removing and not self.options.json:
-                say(f"{self.stack}: removed")
             return self.removing
         self._seen = True
         if found.revision < self.revision:
@@ -100,6 +102,7 @@ class Watch:
             raise DeploymentFailed(what, where=self.stack, fix="`agent status` shows where it stands.")
         self._tell(found)
         if found.phase == "failed":
+            self._say_phase("failed")
             sentence, output = split_reason(found.reason or "without a reason")
             self._last_words(output)
             fix = f"`agent logs {self.stack}` may say more; what ran before runs again where there was anything."
@@ -108,8 +111,24 @@ class Watch:
             raise DeploymentFailed(f"failed: {sentence}", where=self.stack, fix=fix)
         return not self.removing and found.phase in ("healthy", "stopped")
 
+    async def _say_outcome(self) -> None:
+        """The last line, behind what events tell of the way there, though the status may be sooner than they are."""
+        if self.newest is not None and not self.removing:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(EVENTS_WITHIN_S):
+                    await self._all_heard.wait()
+            self._say_phase(self.newest.phase)
+        elif not self.options.json:
+            say(f"{self.stack}: removed")
+
     async def _listen(self) -> None:
-        """Events only make us look sooner; without them the clock does."""
+        """Events make us look sooner, which the clock does without them, and tell what no status keeps."""
+        try:
+            await self._hear()
+        finally:
+            self._all_heard.set()
+
+    async def _hear(self) -> None:
         with suppress(MusterError):
             async with aclosing(self.client.events(follow=True)) as events:
                 async for event in events:
@@ -117,7 +136,9 @@ class Watch:
                         self._happened.set()
                     if (event.stack, event.revision) != (self.stack, self.revision):
                         continue
-                    if event.kind == "phase":
+                    if event.kind == "phase" and event.state in _ENDS:
+                        self._all_heard.set()
+                    elif event.kind == "phase":
                         self._say_phase(event.state)
                     elif event.state == "registered":
                         self._once(f"registered {event.service}", f"  {event.what.partition('/')[2]}")
@@ -146,10 +167,14 @@ class Watch:
         return table(("service", "healthy", "hosts", "waiting for"), rows)
 
     def _tell(self, stack: StackStatus) -> None:
-        """Plain lines for what changed since the last look; on a screen only the phases, above the table."""
+        """Plain lines for what changed since the last look; on a screen only the phases, above the table.
+
+        How it ended comes last of all, so not here.
+        """
         if self.options.json:
             return
-        self._say_phase(stack.phase)
+        if stack.phase not in _ENDS:
+            self._say_phase(stack.phase)
         if not self.options.live:
             for about, text in _check_lines(stack.checks):
                 self._once(about, text)

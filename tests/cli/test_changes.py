@@ -28,6 +28,7 @@ from tests.support.waiting import wait_for
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(progress, "EVENTS_WITHIN_S", 0.02)  # most of these tests tell none
 
 
 @pytest.fixture
@@ -84,7 +85,8 @@ async def test_a_deploy_is_watched_until_it_is_healthy(agent: Agent, running: Fa
     assert said.code == 0, said
     lines = said.out.splitlines()
     assert lines[0] == "shop: accepted as revision 1"
-    assert "shop: healthy" in lines
+    assert lines[-1] == "shop: healthy"
+    assert lines.index("  web 1/1") < lines.index("shop: healthy")
     held = running.ledger.state.signed[running.ledger.state.stacks["shop"].deployed.digest]
     assert held.stack.services["web"].host == "n1"
     assert b"ssh_key" not in held.body
@@ -221,20 +223,30 @@ def change(plan: Path) -> None:
     plan.write_text(json.dumps(written))
 
 
-async def test_that_workers_are_registered_is_told(agent: Agent, running: FakeCluster, plan: Path) -> None:
-    node = running.nodes["n1"].node
+async def test_that_workers_are_registered_is_told_though_a_status_says_healthy_sooner(
+    agent: Agent, running: FakeCluster, plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "EVENTS_WITHIN_S", 20.0)
+    node = running.nodes["n1"]
     fields: dict[str, Any] = {"stack": "shop", "revision": 1}
+
+    def statuses() -> int:
+        return sum(record.url == "/api/v1/deployment/status" for record in node.records)
+
+    def healthy() -> None:
+        phase(running, "healthy")
+        looks[0] = statuses()
 
     def registered() -> None:
         what = "shop/job is registered with web on n1"
-        node.tell(event(1, what, kind="replica", service="job", state="registered", **fields))
-        looks[0] = len(running.nodes["n1"].records)
+        node.node.tell(event(1, what, kind="replica", service="job", state="registered", **fields))
+        node.node.tell(event(2, "shop is healthy", kind="phase", state="healthy", **fields))
 
     looks = [0]
     said = await during(
         agent("deploy", str(plan), "--via", "n1"),
-        (lambda: bool(node.listeners), registered),
-        (lambda: len(running.nodes["n1"].records) > looks[0] + 10, lambda: phase(running, "healthy")),
+        (lambda: bool(node.node.listeners), healthy),
+        (lambda: statuses() > looks[0], registered),
     )
     assert said.code == 0, said
     assert said.out.splitlines()[-2:] == ["  job is registered with web on n1", "shop: healthy"]
