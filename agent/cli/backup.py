@@ -50,7 +50,7 @@ def backup(file: str, volumes: bool, api_logs: bool, with_home: bool) -> int:
         await client.members()
 
     with_client(options, refresh)  # the home knows all members' addresses then
-    making = _Making(open_client(options), options, Path(file))
+    making = _Making(open_client(options, others=True), options, Path(file))
     return asyncio.run(making.run(volumes=volumes, api_logs=api_logs, with_home=with_home))
 
 

@@ -9,7 +9,7 @@ import aiohttp
 
 from agent.client.endpoints import Endpoint
 from agent.client.transport import Request, reason_of
-from agent.errors import NotFound, Unreachable
+from agent.errors import Unreachable
 from agent.instruction import NO_BODY, sign_request
 from agent.model.api import BlobView
 from agent.model.types import Digest, Label
@@ -22,7 +22,10 @@ PART_BYTES = 1_048_576
 
 
 async def fetch(client: Client, host: Label, path: str) -> AsyncGenerator[bytes, None]:
-    """What `GET path` at that host answers. Raises Unreachable when it breaks off, or the problem that it answers."""
+    """What `GET path` at that host answers.
+
+    Raises Unreachable when it breaks off or the home doesn't know the host, or the problem that it answers.
+    """
     endpoint = _endpoint(client, host)
     request = Request(method="GET", path=path, headers=_token(client, endpoint, f"GET {path}"), silence_s=SILENCE_S)
     try:
@@ -53,7 +56,8 @@ async def put(
 def _endpoint(client: Client, host: Label) -> Endpoint:
     found = client.endpoint_of(host)
     if found is None or found.id is None:
-        raise NotFound("the home doesn't know this host", where=host, fix="`agent members` refreshes what it knows.")
+        # Not NotFound, which a host answers that never had what it is asked for.
+        raise Unreachable("the home doesn't know this host", where=host, fix="`agent members` refreshes what it knows.")
     return found
 
 
