@@ -78,7 +78,7 @@ def restore(file: str, dry_run: bool, volumes: bool, other_cluster: bool, unpack
         return EXIT_OK
     if not yes:
         ask(f"Restore {len(wanted)} of {len(plans)} stacks?", what="changes the cluster", where="restore")
-    return asyncio.run(_restore(open_client(options), options, found, state, wanted))
+    return asyncio.run(_restore(open_client(options, others=True), options, found, state, wanted))
 
 
 def _proven(found: Backup) -> ClusterState:
@@ -165,10 +165,10 @@ async def _restore_stack(client: Client, options: Options, found: Backup, state:
     """Place, scale, put volumes there, start: nothing runs before its volumes are back. Raises MusterError."""
     target = f"stack:{plan.name}"
     waits = bool(plan.volumes or plan.stopped)
-    revision = 0
+    revision = plan.placed
     if plan.deploys:
         revision = (await client.submit("place" if waits else "deploy", target, plan.body)).revision
-    elif waits:
+    elif waits and not plan.placed:
         body = Services(services=() if plan.volumes else plan.stopped)
         revision = (await client.submit("stop", target, body)).revision
     if plan.scale:
@@ -180,6 +180,6 @@ async def _restore_stack(client: Client, options: Options, found: Backup, state:
             client, options, found, plan, targets(state, plan, await wait_for_places(client, plan.name, wanted))
         )
     started = tuple(sorted(plan.body.services.keys() - set(plan.stopped)))
-    if started and (plan.volumes or (plan.deploys and waits)):
+    if started and (plan.volumes or plan.starts or (plan.deploys and waits)):
         revision = (await client.submit("start", target, Services(services=started))).revision
     await Watch(client, options, plan.name, revision).until_done()

@@ -19,7 +19,9 @@ from agent.state import ClusterState, deployed_stack
 class StackPlan(Struct, frozen=True, kw_only=True):
     """What to do about one stack; `changes` says it to a person, and is empty where nothing is to be done.
 
-    `scale` is what has to be set again behind the deploy, `stopped` what isn't to run. `volumes` are to be put back.
+    `scale` is what has to be set again behind the deploy, `stopped` what isn't to run, `starts` what is stopped now and
+    is to run. `volumes` are to be put back. `placed` is the revision of a stack that is there and never ran, as a
+    restore that broke off leaves it; else 0.
     """
 
     name: Label
@@ -27,6 +29,8 @@ class StackPlan(Struct, frozen=True, kw_only=True):
     deploys: bool
     scale: dict[Label, int]
     stopped: tuple[Label, ...]
+    starts: tuple[Label, ...]
+    placed: int
     volumes: tuple[Part, ...]
     changes: tuple[str, ...]
 
@@ -50,12 +54,16 @@ def _plan(state: ClusterState, name: Label, view: StackView | None, parts: list[
     stopped = tuple(sorted(stack.stopped))
     if not deploys and view is not None and tuple(sorted(view.stopped)) == stopped:
         stopped = ()
-    volumes = tuple(part for part in parts if part.kind == "volume") if view is None or over else ()
+    starts = () if deploys or view is None else tuple(sorted(set(view.stopped) - stack.stopped))
+    placed = view.revision if starts and view is not None and _never_ran(view) else 0
+    fresh = view is None or placed > 0
+    volumes = tuple(part for part in parts if part.kind == "volume") if fresh or over else ()
     changes = [
         *(["is deployed" if view is None else "is deployed again"] if deploys else []),
         *(f"{service} is scaled to {count}" for service, count in sorted(scale.items())),
         *(f"volume {part.volume} of {part.host} is put back ({part.size} bytes)" for part in volumes),
         *(f"{service} is stopped" for service in stopped),
+        *(f"{service} is started" for service in starts),
     ]
     if volumes:
         stopped = tuple(sorted(stack.stopped))  # to put them back, everything is stopped
@@ -65,8 +73,20 @@ def _plan(state: ClusterState, name: Label, view: StackView | None, parts: list[
         deploys=deploys,
         scale=scale,
         stopped=stopped,
+        starts=starts,
+        placed=placed,
         volumes=volumes,
         changes=tuple(changes),
+    )
+
+
+def _never_ran(view: StackView) -> bool:
+    """Placed where nothing was, all of it stopped, and at most scaled since: there is no data of its own."""
+    since = 1 if view.scale else 0
+    return (
+        view.previous is None
+        and set(view.stopped) == view.stack.services.keys()
+        and view.revision == view.deployed.revision + since
     )
 
 

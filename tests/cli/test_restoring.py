@@ -69,6 +69,35 @@ def test_what_was_stopped_is_stopped_again() -> None:
     assert planned(ledger.state, ledger.state).changes == ()
 
 
+def test_what_ran_and_is_stopped_now_is_started_with_the_data_that_it_has() -> None:
+    ledger = lived_in()
+    running = ledger.state
+    ledger.stop("db")
+    plan = planned(running, ledger.state)
+    assert (plan.changes, plan.deploys, plan.placed) == (("db is started",), False, 0)
+
+
+def test_what_was_placed_and_never_ran_gets_its_volumes_and_starts() -> None:
+    running = lived_in().state
+    ledger = Ledger()
+    ledger.instruct("place", "stack:shop", stack(db=DB))
+    for scaled in (False, True):
+        if scaled:
+            ledger.scale(db=3)
+        plan = planned(running, ledger.state)
+        assert (plan.deploys, len(plan.volumes), plan.changes[-1]) == (False, 2, "db is started")
+        assert plan.placed == ledger.state.stacks["shop"].revision
+        assert plan.scale == ({} if scaled else {"db": 3})
+
+
+def test_data_of_a_life_before_is_not_written_over_unasked() -> None:
+    ledger = lived_in()
+    running = ledger.state
+    ledger.stop("db")
+    assert planned(running, ledger.state).volumes == ()
+    assert planned(running, ledger.state, over=True).volumes
+
+
 def test_what_was_being_removed_is_not_restored() -> None:
     ledger = lived_in()
     ledger.remove()
