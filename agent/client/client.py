@@ -258,7 +258,7 @@ class Client:
     async def connect(self, failed: Mapping[Endpoint, str] | None = None) -> Endpoint:
         """A member that answers, not one of `failed`.
 
-        Raises Unreachable, naming each address and why; Conflict where nothing proves their epoch to the home.
+        Raises Unreachable, naming each address and why; Conflict where one is in an epoch that the home can't go to.
         """
         failed = failed or {}
         async with self._finding:
@@ -367,7 +367,10 @@ class Client:
         async with self._following:  # several are asked at once
             home, _ = self.signer()
             if epoch < home.cluster.epoch:
-                raise Conflict(f"it is still in epoch {epoch}, and this home in {home.cluster.epoch}")
+                what = f"it is still in epoch {epoch}, and this home in {home.cluster.epoch}"
+                fix = f"If no agent is in the home's epoch, it was led away: agent recover --follow {epoch}"
+                self._unproven = self._unproven or Conflict(what, where=str(endpoint), fix=fix)
+                raise Conflict(what)
             if epoch == home.cluster.epoch:
                 return
             request = Request(method="GET", path="/api/v1/epochs", headers=self.headers(), timeout_s=PROBE_TIMEOUT_S)

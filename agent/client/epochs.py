@@ -13,6 +13,7 @@ from agent.home import GENESIS_FILE, GENESIS_TOKEN_FILE, Home, OperatorFile, rea
 from agent.instruction import audience_of, read_genesis, read_instruction, unverified_claims
 from agent.model.api import EpochBeginning, Epochs
 from agent.model.cluster import Operator
+from agent.model.explain import shown
 from agent.model.instruction import Recover
 from agent.model.types import OperatorName
 
@@ -66,9 +67,10 @@ def _check(home: Home, epoch: int, begun: EpochBeginning | None, admins: Mapping
 
 def _who(begun: EpochBeginning) -> str:
     try:
-        return unverified_claims(begun.token).iss
+        name = unverified_claims(begun.token).iss
     except MusterError:
         return "nobody"
+    return name if name.isprintable() else shown(name)  # nobody vouches for it
 
 
 def _admin(file: OperatorFile) -> Operator:

@@ -12,9 +12,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agent.client import home_client
-from agent.errors import Conflict, Unreachable
+from agent.client.epochs import follow
+from agent.errors import Conflict
 from agent.home import OPERATOR_FILE, OPERATOR_KEY_FILE, Home, OperatorFile, as_json, open_home
 from agent.instruction import encode_body, new_key, private_pem, public_hex, sign_instruction
+from agent.model.api import EpochBeginning, Epochs
 from agent.model.cluster import Operator
 from agent.model.instruction import Recover
 from agent.model.ledger import InstructionEntry
@@ -90,6 +92,24 @@ async def test_a_home_that_knows_no_admin_says_the_one_command_that_takes_it_the
     assert (await asyncio.to_thread(open_home, home.path)).cluster.epoch == 1
 
 
+async def test_a_name_that_a_taken_agent_made_up_is_shown_printable(cluster: FakeCluster) -> None:
+    token = sign_instruction(
+        new_key(),
+        operator_name="a\x1b[2Jb",
+        cluster=cluster.home.cluster.id,
+        epoch=1,
+        act="recover",
+        target="cluster",
+        revision=1,
+        body_bytes=b"{}",
+        now_s=time.time(),
+    )
+    told = Epochs(answered_by="n1", epoch=2, begun=(EpochBeginning(epoch=2, token=token, body="{}"),))
+    with pytest.raises(Conflict, match=r'and "a\\x1b\[2Jb" signed that') as error:
+        follow(cluster.home, told, {})
+    assert error.value.what.isprintable()
+
+
 async def test_what_somebody_else_signed_in_an_admins_name_leads_nowhere(running: FakeCluster) -> None:
     taken = new_key()
     operators = running.ledger.state.operators
@@ -115,8 +135,9 @@ async def test_an_agent_that_is_still_in_the_epoch_before_is_passed_over(running
     assert await asked(running.home, via="n2") == 2
     home = await asyncio.to_thread(open_home, running.home.path)
     assert await asked(home) == 2
-    with pytest.raises(Unreachable, match="it is still in epoch 1, and this home in 2"):
+    with pytest.raises(Conflict, match="it is still in epoch 1, and this home in 2") as error:
         await asked(home, via="n1")
+    assert error.value.fix.endswith("agent recover --follow 1")
 
 
 async def test_a_home_that_cannot_be_written_works_all_the_same(
