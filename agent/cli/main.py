@@ -132,6 +132,8 @@ def _tell(
         }
         print(json.dumps(problem), file=sys.stderr)
         return
-    print(f"error: {where}: {what}" if where else f"error: {what}", file=sys.stderr)
+    from agent.cli.output import tell
+
+    tell(f"error: {where}: {what}" if where else f"error: {what}")
     if fix:
-        print(f"  {fix}", file=sys.stderr)
+        tell(f"  {fix}")

@@ -50,6 +50,12 @@ def clean(text: str) -> str:
     return _CONTROL.sub("\ufffd", _COLOURS.sub("", text))
 
 
+def tell(text: str) -> None:
+    """Beside the output, on standard error: whatever an agent answers is in errors and notes, too."""
+    for line in text.split("\n"):
+        print(clean(line), file=sys.stderr)
+
+
 def console(options: Options) -> Console:
     """Where tables go."""
     from rich.console import Console

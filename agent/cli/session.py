@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
 from agent.cli.options import DEFAULT_SOCKET, Options
+from agent.cli.output import tell
 from agent.client import Client, home_client, socket_client
 from agent.errors import InputError, NotFound
 from agent.home import Home, find_home, open_home
@@ -29,7 +29,7 @@ def with_client(options: Options, use: Callable[[Client], Awaitable[T]], *, othe
 
 
 def open_client(options: Options, *, others: bool = False) -> Client:
-    """`others`: --via is the first to be asked, not the only one; for what every member is asked.
+    """`others`: --via is the first to be asked, not the only one; for what every member is asked, or has alone.
 
     Raises InputError, or NotFound when there is neither a home nor an agent on this host.
     """
@@ -50,7 +50,7 @@ def open_client(options: Options, *, others: bool = False) -> Client:
 
 def notice(text: str) -> None:
     """A sentence for the person, beside the output."""
-    print(f"note: {text}", file=sys.stderr)
+    tell(f"note: {text}")
 
 
 def _home_if_any(options: Options) -> Home | None:

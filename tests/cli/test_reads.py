@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from agent.cli import session
 from agent.cli.options import Options
 from agent.cli.output import say_from
+from agent.errors import Conflict
 from agent.instruction import audience_of, read_access
 from agent.model.report import RuntimeInfo
 from agent.model.usage import ReplicaUsage, SilentHost, Usage
@@ -283,3 +284,14 @@ def test_each_replica_has_a_colour_of_its_own_where_colours_are_wanted(
     monkeypatch.setenv("NO_COLOR", "1")
     say_from(Options(), "web.1@n1", "hello")
     assert capsys.readouterr().out == "web.1@n1 | hello\n"
+
+
+async def test_what_an_agent_answers_does_not_steer_the_terminal_in_errors_and_notes(
+    agent: Agent, running: FakeCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for node in running.nodes.values():
+        node.node.fail = Conflict("a\x1b[2Jb", where="c\rd", fix="e\x9bf")
+    said = await agent("status")
+    assert said.err == "error: c\ufffdd: a\ufffd[2Jb\n  e\ufffdf\n"
+    session.notice("a\x1b[2Jb")
+    assert capsys.readouterr().err == "note: a\ufffd[2Jb\n"
