@@ -97,6 +97,10 @@ def test_labels_that_change_in_the_list_change_in_the_ledger_too(desk: Desk) -> 
     assert " relabel host:" in desk.run("agent", "audit", "log").stdout
     assert desk.install()["hosts"]["n1"]["changed"] == []
 
+    bare = desk.install(hosts=desk.write_hosts("root@n1", *WELL[1:], name="bare.txt"))["hosts"]["n1"]
+    assert "it keeps its labels (disk=ssd zone=b), as bare.txt:1 has none" in bare["notes"]
+    assert labels(desk)["n1"] == {"zone": "b", "disk": "ssd"}
+
     (desk.lab.operator.home / "plan.json").write_text(json.dumps({"stack": "web", "services": {"web": SERVICE}}))
     desk.run("agent", "deploy", "plan.json")
     (replica,) = json.loads(desk.run("agent", "ps", "--json").stdout.splitlines()[0])["replicas"]
