@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -59,8 +58,7 @@ def build_app(
     invariant, which the agent can't go on with.
     """
     streams = streams if streams is not None else Streams()
-    openapi = functools.cache(lambda: _encoder.encode(document(ROUTES)))  # seldom wanted, and 50 ms of work
-    handlers = Handlers(port, stats, streams, openapi)
+    handlers = Handlers(port, stats, streams, lambda: msgspec.json.encode(document(ROUTES)))
     app = web.Application(
         middlewares=[
             _logging(stats, log, observe),

@@ -54,13 +54,15 @@ MAX_EVENT_ID_CHARACTERS = 64  # an agent id, a colon, a number
 
 
 class Handlers:
-    """The routes over one agent. `document` gives the OpenAPI document."""
+    """The routes over one agent. `document` gives the OpenAPI document: asked once, in a thread."""
 
     def __init__(self, port: NodePort, stats: ApiStats, streams: Streams, document: Callable[[], bytes]) -> None:
         self._port = port
         self._stats = stats
         self._streams = streams
         self._document = document
+        self._described: bytes | None = None
+        self._describing = asyncio.Lock()
 
     async def health(self, _request: web.Request) -> Health:
         """Open to everybody."""
@@ -287,7 +289,10 @@ class Handlers:
 
     async def openapi(self, _request: web.Request) -> web.Response:
         """This API, described."""
-        return web.Response(body=self._document(), content_type="application/json")
+        async with self._describing:
+            if self._described is None:
+                self._described = await asyncio.to_thread(self._document)
+        return web.Response(body=self._described, content_type="application/json")
 
     def _stack_name(self, request: web.Request) -> str:
         name = read_path(request, "stack")
@@ -326,26 +331,21 @@ async def uploaded(request: web.Request) -> AsyncGenerator[bytes]:
 
 
 async def read_body(request: web.Request, max_bytes: int) -> bytes:
-    """The body's exact bytes. Raises TooLarge, or TimedOut for a client that is too slow."""
+    """The body's exact bytes. Raises TooLarge, or InputError for a client that is too slow."""
     if request.content_length is not None and request.content_length > max_bytes:
         raise errors.TooLarge(f"{request.content_length} bytes; at most {max_bytes} are taken", where="body")
-    parts: list[bytes] = []
-    size = 0
-    if request.content.is_eof():  # all of it came with the headers, as mostly: there is nothing to wait for
-        body = await request.content.read()
-        if len(body) > max_bytes:
-            raise errors.TooLarge(f"{len(body)} bytes; at most {max_bytes} are taken", where="body")
-        return body
+    # All of it came with the headers, as mostly: there is nothing to wait for, and no timer to set.
+    patience_s = None if request.content.is_eof() else BODY_TIMEOUT_S
+    body = bytearray()
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
+        async with asyncio.timeout(patience_s):
             async for part in request.content.iter_any():
-                size += len(part)
-                if size > max_bytes:
+                body += part
+                if len(body) > max_bytes:
                     raise errors.TooLarge(f"more than {max_bytes} bytes", where="body")
-                parts.append(part)
     except TimeoutError:
         raise errors.InputError(f"the body didn't come within {BODY_TIMEOUT_S:.0f} s", where="body") from None
-    return b"".join(parts)
+    return bytes(body)
 
 
 def _refusal(result: InstructionResult) -> Fault:

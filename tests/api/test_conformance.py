@@ -71,12 +71,14 @@ class Served:
         self.url = f"http://127.0.0.1:{self._server.port}"
 
     async def _start(self) -> ApiServer:
+        await asyncio.to_thread(int)  # the loop's worker lasts as long as the loop, not as the test that needs it first
         many = RateLimit(per_second=1e6, burst=1_000_000)
         app = build_app(self.node, stats=ApiStats(), log=lambda record: None, rate_limit=many)
         return await ApiServer.start(app, host="127.0.0.1", port=0, tls=None)
 
     def close(self) -> None:
         asyncio.run_coroutine_threadsafe(self._server.close(), self._loop).result(TIMEOUT_S)
+        asyncio.run_coroutine_threadsafe(self._loop.shutdown_default_executor(), self._loop).result(TIMEOUT_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(TIMEOUT_S)
         self._loop.close()

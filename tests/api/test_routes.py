@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import re
+import threading
 import time
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from msgspec.structs import replace
 from yarl import URL
 
+from agent.api import app
 from agent.api.app import build_app
 from agent.api.openapi import document
 from agent.api.routes import JSON, ROUTES, Route
@@ -27,7 +30,9 @@ from agent.telemetry.api_log import ApiStats
 from tests.support.fake_node import NOTHING, FakeCluster, RunningNode, event, line
 from tests.support.schemas import violations
 from tests.support.shop import SECRET, instruct, open_shop, shop, signed
+from tests.support.waiting import wait_for
 
+PATIENCE_S = 5.0  # for what takes milliseconds, on a busy machine
 EXAMPLES = {
     "{volume}": "data",
     "{stack}": "shop",
@@ -464,10 +469,10 @@ async def test_a_defect_is_a_problem_without_details_and_the_next_request_works(
 async def test_the_document_holds_every_route_and_no_other(client: aiohttp.ClientSession, running: RunningNode) -> None:
     async with client.get("/api/v1/openapi.json") as response:
         described = await response.json()
-    app = build_app(running.node, stats=ApiStats(), log=lambda record: None)
+    built = build_app(running.node, stats=ApiStats(), log=lambda record: None)
     served = {
         (each.method, each.resource.canonical)
-        for each in app.router.routes()
+        for each in built.router.routes()
         if each.resource is not None and each.method != "HEAD"
     }
     written = {(method.upper(), path) for path, item in described["paths"].items() for method in item}
@@ -475,6 +480,33 @@ async def test_the_document_holds_every_route_and_no_other(client: aiohttp.Clien
     assert described["openapi"] == "3.1.0"
     names = [operation["operationId"] for item in described["paths"].values() for operation in item.values()]
     assert len(names) == len(set(names))
+
+
+async def test_others_are_answered_while_the_document_is_built_and_it_is_built_once(
+    client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built, go_on = [], threading.Event()
+
+    def slow(routes: tuple[Route, ...]) -> dict[str, Any]:
+        built.append(routes)
+        assert go_on.wait(PATIENCE_S)
+        return document(routes)
+
+    async def described() -> Any:
+        async with client.get("/api/v1/openapi.json") as response:
+            assert response.status == 200
+            return await response.json()
+
+    monkeypatch.setattr(app, "document", slow)
+    async with asyncio.TaskGroup() as tasks:
+        both = [tasks.create_task(described()) for _ in range(2)]
+        await wait_for(lambda: built)
+        async with client.get("/health") as response:
+            assert response.status == 200
+        assert not any(task.done() for task in both)
+        go_on.set()
+    assert [task.result() for task in both] == [await described()] * 2
+    assert len(built) == 1
 
 
 def test_every_reference_of_the_document_leads_somewhere() -> None:
