@@ -180,7 +180,13 @@ class DockerRuntime:
             async with self._few:
                 return await work(item)
 
-        return await asyncio.gather(*map(one, items))
+        tasks = [asyncio.create_task(one(item)) for item in items]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:  # the rest is of no use once one failed, and would hold up what comes next
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _labels(self, stack: str) -> dict[str, str]:
         """Of a stack's networks and volumes."""

@@ -35,11 +35,12 @@ PULL_STALL_S = 120.0  # no byte of progress for so long: the engine itself never
 LOAD_TIMEOUT_S = 600.0  # the engine unpacks the whole archive before it answers: 10 GB at 20 MB/s
 PART_BYTES = 1_048_576  # of an archive, read and sent at once
 MAX_LOG_FRAME_BYTES = 1_048_576  # Docker writes lines of up to 16 KiB as frames; anything like this isn't one
-MAX_MESSAGE_BYTES = 1_048_576  # an event has all labels of its container; longer ones than this are nobody's
+MAX_MESSAGE_BYTES = 1_048_576  # a line; an event has all labels of its container, longer ones are nobody's
 MAX_MESSAGE_CHARACTERS = 300  # of what the engine said
 
 _LOADED = re.compile(r"Loaded image(?: ID)?: (\S{1,512})")
-_AWAY = (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError)
+_NO_JSON = (msgspec.DecodeError, UnicodeDecodeError)
+_AWAY = (aiohttp.ClientError, TimeoutError, OSError, *_NO_JSON)
 _EVENTS = ("create", "start", "die", "stop", "kill", "destroy", "oom", "health_status", "pause", "unpause")
 
 
@@ -81,9 +82,11 @@ class Engine:
         self._url = url or DEFAULT_URL
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._session: aiohttp.ClientSession | None = None
+        self._closed = False
 
     async def close(self) -> None:
-        """End all connections."""
+        """End all connections, for good."""
+        self._closed = True
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -228,12 +231,17 @@ class Engine:
         return str(found["Id"]) if image.digest is None or image.digest in digests else None
 
     async def load(self, archive: Path) -> tuple[str, ...]:
-        """Load a `docker save` archive; the names, or else ids, of its images. Raises Unprocessable."""
+        """Load a `docker save` archive; the names, or else ids, of its images. Raises Unprocessable, OSError."""
         file = await asyncio.to_thread(archive.open, "rb")
+        unread: list[OSError] = []
 
         async def parts() -> AsyncGenerator[bytes]:
-            while data := await asyncio.to_thread(file.read, PART_BYTES):
-                yield data
+            try:
+                while data := await asyncio.to_thread(file.read, PART_BYTES):
+                    yield data
+            except OSError as error:
+                unread.append(error)
+                raise
 
         try:
             async with self._asked(
@@ -246,6 +254,10 @@ class Engine:
                 timeout=aiohttp.ClientTimeout(total=None, sock_read=LOAD_TIMEOUT_S),
             ) as response:
                 return _loaded([message async for message in _messages(response)])
+        except errors.RuntimeUnavailable:
+            if unread:  # the archive's fault, which the connection ended with
+                raise unread[0] from None
+            raise
         finally:
             await asyncio.to_thread(file.close)  # an early answer leaves the parts where they were
 
@@ -344,6 +356,8 @@ class Engine:
                 yield response
 
     def _connected(self) -> tuple[aiohttp.ClientSession, str]:
+        if self._closed:  # nobody would close another session
+            raise errors.RuntimeUnavailable("the agent has let go of Docker, as it ends")
         scheme, _, place = self._url.partition("://")
         local = scheme in ("unix", "http+unix")
         if not local and scheme not in ("tcp", "http"):
@@ -352,16 +366,15 @@ class Engine:
         if self._session is None:
             # Without a limit: streams keep their connections, and callers bound what they ask at once.
             connector = aiohttp.UnixConnector(place, limit=0) if local else aiohttp.TCPConnector(limit=0)
-            self._session = aiohttp.ClientSession(
-                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), read_bufsize=MAX_MESSAGE_BYTES
-            )
+            self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
         return self._session, "http://docker" if local else f"http://{place.rstrip('/')}"
 
 
-def _id(container: str) -> str:
-    if CONTAINER_ID.fullmatch(container) is None:
+def _id(full: str) -> str:
+    """Of a container or a network: safe in a path."""
+    if CONTAINER_ID.fullmatch(full) is None:
         raise errors.InvariantBroken("not a full id")
-    return container
+    return full
 
 
 def _filters(**filters: list[str]) -> str:
@@ -376,7 +389,7 @@ def _said(body: bytes) -> str:
     """What an answer that isn't a success says."""
     try:
         return str(msgspec.json.decode(body)["message"])[:MAX_MESSAGE_CHARACTERS]
-    except (msgspec.DecodeError, TypeError, KeyError):
+    except (*_NO_JSON, TypeError, KeyError):
         return body[:MAX_MESSAGE_CHARACTERS].decode(errors="replace").strip() or "no reason was given"
 
 
@@ -421,13 +434,10 @@ def _registry_auth(repository: str) -> str:
 async def _messages(response: aiohttp.ClientResponse) -> AsyncIterator[Any]:
     """JSON values, one a line. Raises EngineRefused for a line longer than any."""
     try:
-        async for line in response.content:
+        while line := await response.content.readline(max_line_length=MAX_MESSAGE_BYTES):
             if line.strip():
                 yield msgspec.json.decode(line)
-    except (
-        ValueError,
-        aiohttp.http_exceptions.LineTooLong,
-    ) as error:  # aiohttp's, for a line that its buffer doesn't hold
+    except (*_NO_JSON, aiohttp.http_exceptions.LineTooLong) as error:
         raise EngineRefused("Docker sent a message that isn't one") from error
 
 

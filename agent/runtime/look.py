@@ -31,7 +31,6 @@ JOURNAL_LINES: Final = 50
 
 _MIB: Final = 1024 * 1024
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_DOCKER_SOCKET: Final = "/var/run/docker.sock"
 
 
 def ask(argv: Sequence[str]) -> tuple[int, str] | None:
@@ -144,8 +143,10 @@ def last_words(unit: str) -> tuple[str, ...]:
 
 def docker() -> DockerUse | None:
     """The engine now, with its storage; None where there is none. Not in a thread that has an event loop."""
-    url = os.environ.get("DOCKER_HOST") or None
-    if url is None and not os.path.exists(_DOCKER_SOCKET) and shutil.which("dockerd", path=_PATH) is None:
+    from agent.runtime.engine import DEFAULT_URL
+
+    url, socket = os.environ.get("DOCKER_HOST") or None, DEFAULT_URL.removeprefix("unix://")
+    if url is None and not os.path.exists(socket) and shutil.which("dockerd", path=_PATH) is None:
         return None
     return asyncio.run(_docker(url))
 

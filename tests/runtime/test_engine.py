@@ -18,13 +18,16 @@ import pytest
 
 from agent import errors
 from agent.model.stack import Image
+from agent.runtime.docker import AT_ONCE, DockerRuntime
 from agent.runtime.engine import MAX_MESSAGE_BYTES, Engine, EngineRefused
 from tests.support.leaks import snapshot
+from tests.support.replicas import AGENT, CLUSTER
 from tests.support.waiting import wait_for
 
 VERSION = {"Version": "20.10.24", "ApiVersion": "1.41"}
 CONTAINER = "c" * 64
 BOTH_ENDS = 2  # of the one connection; they are this very process's
+PATIENCE_S = 5.0  # for what takes milliseconds, on a busy machine
 MANY = 2000  # more than any buffer takes
 
 
@@ -40,8 +43,8 @@ class Answer:
 
 
 @asynccontextmanager
-async def engine_that(**answers: Answer) -> AsyncIterator[Engine]:
-    """An engine that answers by the last part of a path, and with its version to everything else."""
+async def listening(**answers: Answer) -> AsyncIterator[str]:
+    """The URL of an engine that answers by the last part of a path, and with its version to everything else."""
     asked: set[asyncio.StreamWriter] = set()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -66,15 +69,24 @@ async def engine_that(**answers: Answer) -> AsyncIterator[Engine]:
     with tempfile.TemporaryDirectory(prefix="muster-engine-") as directory:  # a socket's path is short
         path = Path(directory) / "docker.sock"
         server = await asyncio.start_unix_server(answer, path)
-        engine = Engine(f"unix://{path}")
+        try:
+            yield f"unix://{path}"
+        finally:
+            server.close()
+            for writer in asked:
+                writer.close()
+
+
+@asynccontextmanager
+async def engine_that(**answers: Answer) -> AsyncIterator[Engine]:
+    """Connected to an engine that is `listening`."""
+    async with listening(**answers) as url:
+        engine = Engine(url)
         try:
             await engine.ping()
             yield engine
         finally:
             await engine.close()
-            server.close()
-            for writer in asked:
-                writer.close()
 
 
 def engine_with_streams(count: int) -> Any:
@@ -177,10 +189,51 @@ async def test_events_that_break_off_are_an_engine_that_is_away() -> None:
             assert [message async for message in read_events(engine)]
 
 
-async def test_a_message_longer_than_any_is_refused() -> None:
-    async with engine_that(events=Answer(*[b"x" * 65_536] * (3 * MAX_MESSAGE_BYTES // 65_536), how="waits")) as engine:
+async def test_a_message_as_long_as_any_is_taken_and_a_longer_one_refused() -> None:
+    longest = b'"%s"\n' % (b"x" * (MAX_MESSAGE_BYTES - 3))
+    async with engine_that(events=Answer(longest, b" " + longest, how="waits")) as engine:
+        messages = read_events(engine)
+        assert len(await anext(messages)) == MAX_MESSAGE_BYTES - 3
+        with pytest.raises(EngineRefused, match="isn't one"):
+            await anext(messages)
+
+
+@pytest.mark.parametrize("message", [b"{\n", b'"\xff"\n', b"x\n"])
+async def test_a_message_that_is_none_is_refused(message: bytes) -> None:
+    async with engine_that(events=Answer(message, how="waits")) as engine:
         with pytest.raises(EngineRefused, match="isn't one"):
             await anext(read_events(engine))
+
+
+async def test_an_archive_that_cannot_be_read_is_not_the_engines_fault() -> None:
+    async with engine_that(load=Answer(b'{"stream": "Loaded image: web:1"}\n')) as engine:
+        with pytest.raises(OSError, match="Input/output error"):
+            await engine.load(Path("/proc/self/mem"))  # the first page is nobody's
+
+
+async def test_after_its_close_an_engine_is_not_connected_to_again() -> None:
+    async with engine_that() as engine:
+        await engine.close()
+        before = snapshot().sockets
+        with pytest.raises(errors.RuntimeUnavailable, match="let go"):
+            await engine.ping()
+        assert snapshot().sockets == before
+
+
+async def test_of_several_that_are_asked_one_failure_ends_the_others(tmp_path: Path) -> None:
+    """They would hold up what is asked next."""
+    slow = [f"{n:064x}" for n in range(AT_ONCE)]
+    async with listening(stats=Answer(how="waits")) as url:
+        runtime = DockerRuntime(
+            cluster=CLUSTER, agent=AGENT, data_dir=tmp_path, publish_address="127.0.0.1", base_url=url
+        )
+        try:
+            for ids in (["no id", *slow], ["no id"]):
+                async with asyncio.timeout(PATIENCE_S):
+                    with pytest.raises(errors.InvariantBroken):
+                        await runtime.counters(ids)
+        finally:
+            await runtime.close()
 
 
 async def test_a_pull_that_breaks_off_is_told_as_such() -> None:
@@ -229,7 +282,13 @@ async def test_another_registrys_credentials_are_none_of_a_pulls(configure: Call
 
 @pytest.mark.parametrize(
     ("said", "told"),
-    [(b'{"message": "no space left"}', "no space left"), (b"<html>", "<html>"), (b"[1]", "[1]"), (b"", "no reason")],
+    [
+        (b'{"message": "no space left"}', "no space left"),
+        (b"<html>", "<html>"),
+        (b"[1]", "[1]"),
+        (b'"\xff"', '"'),
+        (b"", "no reason"),
+    ],
 )
 async def test_a_refusal_is_told_in_the_engines_words(said: bytes, told: str) -> None:
     async with engine_that(create=Answer(*[said] if said else [], status="500 Oops")) as engine:
@@ -243,8 +302,8 @@ async def test_where_the_engine_redirects_to_is_not_asked() -> None:
             await engine.inspect(CONTAINER)
 
 
-@pytest.mark.parametrize("answer", [Answer(b"{"), Answer(b'{"a', how="breaks")])
-async def test_an_answer_that_is_cut_is_an_engine_that_is_away(answer: Answer) -> None:
+@pytest.mark.parametrize("answer", [Answer(b"{"), Answer(b'"\xff"'), Answer(b'{"a', how="breaks")])
+async def test_an_answer_that_is_cut_or_none_is_an_engine_that_is_away(answer: Answer) -> None:
     async with engine_that(info=answer) as engine:
         with pytest.raises(errors.RuntimeUnavailable, match="asking how it is"):
             await engine.info()
