@@ -17,16 +17,18 @@ from pathlib import Path
 PROC = Path("/proc")
 
 KILL_WAIT_S = 5.0  # SIGKILL works at once unless the process hangs in the kernel
+NOTHING_YET = [b""]  # what `entries` finds of a process within its exec
+EXEC_POLL_S = 0.0005  # the moment is mostly shorter
 KILL_ROUNDS = 5  # what forks while it is killed shows up in the next round; a fork bomb isn't won against here
 
 
 def spawn(argv: Sequence[str], *, environ: Mapping[str, str], output: Path) -> int:
     """Start `argv` (its program by absolute path) in a session of its own, its output appended to a file; its pid.
 
-    Raises OSError when it can't be executed.
+    It carries the marks in `environ` (not empty) from the return on. Raises OSError when it can't be executed.
     """
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    return os.posix_spawn(
+    pid = os.posix_spawn(
         argv[0],
         list(argv),
         dict(environ),
@@ -37,6 +39,10 @@ def spawn(argv: Sequence[str], *, environ: Mapping[str, str], output: Path) -> i
         ],
         setsid=True,
     )
+    # The kernel lets go of the parent within exec, a moment before it says what the environment is.
+    while entries(pid) == NOTHING_YET and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        time.sleep(EXEC_POLL_S)
+    return pid
 
 
 def entries(pid: int) -> list[bytes]:

@@ -53,6 +53,15 @@ def test_a_process_is_found_by_its_mark_alone(mark: bytes, tmp_path: Path) -> No
     assert os.getsid(pid) == pid, "it must outlive the terminal of whoever started it"
 
 
+def test_a_process_carries_its_mark_from_the_start(mark: bytes, tmp_path: Path) -> None:
+    """Within exec the kernel says of a process that it has no environment: it must not be taken for one that ended."""
+    name, _, value = mark.decode().partition("=")
+    for _ in range(20):
+        pid = processes.spawn(["/bin/sleep", "60"], environ={name: value}, output=tmp_path / "output")
+        assert processes.has(pid, mark)
+        assert processes.end(pid, mark, signal.SIGKILL, 5)
+
+
 def test_a_process_without_the_mark_is_never_signalled(mark: bytes, tmp_path: Path) -> None:
     pid = started(SLEEPER, mark, tmp_path)
     assert processes.end(pid, b"TEST_PROCESSES=another", signal.SIGKILL, 5)
