@@ -46,6 +46,16 @@ def classes() -> dict[str, Service]:
     }
 
 
+def settles_with_workers_after_main(made: World) -> None:
+    """Main takes its time: until it is healthy no worker runs. Then everything settles."""
+    made.sick["main", ()] = "starting"
+    made.settle()
+    assert made.phase() == "main"
+    assert (made.runs("db"), made.runs("main"), made.runs("worker")) == (True, True, False)
+    made.sick.clear()
+    made.settle()
+
+
 def test_services_then_main_then_workers_then_validating_then_healthy() -> None:
     made = world(**classes())
     made.settle()
@@ -216,12 +226,7 @@ class TestStop:
         made.settle()
         made.history.clear()
         made.ledger.start()
-        made.sick["main", ()] = "starting"
-        made.settle()
-        assert made.phase() == "main"
-        assert (made.runs("db"), made.runs("main"), made.runs("worker")) == (True, True, False)
-        made.sick.clear()
-        made.settle()
+        settles_with_workers_after_main(made)
         assert phases(made) == ["services", "main", "workers", "validating", "healthy"]
         assert made.runs("worker")
         assert made.state.stacks["shop"].held == frozenset()
@@ -232,12 +237,7 @@ class TestStop:
         made.ledger.stop()
         made.settle()
         made.ledger.deploy(stack(**{**classes(), "db": service(command=("two",))}))
-        made.sick["main", ()] = "starting"
-        made.settle()
-        assert made.phase() == "main"
-        assert (made.runs("db"), made.runs("main"), made.runs("worker")) == (True, True, False)
-        made.sick.clear()
-        made.settle()
+        settles_with_workers_after_main(made)
         assert (made.phase(), made.runs("worker")) == ("healthy", True)
 
     def test_what_a_failed_start_did_not_come_to_stays_down_until_it_is_started_again(self) -> None:
