@@ -9,6 +9,7 @@ from collections.abc import AsyncIterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
+from weakref import WeakSet
 
 import aiohttp
 from msgspec import Struct
@@ -61,14 +62,17 @@ class _AgentCheck(aiohttp.Fingerprint):
     """Looks at the certificate of each connection before anything is sent over it.
 
     aiohttp's hook for this is called a fingerprint: the anchor was checked by TLS, here it is the agent's name.
+    `open`: each connection that was looked at, while there is one.
     """
 
     def __init__(self, known: frozenset[AgentId]) -> None:
         super().__init__(bytes(32))
         self._known = known
+        self.open: WeakSet[asyncio.Transport] = WeakSet()
 
     def check(self, transport: asyncio.Transport) -> None:
         """Raises NotAMember. An address may have gone from one member to another; both are in the home."""
+        self.open.add(transport)
         tls = transport.get_extra_info("ssl_object")
         fields = tls.getpeercert() if tls is not None else None
         names = (fields or {}).get("subjectAltName", ())
@@ -88,7 +92,7 @@ class HttpsTransport:
     def __init__(self, anchor: CertificatePem, members: frozenset[AgentId]) -> None:
         self._context = pinned_context(anchor)
         self._members = members
-        self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        self._sessions: dict[bool, tuple[aiohttp.ClientSession, _AgentCheck]] = {}
 
     def request(self, endpoint: Endpoint, request: Request) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         """See Transport."""
@@ -97,15 +101,18 @@ class HttpsTransport:
         return _send(session, url, request, self._context)
 
     async def close(self) -> None:
-        """End all connections."""
-        for session in self._sessions.values():
+        """End all connections, without a word where a peer would have to answer it first."""
+        for session, check in self._sessions.values():
             await session.close()
+            for connection in check.open:
+                connection.abort()  # one left in mid-answer would wait for the peer's close_notify
+        await asyncio.sleep(0)  # the loop closes sockets in its next turn
 
     def _session(self, *, named: bool) -> aiohttp.ClientSession:
         if named not in self._sessions:
             check = _AgentCheck(frozenset() if named else self._members)
-            self._sessions[named] = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=check))
-        return self._sessions[named]
+            self._sessions[named] = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=check)), check
+        return self._sessions[named][0]
 
 
 class SocketTransport:
