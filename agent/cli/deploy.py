@@ -19,14 +19,14 @@ from agent.cli.session import notice, with_client
 from agent.cli.shipment import pack
 from agent.cli.variables import image_options, refuse_redacted, with_images
 from agent.client import Client
-from agent.errors import InputError, NotFound
+from agent.errors import EXIT_DEGRADED, EXIT_OK, InputError, NotFound
 from agent.formats.plan import MAX_PLAN_BYTES, Plan, decode_plan
 from agent.formats.resolve import Pin, pin_among, resolve, stack_name_of
 from agent.model.api import REDACTED
 from agent.model.ledger import AssignedPort
 from agent.model.stack import Stack
 from agent.model.status import StackStatus
-from agent.model.types import Label, is_label
+from agent.model.types import Label, Labels, is_label
 
 
 @click.command()
@@ -49,12 +49,12 @@ def deploy(
     yes: bool,
     registry: str | None,
     tag: str | None,
-) -> None:
+) -> int:
     """Bring the deployment plan in the file PLAN into the cluster, and watch until it is healthy.
 
     Hosts of the plan that aren't members are made some first, with its `user` and `ssh_key_path`, after asking.
     Files below the relative paths that it mounts (`./certs`) are sent along. Exits 3 when it fails; the cluster then
-    goes back to what ran before. Ctrl-C leaves the deployment running.
+    goes back to what ran before. Ctrl-C leaves the deployment running. --dry-run exits 3 when no host may run it.
     """
     options = current_options()
     data, where = read_bounded(plan, MAX_PLAN_BYTES)
@@ -62,14 +62,16 @@ def deploy(
     refuse_redacted(decoded, REDACTED, where=where)
     wanted_name = _name(decoded, name, plan)
 
-    async def use(client: Client) -> None:
+    async def use(client: Client) -> int:
         members = (await client.members()).members
+        hosts = {member.name: member.labels for member in members}
         pin = pin_among({member.name: member.address for member in members})
         if added := newcomers_of(decoded, pin, where):
             assumed = _pin_with({newcomer.host: f"new-{number}" for number, newcomer in enumerate(added)}, pin)
             resolve(decoded, stack_name=wanted_name, pin=assumed, where=where)  # a bad plan changes nothing anywhere
             if dry_run:
                 _show_newcomers(options, added)
+                hosts.update((newcomer.name, {}) for newcomer in added)
                 pin = _pin_with({newcomer.host: newcomer.name for newcomer in added}, pin)
             else:
                 pin = _pin_with(await bootstrap(added, options, yes=yes, where=where), pin)
@@ -77,8 +79,7 @@ def deploy(
         shipment = await asyncio.to_thread(pack, stack, Path() if plan == "-" else Path(plan).parent)
         stack = shipment.stack
         if dry_run:
-            await _show_diff(client, options, stack)
-            return
+            return await _show_diff(client, options, stack, hosts)
         for path in shipment.absent:
             notice(f"there is no ./{path} beside the plan, so it begins as an empty directory on the hosts")
         await client.send_files(shipment.contents)
@@ -89,8 +90,9 @@ def deploy(
                 notice(text)
         if options.json:
             print_json({"result": result, "stack": end})
+        return EXIT_OK
 
-    with_client(options, use)
+    return with_client(options, use)
 
 
 def _other_ports(stack: Stack, end: StackStatus) -> Iterator[str]:
@@ -106,17 +108,18 @@ def _other_ports(stack: Stack, end: StackStatus) -> Iterator[str]:
                 yield f"{service.name} has port {has[0]} of {host}: {port.host_port} was taken"
 
 
-async def _show_diff(client: Client, options: Options, stack: Stack) -> None:
+async def _show_diff(client: Client, options: Options, stack: Stack, hosts: Mapping[Label, Labels]) -> int:
     try:
         running = await client.stack(stack.name)
     except NotFound:
         running = None
-    diff = stack_diff(running, stack)
+    diff = stack_diff(running, stack, hosts)
     if options.json:
         print_json(diff)
-        return
-    for line in diff_lines(diff):
-        say(line)
+    else:
+        for line in diff_lines(diff):
+            say(line)
+    return EXIT_DEGRADED if diff.nowhere else EXIT_OK
 
 
 def _show_newcomers(options: Options, newcomers: tuple[Newcomer, ...]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import msgspec
@@ -10,6 +12,10 @@ from msgspec import Struct
 from agent.instruction import body_digest, encode_body
 from agent.model.api import StackView
 from agent.model.stack import Service, Stack
+from agent.model.types import Label, Labels
+
+
+_UNKNOWN: Mapping[Label, Labels] = MappingProxyType({})
 
 
 class FieldChange(Struct, frozen=True, kw_only=True):
@@ -29,17 +35,20 @@ class ServiceChange(Struct, frozen=True, kw_only=True):
 
 
 class StackDiff(Struct, frozen=True, kw_only=True):
-    """`identical`: the very body that is deployed. `scale` set since ends with a deploy."""
+    """`identical`: the very body that is deployed. `scale` set since ends with a deploy. `nowhere`: services that no host
+    may run by its name and labels, and why; a deploy fails for them before it changes anything.
+    """
 
     stack: str
     revision: int
     identical: bool
     services: tuple[ServiceChange, ...]
     scale_ends: dict[str, int] = {}
+    nowhere: dict[str, str] = {}
 
 
-def stack_diff(running: StackView | None, wanted: Stack) -> StackDiff:
-    """`running` None: there is no such stack yet."""
+def stack_diff(running: StackView | None, wanted: Stack, hosts: Mapping[Label, Labels] = _UNKNOWN) -> StackDiff:
+    """`running` None: there is no such stack yet. `hosts`: the labels of all that there will be, where they are known."""
     before = running.stack.services if running is not None else {}
     identical = running is not None and running.deployed.digest == body_digest(encode_body(wanted))
     changes = [
@@ -52,12 +61,21 @@ def stack_diff(running: StackView | None, wanted: Stack) -> StackDiff:
         identical=identical,
         services=tuple(changes),
         scale_ends=running.scale if running is not None else {},
+        nowhere={name: why for name, service in sorted(wanted.services.items()) if (why := _nowhere(service, hosts))},
     )
+
+
+def _nowhere(service: Service, hosts: Mapping[Label, Labels]) -> str:
+    from agent.control.fit import constraint_reason  # with all that coordinates behind it: for this alone
+
+    reasons = {name: constraint_reason(name, labels, service) for name, labels in sorted(hosts.items())}
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) if all(reasons.values()) else ""
 
 
 def diff_lines(diff: StackDiff) -> list[str]:
     """The same for people."""
     ends = [f"  {name}: the scale of {count} set since ends" for name, count in sorted(diff.scale_ends.items())]
+    ends += [f"! {name}: no host may run it, so the deploy would fail: {why}" for name, why in diff.nowhere.items()]
     if diff.identical:
         return [f"{diff.stack}: exactly what is deployed", *ends]
     marks = {"added": "+", "removed": "-", "changed": "~", "same": " "}

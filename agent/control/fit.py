@@ -14,7 +14,8 @@ from agent.model.ledger import AssignedPort, Assignment
 from agent.model.report import HostReport
 from agent.model.spec import ReplicaKey
 from agent.model.stack import PortSpec, Service
-from agent.state import PORT_TRIES, may_have
+from agent.model.types import Label, Labels
+from agent.state import PORT_TRIES, may_have, satisfies
 
 _LAST_PORT = 65535
 
@@ -26,15 +27,28 @@ class Fit(Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
-def constraint_reason(member: Member, service: Service) -> str:
-    """Which of the operator's constraints the host breaks, or an empty string."""
-    if service.host is not None and service.host != member.name:
+def constraint_reason(name: Label, labels: Labels, service: Service) -> str:
+    """Which of the operator's constraints the host of that name and labels breaks, or an empty string."""
+    if service.host is not None and service.host != name:
         return f"pinned to {service.host}"
     for key, value in sorted(service.labels.items()):
-        has = member.labels.get(key)
+        has = labels.get(key)
         if has != value:
             return f"label {key}={value} wanted, " + (f"{has} there" if has is not None else "none there")
     return ""
+
+
+def unfit_for_good(member: Member, service: Service, report: HostReport | None) -> bool:
+    """Whether the host can't take a replica of it even with nothing else there. One that never said what it has may."""
+    if not satisfies(member, service):
+        return True
+    if report is None or not report.applied:  # what it tells before its first look says nothing
+        return False
+    has, wanted = report.resources, service.resources
+    small = (has.memory_mib and wanted.memory_mib > has.memory_mib) or (
+        has.cpu_millis and wanted.cpu_millis > has.cpu_millis
+    )
+    return bool(small) or all(runtime.name != service.runtime for runtime in report.runtimes)
 
 
 def state_reason(host: HostFacts) -> str:

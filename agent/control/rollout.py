@@ -168,12 +168,13 @@ class _Rollout:
 
     def _prepared(self) -> Progress:
         """Whether every host is ready for what it is to start; none has to be where nothing is started."""
-        for key, reason in self._plan.pending.items():
-            if self._waits_for_host(key):
-                late = deadline_passed(self._stack, self._facts, self._now_ms, PLACE_DEADLINE_MS)
-                return Progress(
-                    verdict="failed" if late else "working", reason=f"{key.service}.{key.slot} has no host: {reason}"
-                )
+        placeless = [key for key in self._plan.pending if self._waits_for_host(key)]
+        if placeless:
+            hopeless = [key for key in placeless if key in self._plan.never]
+            late = deadline_passed(self._stack, self._facts, self._now_ms, PLACE_DEADLINE_MS)
+            key = (hopeless or placeless)[0]
+            reason = f"{key.service}.{key.slot} has no host: {self._plan.pending[key]}"
+            return Progress(verdict="failed" if hopeless or late else "working", reason=reason)
         starts = [change for key, change in sorted(self._changes.items()) if self._starts(key)]
         held = [item for key, item in sorted(self._current.items()) if key.service in self._stack.held]
         asked = preparations(self._stack, [*starts, *(item for item in held if key_of(item) not in self._changes)])

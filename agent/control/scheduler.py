@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from agent.control.facts import ClusterFacts
-from agent.control.fit import conflicts, constraint_reason, fit, state_reason
+from agent.control.fit import conflicts, constraint_reason, fit, state_reason, unfit_for_good
 from agent.control.placements import Placements, bound_reason, bound_to_host
 from agent.control.pool import Pool
 from agent.model.cluster import Member
@@ -33,13 +33,15 @@ class Schedule(Struct, frozen=True, kw_only=True):
     """How a stack's assignments must change to be what its instructions say.
 
     `assign`: made or replaced; `release`: no longer wanted; any part of them can be carried out on its own. `pending`:
-    why a replica has no host, or can't leave one that is lost ("n3: 512 MiB wanted, 300 MiB free"). `staying`: why one
-    goes on where it is, though its host is drained.
+    why a replica has no host, or can't leave one that is lost ("n3: 512 MiB wanted, 300 MiB free"); `never`: those of
+    them that no member can take, whatever comes back or free. `staying`: why one goes on where it is, though its host
+    is drained.
     """
 
     assign: tuple[Assignment, ...] = ()
     release: tuple[ReplicaKey, ...] = ()
     pending: dict[ReplicaKey, str] = {}
+    never: frozenset[ReplicaKey] = frozenset()
     staying: dict[ReplicaKey, str] = {}
 
 
@@ -83,7 +85,11 @@ class _Planner:
                 self._service(name, services[name])
         release = sorted(self._current.keys() - self._kept)
         return Schedule(
-            assign=tuple(self._assign), release=tuple(release), pending=self._pending, staying=self._staying
+            assign=tuple(self._assign),
+            release=tuple(release),
+            pending=self._pending,
+            never=self._never(),
+            staying=self._staying,
         )
 
     def _service(self, name: Label, service: Service) -> None:
@@ -220,6 +226,15 @@ class _Planner:
             if self._violates(service, current):
                 self._kept.discard(key)
 
+    def _never(self) -> frozenset[ReplicaKey]:
+        services = deployed_stack(self._state, self._stack).services
+        impossible = {
+            name
+            for name in {key.service for key in self._pending}
+            if all(unfit_for_good(one, services[name], self._facts.of(one.id).report) for one in self._hosts())
+        }
+        return frozenset(key for key in self._pending if key.service in impossible)
+
     def _violates(self, service: Service, current: Assignment) -> bool:
         """Whether the deploy in force itself forbids where its replica is: then it goes even if nowhere else fits."""
         return current.instruction == self._stack.deployed and not satisfies(self._state.members[current.host], service)
@@ -231,7 +246,7 @@ class _Planner:
             return (
                 f"pinned to {service.host} ({reasons.get(service.host) or ('excluded' if known else 'not a member')})"
             )
-        excluded = {m.name: constraint_reason(m, service) for m in self._hosts() if m.name not in reasons}
+        excluded = {m.name: constraint_reason(m.name, m.labels, service) for m in self._hosts() if m.name not in reasons}
         told = [f"{name}: {reason}" for name, reason in (*sorted(reasons.items()), *excluded.items())]
         more = len(told) - MAX_REASONS_SHOWN
         return "; ".join(told[:MAX_REASONS_SHOWN]) + (f"; and {more} more" if more > 0 else "")

@@ -215,8 +215,9 @@ async def test_what_is_waited_for_is_told(agent: Agent, running: FakeCluster, pl
     assert "  web 0/1: 1 on n1 pulling (40 %)" in said.out.splitlines()
 
 
-def change(plan: Path) -> None:
+def change(plan: Path, labels: dict[str, str] | None = None) -> None:
     written = json.loads(plan.read_text())
+    written["main"]["labels"] = labels or {}
     written["main"]["docker_image"] = "web:2"
     written["main"]["environment"]["MORE"] = "secret-too"
     written["workers"] = []
@@ -281,6 +282,16 @@ async def test_of_many_replicas_it_is_told_how_many_are_where_and_one_of_each(
     told = "  job 10/50: 6 backoff, such as 45 on n2 (ended with code 1); 34 starting, such as 11 on n2"
     assert told in said.out.splitlines()
     assert max(map(len, said.out.splitlines())) < 120
+
+
+async def test_a_dry_run_of_what_no_host_may_run_says_so_and_exits_3(
+    agent: Agent, running: FakeCluster, plan: Path
+) -> None:
+    await asyncio.to_thread(change, plan, labels={"gpu": "yes"})
+    said = await agent("deploy", str(plan), "--dry-run")
+    assert said.code == 3
+    assert "! web: no host may run it, so the deploy would fail: n1: label gpu=yes wanted, none there; n2: " in said.out
+    assert revision(running) == 0
 
 
 async def test_a_dry_run_shows_what_would_change_and_changes_nothing(

@@ -30,3 +30,22 @@ def test_the_very_plan_that_is_deployed_changes_nothing() -> None:
 def test_the_very_plan_that_is_deployed_still_ends_a_scale() -> None:
     lines = diff_lines(stack_diff(running({"web": 5}), SHOP))
     assert lines == ["shop: exactly what is deployed", "  web: the scale of 5 set since ends"]
+
+
+def test_what_no_host_may_run_is_told_with_each_hosts_reason() -> None:
+    wanted = Stack(
+        name="shop",
+        services={
+            "web": Service(image=Image(ref="web:1"), labels={"zone": "c"}),
+            "db": Service(image=Image(ref="web:1"), host="n1"),
+        },
+    )
+    lines = diff_lines(stack_diff(None, wanted, {"n1": {"zone": "a"}, "n2": {}}))
+    assert lines == [
+        "shop: revision 1",
+        "+ db",
+        "+ web",
+        "! web: no host may run it, so the deploy would fail: n1: label zone=c wanted, a there;"
+        " n2: label zone=c wanted, none there",
+    ]
+    assert stack_diff(None, wanted, {"n1": {}, "n2": {"zone": "c"}}).nowhere == {}

@@ -6,12 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.control import schedule
 from agent.control.preparation import ANSWER_DEADLINE_MS, PLACE_DEADLINE_MS, preparations
 from agent.control.progress import PULL_DEADLINE_MS
 from agent.model.errand import MAX_SLOTS, Prepare
 from agent.model.ledger import AssignEntry, Assignment, PhaseEntry
-from agent.model.stack import InstructionRef, PortSpec, Service
-from tests.control.world import World
+from agent.model.stack import InstructionRef, PortSpec, Resources, Service
+from agent.model.report import RuntimeInfo
+from agent.model.spec import ReplicaKey
+from tests.control.world import World, all_well, report
 from tests.support.ledger import Ledger, service, stack
 
 PORT = PortSpec(host_port=8443, container_port=80)
@@ -124,6 +127,78 @@ def test_a_dead_host_that_is_pinned_to_fails_it_after_a_restarts_time() -> None:
     assert made.phase() == "failed"
     assert "web.1 has no host: pinned to n2 (dead)" in made.state.stacks["shop"].reason
     assert not made.state.assignments
+
+
+HUGE = Resources(memory_mib=1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "why"),
+    [
+        (service(labels={"zone": "c"}), "n1: label zone=c wanted, none there; n2: label zone=c wanted, none there"),
+        (service(resources=HUGE), "n1: 1000000 MiB wanted, 8192 MiB free; n2: 1000000 MiB wanted, 8192 MiB free"),
+        (service(host="n2", resources=HUGE), "pinned to n2 (1000000 MiB wanted, 8192 MiB free)"),
+        (service(resources=HUGE, replicas="global"), "n1: 1000000 MiB wanted, 8192 MiB free; n2: 1000000 MiB wanted"),
+    ],
+)
+def test_what_no_host_can_ever_run_fails_at_once(wanted: Service, why: str) -> None:
+    made = running(web=service())
+    before = made.state.assignments
+    made.ledger.deploy(stack(web=service(), job=wanted))
+    made.settle()
+    assert made.phase() == "failed"
+    assert made.state.stacks["shop"].reason.startswith(f"preparation: job.1 has no host: {why}")
+    assert made.state.stacks["shop"].reason.endswith("; nothing was changed")
+    assert made.state.assignments == before
+
+
+def test_a_running_one_that_becomes_too_big_for_where_it_must_stay_fails_at_once() -> None:
+    made = running(web=service(host="n1"))
+    made.ledger.deploy(stack(web=service(host="n1", resources=HUGE)))
+    made.settle()
+    assert made.phase() == "failed"
+    assert "web.1 has no host: n1: 1000000 MiB wanted, 8192 MiB free" in made.state.stacks["shop"].reason
+
+
+def test_one_that_no_host_can_ever_run_is_told_also_behind_one_that_is_waited_for() -> None:
+    made = world("n1", "n2", a=service(host="n2"), b=service(labels={"zone": "c"}))
+    made.dead["n2"] = "dead"
+    made.settle()
+    assert made.phase() == "failed"
+    assert "b.1 has no host" in made.state.stacks["shop"].reason
+
+
+def test_a_host_that_never_told_what_it_has_may_be_the_one() -> None:
+    made = world("n1", "n2", web=service(resources=Resources(memory_mib=9000)))
+    made.silent.add("n2")
+    made.settle()
+    assert made.phase() == "preparing"
+    made.silent.clear()
+    made.memory["n2"] = 10_000
+    made.settle()
+    assert made.hosts_of("web") == {1: "n2"}
+
+
+def test_what_others_hold_may_come_free() -> None:
+    made = world("n1", db=service(resources=Resources(memory_mib=8000)))
+    made.settle()
+    made.ledger.deploy(stack("late", web=service(resources=Resources(memory_mib=8000))))
+    made.settle()
+    assert made.phase("late") == "preparing"
+    made.ledger.remove()
+    made.settle()
+    assert made.phase("late") == "healthy"
+
+
+def test_an_engine_that_does_not_answer_now_may_do_so_later() -> None:
+    made = world("n1", web=service(runtime="process", image=None, command=("x",)), db=service())
+    away = RuntimeInfo(name="docker", available=False)
+    told = report("n1", runtimes=(away,), applied=made.state.index)
+    facts = all_well(made.state, n1=told)
+    assert schedule(made.state, "shop", facts).never == {ReplicaKey(stack="shop", service="web", slot=1)}
+    assert schedule(made.state, "shop", facts).pending.keys() == {
+        ReplicaKey(stack="shop", service=name, slot=1) for name in ("web", "db")
+    }
 
 
 def test_a_replica_that_the_change_leaves_alone_holds_nothing_up() -> None:

@@ -17,7 +17,7 @@ from agent.control.rollout import MAX_CHANGES_PER_ENTRY, REMOVE_WAIT_MS
 from agent.model.instruction import Enrol
 from agent.model.ledger import AssignEntry, PhaseEntry
 from agent.model.spec import ReplicaKey
-from agent.model.stack import PortSpec, Service, Volume
+from agent.model.stack import PortSpec, Resources, Service, Volume
 from agent.state import rests, service_of
 from tests.control.test_scheduler import check_placed
 from tests.control.world import World
@@ -404,12 +404,13 @@ class TestFailure:
         assert made.phase() == "failed"
 
     def test_a_replica_without_host_fails_with_the_hosts_reasons(self) -> None:
-        made = world(web=service(labels={"disk": "ssd"}))
+        half = service(resources=Resources(memory_mib=5000))
+        made = world(web=half, **{name: half for name in ("a", "b", "c")})
         made.settle()
         assert made.phase() == "preparing"
         made.later(PLACE_DEADLINE_MS / 1000)
         made.settle()
-        assert "web.1 has no host: n1: label disk=ssd wanted" in made.state.stacks["shop"].reason
+        assert "web.1 has no host: n1: 5000 MiB wanted, 3192 MiB free" in made.state.stacks["shop"].reason
 
     def test_a_host_that_has_not_reported_never_fails_a_rollout(self) -> None:
         made = world(web=service(replicas=2))
