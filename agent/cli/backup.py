@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import msgspec
 
 from agent import __version__
 from agent.cli.options import Options, current_options, global_options
-from agent.cli.output import print_json, say
+from agent.cli.output import bytes_teller, print_json, say
 from agent.cli.session import notice, open_client, with_client
 from agent.client import Client
 from agent.client.backup import fetch
@@ -26,8 +24,6 @@ from agent.host.policy import volume_kind
 from agent.instruction import sign_backup
 from agent.model.types import Label
 from agent.state import ClusterState, SnapshotRefused, decode_snapshot, deployed_stack, wanted_replicas
-
-TOLD_EVERY_BYTES = 64_000_000  # where nobody watches a screen
 
 
 @click.command()
@@ -62,7 +58,7 @@ class _Making:
     async def run(self, *, volumes: bool, api_logs: bool, with_home: bool) -> int:
         async with self._client:
             home, key = self._client.signer()
-            with BackupWriter(self._path) as writer:
+            async with BackupWriter(self._path) as writer:
                 state = await self._state(writer, home)
                 for stack in sorted(state.stacks):
                     await self._add(writer, _part(f"plans/{stack}.json", "plan", stack=stack), _plan_text(state, stack))
@@ -75,7 +71,7 @@ class _Making:
                         part = _part(f"api-logs/{host}.log", "api-log", host=host)
                         await self._fetch(writer, part, host, "/api/v1/backup/api-log")
                 if with_home:
-                    for number, (name, data) in enumerate(_home_files(home)):
+                    for number, (name, data) in enumerate(await asyncio.to_thread(_home_files, home)):
                         await self._add(writer, _part(f"home/{number:04}", "home", path=name), data)
                 manifest = encode_manifest(_manifest(home, state, writer.parts))
                 token = sign_backup(
@@ -86,7 +82,7 @@ class _Making:
                     manifest=manifest,
                     now_s=self._client.now(),
                 )
-                size = await asyncio.to_thread(writer.finish, manifest, token)
+                size = await writer.finish(manifest, token)
         return self._tell(state, writer.parts, size)
 
     async def _state(self, writer: BackupWriter, home: Home) -> ClusterState:
@@ -97,7 +93,7 @@ class _Making:
         source = status.answered_by if status.stale or status.coordinator is None else status.coordinator
         data = b"".join([part async for part in fetch(self._client, source.name, "/api/v1/backup/state")])
         try:
-            state = decode_snapshot(data, verify=True)
+            state = await asyncio.to_thread(decode_snapshot, data, verify=True)
         except SnapshotRefused as error:
             raise MusterError(f"its state can't be vouched for: {error}", where=source.name) from None
         if (state.cluster, state.trust_anchor) != (home.cluster.id, home.trust_anchor):
@@ -135,14 +131,7 @@ class _Making:
             self._missing.append(f"{_called(part)}: {error.what}")
 
     async def _copy(self, writer: BackupWriter, part: Part, host: Label, path: str) -> Part:
-        shown = -1
-
-        def told(size: int) -> None:
-            nonlocal shown
-            if not self._options.json and size // TOLD_EVERY_BYTES > shown:
-                shown = size // TOLD_EVERY_BYTES
-                print(f"{_called(part)}: {size // 1_000_000} MB", file=sys.stderr)
-
+        told = bytes_teller(self._options, _called(part), from_start=True)
         content = fetch(self._client, host, path)
         return await writer.add(part, content, told if part.kind == "volume" else lambda _: None)
 
@@ -200,10 +189,12 @@ def _hosts(state: ClusterState) -> list[Label]:
     return sorted(member.name for member in state.members.values())
 
 
-def _home_files(home: Home) -> Iterator[tuple[str, bytes]]:
-    for path in sorted(home.path.rglob("*")):
-        if path.is_file() and not path.name.startswith("."):
-            yield path.relative_to(home.path).as_posix(), read_file(path)
+def _home_files(home: Home) -> list[tuple[str, bytes]]:
+    return [
+        (path.relative_to(home.path).as_posix(), read_file(path))
+        for path in sorted(home.path.rglob("*"))
+        if path.is_file() and not path.name.startswith(".")
+    ]
 
 
 def _manifest(home: Home, state: ClusterState, parts: list[Part]) -> Manifest:

@@ -14,7 +14,6 @@ from agent.model.api import StackView
 from agent.model.stack import Service, Stack
 from agent.model.types import Label, Labels
 
-
 _UNKNOWN: Mapping[Label, Labels] = MappingProxyType({})
 
 
@@ -35,8 +34,8 @@ class ServiceChange(Struct, frozen=True, kw_only=True):
 
 
 class StackDiff(Struct, frozen=True, kw_only=True):
-    """`identical`: the very body that is deployed. `scale` set since ends with a deploy. `nowhere`: services that no host
-    may run by its name and labels, and why; a deploy fails for them before it changes anything.
+    """`identical`: the very body that is deployed. `scale` set since ends with a deploy. `nowhere`: services that no
+    host may run by its name and labels, and why; a deploy fails for them before it changes anything.
     """
 
     stack: str
@@ -48,7 +47,7 @@ class StackDiff(Struct, frozen=True, kw_only=True):
 
 
 def stack_diff(running: StackView | None, wanted: Stack, hosts: Mapping[Label, Labels] = _UNKNOWN) -> StackDiff:
-    """`running` None: there is no such stack yet. `hosts`: the labels of all that there will be, where they are known."""
+    """`running` None: there is no such stack yet. `hosts`: the labels of all there will be, if they are known."""
     before = running.stack.services if running is not None else {}
     identical = running is not None and running.deployed.digest == body_digest(encode_body(wanted))
     changes = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
 
+TOLD_EVERY_BYTES = 64_000_000  # of something large: a line every second or so
 PLAIN_WIDTH = 200  # columns where nobody looks: lines stay whole for grep
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -54,6 +55,19 @@ def tell(text: str) -> None:
     """Beside the output, on standard error: whatever an agent answers is in errors and notes, too."""
     for line in text.split("\n"):
         print(clean(line), file=sys.stderr)
+
+
+def bytes_teller(options: Options, what: str, *, from_start: bool) -> Callable[[int], None]:
+    """Takes how many bytes of something are done, and tells it each TOLD_EVERY_BYTES; with --json nothing."""
+    shown = -1 if from_start else 0
+
+    def told(size: int) -> None:
+        nonlocal shown
+        if not options.json and size // TOLD_EVERY_BYTES > shown:
+            shown = size // TOLD_EVERY_BYTES
+            tell(f"{what}: {size // 1_000_000} MB")
+
+    return told
 
 
 def console(options: Options) -> Console:

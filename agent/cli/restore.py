@@ -16,7 +16,7 @@ import click
 
 from agent.cli.asking import ask
 from agent.cli.options import Options, current_options, global_options
-from agent.cli.output import print_json, say
+from agent.cli.output import bytes_teller, print_json, say
 from agent.cli.progress import Watch
 from agent.cli.restoring import StackPlan, left_to_people, plan_stacks, slots_of
 from agent.cli.session import notice, open_client, with_client
@@ -48,7 +48,7 @@ def restore(file: str, dry_run: bool, volumes: bool, other_cluster: bool, unpack
     install` first, and `agent load` for images that no registry has. Exits 3 when a stack doesn't become healthy.
     """
     options = current_options()
-    found = open_backup(Path(file))
+    found = open_backup(Path(file), bytes_teller(options, f"{file}: verified", from_start=False))
     state = _proven(found)
     if unpack_home is not None:
         _unpack_home(found, Path(unpack_home))

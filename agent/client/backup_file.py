@@ -9,9 +9,12 @@ import secrets
 import tarfile
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO, ParamSpec, Self, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -22,33 +25,44 @@ from agent.model.types import Digest
 
 _BLOCK_BYTES = 512  # tar's
 _READ_BYTES = 1_048_576
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 _DAMAGED = "Use another copy of it; nothing was changed."
 
 
 class BackupWriter:
     """Write parts one after another, then `finish`. A context manager: without `finish` nothing stays.
 
+    The file is touched in one thread of its own: a command goes on drawing and hears Ctrl-C while a disk is slow, and
+    what is cancelled is taken back behind the write that was under way.
+
     Raises Conflict when the file exists: a backup is never overwritten. MusterError when the disk refuses.
     """
 
     def __init__(self, path: Path) -> None:
-        if path.exists():
-            raise Conflict("the file exists, and a backup is never overwritten", where=str(path))
         self.path = path
         self.parts: list[Part] = []
         self._beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        try:
-            self._file: BinaryIO = os.fdopen(os.open(self._beside, flags, 0o600), "w+b")
-        except OSError as error:
-            raise MusterError(f"can't be written: {error.strerror}", where=str(path)) from None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="backup")
+        self._file: BinaryIO
 
-    def __enter__(self) -> Self:
+    async def __aenter__(self) -> Self:
+        try:
+            self._file = await self._do(self._open)
+        except BaseException:
+            self._thread.submit(self._beside.unlink, missing_ok=True)  # cancelled, it may have been made after all
+            self._thread.shutdown(wait=False)
+            raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._file.close()
-        self._beside.unlink(missing_ok=True)
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        try:
+            await self._do(self._close)
+        finally:
+            self._thread.shutdown(wait=False)
         if isinstance(error, OSError):
             raise MusterError(f"can't be written: {error.strerror}", where=str(self.path)) from None
 
@@ -56,29 +70,64 @@ class BackupWriter:
         self, part: Part, content: AsyncIterator[bytes], told: Callable[[int], None] = lambda _: None
     ) -> Part:
         """Append a part; its size and sha256 are those of what came. What a failed `content` left is taken back."""
-        start, found, size = self._file.tell(), hashlib.sha256(), 0
+        start, found, size = await self._do(self._begin), hashlib.sha256(), 0
         try:
-            self._file.write(bytes(_BLOCK_BYTES))
             async for data in content:
-                await asyncio.to_thread(self._file.write, data)
-                found.update(data)
+                await self._do(self._append, data, found)
                 size += len(data)
                 told(size)
         except BaseException:
-            self._file.truncate(start)
-            self._file.seek(start)
+            await self._do(self._take_back, start)
             raise
-        self._file.write(bytes(-size % _BLOCK_BYTES))
-        end = self._file.tell()
-        self._file.seek(start)
-        self._file.write(_header(part.name, size))
-        self._file.seek(end)
+        await self._do(self._end, start, part.name, size)
         part = msgspec.structs.replace(part, size=size, sha256=found.hexdigest())
         self.parts.append(part)
         return part
 
-    def finish(self, manifest: bytes, signature: str) -> int:
+    async def finish(self, manifest: bytes, signature: str) -> int:
         """Manifest and signature, all of it on the disk, then the file's name. Its bytes."""
+        return await self._do(self._finish, manifest, signature)
+
+    async def _do(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, partial(call, *args, **kwargs))
+
+    # In the thread
+
+    def _open(self) -> BinaryIO:
+        if self.path.exists():
+            raise Conflict("the file exists, and a backup is never overwritten", where=str(self.path))
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            return os.fdopen(os.open(self._beside, flags, 0o600), "w+b")
+        except OSError as error:
+            raise MusterError(f"can't be written: {error.strerror}", where=str(self.path)) from None
+
+    def _close(self) -> None:
+        with suppress(OSError):  # what a full disk refused was told already
+            self._file.close()
+        self._beside.unlink(missing_ok=True)
+
+    def _begin(self) -> int:
+        start = self._file.tell()
+        self._file.write(bytes(_BLOCK_BYTES))
+        return start
+
+    def _append(self, data: bytes, found: hashlib._Hash) -> None:
+        self._file.write(data)
+        found.update(data)
+
+    def _take_back(self, start: int) -> None:
+        self._file.truncate(start)
+        self._file.seek(start)
+
+    def _end(self, start: int, name: str, size: int) -> None:
+        self._file.write(bytes(-size % _BLOCK_BYTES))
+        end = self._file.tell()
+        self._file.seek(start)
+        self._file.write(_header(name, size))
+        self._file.seek(end)
+
+    def _finish(self, manifest: bytes, signature: str) -> int:
         for name, data in ((MANIFEST, manifest), (SIGNATURE, signature.encode())):
             self._file.write(_header(name, len(data)) + data + bytes(-len(data) % _BLOCK_BYTES))
         self._file.write(bytes(2 * _BLOCK_BYTES))
@@ -133,18 +182,21 @@ class Backup(Struct, frozen=True, kw_only=True):
                 left -= len(data)
 
 
-def open_backup(path: Path) -> Backup:
-    """Read and verify all of it. Raises NotFound, or InputError: not a backup, damaged, or of a later version."""
+def open_backup(path: Path, told: Callable[[int], None] = lambda _: None) -> Backup:
+    """Read and verify all of it, and tell how many bytes were. Blocks.
+
+    Raises NotFound, or InputError: not a backup, damaged, or of a later version.
+    """
     try:
         with path.open("rb") as file:
-            return _verified(path, file)
+            return _verified(path, file, told)
     except FileNotFoundError:
         raise NotFound("there is no such file", where=str(path)) from None
     except OSError as error:
         raise InputError(f"can't be read: {error.strerror}", where=str(path)) from None
 
 
-def _verified(path: Path, file: BinaryIO) -> Backup:
+def _verified(path: Path, file: BinaryIO, told: Callable[[int], None]) -> Backup:
     starts: dict[str, int] = {}
     sizes: dict[str, int] = {}
     try:
@@ -168,17 +220,18 @@ def _verified(path: Path, file: BinaryIO) -> Backup:
     if extra := sorted(starts.keys() - named.keys() - {MANIFEST, SIGNATURE}):
         raise _damaged(path, f"{extra[0]} isn't in its manifest")
     for part in manifest.parts:
-        if sizes.get(part.name) != part.size or _digest(file, starts[part.name], part.size) != part.sha256:
+        if sizes.get(part.name) != part.size or _digest(file, starts[part.name], part.size, told) != part.sha256:
             raise _damaged(path, f"{part.name} is damaged or missing")
     return Backup(path=path, manifest=manifest, manifest_bytes=data, signature=signature, starts=starts)
 
 
-def _digest(file: BinaryIO, start: int, size: int) -> Digest:
+def _digest(file: BinaryIO, start: int, size: int, told: Callable[[int], None]) -> Digest:
     found = hashlib.sha256()
     file.seek(start)
     while size and (data := file.read(min(size, _READ_BYTES))):
         found.update(data)
         size -= len(data)
+        told(file.tell())
     return found.hexdigest() if not size else ""
 
 

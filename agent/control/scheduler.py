@@ -246,7 +246,8 @@ class _Planner:
             return (
                 f"pinned to {service.host} ({reasons.get(service.host) or ('excluded' if known else 'not a member')})"
             )
-        excluded = {m.name: constraint_reason(m.name, m.labels, service) for m in self._hosts() if m.name not in reasons}
+        others = (member for member in self._hosts() if member.name not in reasons)
+        excluded = {member.name: constraint_reason(member.name, member.labels, service) for member in others}
         told = [f"{name}: {reason}" for name, reason in (*sorted(reasons.items()), *excluded.items())]
         more = len(told) - MAX_REASONS_SHOWN
         return "; ".join(told[:MAX_REASONS_SHOWN]) + (f"; and {more} more" if more > 0 else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import tarfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -46,16 +47,20 @@ def manifest(parts: list[Part]) -> bytes:
 
 def write(path: Path) -> None:
     async def run() -> None:
-        with BackupWriter(path) as writer:
+        async with BackupWriter(path) as writer:
             for name, data in CONTENTS.items():
                 await writer.add(part(name), whole(data))
-            writer.finish(manifest(writer.parts), "a.signature")
+            await writer.finish(manifest(writer.parts), "a.signature")
 
     asyncio.run(run())
 
 
 def contents(found: Backup) -> dict[str, bytes]:
     return {each.name: found.read(each) for each in found.manifest.parts}
+
+
+def held(path: Path) -> dict[str, bytes]:
+    return contents(open_backup(path))
 
 
 @pytest.fixture
@@ -79,39 +84,83 @@ def test_tar_reads_it_too(file: Path) -> None:
         assert tar.getnames() == [*CONTENTS, "manifest.json", "manifest.jwt"]
 
 
-def test_a_backup_is_never_overwritten_and_a_failed_one_leaves_nothing(file: Path, tmp_path: Path) -> None:
+async def test_the_event_loop_goes_on_while_the_disk_works(tmp_path: Path) -> None:
+    """What blocks it would raise BlockingError here."""
+    async with BackupWriter(tmp_path / "b.tar") as writer:
+        for name, data in CONTENTS.items():
+            await writer.add(part(name), whole(data))
+        await writer.finish(manifest(writer.parts), "a.signature")
+    assert await asyncio.to_thread(held, tmp_path / "b.tar") == CONTENTS
+
+
+async def test_a_backup_is_never_overwritten_and_a_failed_one_leaves_nothing(file: Path, tmp_path: Path) -> None:
     with pytest.raises(Conflict):
-        BackupWriter(file)
+        async with BackupWriter(file):
+            pass
 
     async def breaks() -> AsyncIterator[bytes]:
         yield b"some"
         raise MusterError("the host is gone")
 
     async def run() -> None:
-        with BackupWriter(tmp_path / "c.tar") as writer:
+        async with BackupWriter(tmp_path / "c.tar") as writer:
             await writer.add(part("state"), whole(CONTENTS["state"]))
             await writer.add(part("files/x"), breaks())
 
     with pytest.raises(MusterError, match="gone"):
-        asyncio.run(run())
-    assert [path.name for path in tmp_path.iterdir()] == ["b.tar"]
+        await run()
+    assert os.listdir(tmp_path) == ["b.tar"]
 
 
-def test_a_part_that_broke_off_is_taken_back_and_others_follow(tmp_path: Path) -> None:
+async def test_one_that_is_made_meanwhile_is_not_overwritten_either(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with BackupWriter(tmp_path / "b.tar") as writer:
+            await asyncio.to_thread((tmp_path / "b.tar").write_text, "somebody else's")
+            await writer.finish(manifest(writer.parts), "a.signature")
+
+    with pytest.raises(Conflict):
+        await run()
+    assert os.listdir(tmp_path) == ["b.tar"]
+
+
+async def test_a_directory_that_is_not_there_says_so(tmp_path: Path) -> None:
+    with pytest.raises(MusterError, match="can't be written"):
+        async with BackupWriter(tmp_path / "none" / "b.tar"):
+            pass
+
+
+async def test_ctrl_c_is_heard_at_once_and_leaves_nothing(tmp_path: Path) -> None:
+    begun = asyncio.Event()
+
+    async def never_ends() -> AsyncIterator[bytes]:
+        while True:
+            yield b"v" * 65_536
+            begun.set()
+
+    async def run() -> None:
+        async with BackupWriter(tmp_path / "b.tar") as writer:
+            await writer.add(part("volumes/0000.tar"), never_ends())
+
+    task = asyncio.create_task(run())
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert os.listdir(tmp_path) == []
+
+
+async def test_a_part_that_broke_off_is_taken_back_and_others_follow(tmp_path: Path) -> None:
     async def breaks() -> AsyncIterator[bytes]:
         yield b"half of it" * 100
         raise MusterError("the host is gone")
 
-    async def run() -> None:
-        with BackupWriter(tmp_path / "b.tar") as writer:
-            await writer.add(part("state"), whole(CONTENTS["state"]))
-            with pytest.raises(MusterError):
-                await writer.add(part("volumes/0000.tar"), breaks())
-            await writer.add(part("files/empty"), whole(b""))
-            writer.finish(manifest(writer.parts), "a.signature")
-
-    asyncio.run(run())
-    assert contents(open_backup(tmp_path / "b.tar")).keys() == {"state", "files/empty"}
+    async with BackupWriter(tmp_path / "b.tar") as writer:
+        await writer.add(part("state"), whole(CONTENTS["state"]))
+        with pytest.raises(MusterError):
+            await writer.add(part("volumes/0000.tar"), breaks())
+        await writer.add(part("files/empty"), whole(b""))
+        await writer.finish(manifest(writer.parts), "a.signature")
+    assert (await asyncio.to_thread(held, tmp_path / "b.tar")).keys() == {"state", "files/empty"}
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -141,6 +190,13 @@ def test_a_truncated_one_is_refused(file: Path, data: st.DataObject) -> None:
     broken.write_bytes(file.read_bytes()[: data.draw(st.integers(0, end))])
     with pytest.raises(InputError):
         open_backup(broken)
+
+
+def test_how_much_is_verified_is_told(file: Path) -> None:
+    told: list[int] = []
+    open_backup(file, told.append)
+    assert told == sorted(told)
+    assert 0 < told[-1] <= file.stat().st_size
 
 
 def test_a_later_version_says_which_version_restores_it(file: Path) -> None:

@@ -11,9 +11,9 @@ from agent.control.preparation import ANSWER_DEADLINE_MS, PLACE_DEADLINE_MS, pre
 from agent.control.progress import PULL_DEADLINE_MS
 from agent.model.errand import MAX_SLOTS, Prepare
 from agent.model.ledger import AssignEntry, Assignment, PhaseEntry
-from agent.model.stack import InstructionRef, PortSpec, Resources, Service
 from agent.model.report import RuntimeInfo
 from agent.model.spec import ReplicaKey
+from agent.model.stack import InstructionRef, PortSpec, Resources, Service
 from tests.control.world import World, all_well, report
 from tests.support.ledger import Ledger, service, stack
 

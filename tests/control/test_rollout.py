@@ -405,7 +405,7 @@ class TestFailure:
 
     def test_a_replica_without_host_fails_with_the_hosts_reasons(self) -> None:
         half = service(resources=Resources(memory_mib=5000))
-        made = world(web=half, **{name: half for name in ("a", "b", "c")})
+        made = world(web=half, **dict.fromkeys(("a", "b", "c"), half))
         made.settle()
         assert made.phase() == "preparing"
         made.later(PLACE_DEADLINE_MS / 1000)
