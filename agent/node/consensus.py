@@ -30,7 +30,7 @@ class Consensus(Struct):
     context: Context
     chronicle: Chronicle
     drop: Callable[[str], None]
-    _lives: Lives = field(default_factory=Lives)
+    lives: Lives
     _told: tuple[str, AgentId] | None = None
     _remembered: dict[AgentId, int] = field(default_factory=dict)
     _kept_told: int = 0
@@ -38,7 +38,7 @@ class Consensus(Struct):
 
     def link_up(self, peer: Peer, when: Instant) -> None:
         """A peer is there, perhaps with an earlier life than the one that we know."""
-        if self._lives.linked(peer.id, peer.boot, self.context.raft.configuration.members):
+        if self.lives.linked(peer.id, peer.boot, self.context.raft.configuration.members):
             self._tell_went_back(peer.id, when)
         self.context.raft.peer_linked(peer.id, when.mono)
         self._tell_kept(peer.id)
@@ -46,7 +46,7 @@ class Consensus(Struct):
     def reconfigured(self) -> None:
         """Who counts has changed."""
         members = self.context.raft.configuration.members
-        self._lives.reconfigured(members)
+        self.lives.reconfigured(members)
         self._remembered = {peer: index for peer, index in self._remembered.items() if peer in members}
 
     def pump(self, when: Instant) -> None:
@@ -68,7 +68,7 @@ class Consensus(Struct):
         """What is applied is on the disk, and stays."""
         raft, context = self.context.raft, self.context
         if peer in context.peers and peer in raft.configuration and context.id in raft.configuration:
-            remembered = self._lives.remembered(peer)
+            remembered = self.lives.remembered(peer)
             told = KeptFrame(boot=context.boot, index=raft.applied, last=raft.last_index, remembered=remembered)
             context.send(peer, told)
 
@@ -77,7 +77,7 @@ class Consensus(Struct):
         raft = self.context.raft
         if sender not in raft.configuration:
             return
-        if self._lives.kept(sender, frame.boot, frame.index, frame.last, raft.configuration.members):
+        if self.lives.kept(sender, frame.boot, frame.index, frame.last, raft.configuration.members):
             self._tell_went_back(sender, when)
         self._remembered[sender] = frame.remembered
         if raft.fenced or self.context.id not in raft.configuration:
@@ -100,7 +100,7 @@ class Consensus(Struct):
     def receive(self, sender: AgentId, message: Message, when: Instant) -> None:
         """A message of a linked peer that isn't expelled."""
         raft = self.context.raft
-        if not self._lives.count(sender):
+        if not self.lives.count(sender):
             self.drop("disk_went_back")
             return
         if isinstance(message, Append):

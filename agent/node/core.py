@@ -36,6 +36,7 @@ from agent.node.epochs import Epochs
 from agent.node.followers import Followers
 from agent.node.inquiries import Inquiries
 from agent.node.instant import Instant
+from agent.node.lives import Lives
 from agent.node.local_host import LocalHost
 from agent.node.machine import Compaction, Machine
 from agent.node.messages import (
@@ -109,14 +110,13 @@ class NodeCore:
             verify_snapshots=True,
         )
         swim = Swim(id=settings.id, config=settings.swim, rng=rng, now=when.mono)
-        clock = LedgerClock(settings.id)
-        self._context = Context(settings.id, settings.boot, core, swim, machine.state, clock)
+        self._context = Context(settings.id, settings.boot, core, swim, machine.state, LedgerClock(settings.id))
         self._machine = machine
         self.drops: dict[str, int] = {}
-        self._disk = Disk(self._context, boot.commit)
         self.submissions = Submissions(self._context)
         self.chronicle = Chronicle(self._context)
-        self._consensus = Consensus(self._context, self.chronicle, self._drop)
+        self._consensus = Consensus(self._context, self.chronicle, self._drop, Lives.of(boot.lives))
+        self._disk = Disk(self._context, self._consensus.lives, boot.commit)
         self._inquiries = Inquiries(self._context, self.status)
         self._followers = Followers(self._context)
         self._vouching = Vouching(self._context, self.chronicle, machine.vouches_for)
@@ -385,7 +385,7 @@ class NodeCore:
         self._drain_swim(when)
         if self._has_moved:
             self._run_on(when)
-        self._disk.keep_commit(self._machine.verified_through, when)
+        self._disk.keep_rest(self._machine.verified_through, when)
 
     def _run_on(self, when: Instant) -> None:
         while True:

@@ -19,8 +19,8 @@ from agent.node.messages import Frame, Reply, Served
 class Store(Struct, frozen=True, kw_only=True):
     """Write in one transaction, fsync, then call `NodeCore.stored`. At most one is open.
 
-    `verified_through`: signatures up to this index were checked; kept along. `settles`: `stored` must be called; a
-    lazily kept commit index needs no answer.
+    `verified_through`: signatures up to this index were checked; kept along. `settles`: `stored` must be called; what
+    is kept lazily needs no answer.
     """
 
     persist: raft.Persist

@@ -32,7 +32,7 @@ A first start: every member has the genesis entry (index 1, term 0) in its log: 
 
 from agent.raft.config import RaftLimits, RaftTiming
 from agent.raft.core import Raft
-from agent.raft.entry import MAX_ENTRY_BYTES, Boot, Configuration, Entry, EntryKind, HardState, Snapshot
+from agent.raft.entry import MAX_ENTRY_BYTES, Boot, Configuration, Entry, EntryKind, HardState, Life, Snapshot
 from agent.raft.errors import (
     Compacted,
     ConfigurationRefused,
@@ -58,6 +58,7 @@ __all__ = [
     "Envelope",
     "FollowerStatus",
     "HardState",
+    "Life",
     "LogDiverged",
     "Message",
     "NotLeader",

@@ -110,12 +110,26 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Configuration)
 
 
+class Life(msgspec.Struct, frozen=True, kw_only=True):
+    """What a member remembers of another one's disk, by what that one told.
+
+    It has started `starts` times at least, and in its start number `boot` its entries up to `up_to` were on the disk
+    for good. `went_back`: it came with less than that.
+    """
+
+    agent: str
+    starts: int = 0
+    boot: int = 0
+    up_to: int = 0
+    went_back: bool = False
+
+
 class Boot(msgspec.Struct, frozen=True, kw_only=True):
     """What the disk held when it was opened: what a `Raft` starts from. At first that is one entry, committed.
 
     `entries` are contiguous and end at the last index; the first is at most `snapshot.index + 1`. Entries up to
     `verified_through` had their signatures checked. `starts` counts openings, this one included: it orders this
-    agent's lives without a clock.
+    agent's lives without a clock. `lives`: what is remembered of the other members' disks.
     """
 
     hard_state: HardState
@@ -124,3 +138,4 @@ class Boot(msgspec.Struct, frozen=True, kw_only=True):
     commit: int
     verified_through: int
     starts: int
+    lives: tuple[Life, ...] = ()

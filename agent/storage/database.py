@@ -18,10 +18,9 @@ from pathlib import Path
 import msgspec
 
 from agent.errors import InvariantBroken, StorageError
-from agent.raft import Boot, Configuration, Entry, EntryKind, HardState, Persist, Snapshot
+from agent.raft import Boot, Configuration, Entry, EntryKind, HardState, Life, Persist, Snapshot
 from agent.storage.files import sync_directory
 
-SCHEMA_VERSION = 1
 APPLICATION_ID = 0x6D757374  # "must": `file ledger.db` and we ourselves know it from any other database
 
 # A snapshot's write makes the WAL as long as itself; once it is in the file the WAL is cut to this: SQLite begins it
@@ -33,15 +32,24 @@ NEW_MEMBER_FIX = (
     "host: it comes back as a new member. Never put an older copy back."
 )
 
-_SCHEMA = (
-    "CREATE TABLE state (id INTEGER PRIMARY KEY CHECK (id = 1), agent TEXT NOT NULL, ledger TEXT NOT NULL,"
-    " genesis TEXT NOT NULL, starts INTEGER NOT NULL, term INTEGER NOT NULL, vote TEXT, commit_index INTEGER NOT NULL,"
-    " verified INTEGER NOT NULL, last_index INTEGER NOT NULL, crc INTEGER NOT NULL) STRICT",
-    "CREATE TABLE entries (idx INTEGER PRIMARY KEY, term INTEGER NOT NULL, kind INTEGER NOT NULL,"
-    " data BLOB NOT NULL, crc INTEGER NOT NULL) STRICT",
-    "CREATE TABLE snapshot (id INTEGER PRIMARY KEY CHECK (id = 1), idx INTEGER NOT NULL, term INTEGER NOT NULL,"
-    " configuration BLOB NOT NULL, data BLOB NOT NULL, crc INTEGER NOT NULL) STRICT",
+# What each version added: a file of an earlier one is brought on by the rest.
+_STEPS = (
+    (
+        "CREATE TABLE state (id INTEGER PRIMARY KEY CHECK (id = 1), agent TEXT NOT NULL, ledger TEXT NOT NULL,"
+        " genesis TEXT NOT NULL, starts INTEGER NOT NULL, term INTEGER NOT NULL, vote TEXT,"
+        " commit_index INTEGER NOT NULL, verified INTEGER NOT NULL, last_index INTEGER NOT NULL,"
+        " crc INTEGER NOT NULL) STRICT",
+        "CREATE TABLE entries (idx INTEGER PRIMARY KEY, term INTEGER NOT NULL, kind INTEGER NOT NULL,"
+        " data BLOB NOT NULL, crc INTEGER NOT NULL) STRICT",
+        "CREATE TABLE snapshot (id INTEGER PRIMARY KEY CHECK (id = 1), idx INTEGER NOT NULL, term INTEGER NOT NULL,"
+        " configuration BLOB NOT NULL, data BLOB NOT NULL, crc INTEGER NOT NULL) STRICT",
+    ),
+    (
+        "CREATE TABLE lives (agent TEXT PRIMARY KEY, starts INTEGER NOT NULL, boot INTEGER NOT NULL,"
+        " up_to INTEGER NOT NULL, went_back INTEGER NOT NULL, crc INTEGER NOT NULL) STRICT",
+    ),
 )
+SCHEMA_VERSION = len(_STEPS)
 
 _FIELDS = "agent, ledger, genesis, starts, term, vote, commit_index, verified, last_index"
 
@@ -104,6 +112,7 @@ class LedgerFile:
                 self._check_file()
                 self._state = self._read_state(agent_id, genesis_entry, ledger_id)
                 self._count_start(least_starts)
+                self._bring_on()
                 self.boot = self._read_boot()
             except BaseException:
                 self._db.close()
@@ -175,8 +184,7 @@ class LedgerFile:
         if genesis_entry.index != 1 or genesis_entry.term != 0:
             raise InvariantBroken("the genesis entry has index 1 and term 0")
         self._db.execute("BEGIN IMMEDIATE")
-        for statement in _SCHEMA:
-            self._db.execute(statement)
+        self._run_steps(_STEPS)
         self._state = _State(
             agent=agent_id,
             ledger=secrets.token_hex(16),
@@ -191,9 +199,20 @@ class LedgerFile:
         self._append((genesis_entry,))
         self._write_state()
         self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         self._db.execute("COMMIT")
         sync_directory(self.path.parent)
+
+    def _bring_on(self) -> None:
+        """A file of an earlier version becomes one of ours, in one transaction; it is known to be sound by then."""
+        self._db.execute("BEGIN IMMEDIATE")
+        self._run_steps(_STEPS[self._pragma("user_version") :])
+        self._db.execute("COMMIT")
+
+    def _run_steps(self, steps: Sequence[Sequence[str]]) -> None:
+        for step in steps:
+            for statement in step:
+                self._db.execute(statement)
+        self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _check_file(self) -> None:
         version = self._pragma("user_version")
@@ -203,7 +222,7 @@ class LedgerFile:
                 where=str(self.path),
                 fix="Install the agent version that wrote it, or a later one.",
             )
-        if version != SCHEMA_VERSION or self._pragma("application_id") != APPLICATION_ID:
+        if version < 1 or self._pragma("application_id") != APPLICATION_ID:
             raise self._refusal("this database isn't a ledger")
         finding = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if finding != "ok":
@@ -242,6 +261,7 @@ class LedgerFile:
             commit=state.commit_index,
             verified_through=state.verified,
             starts=state.starts,
+            lives=tuple(self._read_lives()),
         )
 
     def _read_snapshot(self) -> Snapshot | None:
@@ -260,6 +280,17 @@ class LedgerFile:
             if _crc(index, term, kind, data) != crc:
                 raise self._refusal(f"the ledger is damaged: entry {index} doesn't match its checksum")
             yield Entry(index, term, EntryKind(kind), data)
+
+    def _read_lives(self) -> Iterable[Life]:
+        for *values, crc in self._db.execute(
+            "SELECT agent, starts, boot, up_to, went_back, crc FROM lives ORDER BY agent"
+        ):
+            if _crc(*values) != crc:
+                raise self._refusal(
+                    "the ledger is damaged: what it remembers of another member doesn't match its checksum"
+                )
+            agent, starts, boot, up_to, went_back = values
+            yield Life(agent=agent, starts=starts, boot=boot, up_to=up_to, went_back=bool(went_back))
 
     def _check_log(self, snapshot: Snapshot | None, entries: tuple[Entry, ...]) -> None:
         before, term = (snapshot.index, snapshot.term) if snapshot else (0, 0)
@@ -295,12 +326,15 @@ class LedgerFile:
             state.commit_index = max(state.commit_index, persist.commit)
         if state.commit_index > state.last_index:
             raise InvariantBroken(f"commit {state.commit_index} beyond the last entry {state.last_index}")
+        if persist.lives is not None:
+            self._remember(persist.lives)
 
     def _begin(self, snapshot: Snapshot) -> None:
         state = self._state
         if snapshot.term > state.term:
             state.term, state.vote = snapshot.term, None
         self._db.execute("DELETE FROM entries")
+        self._remember(())
         self._shrunk = True
         state.last_index = state.commit_index = 0
         self._keep_snapshot(snapshot)
@@ -335,6 +369,14 @@ class LedgerFile:
         self._db.executemany(
             "INSERT INTO entries (idx, term, kind, data, crc) VALUES (?, ?, ?, ?, ?)",
             ((e.index, e.term, int(e.kind), e.data, _crc(e.index, e.term, int(e.kind), e.data)) for e in entries),
+        )
+
+    def _remember(self, lives: Sequence[Life]) -> None:
+        rows = [(each.agent, each.starts, each.boot, each.up_to, int(each.went_back)) for each in lives]
+        self._db.execute("DELETE FROM lives")
+        self._db.executemany(
+            "INSERT INTO lives (agent, starts, boot, up_to, went_back, crc) VALUES (?, ?, ?, ?, ?, ?)",
+            ((*row, _crc(*row)) for row in rows),
         )
 
     def _compact(self, index: int) -> None:

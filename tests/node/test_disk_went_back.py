@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.control.autopilot import DEAD_S, HEALTHY_S
+from agent.node.disk import SETTLES_S
 from agent.node.lives import Lives, forgotten
 from agent.node.messages import KeptFrame, RaftFrame
+from agent.raft import Life
 from agent.raft.messages import Heartbeat, Vote
 from agent.raft.quorum import majority
 from tests.node.cluster import Cluster, Node
@@ -66,6 +68,40 @@ def test_a_restart_does_not_end_the_fence() -> None:
         cluster.start(victim.name)
         cluster.run(0.1)
         assert victim.up.context.raft.fenced
+
+
+def test_nor_does_a_restart_of_those_who_remember() -> None:
+    """They have it on their disks."""
+    cluster, victim, older = with_an_old_copy()
+    cluster.run(SETTLES_S)
+    for node in cluster.alive:
+        cluster.crash(node.name)
+    victim.disk = copy.deepcopy(older)
+    for node in cluster.nodes.values():
+        cluster.start(node.name)
+    cluster.run(0.1)
+    assert victim.up.context.raft.fenced
+
+
+def test_what_is_remembered_goes_to_the_disk_with_what_goes_there_anyway() -> None:
+    """No write of its own while entries come, and one at most when they have stopped."""
+    cluster = Cluster(3)
+    coordinator = cluster.elect()
+    cluster.run(3.0)
+    for node in cluster.alive:
+        node.forget()
+    for number in range(8):
+        assert coordinator.result(coordinator.deploy(f"shop{number}")).outcome == "applied"
+        cluster.run(0.2)
+    assert not any(store.settles is False for node in cluster.alive for store in node.stores)
+    cluster.run(3.0)
+    for node in cluster.alive:
+        assert sum(store.settles is False for store in node.stores) <= 2
+        others = {other.id: other.up.context.raft.applied for other in cluster.alive if other is not node}
+        assert {life.agent: life.up_to for life in node.disk.lives} == others
+        node.forget()
+    cluster.run(5.0)
+    assert not any(node.stores for node in cluster.alive), "nothing is written where nothing happens"
 
 
 def test_nor_does_another_coordinator() -> None:
@@ -178,6 +214,24 @@ def test_whose_log_ends_before_what_it_told_in_an_earlier_life_counts_no_more(ha
     lives.kept("a", 1, had, had, ("a",))
     assert lives.kept("a", 2, 0, has, ("a",)) == (has < had)
     assert lives.count("a") == (has >= had)
+
+
+TOLD = st.tuples(st.sampled_from("abc"), st.integers(1, 4), st.integers(0, 9), st.integers(0, 9))
+
+
+@given(st.lists(st.tuples(TOLD, st.booleans()), max_size=20))
+def test_who_starts_anew_remembers_as_if_it_had_not(history: list[tuple[tuple[str, int, int, int], bool]]) -> None:
+    lives, kept = Lives(), Lives()
+    disk: tuple[Life, ...] = ()
+    for (peer, boot, index, last), restarts in history:
+        for memory in (lives, kept):
+            memory.linked(peer, boot, "ab")
+            memory.kept(peer, boot, index, max(index, last), "ab")
+        if restarts:
+            disk = kept.take() or disk
+            kept = Lives.of(disk)
+    for peer in "abc":
+        assert (kept.remembered(peer), kept.count(peer)) == (lives.remembered(peer), lives.count(peer))
 
 
 @given(

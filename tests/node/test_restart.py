@@ -13,7 +13,7 @@ from agent.host import HostContext
 from agent.model.instruction import Drain, Grant, Relabel, Revoke, Scale
 from agent.model.ledger import InstructionEntry, PhaseEntry, encode_entry
 from agent.node.core import NodeCore, NodeSettings
-from agent.node.disk import COMMIT_SETTLES_S
+from agent.node.disk import SETTLES_S
 from agent.node.effects import Reconcile, Store
 from agent.node.machine import Compaction, Machine
 from agent.raft import Boot, Entry, EntryKind, HardState, Raft, RaftTiming, Snapshot
@@ -62,7 +62,7 @@ def test_at_most_one_store_that_settles_is_open(alone: Node) -> None:
     alone.forget()
     for name in ("one", "two", "three"):
         alone.deploy(name)
-    alone.cluster.run(COMMIT_SETTLES_S * 2)
+    alone.cluster.run(SETTLES_S * 2)
     assert [store.settles for store in alone.stores] == [True]
     alone.disk_works = True
     alone.cluster.write(alone)
@@ -79,14 +79,14 @@ def test_a_commit_index_is_kept_though_nothing_else_is_written() -> None:
     """A host that wakes alone must know its last assignments."""
     cluster = Cluster(3)
     coordinator = cluster.elect()
-    cluster.run(COMMIT_SETTLES_S + 0.1)
+    cluster.run(SETTLES_S + 0.1)
     follower = cluster.followers[0]
     coordinator.deploy()
     cluster.run(0.2)
     committed = follower.up.context.raft.commit
     assert follower.disk.commit < committed
     follower.forget()
-    cluster.run(COMMIT_SETTLES_S)
+    cluster.run(SETTLES_S)
     assert follower.disk.commit >= committed
     assert [store.settles for store in follower.stores] == [False]
     cluster.cut(follower.name)
@@ -103,7 +103,7 @@ def test_a_commit_index_waits_for_a_disk_that_is_busy() -> None:
     follower = cluster.followers[0]
     follower.disk_works = False
     cluster.elect().deploy()
-    cluster.run(COMMIT_SETTLES_S * 3)  # `Cluster` refuses timers that spin
+    cluster.run(SETTLES_S * 3)  # `Cluster` refuses timers that spin
     assert sum(store.settles is False for store in follower.waiting) == 0
 
 

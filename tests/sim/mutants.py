@@ -39,6 +39,7 @@ from agent.swim import SwimConfig
 from tests.sim.disk import SimDisk
 from tests.sim.scenes import (
     a_disk_that_went_back,
+    a_disk_that_went_back_beside_one_that_was_away,
     a_doctored_snapshot,
     a_no_by_a_deposed_leader,
     an_acknowledgement_of_an_earlier_term,
@@ -270,6 +271,10 @@ def _wiped_voter_comes_back(crash: Any) -> Any:
     return mutant
 
 
+def _forgets_at_a_restart(boot: Any) -> Any:
+    return lambda self: msgspec.structs.replace(boot(self), lives=())
+
+
 MUTANTS: dict[str, tuple[Any, str, Mutation]] = {
     "vote not persisted": (MemoryDisk, "write", _vote_not_persisted),
     "term and vote persisted apart": (MemoryDisk, "write", _vote_persisted_after_the_term),
@@ -296,6 +301,7 @@ MUTANTS: dict[str, tuple[Any, str, Mutation]] = {
     "wiped voter comes back": (World, "crash", _wiped_voter_comes_back),
     "snapshot not compared": (agent.node.vouching, "is_vouched_for", _always(True)),
     "a disk that went back counts": (Consensus, "kept", _always(None)),
+    "others' disks forgotten at a restart": (MemoryDisk, "boot", _forgets_at_a_restart),
     "act before its level": (APPLYING, "_comes_later", _always(False)),
     "level raised too early": (agent.node.coordination, "next_level", lambda _original: lambda _now, own, *_told: own),
     "lost waiters": (Submissions, "_advance", _forgets_waiters),
@@ -349,6 +355,7 @@ SCENES: dict[str, Callable[[], World]] = {
     "stale ReadIndex": a_no_by_a_deposed_leader,
     "snapshot not compared": a_doctored_snapshot,
     "a disk that went back counts": a_disk_that_went_back,
+    "others' disks forgotten at a restart": a_disk_that_went_back_beside_one_that_was_away,
 }
 
 

@@ -200,6 +200,32 @@ def _forget(world: World) -> None:
     world.after(LONG_S / 3, put_back)
 
 
+def a_disk_that_went_back_beside_one_that_was_away() -> World:
+    """Of three voters one is away and needs a snapshot; of the two others one has forgotten all that it missed."""
+
+    def script(world: World) -> None:
+        world.after(4.0, lambda: _forget_beside_one_away(world))
+
+    often = Compaction(every_entries=8, kept_entries=0)
+    weather = replace(Weather.fair(), compaction=often, pace_s=0.5)
+    return World(9, size=3, until_s=80.0, given=weather, script=script)
+
+
+def _forget_beside_one_away(world: World) -> None:
+    first = _leader(world)
+    victim, other = (world.agents[voter] for voter in first.voters if voter != first.id)
+    older = copy.deepcopy(victim.disk)
+
+    def put_back() -> None:
+        world.crash(victim)
+        victim.disk = older
+        world.start(victim)
+        world.start(other)
+
+    world.after(LONG_S / 3, lambda: world.crash(other))
+    world.after(LONG_S, put_back)
+
+
 def _ask_both(world: World) -> None:
     first, target = _leader(world), "stack:scene"
     others = [world.agents[voter] for voter in first.voters if voter != first.id]

@@ -7,6 +7,7 @@ import copy
 import pytest
 
 from tests.sim.disk import SimDisk
+from tests.sim.scenes import a_disk_that_went_back_beside_one_that_was_away
 from tests.sim.weather import Weather
 from tests.sim.world import SimAgent, World
 
@@ -48,3 +49,9 @@ def test_a_voter_with_an_older_disk_is_replaced_and_comes_anew(seed: int, starts
     assert all(victim.id in agent.voters for agent in others), "it is a voter again"
     changes = [configuration for _, configuration in world.checks.configurations]
     assert any(victim.id not in configuration.voters for configuration in changes), "and it wasn't in between"
+
+
+def test_who_was_away_meanwhile_and_starts_anew_still_remembers_that_disk() -> None:
+    """Else the coordinator alone knows of it, and the one that was away waits for the other's word on a snapshot."""
+    world = a_disk_that_went_back_beside_one_that_was_away().run()
+    assert world.operators.applied_at > world.until_s / 2

@@ -10,9 +10,10 @@ import random
 from typing import Protocol
 
 import pytest
+from msgspec.structs import replace
 
 from agent.errors import InvariantBroken
-from agent.raft import Boot, Configuration, Entry, EntryKind, HardState, Persist, Snapshot
+from agent.raft import Boot, Configuration, Entry, EntryKind, HardState, Life, Persist, Snapshot
 
 GENESIS = Entry(1, 0, EntryKind.NORMAL, b"genesis")
 CONFIGURATION = Configuration.of(["a", "b", "c"])
@@ -186,6 +187,29 @@ class LogStorageContract:
             await log.write(Persist(hard_state=HardState(term=9)))
         assert (await self.again(disk))[1].hard_state == HardState()
 
+    async def test_what_is_remembered_of_others_survives_until_it_is_replaced(self, disk: Disk) -> None:
+        log, _ = await disk.open()
+        first = (
+            Life(agent="b", starts=3, boot=2, up_to=40),
+            Life(agent="c", starts=1, boot=1, up_to=7, went_back=True),
+        )
+        await log.write(Persist(lives=first))
+        await log.write(Persist(hard_state=HardState(term=1)))
+        log, boot = await self.again(disk)
+        assert boot.lives == first
+        await log.write(Persist(hard_state=HardState(term=2), lives=first[:1]))
+        log, boot = await self.again(disk)
+        assert boot.lives == first[:1]
+        await log.write(Persist(lives=()))
+        assert (await self.again(disk))[1].lives == ()
+
+    async def test_another_epoch_remembers_nobody(self, disk: Disk) -> None:
+        """Its entries are counted anew, so others may rightly have fewer."""
+        log, _ = await disk.open()
+        await log.write(Persist(lives=(Life(agent="b", starts=3, boot=2, up_to=40),)))
+        await log.begin_epoch(snapshot_at(4, 6))
+        assert (await self.again(disk))[1].lives == ()
+
     async def test_another_epoch_begins_with_its_snapshot_alone(self, disk: Disk) -> None:
         """Also where it is behind what was committed here: that was of the epoch before."""
         log, _ = await disk.open()
@@ -220,6 +244,7 @@ class LogStorageContract:
             if rng.random() < 0.25:
                 log, boot = await self.again(disk)
                 assert (boot.hard_state, boot.snapshot, boot.commit) == (model.hard_state, model.snapshot, model.commit)
+                assert boot.lives == model.lives
                 assert list(boot.entries) == model.entries
 
 
@@ -232,13 +257,22 @@ class Model:
         self.entries = [GENESIS]
         self.snapshot: Snapshot | None = None
         self.commit = 1
+        self.lives: tuple[Life, ...] = ()
 
     @property
     def last(self) -> int:
         return self.entries[-1].index if self.entries else (self.snapshot.index if self.snapshot else 0)
 
     def step(self) -> Persist:
-        return self.rng.choice([self.append, self.append, self.overwrite, self.compact, self.restore])()
+        persist = self.rng.choice([self.append, self.append, self.overwrite, self.compact, self.restore])()
+        return self.remember(persist) if self.rng.random() < 0.3 else persist
+
+    def remember(self, persist: Persist) -> Persist:
+        others = self.rng.sample("bcdef", self.rng.randint(0, 5))
+        self.lives = tuple(
+            Life(agent=other, starts=self.rng.randint(1, 9), up_to=self.last) for other in sorted(others)
+        )
+        return replace(persist, lives=self.lives)
 
     def append(self) -> Persist:
         self.hard_state = HardState(term=self.hard_state.term + self.rng.randint(0, 1), vote=self.rng.choice("abc"))

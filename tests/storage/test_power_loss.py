@@ -47,6 +47,7 @@ async def history(directory: Path, seed: int) -> list[SyncPoint]:
             commit=model.commit,
             verified_through=boot.verified_through,
             starts=boot.starts + 1,
+            lives=model.lives,
         )
         points.append(SyncPoint(await asyncio.to_thread(files_of, directory), wanted))
     await ledger.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from agent.errors import InvariantBroken
-from agent.raft import Boot, Entry, HardState, Persist, Snapshot
+from agent.raft import Boot, Entry, HardState, Life, Persist, Snapshot
 
 
 @dataclass(slots=True)
@@ -22,6 +22,7 @@ class MemoryDisk:
     commit: int = 1
     verified_through: int = 0
     starts: int = 0
+    lives: tuple[Life, ...] = ()
 
     def __post_init__(self) -> None:
         self.log[1] = self.genesis
@@ -44,6 +45,8 @@ class MemoryDisk:
                 del self.log[index]
         self.commit = max(self.commit, persist.commit or 0)
         self.verified_through = max(self.verified_through, verified_through)
+        if persist.lives is not None:
+            self.lives = persist.lives
 
     def _check(self, persist: Persist) -> None:
         cut, snapshot = persist.truncate_from, persist.snapshot or self.snapshot
@@ -63,6 +66,7 @@ class MemoryDisk:
             self.hard_state = HardState(term=snapshot.term, vote=None)
         self.log.clear()
         self.snapshot, self.commit, self.verified_through = snapshot, snapshot.index, snapshot.index
+        self.lives = ()
 
     def boot(self) -> Boot:
         """What a start reads."""
@@ -73,4 +77,5 @@ class MemoryDisk:
             commit=self.commit,
             verified_through=self.verified_through,
             starts=self.starts,
+            lives=self.lives,
         )
