@@ -7,10 +7,11 @@ from collections.abc import Callable
 from tests.bench.figures import Figure
 from tests.bench.lan.answers import answers
 from tests.bench.lan.deploy import deploy
+from tests.bench.lan.elections import false_elections
 from tests.bench.lan.formation import formation
 from tests.bench.lan.idle import idle
 from tests.bench.lan.install import install
-from tests.bench.lan.succession import succession
+from tests.bench.lan.succession import killed, succession
 from tests.bench.lan.workers import workers
 
 MEASURES: dict[str, Callable[[int], list[Figure]]] = {
@@ -21,4 +22,6 @@ MEASURES: dict[str, Callable[[int], list[Figure]]] = {
     "idle_lan": idle,
     "answers_lan": answers,
     "succession_lan": succession,
+    "killed_lan": killed,
+    "false_elections_lan": false_elections,
 }

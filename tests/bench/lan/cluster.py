@@ -21,6 +21,7 @@ from tests.support.waiting import wait_for_sync
 READY_TIMEOUT_S = 60.0
 SETTLE_S = 10.0  # after the agents see each other: first beacons, mDNS probing, imports that weren't needed before
 SOCKET = "run/muster/agent.sock"
+AGENT = "/opt/muster/current/bin/agent", "run"  # words of its command line, as `process_of` takes them
 
 
 @contextmanager

@@ -11,13 +11,20 @@ import psutil
 
 from tests.bench.figures import Figure
 from tests.bench.lan import etcd
-from tests.bench.lan.cluster import SETTLE_S, coordinator_name, installed_hosts, process_of, start_agents, stop_agents
+from tests.bench.lan.cluster import (
+    AGENT,
+    SETTLE_S,
+    coordinator_name,
+    installed_hosts,
+    process_of,
+    start_agents,
+    stop_agents,
+)
 from tests.bench.measures import pause
 from tests.bootstrap.desk import Desk
 from tests.lab import Host
 
 HOSTS = 5
-AGENT = ("/opt/muster/current/bin/agent", "run")
 WINDOW_S = 30.0
 MEMORY_MB = 75.0
 CPU_PERCENT = 0.6
@@ -48,9 +55,7 @@ def idle(runs: int) -> list[Figure]:
             with etcd.etcd(desk) as leader:
                 theirs = watch(desk, etcd.processes(desk), leader, windows)
             start_agents(desk)
-        agents = {
-            name: process_of(host, "run", "/opt/muster/current/bin/agent") for name, host in desk.lab.hosts.items()
-        }
+        agents = {name: process_of(host, *AGENT) for name, host in desk.lab.hosts.items()}
         ours = watch(desk, agents, coordinator_name(desk), windows)
     return [*figures("an agent", ours, judge=True), *(figures("etcd", theirs, judge=False) if theirs else [])]
 

@@ -1,4 +1,4 @@
-"""The coordinator's host loses its power: how long until an operator's next write is accepted, beside etcd's leader."""
+"""The coordinator is lost: how long until an operator's next write is accepted, where that is told beside etcd."""
 
 from __future__ import annotations
 
@@ -10,15 +10,24 @@ from pathlib import Path
 
 from tests.bench.figures import Figure
 from tests.bench.lan import etcd
-from tests.bench.lan.cluster import READY_TIMEOUT_S, coordinator_name, installed_hosts, stop_agents
+from tests.bench.lan.cluster import (
+    AGENT,
+    READY_TIMEOUT_S,
+    coordinator_name,
+    installed_hosts,
+    process_of,
+    stop_agents,
+)
 from tests.bench.measures import pause
 from tests.bootstrap.desk import Desk
+from tests.lab import Host
 from tests.support.waiting import wait_for_sync
 
 SIZES = (3, 5)
 RUNS = 20  # a second more or less is luck in a single one: election timeouts are drawn
 PEER_RUNS = 10
 MEDIAN_TARGET_S, WORST_TARGET_S = 0.8, 1.5
+KILLED_SIZE, KILLED_TARGET_S = 3, 0.4
 SETTLE_S = 2.0  # behind a boot
 ROOT = Path(__file__).parents[3]
 
@@ -47,6 +56,29 @@ def succession(runs: int) -> list[Figure]:
     return figures
 
 
+def killed(runs: int) -> list[Figure]:
+    """The coordinator's process is killed, its host lives → the next instruction is accepted through another."""
+    with installed_hosts(KILLED_SIZE) as desk:
+        values = [_kill_once(desk) for _ in range(max(runs, RUNS))]
+    name = f"coordinator's process killed, next instruction accepted, {KILLED_SIZE} hosts"
+    note = f"worst {max(values):.2f} s"
+    return [Figure(name=name, unit="s", values=values, target=KILLED_TARGET_S, note=note)]
+
+
+def _kill_once(desk: Desk) -> float:
+    """systemd starts it again."""
+    lost = coordinator_name(desk)
+    process = process_of(desk.lab.hosts[lost], *AGENT)
+    return once(
+        desk,
+        "agent",
+        lost,
+        lambda: desk.wait_all_alive(list(desk.lab.hosts)),
+        lose=lambda _: process.kill(),
+        restore=lambda _: None,
+    )
+
+
 def beside_etcd(desk: Desk, runs: int) -> list[float]:
     """Likewise."""
 
@@ -65,20 +97,38 @@ def beside_etcd(desk: Desk, runs: int) -> list[float]:
     return taken
 
 
-def once(desk: Desk, kind: str, lost: str, wait_whole: Callable[[], object]) -> float:
-    """Seconds from the cut to the answer; the host is back afterwards."""
+def cut_power(host: Host) -> None:
+    """The first thing that a power cut does; the rest takes a while and is heard by nobody."""
+    host.cable_out()
+
+
+def give_power(host: Host) -> None:
+    """The rest of the cut, and a boot."""
+    host.power_cut()
+    host.cable_in()
+    host.start()
+
+
+def once(
+    desk: Desk,
+    kind: str,
+    lost: str,
+    wait_whole: Callable[[], object],
+    *,
+    lose: Callable[[Host], None] = cut_power,
+    restore: Callable[[Host], None] = give_power,
+) -> float:
+    """Seconds from the loss to the answer; the host is back afterwards."""
     host = desk.lab.hosts[lost]
     through = next(name for name in desk.lab.hosts if name != lost)
     where = through if kind == "agent" else f"http://{desk.lab.hosts[through].address}:2379"
     with writer(desk, kind, where) as write:
         write()
         began = time.perf_counter()
-        host.cable_out()  # the first thing that a power cut does; the rest takes a while and is heard by nobody
+        lose(host)
         write()
         taken = time.perf_counter() - began
-    host.power_cut()
-    host.cable_in()
-    host.start()
+    restore(host)
     wait_whole()
     pause(SETTLE_S)
     return taken
