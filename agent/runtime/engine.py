@@ -1,7 +1,8 @@
 """The Docker Engine's API as far as we use it: requests over its socket, on the event loop, with our own errors. Shell.
 
 By aiohttp, which every agent has loaded, rather than by Docker's SDK: that blocks, so it needs threads, merges the
-streams of a log, and brings 8 MB and a second HTTP client. The SDK reads registries' credentials (`_registry_auth`).
+streams of a log, and brings 8 MB and a second HTTP client. The SDK still reads registries' credentials
+(`agent.runtime.credentials`).
 
 Requests have no version in their path: the engine's own is meant. Only full ids and names of our own patterns become
 part of a path, and what the engine redirects to isn't followed.
@@ -11,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from datetime import datetime
@@ -26,6 +26,7 @@ from agent import errors
 from agent.lean_aiohttp import aiohttp
 from agent.model.stack import Image
 from agent.runtime.containers import CONTAINER_ID
+from agent.runtime.credentials import registry_auth
 from agent.runtime.protocol import RawLine
 
 DEFAULT_URL: Final = "unix:///var/run/docker.sock"
@@ -262,9 +263,12 @@ class Engine:
             await asyncio.to_thread(file.close)  # an early answer leaves the parts where they were
 
     async def pull(self, image: Image) -> AsyncGenerator[Any]:
-        """Progress messages while it is pulled, each a JSON object. Raises EngineRefused when the pull breaks off."""
+        """Progress messages while it is pulled, each a JSON object.
+
+        Raises EngineRefused when the pull breaks off, NoCredentials.
+        """
         repository, tag = _repository_and_tag(image.ref)
-        header = await asyncio.to_thread(_registry_auth, repository)
+        header = await registry_auth(repository)
         async with self._asked(
             f"pulling {image.ref}",
             "POST",
@@ -407,28 +411,6 @@ def _repository_and_tag(ref: str) -> tuple[str, str]:
     directory, slash, last = ref.rpartition("/")
     name, _, tag = last.partition(":")
     return f"{directory}{slash}{name}", tag or "latest"
-
-
-def _registry_auth(repository: str) -> str:
-    """X-Registry-Auth from Docker's own configuration and credential helpers; empty where there is none. Blocks."""
-    directory = Path(os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker"))
-    if not any(path.exists() for path in (directory / "config.json", Path(os.path.expanduser("~/.dockercfg")))):
-        return ""
-    import docker.auth  # 8 MB: only for hosts that log in to a registry
-    import docker.errors
-    import docker.utils.config
-
-    source = str(docker.utils.config.find_config_file())
-    try:
-        registry, _ = docker.auth.resolve_repository_name(repository)
-        config = docker.auth.load_config()
-        if helper := config.get_credential_store(registry):
-            source = f"docker-credential-{helper} for {registry}"
-        found = config.resolve_authconfig(registry)
-        return docker.auth.encode_header(found).decode() if found else ""
-    except (docker.errors.DockerException, ValueError, LookupError, TypeError, AttributeError) as error:
-        # The library checks little. The cause isn't kept: it has what was read.
-        raise EngineRefused(f"credentials can't be read from {source} ({type(error).__name__})") from None
 
 
 async def _messages(response: aiohttp.ClientResponse) -> AsyncIterator[Any]:

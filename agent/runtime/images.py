@@ -69,11 +69,11 @@ async def _pull(engine: Engine, image: Image, progress: Callable[[str], None]) -
     except errors.RuntimeUnavailable:
         raise
     except errors.MusterError as error:
-        raise _cannot(image, error.what) from error
+        raise _cannot(image, error.what, error.fix) from error
 
 
-def _cannot(image: Image, why: str) -> errors.NotFound:
+def _cannot(image: Image, why: str, fix: str = "") -> errors.NotFound:
     return errors.NotFound(
         f"image {image.ref} isn't on this host and can't be pulled: {why}",
-        fix="Bring it there with `agent load`, or give a reference that this host can pull.",
+        fix=fix or "Bring it there with `agent load`, or give a reference that this host can pull.",
     )

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import gc
 import json
-import os
 import re
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
@@ -105,27 +103,6 @@ async def read_events(engine: Engine) -> AsyncGenerator[Any]:
 
 def read_logs(engine: Engine) -> AsyncGenerator[Any]:
     return engine.logs(CONTAINER, tail=None, since=None, follow=True)
-
-
-@pytest.fixture
-def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Writes Docker's own configuration, with a credential helper called `odd`, and gives its path."""
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-
-    def write(content: object, output: str = "") -> str:
-        helper = tmp_path / "docker-credential-odd"
-        helper.write_text(f"#!/bin/sh\necho '{output}'\n")
-        helper.chmod(0o755)
-        (tmp_path / "config.json").write_text(json.dumps(content))
-        return str(tmp_path / "config.json")
-
-    return write
-
-
-async def pulled(ref: str) -> list[Any]:
-    async with engine_that(create=Answer(b'{"status": "Pulling"}\n')) as engine:
-        return [message async for message in engine.pull(Image(ref=ref))]
 
 
 @pytest.fixture
@@ -242,42 +219,6 @@ async def test_a_pull_that_breaks_off_is_told_as_such() -> None:
         assert await anext(messages) == {"status": "Pulling"}
         with pytest.raises(EngineRefused, match="the pull broke off"):
             await anext(messages)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        {"auths": {"example.com": {"auth": base64.b64encode(b"tokenonly").decode()}}},
-        {"auths": {"example.com": {"auth": "!!!"}}},
-        {"auths": {"example.com": {"auth": 7}}},
-        {"auths": {"example.com": "secret"}},
-        {"auths": [1]},
-        {"credHelpers": "secret"},
-        [1],
-    ],
-)
-async def test_a_docker_configuration_that_is_malformed_fails_the_pull_and_is_named(
-    configure: Callable[..., str], content: object
-) -> None:
-    file = configure(content)
-    with pytest.raises(EngineRefused, match=f"^credentials can't be read from {re.escape(file)} ") as caught:
-        await pulled("example.com/web:1")
-    assert not re.search("secret|tokenonly", str(caught.value))
-
-
-@pytest.mark.parametrize("output", ["secret", "", "[]", "7", "{}", '{"Username": "secret"}'])
-async def test_a_credential_helper_with_odd_output_fails_the_pull_and_is_named(
-    configure: Callable[..., str], output: str
-) -> None:
-    configure({"credHelpers": {"example.com": "odd"}}, output)
-    with pytest.raises(EngineRefused, match=r"from docker-credential-odd for example\.com ") as caught:
-        await pulled("example.com/web:1")
-    assert "secret" not in str(caught.value)
-
-
-async def test_another_registrys_credentials_are_none_of_a_pulls(configure: Callable[..., str]) -> None:
-    configure({"credHelpers": {"example.org": "odd"}, "auths": {"example.net": {}}})
-    assert await pulled("example.com/web:1")
 
 
 @pytest.mark.parametrize(
