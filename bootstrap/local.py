@@ -26,6 +26,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from agent import procfs
 from agent.config import ENVIRONMENT, TimingName
 from agent.errors import Conflict, InputError, MusterError, NotFound, TimedOut
 from agent.home import GENESIS_FILE, Home, as_json, open_home, read_file, write_file
@@ -194,7 +195,7 @@ class LocalCluster:
         mark, noted = self._mark(name), self._noted_pid(name)
         if noted and processes.has(noted, mark):
             return noted
-        return next(iter(processes.find(mark.__eq__)), None)
+        return next(iter(procfs.find(mark.__eq__)), None)
 
     def start(self, name: str) -> int:
         """Start the agent unless it runs; its pid. Raises Conflict when somebody has one of its ports."""

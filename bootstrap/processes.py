@@ -1,31 +1,30 @@
 """Processes that outlive the command that started them, each known by a mark in its environment.
 
-A pid alone names nobody for long; what `/proc/<pid>/environ` says does (proc(5)). So a process is found again after
-its pid file was lost, and nothing else is ever signalled. Linux only, like the agent.
+A pid alone names nobody for long; its mark does (`agent.procfs`). So a process is found again after its pid file was
+lost, and nothing else is ever signalled. Linux only, like the agent.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-PROC = Path("/proc")
+from agent.procfs import entries, find
 
 KILL_WAIT_S = 5.0  # SIGKILL works at once unless the process hangs in the kernel
-NOTHING_YET = [b""]  # what `entries` finds of a process within its exec
-EXEC_POLL_S = 0.0005  # the moment is mostly shorter
 KILL_ROUNDS = 5  # what forks while it is killed shows up in the next round; a fork bomb isn't won against here
 
 
 def spawn(argv: Sequence[str], *, environ: Mapping[str, str], output: Path) -> int:
     """Start `argv` (its program by absolute path) in a session of its own, its output appended to a file; its pid.
 
-    It carries the marks in `environ` (not empty) from the return on. Raises OSError when it can't be executed.
+    It carries the marks in `environ` from the return on. Raises OSError when it can't be executed.
     """
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     pid = os.posix_spawn(
@@ -39,24 +38,8 @@ def spawn(argv: Sequence[str], *, environ: Mapping[str, str], output: Path) -> i
         ],
         setsid=True,
     )
-    # The kernel lets go of the parent within exec, a moment before it says what the environment is.
-    while entries(pid) == NOTHING_YET and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        time.sleep(EXEC_POLL_S)
+    entries(pid, wait_s=math.inf)  # within exec the kernel lets go of the parent, a moment before there are any
     return pid
-
-
-def entries(pid: int) -> list[bytes]:
-    """The environment at its exec; empty when it ended, or isn't ours to read."""
-    try:
-        return (PROC / str(pid) / "environ").read_bytes().split(b"\0")
-    except OSError:
-        return []
-
-
-def find(marked: Callable[[bytes], bool]) -> list[int]:
-    """The pids of processes with such an environment entry (NAME=value), this process excepted."""
-    pids = [int(entry) for entry in os.listdir(PROC) if entry.isdigit()]
-    return [pid for pid in pids if pid != os.getpid() and any(map(marked, entries(pid)))]
 
 
 def has(pid: int, mark: bytes) -> bool:

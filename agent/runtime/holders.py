@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.model.doctor import PortUse, Protocol
-from agent.runtime.proc import PROC
+from agent.procfs import PROC
 
 _WAITS: Final = {"tcp": "0A", "udp": "07"}
 """The state of a socket that waits for others (proc(5), /proc/net/tcp; the kernel's tcp_states.h)."""

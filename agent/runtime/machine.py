@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from agent.model.report import HostResources
+from agent.procfs import PROC
 from agent.runtime import proc
 from agent.runtime.protocol import Counters
 
@@ -44,7 +45,7 @@ def _started(pid: str, start: str) -> bool:
 def _limit(process: str) -> int:
     """What its scope may use (cgroups v2); 0: no limit of its own."""
     try:
-        group = (proc.PROC / process.partition(":")[0] / "cgroup").read_text().partition("0::/")[2].strip()
+        group = (PROC / process.partition(":")[0] / "cgroup").read_text().partition("0::/")[2].strip()
         return int((Path("/sys/fs/cgroup") / group / "memory.max").read_text()) if group else 0
     except (OSError, ValueError):  # "max" isn't a limit
         return 0

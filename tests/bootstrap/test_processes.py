@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from agent import procfs
 from bootstrap import processes
 from bootstrap.ports import Wanted, choose, is_free
 from tests.support.waiting import wait_for_sync
@@ -28,11 +29,11 @@ def mark(tmp_path: Path) -> Iterator[bytes]:
     """A mark of this test's own; what carries it is gone afterwards."""
     mark = f"TEST_PROCESSES={tmp_path}".encode()
     yield mark
-    for pid in processes.find(mark.__eq__):
+    for pid in procfs.find(mark.__eq__):
         os.kill(pid, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):  # a grandchild is its parent's to wait for
             os.waitpid(pid, 0)
-    wait_for_sync(lambda: processes.find(mark.__eq__) == [])
+    wait_for_sync(lambda: procfs.find(mark.__eq__) == [])
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:  # what the test itself has ended
             pass
@@ -48,7 +49,7 @@ def started(code: str, mark: bytes, tmp_path: Path) -> int:
 
 def test_a_process_is_found_by_its_mark_alone(mark: bytes, tmp_path: Path) -> None:
     pid = started(SLEEPER, mark, tmp_path)
-    assert processes.find(mark.__eq__) == [pid]
+    assert procfs.find(mark.__eq__) == [pid]
     assert processes.has(pid, mark)
     assert os.getsid(pid) == pid, "it must outlive the terminal of whoever started it"
 
@@ -102,9 +103,9 @@ def test_everything_with_a_mark_ends(code: str, mark: bytes, tmp_path: Path) -> 
 
 def test_what_left_the_process_group_ends_too(mark: bytes, tmp_path: Path) -> None:
     started(PARENT, mark, tmp_path)
-    wait_for_sync(lambda: len(processes.find(mark.__eq__)) == 2)
+    wait_for_sync(lambda: len(procfs.find(mark.__eq__)) == 2)
     assert processes.end_all([mark], grace_s=2) == []
-    assert processes.find(mark.__eq__) == []
+    assert procfs.find(mark.__eq__) == []
 
 
 def test_without_marks_nothing_is_ended() -> None:

@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
+from agent import procfs
 from agent.errors import MusterError
 from agent.model.status import ReplicaStatus, Status
-from bootstrap import processes
 from bootstrap.local import LocalCluster, clean_environment
 from tests.support.agents import Desk
 from tests.support.waiting import wait_for_sync
@@ -31,7 +31,7 @@ def running_below(directory: Path) -> list[str]:
             continue
         try:
             cwd = os.readlink(f"/proc/{entry}/cwd")
-            marked = any(f"={directory}".encode() in value for value in processes.entries(int(entry)))
+            marked = any(f"={directory}".encode() in value for value in procfs.entries(int(entry)))
             if int(entry) != os.getpid() and (cwd.startswith(f"{directory}/") or marked):
                 found.append(Path(f"/proc/{entry}/cmdline").read_text().replace("\0", " "))
         except OSError:
