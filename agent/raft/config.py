@@ -37,8 +37,9 @@ class RaftTiming(msgspec.Struct, frozen=True, kw_only=True):
     them disturb a cluster whose members are up but can't agree."""
 
     first_election_delay_max_s: float = 0.150
-    """A voter at term 0 that is linked to a majority campaigns within [0, this): a new cluster needn't wait for a
-    leader that never was. Longer makes ties rarer, and every bootstrap slower."""
+    """A voter that was linked to a majority and has heard no leader since its start campaigns within this: a leader
+    would have greeted it (for that, one who isn't at term 0 waits link_loss_delay_min_s at least). Longer makes ties
+    rarer, and every start of a whole cluster slower."""
 
     snapshot_retry_s: float = 1.000
     """A chunk of a snapshot not answered for this long is sent again, with the next heartbeat's answer. ≥ the time one

@@ -64,13 +64,17 @@ class Election:
         self._due = now + self._state.rng.uniform(timing.link_loss_delay_min_s, timing.link_loss_delay_max_s)
 
     def peer_linked(self, peer: str, now: float) -> None:
-        """The first election needs no timeout; a campaign under way asks the newcomer too."""
-        state = self._state
+        """Who has heard no leader since its start needn't wait for one that would greet it; see `Leadership`'s.
+
+        A campaign under way asks the newcomer too.
+        """
+        state, timing = self._state, self._state.timing
         if state.role is Role.FOLLOWER:
-            if state.term == 0 and state.leader is None and state.is_voter and state.linked_to_majority():
-                stagger = state.rng.uniform(0.0, state.timing.first_election_delay_max_s)
-                self._due = min(self._due, now + stagger)
-                self._short_delays_left = state.timing.link_loss_attempts
+            unled = state.leader is None and self._heard_leader_at == -math.inf
+            if unled and state.is_voter and state.linked_to_majority():
+                greeting_s = timing.link_loss_delay_min_s if state.term else 0.0  # nobody led term 0
+                self._due = min(self._due, now + state.rng.uniform(greeting_s, timing.first_election_delay_max_s))
+                self._short_delays_left = timing.link_loss_attempts
         elif peer in state.configuration.voters and peer not in self._granted | self._refused:
             self._ask(peer)
 

@@ -241,10 +241,25 @@ class TestLinks:
         bench.raft.peer_linked("x", bench.now)
         assert bench.raft.deadline() == deadline
 
-    def test_after_term_0_a_link_is_no_reason_to_campaign(self) -> None:
-        bench = Bench(term=1)
-        deadline = bench.raft.deadline()
+    def test_after_a_restart_it_campaigns_as_soon_as_a_leader_would_have_greeted_it(self) -> None:
+        bench = Bench(voters=tuple("abcde"), term=1)
         bench.raft.peer_linked("b", bench.now)
+        assert bench.raft.deadline() - bench.now >= 0.4
+        bench.raft.peer_linked("c", bench.now)
+        assert 0.020 <= bench.raft.deadline() - bench.now <= 0.150
+
+    def test_after_a_restart_the_leaders_greeting_is_reason_enough_to_wait(self) -> None:
+        bench = Bench(term=1)
+        bench.raft.peer_linked("b", bench.now)
+        following(bench)
+        assert bench.raft.deadline() - bench.now >= 0.5
+
+    def test_who_has_heard_a_leader_since_its_start_takes_no_link_for_a_reason_to_campaign(self) -> None:
+        bench = following(Bench(term=1))
+        bench.receive("c", VoteResponse(term=bench.raft.term + 1, granted=False))  # a later term, nobody leads it
+        assert bench.raft.leader is None
+        deadline = bench.raft.deadline()
+        bench.raft.peer_linked("c", bench.now)
         assert bench.raft.deadline() == deadline
 
     def test_when_the_link_to_the_leader_closes_patience_ends(self) -> None:
