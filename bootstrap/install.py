@@ -1,6 +1,7 @@
 """Installing: all hosts at once, in three rounds with a look at all of them in between.
 
-1. Reach each host and look; where no two lines lead to one, send the agent's files, have keys made.
+1. Reach each host and look; where no two lines lead to one, send the agent's files, have keys made. Who is slow to
+   answer holds up nobody's files, only what needs all hosts.
 2. The genesis is made of the hosts reached, or the new ones are enrolled; identities go out, agents start.
 3. Wait until all of them see each other.
 
@@ -33,6 +34,7 @@ from bootstrap.site import CONFIG_FILE, UNIT_FILE, Site, member_of
 from bootstrap.ssh import SshSettings, key_file
 
 CONNECTING_AT_ONCE: Final = 16  # a handshake is a burst of CPU on both sides; a bastion's sshd takes 10 to 100
+SLOW_LOOK_S: Final = 5.0  # since the last host was looked at: the others are slow, or don't answer for ssh's 10 s
 RESTART_TIMEOUT_S: Final = 10.0  # until a restarted agent knows the coordinator again; then the next one's turn comes
 MAX_CHECKED_HOSTS: Final = 32  # each new host tries each other one: a thousand connections
 READY_TIMEOUT_S: Final = 30.0  # agents that reach each other are ready within two
@@ -81,9 +83,7 @@ class Installation:
         """Raises MusterError only for what concerns all hosts; what concerns one is in its result."""
         try:
             self._bundle(self._own)  # while ssh connects
-            await self._each(self.sites, self._look)
-            self._check_addresses()  # before anything is changed anywhere
-            await self._each(self.sites, self._prepare)
+            await self._look_and_prepare()
             _check_unique(self.sites)
             if self._dry:
                 await self._each(self.sites, self._foresee)
@@ -105,6 +105,31 @@ class Installation:
         return self._home
 
     # Round 1
+
+    async def _look_and_prepare(self) -> None:
+        """All are looked at before any is changed, except for slow ones: of two lines that lead to one host, a late
+        one is refused alone."""
+        looking = {asyncio.create_task(self._each([site], self._look)): site for site in self.sites}
+        try:
+            late, waited_s = set(looking), None
+            while late:
+                done, late = await asyncio.wait(late, timeout=waited_s, return_when=asyncio.FIRST_COMPLETED)
+                if not done:
+                    break
+                waited_s = SLOW_LOOK_S
+
+            async def prepare_late(task: asyncio.Task[None]) -> None:
+                await task
+                self._check_addresses([looking[task]])
+                await self._each([looking[task]], self._prepare)
+
+            early = [site for task, site in looking.items() if task not in late]
+            self._check_addresses(early)
+            await asyncio.gather(self._each(early, self._prepare), *map(prepare_late, late))
+        finally:
+            for task in looking:
+                task.cancel()
+            await asyncio.gather(*looking, return_exceptions=True)
 
     async def _look(self, site: Site) -> None:
         """What is there, and what is to be done."""
@@ -145,20 +170,22 @@ class Installation:
             if not self._dry:
                 await site.ask_identity()
 
-    def _check_addresses(self) -> None:
-        """Lines that lead to one address, by names that don't show it: all are refused, as any may be meant."""
+    def _check_addresses(self, arrived: Sequence[Site]) -> None:
+        """Of lines that lead to one address, by names that don't show it, those that have just arrived are refused:
+        any may be meant."""
         sharing: dict[str, list[Site]] = {}
         for site in self.sites:
             if site.ok and site.plan is not None:
                 sharing.setdefault(site.plan.address, []).append(site)
-        for address, sites in sharing.items():
-            for site in sites:
-                other = next((other for other in sites if other is not site), None)
-                if other is None:
-                    continue
-                fix = f"See {site.host.where} and {other.host.where}. Of two hosts one needs another: advertise=ADDRESS"
-                site.error = InputError(f"{other.host.alias} has its address too, {address}", fix=fix)
-                self._display.failed(site.host.alias, site.error)
+        for site in arrived:
+            if not site.ok or site.plan is None:
+                continue
+            other = next((other for other in sharing[site.plan.address] if other is not site), None)
+            if other is None:
+                continue
+            fix = f"See {site.host.where} and {other.host.where}. Of two hosts one needs another: advertise=ADDRESS"
+            site.error = InputError(f"{other.host.alias} has its address too, {site.plan.address}", fix=fix)
+            self._display.failed(site.host.alias, site.error)
 
     # Round 2
 

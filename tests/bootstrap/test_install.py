@@ -25,15 +25,20 @@ from bootstrap.ssh import SshSettings
 from tests.bootstrap.facts import facts
 from tests.bootstrap.identities import Host, host
 
+PATIENCE_S = 10.0  # for what takes milliseconds
 CHANGING = {"unpack", "apply", "request", "accept", "start"}
 BUNDLE = Bundle(version="1", path=Path("bundle"), size=1, sha256="0" * 64, manifest="0" * 64, unpacked=1)
 
 
 class Helper:
-    """One host's side of a connection: it answers, and remembers what it was asked."""
+    """One host's side of a connection: it answers, once `after` was prepared, and remembers what it was asked."""
 
-    def __init__(self, found: dict[str, Any], labels: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, found: dict[str, Any], labels: dict[str, str] | None = None, *, after: Helper | None = None
+    ) -> None:
         self.asked: list[str] = []
+        self.prepared = asyncio.Event()
+        self.after = after
         self._answers: dict[str, Any] = {
             "probe": msgspec.to_builtins(facts(clock_ms=time.time_ns() // 1_000_000, **found)),
             "look": {"present": True, "damaged": ()},
@@ -43,6 +48,8 @@ class Helper:
 
     async def ask(self, do: str, **said: Any) -> Any:
         self.asked.append(do if not said.get("dry") else f"{do} dry")
+        if do == "apply":
+            self.prepared.set()
         if do not in self._answers:
             raise MusterError(f"{do} goes wrong")
         return self._answers[do]
@@ -62,7 +69,10 @@ def install(
     """Its results by alias, and the lines that it told."""
 
     async def opened(host: InventoryHost, _settings: SshSettings, _password: str | None = None) -> Helper:
-        return helpers[host.alias]
+        helper = helpers[host.alias]
+        if helper.after is not None:
+            await asyncio.wait_for(helper.after.prepared.wait(), PATIENCE_S)
+        return helper
 
     def built(_target: Target, _cache: Path) -> Bundle:
         return BUNDLE
@@ -93,6 +103,28 @@ def test_nothing_is_changed_on_a_host_that_two_lines_lead_to(monkeypatch: pytest
         "twin has its address too, 10.0.0.7",
         "n1 has its address too, 10.0.0.7",
     ]
+
+
+def test_a_host_that_is_slow_to_answer_holds_up_nobody(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:
+    monkeypatch.setattr("bootstrap.install.SLOW_LOOK_S", 0.01)
+    quick = Helper({})
+    elsewhere = {"hostname": "slow", "addresses": [], "ssh_address": "10.0.0.8"}
+    helpers = {"quick": quick, "slow": Helper(elsewhere, after=quick)}
+    install(monkeypatch, home, "quick\nslow\n", helpers)
+    for helper in helpers.values():
+        assert helper.asked == ["probe", "look", "apply", "request"]
+
+
+def test_a_late_line_that_leads_to_a_host_of_another_is_refused_before_it_changes_anything(
+    monkeypatch: pytest.MonkeyPatch, home: Home
+) -> None:
+    monkeypatch.setattr("bootstrap.install.SLOW_LOOK_S", 0.01)
+    quick = Helper({})
+    helpers = {"quick": quick, "twin": Helper({"hostname": "twin"}, after=quick)}
+    results, _ = install(monkeypatch, home, "quick\ntwin\n", helpers, dry=True)
+    assert results["twin"].what == "quick has its address too, 10.0.0.7"
+    assert helpers["twin"].asked == ["probe"]
+    assert results["quick"].state == "planned"
 
 
 def member(home: Home, one: Host, labels: dict[str, str]) -> tuple[Home, Helper]:
