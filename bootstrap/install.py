@@ -303,8 +303,13 @@ class Installation:
         """What the second round and the third would change on it."""
         await self._configure(site)
         assert site.facts is not None
-        if site.id in self._members() and site.facts.installed.active == "active":
+        installed = site.facts.installed
+        if site.id in self._members() and installed.active == "active":
             await self._relabel(site, (await site.wait([], 0.0)).labels)
+        if installed.active == "active" and self._restart[site.host.alias][0]:
+            site.changed.append("restarted")
+        elif installed.active != "active" or installed.enabled != "enabled":
+            site.changed.append("started")
 
     # Round 3
 

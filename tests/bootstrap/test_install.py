@@ -46,6 +46,10 @@ class Helper:
             "wait": {"answers": True, "coordinator": "n1", "unseen": (), "reason": "", "labels": labels},
         }
 
+    def damaged(self, *paths: str) -> None:
+        """Of its version's files."""
+        self._answers["look"] = {"present": True, "damaged": paths}
+
     async def ask(self, do: str, **said: Any) -> Any:
         self.asked.append(do if not said.get("dry") else f"{do} dry")
         if do == "apply":
@@ -127,12 +131,12 @@ def test_a_late_line_that_leads_to_a_host_of_another_is_refused_before_it_change
     assert results["quick"].state == "planned"
 
 
-def member(home: Home, one: Host, labels: dict[str, str]) -> tuple[Home, Helper]:
-    """A cluster of that host, enrolled with these labels."""
+def member(home: Home, one: Host, labels: dict[str, str], **unit: str) -> tuple[Home, Helper]:
+    """A cluster of that host, enrolled with these labels; `unit`: as systemd has it, where it isn't well."""
     request = one.request(address="10.0.0.7")
     genesis = make_genesis(home, [request], now_ms=1_700_000_000_000, labels={request.id: labels})
     there = {"certificate": certify(home, request), "granted": True, "active": "active"}
-    installed = {"current": "1", "config": None, "enabled": "enabled"} | there
+    installed = {"current": "1", "config": None, "enabled": "enabled"} | there | unit
     return remember_members(home, genesis.members), Helper({"installed": installed}, labels)
 
 
@@ -151,3 +155,19 @@ def test_a_line_with_labels_or_a_group_gives_a_host_all_of_them(
     results, _ = install(monkeypatch, home, hosts, {"n1": helper}, dry=True)
     assert results["n1"].changed == (f"labels ({listed}; were zone=b)",)
     assert results["n1"].notes == ()
+
+
+@pytest.mark.parametrize("unit", [{"active": "inactive"}, {"active": "failed"}, {"enabled": "disabled"}])
+def test_a_dry_run_tells_of_an_agent_that_it_would_start(
+    monkeypatch: pytest.MonkeyPatch, home: Home, unit: dict[str, str]
+) -> None:
+    home, helper = member(home, host("n1"), {}, **unit)
+    results, _ = install(monkeypatch, home, "n1\n", {"n1": helper}, dry=True)
+    assert results["n1"].changed == ("started",)
+
+
+def test_a_dry_run_tells_of_an_agent_that_it_would_restart(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:
+    home, helper = member(home, host("n1"), {})
+    helper.damaged("lib/agent/errors.py")
+    results, _ = install(monkeypatch, home, "n1\n", {"n1": helper}, dry=True)
+    assert results["n1"].changed == ("damaged files", "restarted")

@@ -246,8 +246,9 @@ def test_what_is_broken_is_repaired(desk: Desk) -> None:
     on(desk, "n2", "systemctl", "disable", "--now", "muster-agent")
     on(desk, "n3", "sh", "-c", "echo '# changed' >> /opt/muster/current/lib/agent/errors.py")
     planned = desk.install("--dry-run")
-    assert planned["hosts"]["n1"]["changed"] == [UNIT]
-    assert planned["hosts"]["n3"]["changed"] == ["damaged files"]
+    assert planned["hosts"]["n1"]["changed"] == [UNIT, "restarted"]
+    assert planned["hosts"]["n2"]["changed"] == ["started"]
+    assert planned["hosts"]["n3"]["changed"] == ["damaged files", "restarted"]
     assert active(desk, "n2") == "inactive"
     document = desk.install()
     assert states(document) == {"n1": "changed", "n2": "changed", "n3": "changed"}
