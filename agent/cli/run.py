@@ -10,8 +10,9 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import MutableMapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from agent.telemetry.recent import RecentLog
 
 DATE_CHARACTERS = len("2026-01-01T00:00:00.000Z ")
+BUSY_POLL_S = 0.05  # systemd reads on within milliseconds, unless it is reloading
 WATCHDOG_SHARE = 0.4  # of systemd's interval: a loop that stands still for two of our turns is restarted
 
 
@@ -47,12 +49,13 @@ def run(file: str | None, **flags: str | int | None) -> int:
     gc.disable()  # until `_freeze`: what is imported now stays, so looking through it again and again is lost time
     config = read_config(file, os.environ, flags)
     recent = _log_to_stderr(config)
-    while (code := asyncio.run(_serve(config, recent))) is None:
+    systemd = Systemd.of(os.environ)
+    while (code := asyncio.run(_serve(config, recent, systemd))) is None:
         pass
     return code
 
 
-async def _serve(config: Config, recent: RecentLog) -> int | None:
+async def _serve(config: Config, recent: RecentLog, systemd: Systemd) -> int | None:
     """One life of the agent; None when it has to start anew, with a ledger of another epoch."""
     from loguru import logger
 
@@ -68,14 +71,14 @@ async def _serve(config: Config, recent: RecentLog) -> int | None:
     try:
         api = await _Api.start(config, agent)
         try:
-            _notify("READY=1")
+            await systemd.notify("READY=1")
             _freeze()
-            watchdog = asyncio.create_task(_watchdog(), name="watchdog")
+            watchdog = asyncio.create_task(systemd.watch(), name="watchdog")
             stopping = asyncio.create_task(stop.wait(), name="stop")
             ends: tuple[asyncio.Future[Any], ...] = (stopping, agent.driver.failed)
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if stop.is_set() or not _renews(agent):
-                _notify("STOPPING=1")
+                await systemd.notify("STOPPING=1")
             for task in (watchdog, stopping):
                 task.cancel()
             await asyncio.gather(watchdog, stopping, return_exceptions=True)
@@ -189,21 +192,40 @@ def _give_up(agent: Agent, context: dict[str, Any]) -> None:
     agent.driver.fail(error)
 
 
-def _notify(state: str) -> None:
-    """sd_notify(3); silent where systemd doesn't run us."""
-    path = os.environ.get("NOTIFY_SOCKET")
-    if not path:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
-        notify.connect("\0" + path[1:] if path.startswith("@") else path)
-        notify.send(state.encode())
+class Systemd(NamedTuple):
+    """Who runs us, if systemd does: where it listens (sd_notify(3)), and within what time it wants to hear of us."""
 
+    socket: str = ""
+    watchdog_s: float = 0.0
 
-async def _watchdog() -> None:
-    """Tell systemd that the loop turns (sd_watchdog_enabled(3))."""
-    microseconds = os.environ.get("WATCHDOG_USEC", "")
-    if not microseconds.isdecimal() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
-        return
-    while True:
-        _notify("WATCHDOG=1")
-        await asyncio.sleep(int(microseconds) / 1e6 * WATCHDOG_SHARE)
+    @classmethod
+    def of(cls, environ: MutableMapping[str, str]) -> Systemd:
+        """What it told us, taken out of there: what we start isn't the service, and systemd complains of its words."""
+        path = environ.pop("NOTIFY_SOCKET", "")
+        microseconds, pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", str(os.getpid()))
+        watched = microseconds.isdecimal() and pid == str(os.getpid())
+        return cls(path, int(microseconds) / 1e6 if watched else 0.0)
+
+    async def notify(self, state: str) -> None:
+        """Tell it, if there is somebody to tell; one that is busy is waited for, without holding up the loop."""
+        if not self.socket:
+            return
+        place = "\0" + self.socket[1:] if self.socket.startswith("@") else self.socket
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as notify:
+            while True:
+                try:
+                    notify.sendto(state.encode(), place)
+                except BlockingIOError:  # what it hasn't read yet fills its queue
+                    await asyncio.sleep(BUSY_POLL_S)
+                    continue
+                except OSError as error:
+                    from loguru import logger
+
+                    logger.warning("systemd can't be told {}: {}", state, error.strerror)
+                return
+
+    async def watch(self) -> None:
+        """Tell it that the loop turns (sd_watchdog_enabled(3))."""
+        while self.watchdog_s:
+            await self.notify("WATCHDOG=1")
+            await asyncio.sleep(self.watchdog_s * WATCHDOG_SHARE)

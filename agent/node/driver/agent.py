@@ -161,7 +161,8 @@ class Agent(Struct):
         self.driver.start()
         await self.blobs.open()
         await asyncio.gather(self.hosting.open(), self.announcing.start())
-        logger.info("agent {} ({}) of cluster {}", self.service.me.name, self.identity.id, self.identity.genesis.name)
+        name = self.config.name or self.service.me.name  # which the ledger tells, once it is here
+        logger.info("agent {} ({}) of cluster {}", name, self.identity.id, self.identity.genesis.name)
 
     async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
         """A clean end: the coordination is handed over first; workloads keep running."""
