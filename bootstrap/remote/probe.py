@@ -13,6 +13,7 @@ from typing import Any
 from bootstrap.remote import layout
 from bootstrap.remote.firewall import firewalls
 from bootstrap.remote.system import lines, read, run, which
+from bootstrap.remote.wire import Failure
 
 PYTHONS = ("python3.14", "python3.13", "python3.12", "python3.11")
 MODULES = ("asyncio", "ctypes", "hashlib", "sqlite3", "ssl", "zlib")
@@ -39,7 +40,7 @@ def probe(ask: dict[str, Any], ssh_connection: str) -> dict[str, Any]:
         "machine": platform.machine(),
         "libc": "musl" if os.path.exists(f"/lib/ld-musl-{platform.machine()}.so.1") else "gnu",
         "root": os.geteuid() == 0,
-        "systemd": os.path.isdir("/run/systemd/system"),
+        "systemd": under_systemd(),
         "clock_ms": time.time_ns() // 1_000_000,
         "pythons": pythons(ask.get("python")),
         "docker": docker(),
@@ -68,10 +69,23 @@ def installed() -> dict[str, Any]:
 
 
 def unit_state() -> dict[str, str]:
-    """`active` and `enabled` of the agent's unit, in systemd's words; empty for a unit that isn't there."""
-    output = run(["systemctl", "show", "--property=ActiveState,UnitFileState", layout.UNIT]).out
-    values = dict(line.partition("=")[::2] for line in lines(output))
+    """`active` and `enabled` of the agent's unit, in systemd's words; empty where there is no systemd.
+
+    Raises Failure when it doesn't say: a unit of which nothing is known isn't one that doesn't run.
+    """
+    if not under_systemd():
+        return {"active": "", "enabled": ""}
+    output = run(["systemctl", "show", "--property=ActiveState,UnitFileState", layout.UNIT])
+    if output.code != 0:
+        what = f"systemd doesn't say how the agent is: {output.said or 'no answer'}"
+        raise Failure(what, fix="`systemctl status` there says more; then run this again.")
+    values = dict(line.partition("=")[::2] for line in lines(output.out))
     return {"active": values.get("ActiveState", ""), "enabled": values.get("UnitFileState", "")}
+
+
+def under_systemd() -> bool:
+    """Whether it is PID 1 (sd_booted(3))."""
+    return os.path.isdir("/run/systemd/system")
 
 
 def pythons(named: str | None) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from bootstrap.bundle import pack
 from bootstrap.probe import OPEN, PORTS
 from bootstrap.program import HELLO, LOADER, LOADING, TOO_OLD, program
-from bootstrap.remote import firewall, layout, main, system, tree
+from bootstrap.remote import firewall, layout, main, probe, system, tree
 from bootstrap.remote.wire import BLOCK_BYTES, Failure, Wire
 
 TIMEOUT_S = 30.0
@@ -294,3 +294,31 @@ def test_iptables_without_nft(answers: Callable[[Commands], None]) -> None:
     ]
     answers({"iptables": (0, "-P INPUT ACCEPT\n")})
     assert commands() == []
+
+
+# The agent's unit
+
+
+def say(monkeypatch: pytest.MonkeyPatch, output: system.Output) -> None:
+    """What systemctl answers, on a host with systemd."""
+    monkeypatch.setattr(probe, "under_systemd", lambda: True)
+    monkeypatch.setattr(probe, "run", lambda _argv: output)
+
+
+def test_a_unit_is_as_systemd_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    say(monkeypatch, system.Output(0, "UnitFileState=enabled\nActiveState=activating\n", ""))
+    assert probe.unit_state() == {"active": "activating", "enabled": "enabled"}
+
+
+@pytest.mark.parametrize("code", [1, -1, -2])
+def test_a_systemd_that_says_nothing_is_not_an_agent_that_does_not_run(
+    monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    say(monkeypatch, system.Output(code, "", "Connection timed out"))
+    with pytest.raises(Failure, match="systemd doesn't say how the agent is: Connection timed out"):
+        probe.unit_state()
+
+
+def test_without_systemd_there_is_no_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "under_systemd", lambda: False)
+    assert probe.unit_state() == {"active": "", "enabled": ""}
