@@ -212,7 +212,11 @@ class Faults:
 
     def _drain(self) -> None:
         """Maintenance: somebody's replicas have to leave, or may come again."""
-        self._world.operators.drain(self._rng.choice(list(self._world.agents)))
+        agent, labels = self._rng.choice(list(self._world.agents)), self._world.labels
+        if labels is not None and labels.random() < 0.5:
+            self._world.operators.relabel(agent)
+        else:
+            self._world.operators.drain(agent)
 
     def _expel(self) -> None:
         """One at a time, and only while the others can do without it: the CLI refuses to break a majority."""

@@ -14,7 +14,7 @@ import msgspec
 
 from agent.instruction import sign_instruction
 from agent.model.fault import Fault
-from agent.model.instruction import Act, Enrol, InstructionResult
+from agent.model.instruction import Act, Enrol, InstructionResult, Relabel
 from agent.model.status import Status
 from agent.model.types import AgentId
 from agent.node.submissions import ANSWER_DEADLINE_S
@@ -147,6 +147,7 @@ class Operators:
         replicas = rng.randint(0, 4)
         if revision == 1 or rng.random() < 0.3:
             service = {"runtime": "process", "command": ["serve", str(revision)], "replicas": replicas}
+            service |= {"labels": wanted} if (wanted := self._labels()) else {}
             ports = [{"host_port": 8080, "container_port": 80}]
             name = target.partition(":")[2]
             return self.sign(
@@ -203,6 +204,16 @@ class Operators:
         target = f"host:{agent}"
         acts: tuple[Act, ...] = ("drain", "drain", "undrain")
         self._insist(self.sign(self.world.rng.choice(acts), target, self._revision[target] + 1, {}))
+
+    def relabel(self, agent: AgentId) -> None:
+        """A host gets other labels, or loses them: replicas that want what it has no more leave it."""
+        target = f"host:{agent}"
+        self._insist(self.sign("relabel", target, self._revision[target] + 1, Relabel(labels=self._labels())))
+
+    def _labels(self) -> dict[str, str]:
+        """One, or none; always none where nobody labels hosts."""
+        labels = self.world.labels
+        return {"disk": labels.choice(("ssd", "hdd"))} if labels is not None and labels.random() < 0.5 else {}
 
     def _insist(self, sent: Sent) -> None:
         if sent.done or self.world.now > self.world.until_s - QUIET_S:

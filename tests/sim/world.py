@@ -85,6 +85,7 @@ class World:
     """Runs until `until_s`; raises `Violated` at the first property that doesn't hold.
 
     `weather`: drawn from the seed unless given; `focus` replaces parts of it. `script`: schedules what else happens.
+    `labels` draws what operators do with them, where they do.
     """
 
     seed: int
@@ -109,6 +110,7 @@ class World:
     network: Network = field(init=False)
     mishaps: Faults = field(init=False)
     versions: Versions | None = None
+    labels: random.Random | None = None
     _genesis: Entry = field(init=False)
     _settled: int = 0
     _crash_in: float = field(init=False)
@@ -140,6 +142,8 @@ class World:
         self._crash_in = self._next_crash()
         versions = random.Random(f"versions {self.seed}")
         self.versions = Versions(versions) if versions.random() < self.weather.mixed else None
+        labels = random.Random(f"labels of {self.seed}")
+        self.labels = labels if labels.random() < self.weather.labelled else None
         self.cast = Cast.draw(self.rng, self.size, START_WALL_MS)
         self.founders = tuple(self.cast.names.values())
         data = encode_entry(GenesisEntry(at=self.cast.genesis.created_at, genesis=self.cast.genesis))
