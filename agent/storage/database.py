@@ -226,7 +226,7 @@ class LedgerFile:
             raise self._refusal("this database isn't a ledger")
         finding = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if finding != "ok":
-            raise self._refusal(f"the ledger is damaged: {finding}")
+            raise self._refusal(f"the ledger is damaged: {finding.splitlines()[-1]}")  # a line of its own says where
 
     def _read_state(self, agent_id: str, genesis_entry: Entry, ledger_id: str | None) -> _State:
         row = self._db.execute(f"SELECT {_FIELDS}, crc FROM state WHERE id = 1").fetchone()  # noqa: S608 constant names

@@ -1,0 +1,190 @@
+"""A ledger that an agent can't vouch for, or can't write: it ends with one clear line that says what to do, before it
+serves or votes on anything, and the others go on without it."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+
+from agent.raft import Configuration, Entry, EntryKind, Persist, Snapshot
+from agent.state import encode_snapshot, genesis_state
+from agent.storage.birth import LEDGER_FILE, genesis_entry
+from agent.storage.database import LedgerFile
+from agent.storage.identity import load as load_identity
+from bootstrap.local import AGENT, LocalCluster, clean_environment
+from tests.loopback.conftest import LIVE
+from tests.loopback.world import EXAMPLE, READY_TIMEOUT_S, end
+from tests.support.agents import Desk
+from tests.support.waiting import wait_for_sync
+
+ENDS_S = 20.0
+AT_A_LIMIT = (
+    "import os, resource, sys; n = int(sys.argv[1]); resource.setrlimit(resource.RLIMIT_FSIZE, (n, n)); "
+    "os.execv(sys.argv[2], sys.argv[2:])"
+)
+Damage = Callable[[LocalCluster], None]
+
+
+@pytest.fixture(scope="module")
+def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """Three voters with a history; n3 was stopped, and a sound copy of its data is beside it."""
+    cluster = LocalCluster.create(tmp_path_factory.mktemp("bad"), 3, api_port=0, runtimes=("process",))
+    LIVE.append(cluster)
+    try:
+        cluster.up()
+        cluster.wait_ready(timeout_s=READY_TIMEOUT_S)
+        Desk(cluster).run("deploy", str(EXAMPLE))
+        cluster.stop("n3")
+        shutil.copytree(cluster.data_dir("n3"), sound(cluster))
+        yield cluster
+    finally:
+        LIVE.remove(cluster)
+        end(cluster)
+
+
+@pytest.fixture
+def n3(trio: LocalCluster) -> LocalCluster:
+    """As after the stop: no start that a test made has reached the others."""
+    shutil.rmtree(trio.data_dir("n3"))
+    shutil.copytree(sound(trio), trio.data_dir("n3"))
+    return trio
+
+
+def ledger(cluster: LocalCluster) -> Path:
+    return cluster.data_dir("n3") / LEDGER_FILE
+
+
+def sound(cluster: LocalCluster) -> Path:
+    return cluster.agent_directory("n3") / "sound"
+
+
+def run_n3(cluster: LocalCluster, *before: str) -> subprocess.CompletedProcess[str]:
+    """To its end."""
+    argv = [*before, *AGENT, "run", "--config", str(cluster.config_file("n3"))]
+    return subprocess.run(
+        argv,
+        env=clean_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=ENDS_S,
+        check=False,
+    )
+
+
+def damaged_page(cluster: LocalCluster) -> None:
+    with ledger(cluster).open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xa5" * 512)
+
+
+def cut_short(cluster: LocalCluster) -> None:
+    with ledger(cluster).open("r+b") as file:
+        file.truncate(ledger(cluster).stat().st_size // 2)
+
+
+def entry_changed(cluster: LocalCluster) -> None:
+    database = sqlite3.connect(ledger(cluster))
+    database.execute("UPDATE entries SET data = x'00' WHERE idx = 2")
+    database.commit()
+    database.close()
+
+
+def gone(cluster: LocalCluster) -> None:
+    ledger(cluster).unlink()
+
+
+def written(cluster: LocalCluster, make: Callable[[LedgerFile], Persist]) -> None:
+    """By the agent's own hand: all checksums are right."""
+    identity = load_identity(cluster.data_dir("n3"))
+    file = LedgerFile(
+        ledger(cluster), agent_id=identity.id, genesis_entry=genesis_entry(identity), ledger_id=identity.ledger
+    )
+    file.commit([make(file)])
+    file.close()
+
+
+def snapshot_cut_short(cluster: LocalCluster) -> None:
+    def make(file: LedgerFile) -> Persist:
+        genesis = genesis_entry(load_identity(cluster.data_dir("n3")))
+        data = encode_snapshot(genesis_state(genesis.data))
+        voters = Configuration.of([member.id for member in cluster.members("n1")])
+        snapshot = Snapshot(index=1, term=0, configuration=voters, data=data[: len(data) // 2])
+        return Persist(snapshot=snapshot, compact_to=1)
+
+    written(cluster, make)
+
+
+def entry_of_a_later_version(cluster: LocalCluster) -> None:
+    def make(file: LedgerFile) -> Persist:
+        last = file.boot.entries[-1]
+        data = msgspec.msgpack.encode({"type": "of a later version", "at": 0})
+        entry = Entry(last.index + 1, last.term, EntryKind.NORMAL, data)
+        return Persist(entries=(entry,), commit=entry.index)
+
+    written(cluster, make)
+
+
+@pytest.mark.parametrize(
+    ("damage", "what", "fix"),
+    [
+        (damaged_page, "the ledger is damaged", "comes back as a new member"),
+        (cut_short, "the ledger is damaged", "comes back as a new member"),
+        (entry_changed, "entry 2 doesn't match its checksum", "comes back as a new member"),
+        (gone, "the ledger is missing", "comes back as a new member"),
+        (snapshot_cut_short, "the stored snapshot can't be vouched for", "start the agent again"),
+        (entry_of_a_later_version, "is of a later version than this agent", "start the agent again"),
+    ],
+)
+def test_what_cant_be_vouched_for_ends_the_agent_with_what_to_do(
+    n3: LocalCluster, damage: Damage, what: str, fix: str
+) -> None:
+    damage(n3)
+    for _ in range(2):  # another start makes nothing good
+        ended = run_n3(n3)
+        assert ended.returncode == 1
+        says(ended.stdout, what, fix)
+        assert not n3.socket_path("n3").exists(), "it serves nobody"
+    assert not n3.status("n1").stale, "the others go on"
+
+
+def says(output: str, what: str, fix: str) -> None:
+    """One line that says what, the next what to do, and nothing that a person can't use."""
+    lines = output.splitlines()
+    (number,) = [number for number, line in enumerate(lines) if what in line]
+    assert fix in lines[number] + (lines[number + 1] if number + 1 < len(lines) else "")
+    assert "Traceback" not in output
+
+
+def test_a_full_disk_ends_it_and_once_there_is_room_it_goes_on(n3: LocalCluster) -> None:
+    """Beyond a limit no file grows."""
+    n3.start("n3")
+    n3.wait_ready(timeout_s=READY_TIMEOUT_S)
+    agent = psutil.Process(n3.pid("n3"))
+    largest = max(file.stat().st_size for file in n3.data_dir("n3").glob(f"{LEDGER_FILE}*"))
+    agent.rlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    desk = Desk(n3)
+
+    def fills_it() -> bool:
+        desk.run("restart", "web")
+        return n3.pid("n3") is None
+
+    wait_for_sync(fills_it, READY_TIMEOUT_S, what="the end of n3")
+    agent.wait(ENDS_S)
+    says(n3.output_tail("n3"), "the ledger can't be written", "Check the disk (`df`, `dmesg`)")
+    ended = run_n3(n3, sys.executable, "-c", AT_A_LIMIT, "4096")
+    assert ended.returncode == 1
+    says(ended.stdout, "the ledger can't be opened", "Check the disk (`df`, `dmesg`)")
+    n3.start("n3")
+    n3.wait_ready(timeout_s=READY_TIMEOUT_S)
+    n3.stop("n3")
