@@ -87,7 +87,7 @@ class SimHost:
         return HostObservation(
             applied=wanted.applied if wanted is not None else 0,
             replicas=tuple(_replica(spec, state) for spec, state in (*running, *halted)),
-            runtimes=(RuntimeInfo(name="process", available=True),),
+            runtimes=() if self.agent.id in self.world.witnesses else (RuntimeInfo(name="process", available=True),),
             resources=HostResources(memory_mib=4096, cpu_millis=4000),
             busy_ports=tuple(self.conflicts.values()),
             findings=tuple(self.findings.values()),

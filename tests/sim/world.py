@@ -85,7 +85,7 @@ class World:
     """Runs until `until_s`; raises `Violated` at the first property that doesn't hold.
 
     `weather`: drawn from the seed unless given; `focus` replaces parts of it. `script`: schedules what else happens.
-    `labels` draws what operators do with them, where they do.
+    `labels` draws what operators do with them, where they do. `witnesses`: hosts without a runtime.
     """
 
     seed: int
@@ -102,6 +102,7 @@ class World:
     checks: Checks = field(default_factory=Checks)
     agents: dict[AgentId, SimAgent] = field(default_factory=dict)
     left_out: set[AgentId] = field(default_factory=set)
+    witnesses: set[AgentId] = field(default_factory=set)
     founders: tuple[str, ...] = ()
     rng: random.Random = field(init=False)
     weather: Weather = field(init=False)
