@@ -2,8 +2,8 @@
 
 `bootstrap.home` creates one. Files: `cluster.json` (ClusterFile), `cluster.crt` (the trust anchor), `cluster.key`
 (P-256, signs identities; bootstrap only), `operator.json` and `operator.key` (Ed25519), `recovery.json` (the recovery
-key's public half), `genesis.json` and `genesis.jwt` once made, `issued/<agent id>.crt`, `seen.json` (SeenFile). The
-directory is 0700, keys 0600.
+key's public half), `genesis.json` and `genesis.jwt` once made, `issued/<agent id>.crt`, `seen.json` (SeenFile),
+`restoring.json` (RestoringFile) while there is something in it. The directory is 0700, keys 0600.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from agent.model.types import (
     AgentId,
     CertificatePem,
     ClusterId,
+    Digest,
     HostAddress,
     Label,
     OperatorName,
@@ -52,6 +53,7 @@ GENESIS_FILE = "genesis.json"
 GENESIS_TOKEN_FILE = "genesis.jwt"  # noqa: S105 - a file's name
 ISSUED_DIRECTORY = "issued"
 SEEN_FILE = "seen.json"
+RESTORING_FILE = "restoring.json"
 
 
 class KnownMember(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -88,6 +90,21 @@ class SeenFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     version: Literal[1] = 1
     epoch: int
     index: Annotated[int, Meta(ge=0)]
+
+
+class HalfRestored(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A stack whose volumes are being put back. `backup`: the manifest's sha256; `revision`: the stack's, meanwhile."""
+
+    backup: Digest
+    made_at: Annotated[str, Meta(max_length=64)]
+    revision: Annotated[int, Meta(ge=0)]
+
+
+class RestoringFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`restoring.json`: restores whose end this home hasn't seen."""
+
+    version: Literal[1] = 1
+    stacks: dict[Label, HalfRestored] = {}
 
 
 class Home(Struct, frozen=True, kw_only=True):
@@ -193,6 +210,27 @@ def remember_seen(home: Home, index: int) -> None:
     write_file(
         home.path / SEEN_FILE, as_json(SeenFile(epoch=home.cluster.epoch, index=index)), mode=0o600, replace=True
     )
+
+
+def half_restored(home: Home) -> dict[Label, HalfRestored]:
+    """Stacks whose volumes were being put back when a restore broke off. Raises InputError when the file is damaged."""
+    try:
+        return _read(home.path / RESTORING_FILE, RestoringFile).stacks
+    except NotFound:
+        return {}
+
+
+def remember_half_restored(home: Home, stack: Label, half: HalfRestored | None) -> None:
+    """Before its volumes are touched; None once it is started again. Raises InputError, MusterError."""
+    before = half_restored(home)
+    stacks = {name: was for name, was in before.items() if name != stack}
+    if half is not None:
+        stacks[stack] = half
+    path = home.path / RESTORING_FILE
+    if stacks:
+        write_file(path, as_json(RestoringFile(stacks=stacks)), mode=0o600, replace=True)
+    elif before:
+        path.unlink(missing_ok=True)
 
 
 def read_private_key(path: Path) -> object:

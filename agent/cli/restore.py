@@ -7,6 +7,7 @@ to hosts that check the admin's signature. So a restore can't take a cluster bac
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import tempfile
 from contextlib import suppress
@@ -18,24 +19,28 @@ from agent.cli.asking import ask
 from agent.cli.options import Options, current_options, global_options
 from agent.cli.output import bytes_teller, print_json, say
 from agent.cli.progress import Watch
-from agent.cli.restoring import StackPlan, left_to_people, plan_stacks, slots_of
+from agent.cli.restoring import StackPlan, broken_off, left_to_people, plan_stacks, slots_of
 from agent.cli.session import notice, open_client, with_client
 from agent.cli.volumes import place_volumes, targets, wait_for_places
 from agent.client import Client
 from agent.client.backup_file import Backup, open_backup
 from agent.errors import EXIT_DEGRADED, EXIT_OK, Conflict, InputError, MusterError, NotAuthenticated, NotFound
-from agent.home import write_file
+from agent.home import HalfRestored, half_restored, remember_half_restored, write_file
 from agent.instruction import read_backup
 from agent.model.api import StackView
 from agent.model.instruction import Scale, Services
-from agent.model.types import Label
+from agent.model.types import Digest, Label
 from agent.state import ClusterState, SnapshotRefused, decode_snapshot
 
 
 @click.command()
 @click.argument("file")
 @click.option("--dry-run", is_flag=True, help="Verify the file, show what would change, and change nothing.")
-@click.option("--volumes", is_flag=True, help="Put volumes back over those of stacks that are deployed now, too.")
+@click.option(
+    "--volumes",
+    is_flag=True,
+    help="Put volumes back over those of stacks that are deployed now, too. One that broke off goes on without it.",
+)
 @click.option("--other-cluster", is_flag=True, help="The backup may be of another cluster than this one.")
 @click.option("--unpack-home", metavar="DIR", help="Only write the backup's cluster home to DIR; no cluster is asked.")
 @click.option("--yes", is_flag=True, help="Don't ask.")
@@ -69,7 +74,12 @@ def restore(file: str, dry_run: bool, volumes: bool, other_cluster: bool, unpack
             drained={host.name: host.cordoned for host in (await client.status()).hosts},
         ):
             notice(sentence)
-        return plan_stacks(state, present, found.manifest.parts, over=volumes)
+        over, half = broken_off(await asyncio.to_thread(half_restored, home), present, _digest(found))
+        for sentence in half if not volumes else ():
+            notice(sentence)
+        for name in sorted(over):
+            notice(f"{name}: a restore of this backup broke off, and goes on")
+        return plan_stacks(state, present, found.manifest.parts, over=state.stacks if volumes else over)
 
     plans = with_client(options, look)
     _show(options, found, plans)
@@ -79,6 +89,10 @@ def restore(file: str, dry_run: bool, volumes: bool, other_cluster: bool, unpack
     if not yes:
         ask(f"Restore {len(wanted)} of {len(plans)} stacks?", what="changes the cluster", where="restore")
     return asyncio.run(_restore(open_client(options, others=True), options, found, state, wanted))
+
+
+def _digest(found: Backup) -> Digest:
+    return hashlib.sha256(found.manifest_bytes).hexdigest()
 
 
 def _proven(found: Backup) -> ClusterState:
@@ -163,6 +177,7 @@ async def _send_files(client: Client, found: Backup, plans: list[StackPlan], dir
 
 async def _restore_stack(client: Client, options: Options, found: Backup, state: ClusterState, plan: StackPlan) -> None:
     """Place, scale, put volumes there, start: nothing runs before its volumes are back. Raises MusterError."""
+    home, _ = client.signer()
     target = f"stack:{plan.name}"
     waits = bool(plan.volumes or plan.stopped)
     revision = plan.placed
@@ -176,10 +191,17 @@ async def _restore_stack(client: Client, options: Options, found: Backup, state:
     if plan.volumes:
         await Watch(client, options, plan.name, revision).until_done()
         wanted = {slot for part in plan.volumes for slot in slots_of(state, plan, part)}
-        await place_volumes(
-            client, options, found, plan, targets(state, plan, await wait_for_places(client, plan.name, wanted))
-        )
+        chosen = targets(state, plan, await wait_for_places(client, plan.name, wanted))
+        half = HalfRestored(backup=_digest(found), made_at=found.manifest.made_at, revision=revision)
+        await asyncio.to_thread(remember_half_restored, home, plan.name, half)
+        try:
+            await place_volumes(client, options, found, plan, chosen)
+        except BaseException:
+            notice(f"{plan.name} is stopped, and not all of its volumes are back: the same `agent restore` goes on")
+            raise
     started = tuple(sorted(plan.body.services.keys() - set(plan.stopped)))
     if started and (plan.volumes or plan.starts or (plan.deploys and waits)):
         revision = (await client.submit("start", target, Services(services=started))).revision
+    if plan.volumes:
+        await asyncio.to_thread(remember_half_restored, home, plan.name, None)
     await Watch(client, options, plan.name, revision).until_done()

@@ -7,12 +7,13 @@ from collections.abc import Collection, Mapping, Sequence
 from msgspec import Struct
 
 from agent.formats.backup import Part
+from agent.home import HalfRestored
 from agent.host.policy import volume_kind
 from agent.instruction import body_digest, encode_body
 from agent.model.api import StackView
 from agent.model.spec import ReplicaKey
 from agent.model.stack import Stack
-from agent.model.types import Label, OperatorName
+from agent.model.types import Digest, Label, OperatorName
 from agent.state import ClusterState, deployed_stack
 
 
@@ -36,11 +37,11 @@ class StackPlan(Struct, frozen=True, kw_only=True):
 
 
 def plan_stacks(
-    state: ClusterState, present: Mapping[Label, StackView | None], parts: Sequence[Part], *, over: bool
+    state: ClusterState, present: Mapping[Label, StackView | None], parts: Sequence[Part], *, over: Collection[Label]
 ) -> list[StackPlan]:
-    """By name. `present`: each stack as it is deployed now, None where it isn't. `over`: also over its volumes."""
+    """By name. `present`: each stack as it is deployed now, None where it isn't. `over`: whose volumes are replaced."""
     return [
-        _plan(state, name, present.get(name), [part for part in parts if part.stack == name], over=over)
+        _plan(state, name, present.get(name), [part for part in parts if part.stack == name], over=name in over)
         for name, stack in sorted(state.stacks.items())
         if not stack.removing
     ]
@@ -88,6 +89,30 @@ def _never_ran(view: StackView) -> bool:
         and set(view.stopped) == view.stack.services.keys()
         and view.revision == view.deployed.revision + since
     )
+
+
+def broken_off(
+    half: Mapping[Label, HalfRestored], present: Mapping[Label, StackView | None], backup: Digest
+) -> tuple[set[Label], list[str]]:
+    """The stacks that an earlier restore of this very backup left stopped with some of its volumes back: those go on.
+
+    And a sentence for each stack of which this isn't so: what another backup's volumes began to replace, or what was
+    changed since, nobody overwrites unasked. `present`: as `plan_stacks`.
+    """
+    go_on: set[Label] = set()
+    said: list[str] = []
+    for name, was in sorted(half.items()):
+        view = present.get(name)
+        if view is None:  # not in this backup, or gone, and then its volumes are put back in any case
+            continue
+        began = f"{name}: a restore of its volumes from the backup of {was.made_at} broke off"
+        if was.backup == backup and view.revision == was.revision:
+            go_on.add(name)
+        elif was.backup == backup:
+            said.append(f"{began}, and it was changed since; --volumes puts them all back")
+        else:
+            said.append(f"{began}, so they are of two times; restore that one, or this one with --volumes")
+    return go_on, said
 
 
 def left_to_people(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,8 +31,15 @@ class Desk:
         self, *argv: str, env: Mapping[str, str] | None = None, check: bool = True, input: str | None = None
     ) -> Result:
         """A command at the desk, in its HOME."""
-        environ = {"PYTHONPATH": str(self.sources), "XDG_CACHE_HOME": str(self.sources / "cache"), **(env or {})}
+        environ = {**self._environ(), **(env or {})}
         return self.lab.operator.run(argv, env=environ, check=check, input=input, timeout_s=COMMAND_TIMEOUT_S)
+
+    def popen(self, *argv: str) -> subprocess.Popen[bytes]:
+        """The same, started: a session of its own, with its outputs in pipes."""
+        return self.lab.operator.popen(argv, env=self._environ())
+
+    def _environ(self) -> dict[str, str]:
+        return {"PYTHONPATH": str(self.sources), "XDG_CACHE_HOME": str(self.sources / "cache")}
 
     def write_hosts(self, *lines: str, name: str = "hosts.txt") -> str:
         """The list of hosts."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from agent.api.views import stack_view
-from agent.cli.restoring import StackPlan, left_to_people, plan_stacks, slots_of
+from agent.cli.restoring import StackPlan, broken_off, left_to_people, plan_stacks, slots_of
 from agent.cli.volumes import targets
 from agent.errors import Conflict
 from agent.formats.backup import Part
+from agent.home import HalfRestored, half_restored, remember_half_restored
 from agent.model.cluster import ApiKey
-from agent.model.instruction import GrantKey
+from agent.model.instruction import GrantKey, Services
 from agent.model.spec import ReplicaKey
 from agent.model.stack import Image, Service, Volume
 from agent.state import ClusterState
+from tests.support.fake_node import FakeCluster
 from tests.support.ledger import Ledger, stack
 
 DB = Service(image=Image(ref="db:1"), replicas=2, volumes=(Volume(source="data", container_path="/data"),))
@@ -34,7 +38,7 @@ def volume(host: str, number: int = 0) -> Part:
 
 def planned(state: ClusterState, now: ClusterState, *, over: bool = False) -> StackPlan:
     parts = [volume("n1"), volume("n2", 1)]
-    found = plan_stacks(state, {"shop": stack_view(now, "shop")}, parts, over=over)
+    found = plan_stacks(state, {"shop": stack_view(now, "shop")}, parts, over={"shop"} if over else ())
     assert len(found) == 1
     return found[0]
 
@@ -98,10 +102,58 @@ def test_data_of_a_life_before_is_not_written_over_unasked() -> None:
     assert planned(running, ledger.state, over=True).volumes
 
 
+OURS, ANOTHERS = "a" * 64, "b" * 64
+
+
+def half(backup: str, revision: int) -> dict[str, HalfRestored]:
+    return {"shop": HalfRestored(backup=backup, made_at="2024-01-15T10:30:00Z", revision=revision)}
+
+
+def test_what_a_restore_left_half_done_goes_on_with_its_volumes() -> None:
+    ledger = lived_in()
+    running = ledger.state
+    revision = ledger.stop().revision
+    present = {"shop": stack_view(ledger.state, "shop")}
+    over, said = broken_off(half(OURS, revision), present, OURS)
+    assert (over, said) == ({"shop"}, [])
+    (plan,) = plan_stacks(running, present, [volume("n1"), volume("n2", 1)], over=over)
+    assert len(plan.volumes) == 2
+    assert plan.changes[-1] == "db is started"
+
+
+def test_what_was_changed_since_or_is_half_of_another_backup_is_told_and_not_written_over() -> None:
+    ledger = lived_in()
+    revision = ledger.stop().revision
+    present = {"shop": stack_view(ledger.state, "shop")}
+    over, said = broken_off(half(ANOTHERS, revision), present, OURS)
+    assert (over, len(said)) == (set(), 1)
+    assert "of two times; restore that one, or this one with --volumes" in said[0]
+    ledger.instruct("start", "stack:shop", Services())
+    over, said = broken_off(half(OURS, revision), {"shop": stack_view(ledger.state, "shop")}, OURS)
+    assert (over, len(said)) == (set(), 1)
+    assert "changed since; --volumes puts them all back" in said[0]
+
+
+def test_what_is_gone_since_needs_no_word() -> None:
+    assert broken_off(half(OURS, 3), {"shop": None}, OURS) == (set(), [])
+
+
+def test_the_home_remembers_a_half_done_restore_until_it_is_done(tmp_path: Path) -> None:
+    home = FakeCluster(tmp_path, "n1").home
+    assert half_restored(home) == {}
+    for name in ("shop", "web"):
+        remember_half_restored(home, name, half(OURS, 3)["shop"])
+    remember_half_restored(home, "web", None)
+    assert half_restored(home) == half(OURS, 3)
+    remember_half_restored(home, "shop", None)
+    assert not (home.path / "restoring.json").exists()
+    remember_half_restored(home, "shop", None)
+
+
 def test_what_was_being_removed_is_not_restored() -> None:
     ledger = lived_in()
     ledger.remove()
-    assert plan_stacks(ledger.state, {}, [], over=False) == []
+    assert plan_stacks(ledger.state, {}, [], over=()) == []
 
 
 def test_operators_keys_and_drains_are_named_and_not_restored() -> None:

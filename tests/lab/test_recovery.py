@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -45,6 +46,7 @@ PLAN = {
         }
     },
 }
+MUCH_MIB = 300  # takes a second or so to go back
 HOSTS = ("root@n1", "root@n2", "root@n3")
 
 
@@ -140,8 +142,43 @@ def test_volumes_go_back_over_later_data_only_when_told(desk: Desk) -> None:
     unchanged = desk.run("agent", "restore", "b.tar", "--other-cluster", "--yes")
     assert "db: as it is deployed now" in unchanged.stdout
     assert set(served(desk, "first").values()) == {"later"}
-    desk.run("agent", "restore", "b.tar", "--other-cluster", "--yes", "--volumes")
+    told = desk.run("agent", "restore", "b.tar", "--other-cluster", "--yes", "--volumes", "--via", "n2")
+    assert {f"volume db/data to {host}: 100 %" for host in FIRST} <= set(told.stderr.splitlines()), "by one, to all"
     assert served(desk, "first") == FIRST
+
+
+def shell(desk: Desk, host: str, script: str) -> str:
+    """In a container over the volume, whether the stack runs or not."""
+    argv = ["docker", "run", "--rm", "-v", "db_data:/data", IMAGE, "sh", "-c", script]
+    return desk.lab.host(host).run(argv).stdout.strip()
+
+
+def test_a_restore_that_was_interrupted_goes_on_with_the_volumes_when_it_is_given_again(desk: Desk) -> None:
+    shell(desk, "n2", f"dd if=/dev/zero of=/data/much bs=1M count={MUCH_MIB} 2>/dev/null")
+    desk.run("agent", "backup", "much.tar", "--volumes")
+    for host in FIRST:
+        shell(desk, host, "echo later > /data/www/first")
+
+    with desk.popen("agent", "restore", "much.tar", "--volumes", "--yes") as command:
+        assert command.stderr is not None
+        read: list[str] = []
+        for line in command.stderr:
+            read.append(line.decode())
+            if "volume db/data to n2: 0 %" in read[-1]:
+                os.killpg(command.pid, signal.SIGINT)
+        assert command.wait() != 0
+    assert "db is stopped, and not all of its volumes are back: the same `agent restore` goes on" in "".join(read)
+    found = {host: shell(desk, host, "cat /data/www/first") for host in FIRST}
+    assert found == {"n1": FIRST["n1"], "n2": "later", "n3": "later"}, "each volume is the old one or the one before"
+
+    shown = desk.run("agent", "restore", "much.tar", "--dry-run")
+    assert "db: a restore of this backup broke off, and goes on" in shown.stderr
+    assert "volume data of n3 is put back" in shown.stdout
+    desk.run("agent", "restore", "much.tar", "--yes")
+    assert served(desk, "first") == FIRST
+    assert [stack["phase"] for stack in desk.status()["stacks"]] == ["healthy"]
+    again = desk.run("agent", "restore", "much.tar", "--yes")
+    assert ("db: as it is deployed now" in again.stdout, "broke off" in again.stderr) == (True, False)
 
 
 def test_the_lost_home_is_in_the_backup(desk: Desk) -> None:
