@@ -63,8 +63,9 @@ def resolve_errands(
 def _preparation(state: ClusterState, agent: AgentId, context: HostContext, errand: Prepare) -> Preparation | None:
     specs: list[ReplicaSpec] = []
     for assignment in errand.assignments:
-        if state.signed.get(assignment.instruction.digest) is None:
-            return None
+        signed = state.signed.get(assignment.instruction.digest)
+        if signed is None or signed.ref.revision < assignment.instruction.revision:
+            return None  # the same plan may be here already, as it was signed before
         made = resolve(state, agent, assignment, context)
         if isinstance(made, Refused):
             return Preparation(

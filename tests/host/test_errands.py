@@ -75,6 +75,18 @@ def test_what_the_ledger_does_not_have_yet_waits() -> None:
     assert resolve_errands(ledger.state, ledger.id("n1"), CONTEXT, errands) == ()
 
 
+def test_a_plan_that_is_signed_again_waits_for_that_signature_too() -> None:
+    """A rollback names a digest that this host has, by a revision that it may not have yet."""
+    ledger = shop()
+    behind = ledger.state
+    again = replace(placed(ledger), instruction=replace(placed(ledger).instruction, revision=2))
+    assert resolve_errands(behind, ledger.id("n1"), CONTEXT, [prepare(again)]) == ()
+    ledger.deploy(stack(web=behind.signed[again.instruction.digest].stack.services["web"]))
+    (task,) = resolve_errands(ledger.state, ledger.id("n1"), CONTEXT, [prepare(again)])
+    assert isinstance(task, Preparation)
+    assert task.refused == ""
+
+
 def test_a_survey_leaves_out_ports_that_are_closed_to_this_host() -> None:
     ledger = Ledger("n1", "n2")
     inner = PortSpec(host_port=5432, container_port=5432, validation="host")
