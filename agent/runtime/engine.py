@@ -39,6 +39,7 @@ MAX_LOG_FRAME_BYTES = 1_048_576  # Docker writes lines of up to 16 KiB as frames
 MAX_MESSAGE_BYTES = 1_048_576  # a line; an event has all labels of its container, longer ones are nobody's
 MAX_MESSAGE_CHARACTERS = 300  # of what the engine said
 
+_SERVER = re.compile(r"[A-Za-z]{1,32}/(\S{1,64})")  # such as Docker/20.10.24 (linux)
 _LOADED = re.compile(r"Loaded image(?: ID)?: (\S{1,512})")
 _NO_JSON = (msgspec.DecodeError, UnicodeDecodeError)
 _AWAY = (aiohttp.ClientError, TimeoutError, OSError, *_NO_JSON)
@@ -93,9 +94,17 @@ class Engine:
             self._session = None
 
     async def ping(self) -> str:
-        """The engine's version. Raises RuntimeUnavailable."""
-        found = await self._call("asking for its version", "GET", "/version")
-        return str(found["Version"])[:64]
+        """The engine's version. Raises RuntimeUnavailable.
+
+        By a header of the cheapest answer: for `/version` Docker starts two programs, which takes 5 ms of a processor.
+        """
+        what = "asking for its version"
+        async with self._asked(what, "GET", "/_ping", timeout=self._timeout) as response:
+            await response.read()
+            named = _SERVER.match(response.headers.get("Server", ""))
+        if named is not None:
+            return named[1]
+        return str((await self._call(what, "GET", "/version"))["Version"])[:64]
 
     async def info(self) -> dict[str, Any]:
         """What `docker info` tells. Raises RuntimeUnavailable."""

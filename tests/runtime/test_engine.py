@@ -188,6 +188,17 @@ async def test_an_archive_that_cannot_be_read_is_not_the_engines_fault() -> None
             await engine.load(Path("/proc/self/mem"))  # the first page is nobody's
 
 
+async def test_an_engine_that_names_its_version_with_every_answer_is_not_asked_for_it() -> None:
+    named = Answer(b"OK", status="200 OK\r\nServer: Docker/20.10.24+dfsg1 (linux)")
+    async with engine_that(_ping=named, version=Answer(status="500 No")) as engine:
+        assert await engine.ping() == "20.10.24+dfsg1"
+
+
+async def test_an_engine_that_does_not_is_asked_for_it() -> None:
+    async with engine_that() as engine:
+        assert await engine.ping() == VERSION["Version"]
+
+
 async def test_after_its_close_an_engine_is_not_connected_to_again() -> None:
     async with engine_that() as engine:
         await engine.close()
