@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -68,6 +69,9 @@ class LazyGroup(click.Group):
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
+        if not gc.isenabled():  # see `main`
+            gc.freeze()
+            gc.enable()
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -88,7 +92,8 @@ def cli() -> None:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """The entry point."""
+    """The entry point. What a command imports lives as long as it: looking through it again and again costs 15 ms."""
+    gc.disable()
     sys.exit(run(sys.argv[1:] if args is None else args))
 
 
