@@ -305,7 +305,9 @@ class Installation:
         assert site.facts is not None
         installed = site.facts.installed
         if site.id in self._members() and installed.active == "active":
-            await self._relabel(site, (await site.wait([], 0.0)).labels)
+            seen = await site.wait([], 0.0)
+            _note_address(site, seen.address)
+            await self._relabel(site, seen.labels)
         if installed.active == "active" and self._restart[site.host.alias][0]:
             site.changed.append("restarted")
         elif installed.active != "active" or installed.enabled != "enabled":
@@ -320,6 +322,7 @@ class Installation:
         async def wait(site: Site) -> None:
             seen = await site.wait(sorted(names), READY_TIMEOUT_S)
             if not seen.unseen and not seen.reason:
+                _note_address(site, seen.address)
                 await self._relabel(site, seen.labels)
                 return
             unseen = [names[AgentId(each)] for each in seen.unseen if each in names and each != site.id]
@@ -430,6 +433,15 @@ def forget_members(home: Home, gone: frozenset[AgentId]) -> Home:
     home = open_home(home.path)
     kept: list[KnownMember] = [member for member in home.cluster.members if member.id not in gone]
     return remember(home, members=kept)
+
+
+def _note_address(site: Site, held: str | None) -> None:
+    """The cluster keeps the address that a host was enrolled with, and tells it to replicas elsewhere."""
+    assert site.plan is not None
+    if held is not None and held != site.plan.address:
+        again = f"`bootstrap uninstall` and `bootstrap install` with --limit {site.host.alias} enrol it anew"
+        what = f"its address here is {site.plan.address}, and {held} in the cluster"
+        site.notes.append(f"{what}: {again}, advertise={held} in {site.host.where} keeps it")
 
 
 def _listed(labels: Mapping[str, str]) -> str:

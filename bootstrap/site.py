@@ -44,13 +44,14 @@ class Looked(Struct, frozen=True, kw_only=True):
 
 
 class Seen(Struct, frozen=True, kw_only=True):
-    """What `wait` answers. `labels` are the host's own by its ledger; None when that doesn't have it."""
+    """What `wait` answers. `labels` and `address` are the host's own by its ledger; None when that doesn't have it."""
 
     answers: bool
     coordinator: str | None
     unseen: tuple[str, ...]
     reason: str
     labels: Labels | None = None
+    address: str | None = None
 
 
 @dataclass(slots=True)

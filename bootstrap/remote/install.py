@@ -186,8 +186,8 @@ def last_words() -> str:
 def wait(ask: dict[str, Any]) -> dict[str, Any]:
     """Wait until this agent knows a coordinator and sees all of `members` (ids): alive, and linked where it must be.
 
-    `unseen` are those it doesn't see when the time is up; `reason` why it doesn't know even that. `labels` are its own
-    by its ledger, None when that doesn't have it.
+    `unseen` are those it doesn't see when the time is up; `reason` why it doesn't know even that. `labels` and
+    `address` are its own by its ledger, None when that doesn't have it.
     """
     deadline = time.monotonic() + ask["timeout_s"]
     wanted = set(ask["members"])
@@ -235,13 +235,14 @@ def _look(wanted: Any) -> dict[str, Any]:
         return {"answers": False, "coordinator": None, "unseen": sorted(wanted), "reason": str(error) or "no answer"}
     alive = {member["id"] for member in members if member["state"] == "alive"}
     coordinator = health.get("coordinator")
-    own = [member.get("labels") for member in members if member["name"] == told.get("answered_by")]
+    own: dict[str, Any] = next((member for member in members if member["name"] == told.get("answered_by")), {})
     return {
         "answers": True,
         "coordinator": coordinator,
         "unseen": sorted(wanted - alive),
         "reason": "" if coordinator else "no coordinator",
-        "labels": own[0] if own else None,
+        "labels": own.get("labels"),
+        "address": own.get("address"),
     }
 
 

@@ -34,7 +34,12 @@ class Helper:
     """One host's side of a connection: it answers, once `after` was prepared, and remembers what it was asked."""
 
     def __init__(
-        self, found: dict[str, Any], labels: dict[str, str] | None = None, *, after: Helper | None = None
+        self,
+        found: dict[str, Any],
+        labels: dict[str, str] | None = None,
+        address: str | None = None,
+        *,
+        after: Helper | None = None,
     ) -> None:
         self.asked: list[str] = []
         self.prepared = asyncio.Event()
@@ -43,7 +48,9 @@ class Helper:
             "probe": msgspec.to_builtins(facts(clock_ms=time.time_ns() // 1_000_000, **found)),
             "look": {"present": True, "damaged": ()},
             "apply": {"changed": (), "notes": ()},
-            "wait": {"answers": True, "coordinator": "n1", "unseen": (), "reason": "", "labels": labels},
+            "start": False,
+            "wait": {"answers": True, "coordinator": "n1", "unseen": (), "reason": ""}
+            | {"labels": labels, "address": address},
         }
 
     def damaged(self, *paths: str) -> None:
@@ -131,13 +138,15 @@ def test_a_late_line_that_leads_to_a_host_of_another_is_refused_before_it_change
     assert results["quick"].state == "planned"
 
 
-def member(home: Home, one: Host, labels: dict[str, str], **unit: str) -> tuple[Home, Helper]:
-    """A cluster of that host, enrolled with these labels; `unit`: as systemd has it, where it isn't well."""
-    request = one.request(address="10.0.0.7")
+def member(
+    home: Home, one: Host, labels: dict[str, str], address: str = "10.0.0.7", **unit: str
+) -> tuple[Home, Helper]:
+    """A cluster of that host, enrolled with these; `unit`: as systemd has it, where it isn't well."""
+    request = one.request(address=address)
     genesis = make_genesis(home, [request], now_ms=1_700_000_000_000, labels={request.id: labels})
     there = {"certificate": certify(home, request), "granted": True, "active": "active"}
     installed = {"current": "1", "config": None, "enabled": "enabled"} | there | unit
-    return remember_members(home, genesis.members), Helper({"installed": installed}, labels)
+    return remember_members(home, genesis.members), Helper({"installed": installed}, labels, address)
 
 
 def test_a_line_without_labels_leaves_a_host_those_that_it_has(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:
@@ -171,3 +180,14 @@ def test_a_dry_run_tells_of_an_agent_that_it_would_restart(monkeypatch: pytest.M
     helper.damaged("lib/agent/errors.py")
     results, _ = install(monkeypatch, home, "n1\n", {"n1": helper}, dry=True)
     assert results["n1"].changed == ("damaged files", "restarted")
+
+
+@pytest.mark.parametrize("dry", [True, False])
+def test_a_host_whose_address_changed_is_told_of_with_both_ways_on(
+    monkeypatch: pytest.MonkeyPatch, home: Home, dry: bool
+) -> None:
+    home, helper = member(home, host("n1"), {}, address="10.0.0.9")
+    results, _ = install(monkeypatch, home, "n1\n", {"n1": helper}, dry=dry)
+    (note,) = results["n1"].notes
+    assert note.startswith("its address here is 10.0.0.7, and 10.0.0.9 in the cluster: ")
+    assert "--limit n1 enrol it anew, advertise=10.0.0.9 in hosts.txt:1 keeps it" in note
