@@ -23,6 +23,7 @@ THREE = ("root@n1 region=eu", "root@n2", "ops@n3 zone=b")
 FOUR = (*THREE, "root@n4:2222")
 FIVE = (*FOUR, "n5 ansible_user=root")
 UNIT = "/etc/systemd/system/muster-agent.service"
+AGENTS_END = {"n2"}  # by its watchdog
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab import Lab, state
+from tests.lab.journals import _no_agent_ended_by_itself, pytest_runtest_makereport
+
+__all__ = ["_no_agent_ended_by_itself", "pytest_runtest_makereport"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
