@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from agent.control.preparation import PLACE_DEADLINE_MS
+from agent.errors import EXIT_DEGRADED
 from agent.model.status import ReplicaStatus
 from bootstrap.local import LocalCluster
 from tests.loopback.world import (
@@ -104,6 +107,35 @@ def test_stop_ends_the_replicas_and_start_brings_them_back(shop: Desk) -> None:
     wait_for_sync(lambda: all(request(shop.cluster, replica) == "" for replica in placed.values()))
     shop.run("start", STACK)
     wait_healthy(shop.cluster, STACK, 2)
+
+
+def test_a_rollback_brings_back_a_plan_that_was_signed_twice(shop: Desk, plan: Path) -> None:
+    """A host with nothing left of it has the plan as it was signed before, and waits for what the rollback signs."""
+    wait_healthy(shop.cluster, STACK, 2)
+    shop.run("deploy", str(plan))
+    fewer = plan.with_name("fewer.json")
+    fewer.write_text(plan.read_text().replace('"replicas": 2', '"replicas": 1'))
+    shop.run("deploy", str(fewer))
+    wait_healthy(shop.cluster, STACK, 1)
+    shop.run("rollback", STACK)
+    wait_healthy(shop.cluster, STACK, 2)
+
+
+def test_what_no_host_can_ever_run_is_refused_at_once_and_changes_nothing(shop: Desk, plan: Path) -> None:
+    before = wait_healthy(shop.cluster, STACK, 2)
+    content = json.loads(plan.read_text())
+    content["services"]["web"]["labels"] = {"zone": "c"}
+    plan.write_text(json.dumps(content))
+    shown = shop.run("deploy", str(plan), "--dry-run", code=EXIT_DEGRADED)
+    assert "! web: no host may run it, so the deploy would fail: n1: label zone=c wanted, none there" in shown.stdout
+    began = time.monotonic()
+    failed = shop.run("deploy", str(plan), code=EXIT_DEGRADED)
+    assert time.monotonic() - began < PLACE_DEADLINE_MS / 1000
+    assert "label zone=c wanted, none there; nothing was changed" in failed.stderr
+    after = wait_healthy(shop.cluster, STACK, 2)
+    assert {slot: each.container_id for slot, each in after.items()} == {
+        slot: each.container_id for slot, each in before.items()
+    }
 
 
 MAIN = """\
