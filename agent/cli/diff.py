@@ -65,10 +65,10 @@ def stack_diff(running: StackView | None, wanted: Stack, hosts: Mapping[Label, L
 
 
 def _nowhere(service: Service, hosts: Mapping[Label, Labels]) -> str:
-    from agent.control.fit import constraint_reason  # with all that coordinates behind it: for this alone
+    from agent.control.fit import constraint_reason, refusal  # with all that coordinates behind it: for this alone
 
     reasons = {name: constraint_reason(name, labels, service) for name, labels in sorted(hosts.items())}
-    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) if all(reasons.values()) else ""
+    return refusal(reasons.items()) if all(reasons.values()) else ""
 
 
 def diff_lines(diff: StackDiff) -> list[str]:

@@ -199,9 +199,8 @@ async def _restore_stack(client: Client, options: Options, found: Backup, state:
         except BaseException:
             notice(f"{plan.name} is stopped, and not all of its volumes are back: the same `agent restore` goes on")
             raise
+        await asyncio.to_thread(remember_half_restored, home, plan.name, None)
     started = tuple(sorted(plan.body.services.keys() - set(plan.stopped)))
     if started and (plan.volumes or plan.starts or (plan.deploys and waits)):
         revision = (await client.submit("start", target, Services(services=started))).revision
-    if plan.volumes:
-        await asyncio.to_thread(remember_half_restored, home, plan.name, None)
     await Watch(client, options, plan.name, revision).until_done()

@@ -21,8 +21,8 @@ class StackPlan(Struct, frozen=True, kw_only=True):
     """What to do about one stack; `changes` says it to a person, and is empty where nothing is to be done.
 
     `scale` is what has to be set again behind the deploy, `stopped` what isn't to run, `starts` what is stopped now and
-    is to run. `volumes` are to be put back. `placed` is the revision of a stack that is there and never ran, as a
-    restore that broke off leaves it; else 0.
+    is to run. `volumes` are to be put back. `placed` is the revision of a stack that is there as it is to be and all of
+    it stopped, as a restore that broke off leaves it; else 0.
     """
 
     name: Label
@@ -56,8 +56,9 @@ def _plan(state: ClusterState, name: Label, view: StackView | None, parts: list[
     if not deploys and view is not None and tuple(sorted(view.stopped)) == stopped:
         stopped = ()
     starts = () if deploys or view is None else tuple(sorted(set(view.stopped) - stack.stopped))
-    placed = view.revision if starts and view is not None and _never_ran(view) else 0
-    fresh = view is None or placed > 0
+    rests = not deploys and view is not None and set(view.stopped) == view.stack.services.keys()
+    placed = view.revision if rests and view is not None else 0
+    fresh = view is None or (bool(starts) and _never_ran(view))
     volumes = tuple(part for part in parts if part.kind == "volume") if fresh or over else ()
     changes = [
         *(["is deployed" if view is None else "is deployed again"] if deploys else []),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
@@ -18,6 +18,9 @@ from agent.model.types import Label, Labels
 from agent.state import PORT_TRIES, may_have, satisfies
 
 _LAST_PORT = 65535
+
+
+MAX_REASONS_SHOWN = 10  # hosts that a refusal names; the rest is counted
 
 
 class Fit(Struct, frozen=True, kw_only=True):
@@ -36,6 +39,13 @@ def constraint_reason(name: Label, labels: Labels, service: Service) -> str:
         if has != value:
             return f"label {key}={value} wanted, " + (f"{has} there" if has is not None else "none there")
     return ""
+
+
+def refusal(reasons: Iterable[tuple[Label, str]]) -> str:
+    """Why no host takes it, in one sentence, of (host's name, reason)."""
+    told = [f"{name}: {reason}" for name, reason in reasons]
+    more = len(told) - MAX_REASONS_SHOWN
+    return "; ".join(told[:MAX_REASONS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
 
 
 def unfit_for_good(member: Member, service: Service, report: HostReport | None) -> bool:

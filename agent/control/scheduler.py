@@ -14,7 +14,15 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from agent.control.facts import ClusterFacts
-from agent.control.fit import conflicts, constraint_reason, fit, state_reason, unfit_for_good
+from agent.control.fit import (
+    MAX_REASONS_SHOWN,
+    conflicts,
+    constraint_reason,
+    fit,
+    refusal,
+    state_reason,
+    unfit_for_good,
+)
 from agent.control.placements import Placements, bound_reason, bound_to_host
 from agent.control.pool import Pool
 from agent.model.cluster import Member
@@ -23,8 +31,6 @@ from agent.model.spec import ReplicaKey
 from agent.model.stack import Role, Service
 from agent.model.types import AgentId, Label
 from agent.state import ClusterState, StackState, deployed_stack, satisfies, service_of, wanted_replicas
-
-MAX_REASONS_SHOWN = 10  # hosts that a reason names; the rest is counted
 
 ROLES: tuple[Role, ...] = ("service", "main", "worker")
 
@@ -248,9 +254,7 @@ class _Planner:
             )
         others = (member for member in self._hosts() if member.name not in reasons)
         excluded = {member.name: constraint_reason(member.name, member.labels, service) for member in others}
-        told = [f"{name}: {reason}" for name, reason in (*sorted(reasons.items()), *excluded.items())]
-        more = len(told) - MAX_REASONS_SHOWN
-        return "; ".join(told[:MAX_REASONS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+        return refusal((*sorted(reasons.items()), *excluded.items()))
 
     def _add(self, key: ReplicaKey, service: Service, host: AgentId, ports: tuple[AssignedPort, ...]) -> None:
         assignment = Assignment(

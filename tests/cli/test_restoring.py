@@ -78,7 +78,7 @@ def test_what_ran_and_is_stopped_now_is_started_with_the_data_that_it_has() -> N
     running = ledger.state
     ledger.stop("db")
     plan = planned(running, ledger.state)
-    assert (plan.changes, plan.deploys, plan.placed) == (("db is started",), False, 0)
+    assert (plan.changes, plan.deploys, plan.volumes) == (("db is started",), False, ())
 
 
 def test_what_was_placed_and_never_ran_gets_its_volumes_and_starts() -> None:
@@ -119,6 +119,7 @@ def test_what_a_restore_left_half_done_goes_on_with_its_volumes() -> None:
     (plan,) = plan_stacks(running, present, [volume("n1"), volume("n2", 1)], over=over)
     assert len(plan.volumes) == 2
     assert plan.changes[-1] == "db is started"
+    assert plan.placed == revision, "it isn't stopped again: whoever breaks off once more is known by that revision"
 
 
 def test_what_was_changed_since_or_is_half_of_another_backup_is_told_and_not_written_over() -> None:
