@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from agent.model.types import AgentId
 from agent.node.chronicle import Chronicle
 from agent.node.context import Context, Peer
 from agent.node.instant import Instant
-from agent.node.lives import Lives, forgotten
+from agent.node.lives import Lives
 from agent.node.machine import judge_append
 from agent.node.messages import KeptFrame
 from agent.raft import Message, Snapshot
@@ -21,18 +21,19 @@ KEPT_EVERY_S = 0.25
 
 
 class Consensus(Struct):
-    """`drop` counts what doesn't get there, by reason.
+    """`drop` counts what doesn't get there, by reason. `sign`: by this agent's own key, the same bytes each time.
 
-    `_kept_told`: up to where we told the others that our disk is, `_kept_at` when we may tell them more.
-    `_remembered`: how far they say that it was, by what they heard from us.
+    `_kept_told`: up to where we told the others that our disk is, `_kept_at` when we may tell them more. `_word`: what
+    we signed last, and for which index.
     """
 
     context: Context
     chronicle: Chronicle
     drop: Callable[[str], None]
     lives: Lives
+    sign: Callable[[bytes], bytes]
     _told: tuple[str, AgentId] | None = None
-    _remembered: dict[AgentId, int] = field(default_factory=dict)
+    _word: tuple[int, bytes] = (0, b"")
     _kept_told: int = 0
     _kept_at: float = float("-inf")
 
@@ -45,9 +46,7 @@ class Consensus(Struct):
 
     def reconfigured(self) -> None:
         """Who counts has changed."""
-        members = self.context.raft.configuration.members
-        self.lives.reconfigured(members)
-        self._remembered = {peer: index for peer, index in self._remembered.items() if peer in members}
+        self.lives.reconfigured(self.context.raft.configuration.members)
 
     def pump(self, when: Instant) -> None:
         """Tell how far our disk is."""
@@ -68,24 +67,38 @@ class Consensus(Struct):
         """What is applied is on the disk, and stays."""
         raft, context = self.context.raft, self.context
         if peer in context.peers and peer in raft.configuration and context.id in raft.configuration:
-            remembered = self.lives.remembered(peer)
-            told = KeptFrame(boot=context.boot, index=raft.applied, last=raft.last_index, remembered=remembered)
+            if self._word[0] != raft.applied:
+                self._word = raft.applied, self._signed(raft.applied)
+            life = self.lives.life(peer)
+            told = KeptFrame(
+                boot=context.boot,
+                index=raft.applied,
+                last=raft.last_index,
+                word=self._word[1],
+                remembered=life.up_to,
+                shown=life.word,
+            )
             context.send(peer, told)
 
+    def _signed(self, index: int) -> bytes:
+        """Our word that entries up to `index` are on this disk for good. Begins as nothing else that this key signs."""
+        state = self.context.state
+        return self.sign(f"muster disk\0{state.cluster}.{state.epoch}.{self.context.id}.{index}".encode())
+
     def kept(self, sender: AgentId, frame: KeptFrame, when: Instant) -> None:
-        """A peer says how far its disk is, and what it remembers of ours."""
+        """A peer says how far its disk is, and shows what it remembers of ours.
+
+        Whoever it is, as we may have forgotten that member too: what it shows nobody but us can have signed.
+        """
         raft = self.context.raft
-        if sender not in raft.configuration:
-            return
-        if self.lives.kept(sender, frame.boot, frame.index, frame.last, raft.configuration.members):
+        if self.lives.kept(sender, frame, raft.configuration.members):
             self._tell_went_back(sender, when)
-        self._remembered[sender] = frame.remembered
-        if raft.fenced or self.context.id not in raft.configuration:
+        if frame.remembered <= raft.last_index or self.context.id not in raft.configuration:
             return
-        index = forgotten(self.context.id, raft.configuration.voters, self._remembered, raft.last_index)
-        if index is not None:
-            raft.fence(index, when.mono)
-            self._tell_went_back(self.context.id, when)
+        if frame.shown == self._signed(frame.remembered):
+            if not raft.fenced:
+                self._tell_went_back(self.context.id, when)
+            raft.fence(frame.remembered, when.mono)
 
     def judged(self, snapshot: Snapshot, sound: bool | None, when: Instant) -> None:
         """A leader's snapshot is believed, or not, or judged no more (agent.node.vouching)."""

@@ -74,7 +74,7 @@ __all__ = ["NodeCore", "NodeSettings"]
 
 
 class NodeSettings(Struct, frozen=True, kw_only=True):
-    """What an agent is told at its start. `genesis`: entry 1's data. `boot` counts this agent's starts.
+    """What an agent is told at its start. `genesis`: entry 1's data. `boot` counts its starts. `sign`: by its own key.
 
     `limits` and `compaction` have defaults that fit every cluster; the simulator makes them tiny.
     """
@@ -86,6 +86,7 @@ class NodeSettings(Struct, frozen=True, kw_only=True):
     agent_version: str
     timing: raft.RaftTiming
     swim: SwimConfig
+    sign: Callable[[bytes], bytes]
     limits: raft.RaftLimits = field(default_factory=raft.RaftLimits)
     compaction: Compaction = field(default_factory=Compaction)
 
@@ -115,7 +116,7 @@ class NodeCore:
         self.drops: dict[str, int] = {}
         self.submissions = Submissions(self._context)
         self.chronicle = Chronicle(self._context)
-        self._consensus = Consensus(self._context, self.chronicle, self._drop, Lives.of(boot.lives))
+        self._consensus = Consensus(self._context, self.chronicle, self._drop, Lives.of(boot.lives), settings.sign)
         self._disk = Disk(self._context, self._consensus.lives, boot.commit)
         self._inquiries = Inquiries(self._context, self.status)
         self._followers = Followers(self._context)
@@ -225,6 +226,9 @@ class NodeCore:
             if known and isinstance(frame.message, Heartbeat | HeartbeatResponse):
                 return self._beat(sender, when)
             self._stirred |= not known
+        elif isinstance(frame, KeptFrame):
+            self._consensus.kept(sender, frame, when)
+            self._stirred = True
         elif not (known or self._following.hears(sender, frame) or self._vouching.hears(sender, frame)):
             self._drop("unknown_member")
         else:
@@ -283,8 +287,7 @@ class NodeCore:
 
     def cancel(self, call: int) -> None:
         """Nobody waits for this call of the driver's any more."""
-        peer = self._context.calls.close(call)
-        if peer is not None:
+        if (peer := self._context.calls.close(call)) is not None:
             self._context.send(peer, CancelFrame(id=call))
 
     def listen(self, listening: bool) -> None:
@@ -336,8 +339,6 @@ class NodeCore:
                 self._followers.cancelled(sender, call)
                 self.chronicle.cancelled(sender, call)
                 self._context.emit(Unserve(peer=sender, call=call))
-            case KeptFrame():
-                self._consensus.kept(sender, frame, when)
             case TakenFrame(id=call, parts=parts):
                 self._followers.taken(sender, call, parts, when)
 
@@ -473,8 +474,7 @@ class NodeCore:
         context.emit(Want(peers=self._following.wanted()))
 
     def _notice_leader(self, when: Instant) -> None:
-        lead = self._context.lead
-        if lead == self._lead:
+        if (lead := self._context.lead) == self._lead:
             return
         self._lead = lead
         if lead is not None:

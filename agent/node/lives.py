@@ -4,20 +4,23 @@ back.
 Starts are counted on the disk before anybody hears of them, and each member tells the others how far the ledger is on
 its disk for good. Neither ever falls, unless somebody put an older copy of the disk back, or the disk lost what it said
 was written. What that agent voted and acknowledged since is forgotten there; its word counts no more until it has left
-the configuration. Every peer goes by what it heard from that agent itself, so nobody can say it of somebody else; and
-it keeps that on its own disk (agent.node.disk), since it may have started anew before it meets that agent again.
+the configuration. Every peer goes by what it heard from that agent itself, and keeps it on its own disk
+(agent.node.disk), since it may have started anew before it meets that agent again.
+
+What an agent tells is signed, and whoever remembers more of it than it has shows it that signature: its own, so one
+that remembers is enough, and none that lies can keep it out (agent.node.consensus).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 
 from msgspec import Struct, field
 from msgspec.structs import replace
 
 from agent.model.types import AgentId
+from agent.node.messages import KeptFrame
 from agent.raft import Life
-from agent.raft.quorum import majority_of_others
 
 
 class Lives(Struct):
@@ -35,27 +38,29 @@ class Lives(Struct):
         """A link is up with a peer that says how often it has started; whether its disk was found to have gone back."""
         if peer not in members:
             return False
-        known = self._life(peer)
+        known = self.life(peer)
         if boot < known.starts:
             return self._goes_back(known)
         self._note(replace(known, starts=boot))
         return False
 
-    def kept(self, peer: AgentId, boot: int, index: int, last: int, members: Collection[AgentId]) -> bool:
+    def kept(self, peer: AgentId, told: KeptFrame, members: Collection[AgentId]) -> bool:
         """A peer says how far its disk is; whether that was found to have gone back.
 
         An old message of the same life, or of one before, says nothing.
         """
         if peer not in members:
             return False
-        known = self._life(peer)
-        if boot > known.boot and last < known.up_to:
+        known = self.life(peer)
+        if told.boot > known.boot and told.last < known.up_to:
             return self._goes_back(known)
-        if boot >= known.boot:
-            self._note(replace(known, boot=boot, up_to=max(index, known.up_to)))
+        if told.boot >= known.boot:
+            further = replace(known, up_to=told.index, word=told.word) if told.index > known.up_to else known
+            self._note(replace(further, boot=told.boot))
         return False
 
-    def _life(self, peer: AgentId) -> Life:
+    def life(self, peer: AgentId) -> Life:
+        """What is remembered of it."""
         return self._known.get(peer) or Life(agent=peer)
 
     def _goes_back(self, known: Life) -> bool:
@@ -67,10 +72,6 @@ class Lives(Struct):
             self._known[life.agent] = life
             self.changed = True
 
-    def remembered(self, peer: AgentId) -> int:
-        """Up to where the peer has said that its disk is."""
-        return self._life(peer).up_to
-
     def reconfigured(self, members: Collection[AgentId]) -> None:
         """Who has left may come anew."""
         for peer in self._known.keys() - set(members):
@@ -79,7 +80,7 @@ class Lives(Struct):
 
     def count(self, peer: AgentId) -> bool:
         """Whether what the peer says in consensus counts."""
-        return not self._life(peer).went_back
+        return not self.life(peer).went_back
 
     def take(self) -> tuple[Life, ...] | None:
         """All of it, for the disk; None while that has it."""
@@ -87,14 +88,3 @@ class Lives(Struct):
             return None
         self.changed = False
         return tuple(self._known.values())
-
-
-def forgotten(me: AgentId, voters: Collection[AgentId], told: Mapping[AgentId, int], last: int) -> int | None:
-    """Up to where the disk of `me` was, if it has gone back from there; None otherwise.
-
-    `told`: how far each peer remembers it. More than the log has, up to `last`, by the word of a majority of the
-    voters: one that lies can't keep another one out (but of two, see `majority_of_others`).
-    """
-    wanted = majority_of_others(voters, me)
-    more = sorted((told[voter] for voter in set(voters) - {me} if told.get(voter, 0) > last), reverse=True)
-    return more[wanted - 1] if len(more) >= wanted else None

@@ -273,17 +273,23 @@ class TakenFrame(Struct, frozen=True, kw_only=True, tag="taken", omit_defaults=T
     parts: Annotated[int, Meta(ge=1, le=2**53)]
 
 
+Word = Annotated[bytes, Meta(max_length=64)]  # an Ed25519 signature, or nothing
+
+
 class KeptFrame(Struct, frozen=True, kw_only=True, tag="kept", omit_defaults=True):
     """How far the ledger is on the sender's disk for good: committed up to `index`, and its log up to `last`.
 
-    Between those that consensus counts, when they are linked and as they move on. `boot` counts the sender's starts.
-    `remembered`: the highest `index` that the sender has heard from the receiver itself.
+    Between those that consensus counts, when they are linked and as they move on. `boot` counts the sender's starts;
+    `word` is its signature for `index`. `remembered`: the highest `index` that the sender has heard from the receiver
+    itself, and `shown` what that one signed.
     """
 
     boot: Annotated[int, Meta(ge=0, le=2**62)]
     index: Index
     last: Index
+    word: Word = b""
     remembered: Index = 0
+    shown: Word = b""
 
 
 class Alive(Struct, frozen=True, kw_only=True, tag="alive", omit_defaults=True):

@@ -114,13 +114,14 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     """What a member remembers of another one's disk, by what that one told.
 
     It has started `starts` times at least, and in its start number `boot` its entries up to `up_to` were on the disk
-    for good. `went_back`: it came with less than that.
+    for good; `word` is its own signature for that. `went_back`: it came with less.
     """
 
     agent: str
     starts: int = 0
     boot: int = 0
     up_to: int = 0
+    word: bytes = b""
     went_back: bool = False
 
 

@@ -114,7 +114,7 @@ class RaftState:
 
         It neither votes nor acknowledges until it has left the configuration, as one that comes anew may.
         """
-        self.fenced_at = index
+        self.fenced_at = max(index, self.fenced_at or 0)
         self.role, self.leader = Role.FOLLOWER, None
 
     def lift_fence(self) -> None:

@@ -46,7 +46,7 @@ _STEPS = (
     ),
     (
         "CREATE TABLE lives (agent TEXT PRIMARY KEY, starts INTEGER NOT NULL, boot INTEGER NOT NULL,"
-        " up_to INTEGER NOT NULL, went_back INTEGER NOT NULL, crc INTEGER NOT NULL) STRICT",
+        " up_to INTEGER NOT NULL, word BLOB NOT NULL, went_back INTEGER NOT NULL, crc INTEGER NOT NULL) STRICT",
     ),
 )
 SCHEMA_VERSION = len(_STEPS)
@@ -283,14 +283,14 @@ class LedgerFile:
 
     def _read_lives(self) -> Iterable[Life]:
         for *values, crc in self._db.execute(
-            "SELECT agent, starts, boot, up_to, went_back, crc FROM lives ORDER BY agent"
+            "SELECT agent, starts, boot, up_to, word, went_back, crc FROM lives ORDER BY agent"
         ):
             if _crc(*values) != crc:
                 raise self._refusal(
                     "the ledger is damaged: what it remembers of another member doesn't match its checksum"
                 )
-            agent, starts, boot, up_to, went_back = values
-            yield Life(agent=agent, starts=starts, boot=boot, up_to=up_to, went_back=bool(went_back))
+            agent, starts, boot, up_to, word, went_back = values
+            yield Life(agent=agent, starts=starts, boot=boot, up_to=up_to, word=word, went_back=bool(went_back))
 
     def _check_log(self, snapshot: Snapshot | None, entries: tuple[Entry, ...]) -> None:
         before, term = (snapshot.index, snapshot.term) if snapshot else (0, 0)
@@ -372,10 +372,10 @@ class LedgerFile:
         )
 
     def _remember(self, lives: Sequence[Life]) -> None:
-        rows = [(each.agent, each.starts, each.boot, each.up_to, int(each.went_back)) for each in lives]
+        rows = [(each.agent, each.starts, each.boot, each.up_to, each.word, int(each.went_back)) for each in lives]
         self._db.execute("DELETE FROM lives")
         self._db.executemany(
-            "INSERT INTO lives (agent, starts, boot, up_to, went_back, crc) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO lives (agent, starts, boot, up_to, word, went_back, crc) VALUES (?, ?, ?, ?, ?, ?, ?)",
             ((*row, _crc(*row)) for row in rows),
         )
 

@@ -57,6 +57,7 @@ from agent.swim import SwimConfig
 from tests.support.hosts import all_right, running
 from tests.support.ledger import CLUSTER, START_MS, genesis_entry, key_of_person, member
 from tests.support.memory_disk import MemoryDisk
+from tests.support.words import signing_as
 
 MAX_SPINS = 20  # timers at one moment; more would burn a core in a real agent
 OFTEN = Compaction(every_entries=3, kept_entries=0)  # a snapshot every few entries, nothing kept behind it
@@ -283,6 +284,7 @@ class Cluster:
             agent_version="0.1.0",
             timing=RaftTiming.lan(),
             swim=SwimConfig.lan(),
+            sign=signing_as(node.id),
             compaction=self.compaction,
         )
         node.core = NodeCore(settings, node.disk.boot(), random.Random(self.rng.getrandbits(64)), node.when)

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from agent.control.autopilot import DEAD_S, HEALTHY_S
 from agent.node.disk import SETTLES_S
-from agent.node.lives import Lives, forgotten
+from agent.node.lives import Lives
 from agent.node.messages import KeptFrame, RaftFrame
 from agent.raft import Life
 from agent.raft.messages import Heartbeat, Vote
-from agent.raft.quorum import majority
 from tests.node.cluster import Cluster, Node
 from tests.support.memory_disk import MemoryDisk
+from tests.support.words import signing_as
 
 
 def put_back(cluster: Cluster, node: Node, older: MemoryDisk) -> None:
@@ -136,6 +136,64 @@ def test_a_voter_that_lies_keeps_nobody_out(elected: bool) -> None:
     assert successor.result(successor.deploy()).outcome == "applied"
 
 
+def word_of(node: Node, index: int, *, epoch: int = 1) -> bytes:
+    state = node.up.context.state
+    return signing_as(node.id)(f"muster disk\0{state.cluster}.{epoch}.{node.id}.{index}".encode())
+
+
+def test_one_that_remembers_is_enough() -> None:
+    """The other one was away when the copy was made; together the two forgetful ones would be a majority."""
+    cluster = Cluster(3)
+    coordinator = cluster.elect()
+    victim, away = cluster.followers
+    cluster.crash(away.name)
+    cluster.run(1.0)
+    older = copy.deepcopy(victim.disk)
+    assert coordinator.result(coordinator.deploy()).outcome == "applied"
+    cluster.run(1.0)
+    put_back(cluster, victim, older)
+    cluster.run(0.1)
+    assert victim.up.context.raft.fenced
+    cluster.start(away.name)
+    cluster.run(5.0)
+    assert away.up.context.state.chain == coordinator.up.context.state.chain
+    assert "shop" in away.up.context.state.stacks
+
+
+def test_what_it_never_signed_for_this_is_no_word_of_it() -> None:
+    cluster = Cluster(3)
+    liar = cluster.elect()
+    victim, other = cluster.followers
+    true = victim.up.context.raft.applied
+    for shown in (word_of(victim, true), word_of(other, 10_000), word_of(victim, 10_000, epoch=2), bytes(64), b""):
+        told = KeptFrame(boot=9, index=10_000, last=10_000, remembered=10_000, shown=shown)
+        victim.up.frame(liar.id, told, victim.when)
+    assert not victim.up.context.raft.fenced
+    assert victim.up.context.raft.last_index < 10_000
+    told = KeptFrame(boot=9, index=1, last=1, remembered=true, shown=word_of(victim, true))
+    victim.up.frame(liar.id, told, victim.when)
+    assert not victim.up.context.raft.fenced, "it has all of that"
+
+
+def test_a_sole_founders_disk_from_before_the_cluster_grew_is_told_by_who_came_since() -> None:
+    """Its configuration names nobody to ask, and its ledger doesn't know who tells."""
+    cluster = Cluster(1)
+    founder = cluster.elect()
+    cluster.run(1.0)
+    older = copy.deepcopy(founder.disk)
+    others = [cluster.enrol("n2"), cluster.enrol("n3")]
+    cluster.until(lambda: len(founder.up.context.raft.configuration.voters) == 3, within_s=2 * HEALTHY_S)
+    assert founder.result(founder.deploy()).outcome == "applied"
+    cluster.run(1.0)
+    put_back(cluster, founder, older)
+    cluster.run(5.0)
+    assert founder.up.context.raft.fenced
+    assert not founder.up.context.raft.is_leader, "though it knows of no other voter"
+    assert said(founder)
+    coordinator = next(node for node in others if node.up.context.raft.is_leader)
+    assert coordinator.result(coordinator.deploy(rev=2)).outcome == "applied"
+
+
 def test_who_was_only_away_is_not_kept_out() -> None:
     """It has less than the others, and all that it ever had."""
     cluster = Cluster(3)
@@ -183,6 +241,10 @@ def test_a_restart_is_no_such_thing() -> None:
     assert not any(said(node) or node.up.context.raft.fenced or node.up.drops for node in cluster.alive)
 
 
+def tells(boot: int, index: int, last: int) -> KeptFrame:
+    return KeptFrame(boot=boot, index=index, last=last, word=str(index).encode())
+
+
 def test_only_who_is_in_the_configuration_is_remembered() -> None:
     lives = Lives()
     assert not lives.linked("x", 5, ("a",))
@@ -204,15 +266,16 @@ def test_whose_disk_never_went_back_is_never_taken_for_one(told: list[tuple[int,
         history.append((boot, index))
     lives = Lives()
     for boot, kept in [*history, *reversed(history), *history]:
-        assert not lives.kept("a", boot, kept, kept, ("a",))
+        assert not lives.kept("a", tells(boot, kept, kept), ("a",))
+        assert lives.life("a").word == (str(lives.life("a").up_to).encode() if lives.life("a").up_to else b"")
     assert lives.count("a")
 
 
 @given(st.integers(1, 20), st.integers(0, 20))
 def test_whose_log_ends_before_what_it_told_in_an_earlier_life_counts_no_more(had: int, has: int) -> None:
     lives = Lives()
-    lives.kept("a", 1, had, had, ("a",))
-    assert lives.kept("a", 2, 0, has, ("a",)) == (has < had)
+    lives.kept("a", tells(1, had, had), ("a",))
+    assert lives.kept("a", tells(2, 0, has), ("a",)) == (has < had)
     assert lives.count("a") == (has >= had)
 
 
@@ -226,26 +289,9 @@ def test_who_starts_anew_remembers_as_if_it_had_not(history: list[tuple[tuple[st
     for (peer, boot, index, last), restarts in history:
         for memory in (lives, kept):
             memory.linked(peer, boot, "ab")
-            memory.kept(peer, boot, index, max(index, last), "ab")
+            memory.kept(peer, tells(boot, index, max(index, last)), "ab")
         if restarts:
             disk = kept.take() or disk
             kept = Lives.of(disk)
     for peer in "abc":
-        assert (kept.remembered(peer), kept.count(peer)) == (lives.remembered(peer), lives.count(peer))
-
-
-@given(
-    st.sets(st.sampled_from("abcde"), min_size=1),
-    st.dictionaries(st.sampled_from("bcdefg"), st.integers(0, 20)),
-    st.integers(0, 20),
-)
-def test_only_a_majority_of_the_voters_can_say_that_we_have_forgotten_something(
-    voters: set[str], told: dict[str, int], last: int
-) -> None:
-    others = voters - {"a"}
-    more = [voter for voter in others if told.get(voter, 0) > last]
-    wanted = min(majority(len(voters)), len(others))
-    index = forgotten("a", voters, told, last)
-    assert (index is not None) == (0 < wanted <= len(more))
-    if index is not None:
-        assert last < index <= max(told.values())
+        assert (kept.life(peer), kept.count(peer)) == (lives.life(peer), lives.count(peer))

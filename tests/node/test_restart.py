@@ -22,6 +22,7 @@ from agent.swim import SwimConfig
 from tests.node.cluster import OFTEN, Cluster, Node, jti_of, stack
 from tests.support.hosts import running
 from tests.support.ledger import operator
+from tests.support.words import signing_as
 
 
 @pytest.fixture
@@ -191,6 +192,7 @@ def settings(node: Node) -> NodeSettings:
         agent_version="0.1.0",
         timing=RaftTiming.lan(),
         swim=SwimConfig.lan(),
+        sign=signing_as(node.id),
     )
 
 
@@ -393,6 +395,7 @@ def replace_settings(given: NodeSettings, genesis: bytes) -> NodeSettings:
         agent_version=given.agent_version,
         timing=given.timing,
         swim=given.swim,
+        sign=given.sign,
     )
 
 

@@ -16,6 +16,7 @@ from agent.node.machine import Compaction
 from agent.node.messages import Frame, RaftFrame
 from agent.raft import Configuration, EntryKind, RaftLimits
 from agent.raft.messages import AppendResponse
+from tests.sim.disk import SimDisk
 from tests.sim.liars import Liar
 from tests.sim.operators import Sent
 from tests.sim.weather import Weather
@@ -200,27 +201,33 @@ def _forget(world: World) -> None:
     world.after(LONG_S / 3, put_back)
 
 
-def a_disk_that_went_back_beside_one_that_was_away() -> World:
-    """Of three voters one is away and needs a snapshot; of the two others one has forgotten all that it missed."""
+def a_disk_that_went_back_beside_one_that_was_away(copied_after_s: float = 0.0) -> World:
+    """Of three voters one is away and needs a snapshot; of the two others one has forgotten much of what that missed.
+
+    Its disk was copied while all were there, or so long afterwards: then the third alone knows. All of them start anew.
+    """
 
     def script(world: World) -> None:
-        world.after(4.0, lambda: _forget_beside_one_away(world))
+        world.after(4.0, lambda: _forget_beside_one_away(world, copied_after_s))
 
     often = Compaction(every_entries=8, kept_entries=0)
     weather = replace(Weather.fair(), compaction=often, pace_s=0.5)
     return World(9, size=3, until_s=80.0, given=weather, script=script)
 
 
-def _forget_beside_one_away(world: World) -> None:
+def _forget_beside_one_away(world: World, copied_after_s: float) -> None:
     first = _leader(world)
     victim, other = (world.agents[voter] for voter in first.voters if voter != first.id)
-    older = copy.deepcopy(victim.disk)
+    older: list[SimDisk] = []
 
     def put_back() -> None:
-        world.crash(victim)
-        victim.disk = older
-        world.start(victim)
-        world.start(other)
+        for agent in (first, victim):
+            world.crash(agent)
+        victim.disk = older[0]
+        for agent in (first, victim, other):
+            world.start(agent)
+
+    world.after(copied_after_s, lambda: older.append(copy.deepcopy(victim.disk)))
 
     world.after(LONG_S / 3, lambda: world.crash(other))
     world.after(LONG_S, put_back)

@@ -51,7 +51,8 @@ def test_a_voter_with_an_older_disk_is_replaced_and_comes_anew(seed: int, starts
     assert any(victim.id not in configuration.voters for configuration in changes), "and it wasn't in between"
 
 
-def test_who_was_away_meanwhile_and_starts_anew_still_remembers_that_disk() -> None:
-    """Else the coordinator alone knows of it, and the one that was away waits for the other's word on a snapshot."""
-    world = a_disk_that_went_back_beside_one_that_was_away().run()
+@pytest.mark.parametrize("copied_after_s", [0.0, 4.0])
+def test_who_was_away_meanwhile_waits_for_no_word_of_who_forgot(copied_after_s: float) -> None:
+    """At 4 s the copy knows as much as the one that is away: the coordinator alone has heard of more."""
+    world = a_disk_that_went_back_beside_one_that_was_away(copied_after_s).run()
     assert world.operators.applied_at > world.until_s / 2

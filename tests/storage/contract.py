@@ -191,7 +191,7 @@ class LogStorageContract:
         log, _ = await disk.open()
         first = (
             Life(agent="b", starts=3, boot=2, up_to=40),
-            Life(agent="c", starts=1, boot=1, up_to=7, went_back=True),
+            Life(agent="c", starts=1, boot=1, up_to=7, word=b"signed", went_back=True),
         )
         await log.write(Persist(lives=first))
         await log.write(Persist(hard_state=HardState(term=1)))

@@ -217,6 +217,7 @@ def _settings(config: Config, identity: Identity, boot: Boot, host: HostContext)
         agent_version=__version__,
         timing=getattr(raft.RaftTiming, config.timing)(),
         swim=getattr(SwimConfig, config.timing)(),
+        sign=identity.signing_key.sign,
     )
 
 

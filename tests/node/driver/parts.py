@@ -25,6 +25,7 @@ from agent.raft.messages import Append, AppendResponse, PreVote, PreVoteResponse
 from agent.swim import SwimConfig, SwimMessage
 from tests.support.ledger import CLUSTER, genesis_entry, key_of_person, member
 from tests.support.memory_disk import MemoryDisk
+from tests.support.words import signing_as
 
 QUIET = RaftTiming(heartbeat_s=20.0, election_timeout_min_s=50.0, election_timeout_max_s=60.0)
 """No timer of consensus fires in a test that doesn't want it."""
@@ -178,6 +179,7 @@ async def bench(*, voters: int = 1, members: int = 3, timing: RaftTiming = QUIET
         agent_version="0.1.0",
         timing=timing,
         swim=SwimConfig.wan(),
+        sign=signing_as(made[0].id),
     )
     log: list[object] = []
     core = NodeCore(settings, disk.boot(), random.Random(1), now())
