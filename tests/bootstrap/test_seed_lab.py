@@ -83,7 +83,7 @@ def test_the_plan_is_deployed_as_it_stands_through_all_four_phases(desk: Desk) -
     said = desk.run("agent", "deploy", "deployment-plan.json", "--stack", "translator").stdout
     phases = (f"translator: {phase}" for phase in ("preparing", "main", "workers", "validating", "healthy"))
     assert told_in_order(said, *phases), said
-    assert "translator-worker-1 is registered with main on main-server" in said
+    assert "translator-worker-1 is registered with translator-main on main-server" in said
     status = desk.status()
     found = {name: (each["port"], each["status"]) for name, each in status["instances"].items()}
     assert found == {"translator-main": (8443, "healthy"), "translator-worker-1": (8444, "healthy")}
