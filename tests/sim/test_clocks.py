@@ -34,7 +34,7 @@ def test_one_clock_after_another_years_ahead_or_in_1970_moves_nothing(seed: int)
         world.after(0.0, lambda: misset(world))
         world.after(6.0, lambda: lose_the_coordinator(world))
 
-    world = World(seed, size=3, until_s=60.0, given=Weather.fair(), script=script).run()
+    world = World(seed, size=3, until_s=60.0, given=Weather.slow(), script=script).run()
     times = [agent.core.context.state.at for agent in world.alive() if agent.core is not None]
     assert max(abs(at - world.wall_ms) for at in times) < DAY_MS
     assert world.operators.applied_at > 45.0

@@ -41,7 +41,7 @@ def test_a_voter_with_an_older_disk_is_replaced_and_comes_anew(seed: int, starts
     def script(world: World) -> None:
         world.after(COPIED_AT_S, lambda: copy_the_disk(world))
 
-    world = World(seed, size=3, until_s=PUT_BACK_AT_S + REPLACED_S, given=Weather.fair(), script=script).run()
+    world = World(seed, size=3, until_s=PUT_BACK_AT_S + REPLACED_S, given=Weather.slow(), script=script).run()
     (victim,) = chosen
     assert victim.core is not None
     assert not victim.core.context.raft.fenced

@@ -48,7 +48,7 @@ def test_the_coordinator_stays_whatever_a_member_that_does_not_vote_says() -> No
         world.after(5.0, lambda: _speak(world, _outsider(world)))
         world.after(5.0, lambda: watch(world))
 
-    world = World(7, size=4, until_s=40.0, given=Weather.fair(), script=script).run()
+    world = World(7, size=4, until_s=40.0, given=Weather.slow(), script=script).run()
     assert len(terms) == 1
     assert world.operators.applied_at > 30.0
 
@@ -71,4 +71,4 @@ def test_another_one_is_elected_while_it_speaks() -> None:
             world.after(5.0, lambda: _speak(world, _outsider(world)))
             world.after(8.0, lambda: die(world))
 
-        World(seed, size=4, until_s=30.0, given=Weather.fair(), script=script).run()
+        World(seed, size=4, until_s=30.0, given=Weather.slow(), script=script).run()

@@ -113,3 +113,8 @@ class Weather:
     def fair(cls) -> Weather:
         """Nothing happens that a script doesn't say."""
         return cls(calm_after_s=0.0)
+
+    @classmethod
+    def slow(cls) -> Weather:
+        """As fair; for stories of minutes, as every instruction costs time until the end."""
+        return cls(calm_after_s=0.0, pace_s=4.0)
