@@ -46,12 +46,41 @@ def test_help_loads_nothing_heavy_and_is_there_at_once() -> None:
         assert f"\n  {name}" in found.stdout
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "run"])
-def test_every_command_has_help_and_the_common_options(name: str) -> None:
-    found = run(name, "--help")
-    assert found.returncode == 0, found.stderr
-    for option in (b"--json", b"--home", b"--via", b"--socket", b"--no-color"):
-        assert option in found.stdout
+HELP_OF_EACH = """
+import json, os, sys, tempfile
+import agent.lean_aiohttp, asyncio, cryptography.x509, jwt, msgspec, rich.console, rich.live, rich.table
+from agent.cli.main import run
+
+def help_of(name):
+    with tempfile.TemporaryFile() as written:
+        child = os.fork()
+        if child == 0:
+            os.dup2(written.fileno(), 1)
+            os.dup2(written.fileno(), 2)
+            os._exit(run([name, "--help"]))
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        written.seek(0)
+        return code, written.read().decode()
+
+print(json.dumps({name: help_of(name) for name in sys.argv[1:]}))
+"""
+HELPS = [name for name in COMMANDS if name != "run"]
+
+
+@pytest.fixture(scope="module")
+def helps() -> dict[str, tuple[int, str]]:
+    """Each command's exit code and words, in a process that has imported no other command; what isn't ours is there."""
+    command = [sys.executable, "-c", HELP_OF_EACH, *HELPS]
+    found: dict[str, tuple[int, str]] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    return found
+
+
+@pytest.mark.parametrize("name", HELPS)
+def test_every_command_has_help_and_the_common_options(name: str, helps: dict[str, tuple[int, str]]) -> None:
+    code, said = helps[name]
+    assert code == 0, said
+    for option in ("--json", "--home", "--via", "--socket", "--no-color"):
+        assert option in said
 
 
 def test_version_and_usage_errors() -> None:
