@@ -16,6 +16,8 @@ REPORTS := build/reports
 NETWORKS = $(shell unshare --net true 2>/dev/null && echo may)
 ROOT := $(filter 0,$(shell id -u))
 PARTS := unit loopback lab
+# Loopback mostly waits, and unit tests compute: beside each other they take little longer than either alone.
+BESIDE := --output-sync=target --jobs=$(if $(NETWORKS),2,1)
 
 # An environment that is not this tree's own (copied along with it, say) is made again.
 ifneq ($(file <$(VENV)/.stamp),$(CURDIR))
@@ -59,28 +61,32 @@ check-imports: $(VENV)/.stamp
 check-rules: $(VENV)/.stamp
 	$(BIN)/python -m tests.checks
 
+# Loopback and lab name their files: each worker would collect thousands of others first.
 # Every part runs, also after one failed, so that the totals are the whole truth; a part that collects no test fails.
 .PHONY: test
 test: $(VENV)/.stamp ## All tests; the last line shows the totals
-	@rm -rf $(REPORTS); status=0; \
-	for part in $(PARTS); do $(MAKE) test-$$part || status=1; done; \
+	@rm -rf $(REPORTS); status=0; echo 'unit and loopback tests, shown when each is done: some minutes'; \
+	$(MAKE) $(BESIDE) --keep-going test-unit test-loopback || status=1; \
+	$(MAKE) test-lab || status=1; \
 	$(BIN)/python -m tests.checks.totals $(PARTS:%=$(REPORTS)/%.xml) || status=1; \
 	exit $$status
 
 .PHONY: test-unit
 test-unit: $(VENV)/.stamp ## Unit, property and transcript tests and the simulator's batch, in parallel
-	.ci/in-memory $(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'not loopback and not lab' \
+	nice .ci/in-memory $(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'not loopback and not lab' \
 	    --junitxml=$(REPORTS)/unit.xml
 
 .PHONY: test-loopback
 test-loopback: $(VENV)/.stamp ## Real agents on loopback, end to end
 	.ci/in-memory $(BIN)/python -m pytest -q -n $(if $(NETWORKS),3,0) --dist loadfile --no-loadscope-reorder -m loopback \
+	    tests/loopback \
 	    --junitxml=$(REPORTS)/loopback.xml
 
 .PHONY: test-lab
 test-lab: $(VENV)/.stamp ## Hosts as namespaces on this machine, as root (MUSTER_NO_SKIP=1 fails what would skip)
 	$(if $(ROOT),@$(BIN)/python -m tests.lab base)
-	$(BIN)/python -m pytest -q -n $(if $(NETWORKS),2,0) --dist loadfile --no-loadscope-reorder -m lab --junitxml=$(REPORTS)/lab.xml
+	$(BIN)/python -m pytest -q -n $(if $(NETWORKS),2,0) --dist loadfile --no-loadscope-reorder -m lab \
+	    $$(grep --recursive --files-with-matches --include='test_*.py' 'mark\.lab\b' tests) --junitxml=$(REPORTS)/lab.xml
 
 .PHONY: sim
 sim: $(VENV)/.stamp ## Run the simulator (SEED=… runs that history again)

@@ -21,6 +21,7 @@ from tests.support.waiting import wait_for_sync
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "web" / "plan.json"
 READY_TIMEOUT_S = 30.0  # agents of two clusters and a build may share two cores
+LOOK_EVERY_S = 0.05  # a look costs the agents that it waits for some milliseconds each, and processors are few
 
 
 def running_below(directory: Path) -> list[str]:
@@ -73,7 +74,7 @@ def wait_status(cluster: LocalCluster, through: str, condition: Callable[[Status
             return None
         return status if condition(status) else None
 
-    found = wait_for_sync(asked, READY_TIMEOUT_S, what=what)
+    found = wait_for_sync(asked, READY_TIMEOUT_S, what=what, interval_s=LOOK_EVERY_S)
     assert found is not None
     return found
 
