@@ -2,38 +2,69 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
+
+from agent.model.status import ReplicaStatus, Status
 from tests.loopback.world import (
     EXAMPLE,
     coordinator_of,
     others,
-    pids_below,
-    replicas,
     request,
-    wait_healthy,
     wait_status,
 )
 from tests.support.agents import Desk
 from tests.support.waiting import wait_for_sync
 
 EXIT_DEGRADED = 3
+PINNED = "pinned"
 
 
-def revision(desk: Desk, through: str) -> int:
-    return next(stack.revision for stack in desk.cluster.status(through).stacks if stack.name == "web")
+def revision(desk: Desk, through: str, stack: str = "web") -> int:
+    return next(found.revision for found in desk.cluster.status(through).stacks if found.name == stack)
 
 
-def test_an_agent_that_was_killed_finds_what_it_ran_and_touches_nothing(web: Desk) -> None:
-    before = pids_below(web.cluster.directory)
-    assert len(before) >= 3
-    web.cluster.kill("n2")
-    victim = next(replica for replica in replicas(web.cluster.status("n1"), "web").values() if replica.host == "n2")
-    assert request(web.cluster, victim) == f"hello from n2 slot {victim.slot}", "a dead agent takes nothing with it"
-    web.cluster.start("n2")
-    web.cluster.wait_ready()
-    wait_healthy(web.cluster, "web", 3, through="n2")
-    assert pids_below(web.cluster.directory) == before
+@pytest.fixture
+def pinned(desk: Desk, tmp_path: Path) -> Iterator[Desk]:
+    """A replica pinned to each host: none is placed elsewhere, however long its host takes to come back."""
+    (service,) = json.loads(EXAMPLE.read_text())["services"].values()
+    ports = [{"host_port": 8280, "container_port": 8080}]
+    each = {f"on-{name}": {**service, "replicas": 1, "host": name, "ports": ports} for name in desk.cluster.names}
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps({"stack": PINNED, "services": each}))
+    desk.run("deploy", str(path))
+    yield desk
+    desk.run("remove", PINNED, "--yes")
+
+
+def running_pinned(desk: Desk, through: str = "n1") -> dict[str, ReplicaStatus]:
+    """By host, once all are healthy; a process's `container_id` is its pid and start time."""
+
+    def of_each(status: Status) -> dict[str, ReplicaStatus]:
+        services = [service for stack in status.stacks if stack.name == PINNED for service in stack.services]
+        return {replica.host: replica for service in services for replica in service.replicas}
+
+    def healthy(status: Status) -> bool:
+        return [replica.state for replica in of_each(status).values()] == ["healthy"] * len(desk.cluster.names)
+
+    return of_each(wait_status(desk.cluster, through, healthy, f"every replica of {PINNED} is healthy"))
+
+
+def processes_of(found: dict[str, ReplicaStatus]) -> dict[str, str]:
+    return {host: replica.container_id for host, replica in found.items()}
+
+
+def test_an_agent_that_was_killed_finds_what_it_ran_and_touches_nothing(pinned: Desk) -> None:
+    before = running_pinned(pinned)
+    pinned.cluster.kill("n2")
+    assert request(pinned.cluster, before["n2"]) == "hello from n2 slot 1", "a dead agent takes nothing with it"
+    pinned.cluster.start("n2")
+    pinned.cluster.wait_ready()
+    assert processes_of(running_pinned(pinned, through="n2")) == processes_of(before)
 
 
 def test_after_the_coordinators_death_the_next_instruction_is_taken_and_nothing_lost(web: Desk) -> None:
@@ -51,33 +82,30 @@ def test_after_the_coordinators_death_the_next_instruction_is_taken_and_nothing_
     assert revision(web, lost) == before + 1
 
 
-def test_without_a_majority_nothing_is_taken_but_everything_runs_on(web: Desk) -> None:
-    placed = wait_healthy(web.cluster, "web", 3)
+def test_without_a_majority_nothing_is_taken_but_everything_runs_on(pinned: Desk) -> None:
+    cluster, before = pinned.cluster, running_pinned(pinned)
     for name in ("n2", "n3"):
-        web.cluster.kill(name)
-    wait_status(web.cluster, "n1", lambda status: status.stale or status.coordinator is None, "n1 is alone")
-    refused = web.run("--via", "n1", "scale", "web", "web=4", "--detach", code=EXIT_DEGRADED)
+        cluster.kill(name)
+    wait_status(cluster, "n1", lambda status: status.stale or status.coordinator is None, "n1 is alone")
+    refused = pinned.run("--via", "n1", "scale", PINNED, "on-n1=2", "--detach", code=EXIT_DEGRADED)
     assert "no majority: n2, n3 unreachable" in refused.stderr + refused.stdout
-    for slot, replica in placed.items():
-        assert request(web.cluster, replica) == f"hello from {replica.host} slot {slot}"
-    shown = web.run("--via", "n1", "status", code=EXIT_DEGRADED).stdout
+    for host, replica in before.items():
+        assert request(cluster, replica) == f"hello from {host} slot 1"
+    shown = pinned.run("--via", "n1", "status", code=EXIT_DEGRADED).stdout
     assert "n2" in shown
-    web.cluster.up()
-    web.cluster.wait_ready()
-    assert {slot: r.container_id for slot, r in wait_healthy(web.cluster, "web", 3).items()} == {
-        slot: r.container_id for slot, r in placed.items()
-    }
+    cluster.up()
+    cluster.wait_ready()
+    assert processes_of(running_pinned(pinned)) == processes_of(before)
 
 
-def test_a_restart_of_all_agents_finds_everything_again(web: Desk) -> None:
-    before, at = pids_below(web.cluster.directory), revision(web, "n1")
-    for name in web.cluster.names:
-        web.cluster.kill(name)
-    web.cluster.up()
-    web.cluster.wait_ready()
-    wait_healthy(web.cluster, "web", 3)
-    assert pids_below(web.cluster.directory) == before
-    assert revision(web, "n3") == at
+def test_a_restart_of_all_agents_finds_everything_again(pinned: Desk) -> None:
+    before, at = running_pinned(pinned), revision(pinned, "n1", PINNED)
+    for name in pinned.cluster.names:
+        pinned.cluster.kill(name)
+    pinned.cluster.up()
+    pinned.cluster.wait_ready()
+    assert processes_of(running_pinned(pinned)) == processes_of(before)
+    assert revision(pinned, "n3", PINNED) == at
 
 
 def test_a_clean_stop_hands_over_without_a_refused_instruction(web: Desk) -> None:
