@@ -71,7 +71,8 @@ def _read(repository: str) -> _Found | None:
     directory = Path(os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker"))
     if not any(path.exists() for path in (directory / "config.json", Path(os.path.expanduser("~/.dockercfg")))):
         return None
-    from docker import auth, errors  # 8 MB: only for hosts that log in to a registry
+    from docker import auth  # 8 MB: only for hosts that log in to a registry
+    from docker.errors import DockerException
     from docker.utils.config import find_config_file
 
     try:
@@ -82,7 +83,7 @@ def _read(repository: str) -> _Found | None:
             raise TypeError("a helper's name is a text")
         own = auth.AuthConfig({"auths": config.auths}).resolve_authconfig(registry)
         header = _header(own) if own else ""
-    except (errors.DockerException, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (DockerException, ValueError, LookupError, TypeError, AttributeError) as error:
         # The library checks little. The cause isn't kept: it has what was read.
         raise _unreadable(str(find_config_file()), type(error).__name__) from None
     called = auth.INDEX_URL if registry == auth.INDEX_NAME else registry
