@@ -72,6 +72,7 @@ class Dialler:
         self._rng = rng
         self._back_off = back_off
         self._slots = asyncio.Semaphore(MAX_DIALS)
+        self._under_way: dict[Address, asyncio.Future[None]] = {}
         self._wanted: dict[str, _Target] = {}
         self._anonymous: dict[Address, _Target] = {}
         self._stopped = False
@@ -140,9 +141,9 @@ class Dialler:
             await self._wait(target)
         while not self._is_linked(target.id):
             for address in self.book.addresses(target.id):
-                async with self._slots:
-                    if self._is_linked(target.id) or await self._dial(address, target.id):
-                        break
+                await self._free(address)
+                if self._is_linked(target.id) or await self._dial_one(address, target.id):
+                    break
             if self._is_linked(target.id):
                 target.attempts += 1  # counts until the link has proved stable
             else:
@@ -157,14 +158,28 @@ class Dialler:
                 target.attempts = 0
                 await self._sleep(target, self._back_off.max_s)
                 continue
-            async with self._slots:
-                up = await self._dial(target.address, None)
+            await self._free(target.address)
+            up = self._is_linked_at(target.address) or await self._dial_one(target.address, None)
             if not up:
                 await self._wait(target)
             elif not target.firm:
                 break
         if self._anonymous.get(target.address) is target:
             del self._anonymous[target.address]
+
+    async def _free(self, address: Address) -> None:
+        """Until nobody dials there: a seed mostly is a member's address too, and one handshake tells both."""
+        while (under_way := self._under_way.get(address)) is not None:
+            await asyncio.wait([under_way])
+
+    async def _dial_one(self, address: Address, expected: str | None) -> bool:
+        done = self._under_way[address] = asyncio.get_running_loop().create_future()
+        try:
+            async with self._slots:
+                return await self._dial(address, expected)
+        finally:
+            del self._under_way[address]
+            done.set_result(None)
 
     def _searching(self) -> bool:
         """Whether an unknown agent could be one we want, or nobody is known at all."""

@@ -124,6 +124,17 @@ async def test_an_address_without_a_name_is_enough(pair: list[Node]) -> None:
         await wait_for(lambda: a.linked(b))
 
 
+async def test_a_seed_that_is_a_wanted_peers_address_too_costs_one_handshake(pair: list[Node]) -> None:
+    a, b = pair
+    async with running(a, b):
+        a.table.hint(None, b.host, b.port, firm=True)
+        a.knows(b)
+        await wait_for(lambda: a.linked(b) and b.linked(a))
+        await wait_for(lambda: not a.table._dialler._under_way, what="nothing is dialled any more")
+        assert a.table.counts["refused-busy"] + a.table.counts["told-busy"] + b.table.counts["refused-busy"] == 0
+        assert sum(count for what, count in (a.table.counts + b.table.counts).items() if "second" in what) == 0
+
+
 async def test_a_host_name_is_enough(pair: list[Node]) -> None:
     a, b = pair
     b.host = "127.0.0.1"
