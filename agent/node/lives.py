@@ -24,7 +24,7 @@ from agent.raft import Life
 
 
 class Lives(Struct):
-    """Bounded by the configuration: whoever leaves it is forgotten. `changed` counts what isn't on the disk yet."""
+    """Bounded by the configuration: whoever leaves it is forgotten. `changed`: the disk lacks some of it."""
 
     _known: dict[AgentId, Life] = field(default_factory=dict)
     changed: bool = False

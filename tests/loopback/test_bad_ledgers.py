@@ -22,8 +22,8 @@ from agent.storage.database import LedgerFile
 from agent.storage.identity import load as load_identity
 from bootstrap.local import AGENT, LocalCluster, clean_environment
 from tests.loopback.conftest import LIVE
-from tests.loopback.world import EXAMPLE, READY_TIMEOUT_S, end
-from tests.support.agents import Desk
+from tests.loopback.world import EXAMPLE, READY_TIMEOUT_S, coordinator_of, end
+from tests.support.agents import AgentHttps, Desk
 from tests.support.waiting import wait_for_sync
 
 ENDS_S = 20.0
@@ -188,3 +188,21 @@ def test_a_full_disk_ends_it_and_once_there_is_room_it_goes_on(n3: LocalCluster)
     n3.start("n3")
     n3.wait_ready(timeout_s=READY_TIMEOUT_S)
     n3.stop("n3")
+
+
+def test_an_older_copy_of_all_its_data_is_told_by_the_others_and_never_decides(n3: LocalCluster) -> None:
+    """It adds up, so nothing on that disk says so: the others remember what it signed since."""
+    desk = Desk(n3)
+    desk.run("restart", "web")
+    n3.start("n3")
+    went_back = "n3's disk went back to an earlier state"
+
+    def told() -> bool:
+        return went_back in desk.run("--via", coordinator_of(n3), "events").stdout
+
+    wait_for_sync(told, READY_TIMEOUT_S, what=f"an event: {went_back}")
+    desk.run("restart", "web")
+    with AgentHttps(n3, "n3") as agent:
+        counted = agent.ask("GET", "/metrics", token=desk.access_token()).body.decode()
+    assert 'muster_raft_drops_total{reason="fenced"}' in counted, "it was shown its own word, and takes no part"
+    assert coordinator_of(n3) != "n3"
