@@ -29,6 +29,7 @@ from agent.instruction.operator import (
     sign_instruction,
     unverified_claims,
 )
+from agent.instruction.reports import SIGNATURE_BYTES, is_signed_report, sign_report
 from agent.instruction.request import (
     MAX_VOLUME_BYTES,
     NO_BODY,
@@ -49,6 +50,7 @@ __all__ = [
     "MAX_TTL_S",
     "MAX_VOLUME_BYTES",
     "NO_BODY",
+    "SIGNATURE_BYTES",
     "AccessClaims",
     "BackupClaims",
     "BlobClaims",
@@ -68,6 +70,7 @@ __all__ = [
     "encode_genesis",
     "grant_stack",
     "includes",
+    "is_signed_report",
     "kid_of",
     "needed_scope",
     "new_jti",
@@ -90,6 +93,7 @@ __all__ = [
     "sign_genesis",
     "sign_hello",
     "sign_instruction",
+    "sign_report",
     "sign_request",
     "unseal",
     "unverified_claims",

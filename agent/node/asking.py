@@ -22,10 +22,14 @@ class _Told(Struct, frozen=True):
 
 
 class Asking(Struct):
-    """The coordinator's side. `ask_here` takes the errands of the coordinator's own host."""
+    """The coordinator's side. `ask_here` takes the errands of the coordinator's own host.
+
+    `ways`: over whose link each host's last report came; so errands go to who has no link with us.
+    """
 
     context: Context
     ask_here: Callable[[tuple[Errand, ...]], None] = lambda _: None
+    ways: dict[AgentId, AgentId] = field(default_factory=dict)
     _told: dict[AgentId, _Told] = field(default_factory=dict)
 
     def ask(
@@ -51,12 +55,14 @@ class Asking(Struct):
     def forget(self) -> None:
         """Another coordinates: it asks for itself."""
         self._told.clear()
+        self.ways.clear()
 
     def _tell(self, host: AgentId, wanted: tuple[Errand, ...], when: Instant) -> None:
+        way = host if host in self.context.peers else self.ways.get(host)
         if host == self.context.id:
             self.ask_here(wanted)
-        elif host in self.context.peers:
-            self.context.send(host, AskFrame(errands=wanted))
+        elif way in self.context.peers:
+            self.context.send(way, AskFrame(host=host, errands=wanted))
         else:
             self._told.pop(host, None)
             return

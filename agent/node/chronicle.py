@@ -1,12 +1,13 @@
 """Events: what happened, told as sentences to people and as fields to programs.
 
 The coordinator tells of ledger and hosts, because it alone sees all soft state; every agent tells its own listeners who
-coordinates. An agent with listeners follows the coordinator's stream.
+coordinates. An agent with listeners follows the coordinator's stream, one that doesn't vote through its voter.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
 import msgspec
 from msgspec import Struct, field
@@ -23,14 +24,18 @@ KEPT_EVENTS = 1000  # what `agent events` can show of the past after it connects
 
 
 class Chronicle(Struct):
-    """This agent's events, its peers that follow them, and the coordinator that it follows itself."""
+    """This agent's events, its peers that follow them, and the coordinator's that it follows itself.
+
+    `_followers`: each one's call, and whether the coordinator's events are passed on to it while that is another.
+    `_source`: whom we follow, and whether that one passes them on.
+    """
 
     context: Context
     recent: deque[Event] = field(default_factory=lambda: deque(maxlen=KEPT_EVENTS))
     _next: int = 1
     _listening: bool = False
-    _followers: dict[AgentId, int] = field(default_factory=dict)
-    _source: AgentId | None = None
+    _followers: dict[AgentId, tuple[int, bool]] = field(default_factory=dict)
+    _source: tuple[AgentId, bool] | None = None
     _call: int = 0
 
     def tell(self, when: Instant, kind: EventKind, what: str, **fields: str | int) -> None:
@@ -38,20 +43,20 @@ class Chronicle(Struct):
         if len(what) > MAX_WHAT_CHARACTERS:
             what = what[: MAX_WHAT_CHARACTERS - 1] + "…"
         event = Event(id=self._next, at=rfc3339(when.wall_ms), kind=kind, what=what, **fields)  # type: ignore[arg-type]  # fields are Event's
-        self._spread((event,))
+        self._spread((event,), to=self._followers if self.context.raft.is_leader else ())
 
     def listen(self, listening: bool) -> None:
         """Whether anybody listens at this agent's API."""
         self._listening = listening
         self.pump()
 
-    def serve(self, peer: AgentId, call: int) -> None:
+    def serve(self, peer: AgentId, call: int, request: FollowEvents) -> None:
         """A peer has listeners; one call a peer, the newest."""
-        self._followers[peer] = call
+        self._followers[peer] = call, request.pass_on
 
     def cancelled(self, peer: AgentId, call: int) -> None:
         """The peer's listeners are gone."""
-        if self._followers.get(peer) == call:
+        if peer in self._followers and self._followers[peer][0] == call:
             del self._followers[peer]
 
     def peer_lost(self, peer: AgentId) -> None:
@@ -59,30 +64,40 @@ class Chronicle(Struct):
         self._followers.pop(peer, None)
 
     def pump(self) -> None:
-        """Follow the coordinator while somebody listens here and we aren't it."""
-        if not self._listening and self._source is None:
+        """Follow the coordinator while somebody listens here, or at who follows us, and we aren't it."""
+        if not self._listening and self._source is None and not self._followers:
             return
-        wanted = self._coordinator_elsewhere() if self._listening else None
+        wanted = self._wanted()
         if wanted == self._source:
             return
         if self._call and (peer := self.context.calls.close(self._call)) is not None:
             self.context.send(peer, CancelFrame(id=self._call))
         self._source, self._call = wanted, 0
         if wanted is not None:
-            self._call = self.context.calls.open(wanted, self._on_reply)
-            self.context.send(wanted, CallFrame(id=self._call, request=FollowEvents()))
+            way, pass_on = wanted
+            self._call = self.context.calls.open(way, self._on_reply)
+            self.context.send(way, CallFrame(id=self._call, request=FollowEvents(pass_on=pass_on)))
 
-    def _coordinator_elsewhere(self) -> AgentId | None:
-        leader = self.context.leader
-        return leader if leader != self.context.id and leader in self.context.peers else None
+    def _wanted(self) -> tuple[AgentId, bool] | None:
+        """Whom to follow, and whether it has to pass on: not for others, so that nothing goes round."""
+        way, leader = self.context.way, self.context.leader
+        if way is None or way == self.context.id:
+            return None
+        if self._listening or (way == leader and self._passed_on_to()):
+            return way, way != leader
+        return None
+
+    def _passed_on_to(self) -> list[AgentId]:
+        return [peer for peer, (_, pass_on) in self._followers.items() if pass_on]
 
     def _on_reply(self, reply: Reply | None, end: bool, _when: Instant) -> None:
         if isinstance(reply, Events):
-            self._spread(reply.events)
+            straight = self._source is not None and not self._source[1]
+            self._spread(reply.events, to=self._passed_on_to() if straight else ())
         if end:
             self._source, self._call = None, 0
 
-    def _spread(self, events: tuple[Event, ...]) -> None:
+    def _spread(self, events: tuple[Event, ...], *, to: Iterable[AgentId]) -> None:
         numbered = []
         for event in events:
             numbered.append(msgspec.structs.replace(event, id=self._next))
@@ -90,6 +105,5 @@ class Chronicle(Struct):
         self.recent.extend(numbered)
         told = tuple(numbered)
         self.context.emit(Publish(events=told))
-        if self.context.raft.is_leader:
-            for peer, call in self._followers.items():
-                self.context.reply(peer, call, Events(events=told), end=False)
+        for peer in to:
+            self.context.reply(peer, self._followers[peer][0], Events(events=told), end=False)

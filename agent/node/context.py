@@ -15,7 +15,7 @@ from agent.node.instant import Instant
 from agent.node.messages import Failed, Frame, Reply, ReplyFrame
 from agent.raft import Raft
 from agent.state import ClusterState
-from agent.swim import Swim
+from agent.swim import MemberState, Swim
 
 
 class Peer(Struct, frozen=True, kw_only=True):
@@ -41,7 +41,10 @@ class Lead(NamedTuple):
 
 
 class Context(Struct):
-    """Mutable; owned by one `NodeCore`, reached by its parts. `told`: who leads, as the voter that we follow says."""
+    """Mutable; owned by one `NodeCore`, reached by its parts.
+
+    `followed`: the linked voter that we follow, where we don't vote; `told`: who leads, as it says.
+    """
 
     id: AgentId
     boot: int
@@ -49,6 +52,7 @@ class Context(Struct):
     swim: Swim
     state: ClusterState
     clock: LedgerClock
+    followed: AgentId | None = None
     told: Lead | None = None
     peers: dict[AgentId, Peer] = field(default_factory=dict)
     calls: CallBook = field(default_factory=CallBook)
@@ -108,6 +112,23 @@ class Context(Struct):
         """Who coordinates."""
         lead = self.lead
         return lead.agent if lead is not None else None
+
+    @property
+    def way(self) -> AgentId | None:
+        """To whom to send what is for the coordinator: itself, or the voter that we follow. None: it can't be sent."""
+        leader = self.leader
+        if leader is None or leader == self.id:
+            return leader
+        return self.followed or (leader if leader in self.peers else None)
+
+    def reaches(self, voter: AgentId) -> bool:
+        """Whether a voter is there as far as we can tell: who votes by its links, the others also as SWIM sees it."""
+        if voter == self.id or voter in self.peers:
+            return True
+        if self.id in self.raft.configuration.voters:
+            return False
+        seen = self.swim.members().get(voter)
+        return seen is not None and seen.state is MemberState.ALIVE
 
     def name_of(self, agent: AgentId) -> str:
         """The host's name, or the id of somebody our ledger doesn't know."""

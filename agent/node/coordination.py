@@ -31,7 +31,7 @@ from agent.model.types import AgentId, Label, Millis
 from agent.node.asking import Asking
 from agent.node.chronicle import Chronicle
 from agent.node.clock import UNHEARD_S
-from agent.node.context import Context, Peer
+from agent.node.context import Context
 from agent.node.instant import Instant
 from agent.node.telling import Allowance, tell_applied, tell_host, tell_registered, tell_replicas
 from agent.node.vitals import Vitals
@@ -69,21 +69,17 @@ class Coordination:
         self.asking = Asking(self.context)
         self._vitals = Vitals(self.context)
 
-    def link_up(self, peer: Peer) -> None:
-        """A peer with an earlier life than the one that reported (agent.node.lives) is told of anew."""
-        known = self.reports.get(peer.id)
-        if known is not None and known.boot > peer.boot:
-            del self.reports[peer.id]
-            self._attention.everything = True
+    def report(self, report: HostReport, via: AgentId, when: Instant) -> None:
+        """A host's soft state, over the link with `via`. Late ones are older than what we know.
 
-    def report(self, report: HostReport, when: Instant) -> None:
-        """A host's soft state. Late ones are older than what we know; ones for another coordinator aren't ours."""
+        A life with an earlier number is a later one all the same: its disk went back (agent.node.lives).
+        """
         if not self.context.raft.is_leader:
             return
         known = self.reports.get(report.host)
-        if known is not None and (known.boot, known.sequence) >= (report.boot, report.sequence):
+        if known is not None and known.boot == report.boot and known.sequence >= report.sequence:
             return
-        self.reports[report.host] = report
+        self.reports[report.host], self.asking.ways[report.host] = report, via
         self.heard_ms[report.host] = when.wall_ms
         self.context.clock.heard(report.host, report.at, when)
         voter = report.host in self.context.raft.configuration.voters

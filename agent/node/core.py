@@ -55,11 +55,11 @@ from agent.node.messages import (
     ReportFrame,
     Request,
     Served,
-    StatusIs,
     Submit,
     SwimFrame,
     TakenFrame,
 )
+from agent.node.passing import Passing
 from agent.node.status import build_members, build_status
 from agent.node.submissions import Submissions
 from agent.node.subscriptions import Following
@@ -124,8 +124,10 @@ class NodeCore:
         self._following = Following(self._context, self._vouching, settings.limits.snapshot_bytes)
         self.coordination = Coordination(self._context, self.chronicle)
         self.epochs = Epochs(self._context, machine, settings.limits.snapshot_bytes)
-        self._host = LocalHost(self._context, settings.host, settings.agent_version, self.coordination.report)
+        tell = self.coordination.report
+        self._host = LocalHost(self._context, settings.host, settings.agent_version, settings.sign, tell)
         self.coordination.asking.ask_here = self._host.asked
+        self._passing = Passing(self._context, tell, self._host.asked, self._drop)
         self._viewing = Viewing(self._context, self.coordination, self._host, self.epochs)
         self._due: Mapping[str, Callable[[], float]] = {
             "raft": core.deadline,
@@ -191,7 +193,6 @@ class NodeCore:
         self._context.peers[peer.id] = peer
         self._consensus.link_up(peer, when)
         self._vouching.link_up(peer.id)
-        self.coordination.link_up(peer)
         if peer.known:
             self._context.swim.link_up(peer.id, when.mono)
         self._host.peers_changed()
@@ -205,6 +206,7 @@ class NodeCore:
         self._followers.peer_lost(peer)
         self.chronicle.peer_lost(peer)
         self.submissions.peer_lost(peer)
+        self._inquiries.peer_lost(peer)
         self._context.calls.peer_lost(peer, when)
         self._context.emit(Unserve(peer=peer))
         self._host.peers_changed()
@@ -319,16 +321,10 @@ class NodeCore:
         match frame:
             case SwimFrame(message=message):
                 self._context.swim.receive(sender, message, when.mono)
-            case ReportFrame(report=report):
-                if report.host == sender:
-                    self.coordination.report(report, when)
-                else:
-                    self._drop("report_for_another")
-            case AskFrame(errands=errands):
-                if sender == self._context.leader:
-                    self._host.asked(errands)
-                else:
-                    self._drop("errands_of_another")
+            case ReportFrame():
+                self._passing.reported(sender, frame, when)
+            case AskFrame():
+                self._passing.errands(sender, frame)
             case CallFrame(id=call, request=request):
                 self._serve(sender, call, request, when)
             case ReplyFrame(id=call, reply=reply, end=end):
@@ -336,6 +332,7 @@ class NodeCore:
                     self._drop("unasked_reply")
             case CancelFrame(id=call):
                 self.submissions.cancelled(sender, call)
+                self._inquiries.cancelled(sender, call)
                 self._followers.cancelled(sender, call)
                 self.chronicle.cancelled(sender, call)
                 self._context.emit(Unserve(peer=sender, call=call))
@@ -347,9 +344,9 @@ class NodeCore:
             case Submit():
                 self.submissions.serve(sender, call, request, when)
             case GetStatus():
-                self._context.reply(sender, call, StatusIs(status=self.status(when)))
+                self._inquiries.serve(sender, call, request, when)
             case FollowEvents():
-                self.chronicle.serve(sender, call)
+                self.chronicle.serve(sender, call, request)
             case FollowLedger():
                 self._followers.serve(sender, call, request, when)
             case GetSnapshotName():

@@ -136,7 +136,7 @@ class Epochs(Struct):
         """What an operator has to know and to sign."""
         context, (head, _) = self.context, self._head()
         voters = sorted(context.raft.configuration.voters, key=context.name_of)
-        lost = [voter for voter in voters if voter != context.id and voter not in context.peers]
+        lost = [voter for voter in voters if not context.reaches(voter)]
         return Recovery(
             survivor=self._ref(context.id),
             epoch=context.state.epoch,

@@ -7,21 +7,25 @@ from collections.abc import Callable
 from msgspec import Struct, field
 
 from agent.model.status import Status
+from agent.model.types import AgentId
 from agent.node.context import Context
 from agent.node.effects import Answer
 from agent.node.instant import Instant
 from agent.node.messages import CallFrame, CancelFrame, GetStatus, Reply, StatusIs
 
 STATUS_WAIT_S = 1.0  # an answer takes milliseconds; then a person is served better with what this agent sees
+MAX_OPEN = 1000  # questions under way through one agent; above it this agent answers itself
 
 
 class _Inquiry(Struct, frozen=True):
-    request: int
+    """`origin`: a request of our own API, or (peer, call)."""
+
+    origin: int | tuple[AgentId, int]
     until: float
 
 
 class Inquiries(Struct):
-    """Open ones by call. Invariant: each gets exactly one answer. `own`: this agent's view."""
+    """Open ones by call. Invariant: each gets exactly one answer, or its origin is gone. `own`: this agent's view."""
 
     context: Context
     own: Callable[[Instant], Status]
@@ -29,25 +33,49 @@ class Inquiries(Struct):
 
     def ask(self, request: int, when: Instant) -> None:
         """Of the API; answered by an `Answer` effect."""
-        context, leader = self.context, self.context.leader
-        if leader is None or leader == context.id or leader not in context.peers:
-            context.emit(Answer(request=request, answer=self.own(when)))
+        way = self.context.way
+        self._ask(request, way, GetStatus(pass_on=way != self.context.leader), when)
+
+    def serve(self, peer: AgentId, call: int, request: GetStatus, when: Instant) -> None:
+        """A peer asks us, whom it takes for the coordinator, or for the voter to ask it through."""
+        self._ask((peer, call), self.context.way if request.pass_on else None, GetStatus(), when)
+
+    def cancelled(self, peer: AgentId, call: int) -> None:
+        """The peer no longer waits."""
+        self._forget(lambda origin: origin == (peer, call))
+
+    def peer_lost(self, peer: AgentId) -> None:
+        """Nobody is left to answer."""
+        self._forget(lambda origin: isinstance(origin, tuple) and origin[0] == peer)
+
+    def _forget(self, gone: Callable[[int | tuple[AgentId, int]], bool]) -> None:
+        for call in [call for call, inquiry in self._open.items() if gone(inquiry.origin)]:
+            del self._open[call]
+            self._hang_up(call)
+
+    def _hang_up(self, call: int) -> None:
+        if (peer := self.context.calls.close(call)) is not None:
+            self.context.send(peer, CancelFrame(id=call))
+
+    def _ask(self, origin: int | tuple[AgentId, int], way: AgentId | None, request: GetStatus, when: Instant) -> None:
+        context = self.context
+        if way is None or way == context.id or len(self._open) >= MAX_OPEN:
+            self._tell(origin, self.own(when))
             return
 
         def on_reply(reply: Reply | None, _end: bool, at: Instant) -> None:
             self._answer(call, reply, at)
 
-        call = context.calls.open(leader, on_reply)
-        self._open[call] = _Inquiry(request, when.mono + STATUS_WAIT_S)
-        context.send(leader, CallFrame(id=call, request=GetStatus()))
+        call = context.calls.open(way, on_reply)
+        self._open[call] = _Inquiry(origin, when.mono + STATUS_WAIT_S)
+        context.send(way, CallFrame(id=call, request=request))
 
     def pump(self, when: Instant) -> None:
         """Wait no longer than that."""
         if not self._open:
             return
         for call in [call for call, inquiry in self._open.items() if when.mono >= inquiry.until]:
-            if (peer := self.context.calls.close(call)) is not None:
-                self.context.send(peer, CancelFrame(id=call))
+            self._hang_up(call)
             self._answer(call, None, when)
 
     def deadline(self) -> float:
@@ -57,5 +85,10 @@ class Inquiries(Struct):
     def _answer(self, call: int, reply: Reply | None, when: Instant) -> None:
         inquiry = self._open.pop(call, None)
         if inquiry is not None:
-            status = reply.status if isinstance(reply, StatusIs) else self.own(when)
-            self.context.emit(Answer(request=inquiry.request, answer=status))
+            self._tell(inquiry.origin, reply.status if isinstance(reply, StatusIs) else self.own(when))
+
+    def _tell(self, origin: int | tuple[AgentId, int], status: Status) -> None:
+        if isinstance(origin, int):
+            self.context.emit(Answer(request=origin, answer=status))
+        else:
+            self.context.reply(*origin, StatusIs(status=status))

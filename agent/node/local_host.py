@@ -12,23 +12,25 @@ from agent.control.clock import AGREES_MS
 from agent.host import HostContext, HostObservation, Task, desired, resolve_errands
 from agent.model.errand import Errand
 from agent.model.report import MAX_REASON_CHARACTERS, HostReport, ObservedReplica, RuntimeInfo
+from agent.model.types import AgentId
 from agent.node.clock import base_ms
 from agent.node.context import Context, Lead
 from agent.node.effects import Examine, Reconcile
 from agent.node.instant import Instant
-from agent.node.messages import ReportFrame
+from agent.node.passing import signed_report
 from agent.state import STATE_LEVEL
 
 REPORT_EVERY_S = 5.0  # soft state told again, in case a frame was dropped; changes are told at once
 
 
 class LocalHost(Struct):
-    """`tell` takes the report where this agent itself coordinates."""
+    """`tell` takes the report where this agent itself coordinates; `sign`: by its own key, what others pass on."""
 
     context: Context
     host: HostContext
     agent_version: str
-    tell: Callable[[HostReport, Instant], None]
+    sign: Callable[[bytes], bytes]
+    tell: Callable[[HostReport, AgentId, Instant], None]
     observation: HostObservation = field(default_factory=HostObservation)
     _sequence: int = 0
     _dirty: bool = True
@@ -63,8 +65,8 @@ class LocalHost(Struct):
             self._moved = False
             self._reconcile()
             self._examine()
-        lead = self.context.lead
-        if lead is None or (lead.agent != self.context.id and lead.agent not in self.context.peers):
+        lead, way = self.context.lead, self.context.way
+        if lead is None or way is None:
             self._told = None
             return
         set_anew = abs(base_ms(when) - self._base_ms) > AGREES_MS  # the coordinator goes by what clocks we told it
@@ -74,10 +76,10 @@ class LocalHost(Struct):
         report = self._report(when)
         self._dirty, self._told, self._tell_at = False, lead, when.mono + REPORT_EVERY_S
         self._base_ms = base_ms(when)
-        if lead.agent == self.context.id:
-            self.tell(report, when)
+        if way == self.context.id:
+            self.tell(report, way, when)
         else:
-            self.context.send(lead.agent, ReportFrame(report=report))
+            self.context.send(way, signed_report(self.context, self.sign, report, lead.term))
 
     def deadline(self) -> float:
         """When `pump` is next wanted without other cause."""

@@ -11,12 +11,12 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from agent.instruction import SIGNATURE_BYTES
 from agent.model.doctor import HostAnswer
 from agent.model.errand import MAX_ERRANDS, Errand
 from agent.model.events import Event, LogLine
 from agent.model.fault import Fault
 from agent.model.instruction import MAX_BODY_BYTES, MAX_TOKEN_BYTES, InstructionResult
-from agent.model.report import HostReport
 from agent.model.status import Status
 from agent.model.types import AgentId, Digest, Label
 from agent.model.usage import MAX_USED, ReplicaUsage
@@ -45,26 +45,42 @@ class SwimFrame(Struct, frozen=True, kw_only=True, tag="swim", omit_defaults=Tru
 
 
 class ReportFrame(Struct, frozen=True, kw_only=True, tag="report", omit_defaults=True):
-    """A host's soft state, to the coordinator."""
+    """A host's soft state, to the coordinator of `term`, straight or through the voter that the host follows.
 
-    report: HostReport
+    `report`: a HostReport in msgpack, as the bytes that the host signed (agent.instruction.reports).
+    """
+
+    host: AgentId
+    term: Term
+    report: bytes
+    signature: Annotated[bytes, Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
 
 
 class AskFrame(Struct, frozen=True, kw_only=True, tag="ask", omit_defaults=True):
-    """The coordinator's errands for a host, all of them: those sent before and not in it are over."""
+    """The coordinator's errands for `host`, all of them: those sent before and not in it are over.
 
+    Straight, or through the voter that the host follows.
+    """
+
+    host: AgentId
     errands: Annotated[tuple[Errand, ...], Meta(max_length=MAX_ERRANDS)] = ()
 
 
 class Submit(Struct, frozen=True, kw_only=True, tag="submit", omit_defaults=True):
-    """An instruction on its way to the coordinator. Answered by `Submitted` or a fault."""
+    """An instruction on its way to the coordinator. Answered by `Submitted` or a fault.
+
+    `pass_on`: who doesn't coordinate passes it on to who does; here and below.
+    """
 
     token: Annotated[str, Meta(max_length=MAX_TOKEN_BYTES)]
     body: Annotated[bytes, Meta(max_length=MAX_BODY_BYTES)]
+    pass_on: bool = False
 
 
 class GetStatus(Struct, frozen=True, kw_only=True, tag="status", omit_defaults=True):
     """Asks the coordinator for its view. Answered by `StatusIs`."""
+
+    pass_on: bool = False
 
 
 class FollowLogs(Struct, frozen=True, kw_only=True, tag="logs", omit_defaults=True):
@@ -84,6 +100,8 @@ class FollowLogs(Struct, frozen=True, kw_only=True, tag="logs", omit_defaults=Tr
 
 class FollowEvents(Struct, frozen=True, kw_only=True, tag="events", omit_defaults=True):
     """The coordinator's events from now on. Answered by `Events` parts until a `Cancel`."""
+
+    pass_on: bool = False
 
 
 class FollowLedger(Struct, frozen=True, kw_only=True, tag="ledger", omit_defaults=True):

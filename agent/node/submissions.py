@@ -24,6 +24,7 @@ from agent.node.instant import Instant
 from agent.node.messages import CallFrame, CancelFrame, Failed, Reply, Submit, Submitted
 from agent.node.sentences import start_again
 from agent.raft import NotLeader, ProposalDropped, ReadDropped, ReadState
+from agent.raft.quorum import majority
 from agent.state import apply, audience_of
 
 ANSWER_DEADLINE_S = 10.0  # how long the API keeps a client waiting; several elections fit into it
@@ -35,8 +36,9 @@ CLOCK_SKEW_S = 60  # an operator's clock may be this far from the coordinator's
 
 
 class _Pending(Struct):
-    """`origin`: a request of our own API, or (peer, call). `call` and `leader`: how and to whom it was forwarded.
+    """`origin`: a request of our own API, or (peer, call). `call` and `way`: how and to whom it was forwarded.
 
+    `stays`: it was forwarded to us as who coordinates, so that nobody else gets it from us.
     `sent`: it left our hands once, so that it may happen whatever we hear. `current_from`: a state at this index or
     later has all that anybody was told before we asked. `told`: the coordinator's answer, which waits for our own
     apply: whoever changes something here reads it here afterwards.
@@ -48,9 +50,10 @@ class _Pending(Struct):
     body: bytes
     since: float
     expires: float
+    stays: bool = False
     state: Literal["waiting", "forwarded", "asking", "proposed"] = "waiting"
     call: int = 0
-    leader: AgentId | None = None
+    way: AgentId | None = None
     term: int = 0
     sent: bool = False
     current_from: int | None = None
@@ -70,8 +73,8 @@ class Submissions(Struct):
     _next: int = 1
     _moving: set[int] = field(default_factory=set)
     _ends_at: float = float("inf")
-    _post: tuple[bool, int, AgentId | None] = (False, 0, None)
-    _alone_since: float = float("-inf")  # without a majority linked; infinite while there is one
+    _post: tuple[bool, int, AgentId | None, AgentId | None] = (False, 0, None, None)
+    _alone_since: float = float("-inf")  # without a majority; infinite while there is one
     _pumped_at: float = float("-inf")
 
     def submit(self, request: int, token: str, body: bytes, when: Instant) -> None:
@@ -82,12 +85,12 @@ class Submissions(Struct):
             self.context.emit(Answer(request=request, answer=fault_of(error)))
 
     def serve(self, peer: AgentId, call: int, request: Submit, when: Instant) -> None:
-        """An instruction that a peer brings us because it believes that we coordinate."""
-        if not self.context.raft.is_leader:
+        """An instruction that a peer brings us because it believes that we coordinate, or for us to pass on."""
+        if not self.context.raft.is_leader and not request.pass_on:
             self.context.fail(peer, call, fault_of(self._no_coordinator()))
             return
         try:
-            self._take((peer, call), request.token, request.body, when)
+            self._take((peer, call), request.token, request.body, when, stays=not request.pass_on)
         except errors.MusterError as error:
             self.context.fail(peer, call, fault_of(error))
 
@@ -117,14 +120,14 @@ class Submissions(Struct):
     def pump(self, when: Instant) -> None:
         """Move everything on that can move: after any change of coordinator, links or time."""
         self._pumped_at = when.mono
-        if self._majority_linked():
+        if self._has_majority():
             self._alone_since = float("inf")
         elif self._alone_since == float("inf"):
             self._alone_since = when.mono
         if not self._pending:
             return
         raft = self.context.raft
-        post = raft.is_leader, raft.term, self.context.leader
+        post = raft.is_leader, raft.term, self.context.leader, self.context.way
         everybody = post != self._post or when.mono >= self._ends_at
         for number in list(self._pending) if everybody else sorted(self._moving):
             if (pending := self._pending.get(number)) is not None:
@@ -151,13 +154,15 @@ class Submissions(Struct):
         ]
         return min((moment for moment in moments if moment > self._pumped_at), default=float("inf"))
 
-    def _take(self, origin: int | tuple[AgentId, int], token: str, body: bytes, when: Instant) -> None:
+    def _take(
+        self, origin: int | tuple[AgentId, int], token: str, body: bytes, when: Instant, *, stays: bool = False
+    ) -> None:
         state = self.context.state
         verified = read_instruction(token, body, state.operators, audience_of(state))
         known = state.targets.get(verified.claims.target)
         number = self._next
         self._next += 1
-        pending = _Pending(origin, verified, token, body, when.mono, when.mono + ANSWER_DEADLINE_S)
+        pending = _Pending(origin, verified, token, body, when.mono, when.mono + ANSWER_DEADLINE_S, stays)
         if known is not None and known.jti == verified.claims.jti and known.digest == verified.claims.bdg:
             self._pending[number] = pending
             self._answer(number, repeated(known.result))
@@ -183,11 +188,11 @@ class Submissions(Struct):
         if self.context.leads:
             if self.context.may_stamp(when):
                 self._admit(number, pending, when)
-        elif isinstance(pending.origin, tuple):
+        elif pending.stays:
             if not self.context.raft.is_leader:
                 self._answer(number, fault_of(self._no_coordinator(pending)))
-        elif (leader := self.context.leader) is not None and leader in self.context.peers:
-            self._forward(number, pending, leader)
+        elif (way := self.context.way) not in (None, self.context.id):
+            self._forward(number, pending, way)
         elif when.mono >= max(pending.since, self._alone_since) + NO_MAJORITY_AFTER_S:
             self._answer(number, fault_of(self._no_coordinator(pending)))
 
@@ -196,7 +201,7 @@ class Submissions(Struct):
         raft = self.context.raft
         if pending.state in ("proposed", "asking"):
             return not (raft.is_leader and raft.term == pending.term)
-        return pending.state == "forwarded" and self.context.leader not in (None, pending.leader)
+        return pending.state == "forwarded" and self.context.way not in (None, pending.way)
 
     def _hang_up(self, pending: _Pending) -> None:
         if pending.call and (peer := self.context.calls.close(pending.call)) is not None:
@@ -239,13 +244,15 @@ class Submissions(Struct):
         else:
             pending.state, pending.term = "asking", self.context.raft.term
 
-    def _forward(self, number: int, pending: _Pending, leader: AgentId) -> None:
+    def _forward(self, number: int, pending: _Pending, way: AgentId) -> None:
         def on_reply(reply: Reply | None, _end: bool, when: Instant) -> None:
             self._forwarded(number, reply, when)
 
-        pending.call = self.context.calls.open(leader, on_reply)
-        pending.state, pending.leader, pending.sent = "forwarded", leader, True
-        self.context.send(leader, CallFrame(id=pending.call, request=Submit(token=pending.token, body=pending.body)))
+        pending.call = self.context.calls.open(way, on_reply)
+        pending.state, pending.way, pending.sent = "forwarded", way, True
+        pass_on = way != self.context.leader and isinstance(pending.origin, int)
+        request = Submit(token=pending.token, body=pending.body, pass_on=pass_on)
+        self.context.send(way, CallFrame(id=pending.call, request=request))
 
     def _forwarded(self, number: int, reply: Reply | None, when: Instant) -> None:
         pending = self._pending.get(number)
@@ -286,25 +293,26 @@ class Submissions(Struct):
         for number, pending in list(self._pending.items()):
             if gone(pending):
                 del self._pending[number]
+                self._hang_up(pending)
 
-    def _majority_linked(self) -> bool:
+    def _has_majority(self) -> bool:
+        """Who votes is linked with all that do; the others are told of a coordinator, which has one."""
         me, peers, voters = self.context.id, self.context.peers, self.context.raft.configuration.voters
+        if me not in voters:
+            return self.context.leader is not None
         linked = 0
         for voter in voters:  # asked after every input
             if voter in peers or voter == me:
                 linked += 1
         return linked > len(voters) // 2
 
-    def _missing(self) -> list[AgentId]:
-        here = {self.context.id, *self.context.peers}
-        return [voter for voter in self.context.raft.configuration.voters if voter not in here]
-
     def _no_coordinator(self, pending: _Pending | None = None) -> errors.NoMajority:
         """Says which voters this agent can't reach, since that is what somebody can mend, and what became of it."""
         sent = pending is not None and pending.sent
         fate = _open_end(pending) if pending is not None and sent else "nothing was changed"
-        missing = sorted(self.context.name_of(voter) for voter in self._missing())
-        if self._majority_linked():
+        voters = self.context.raft.configuration.voters
+        missing = sorted(self.context.name_of(voter) for voter in voters if not self.context.reaches(voter))
+        if len(missing) < majority(len(voters)):
             what = "no coordinator just now: an election is under way"
             return errors.NoMajority(what, fix=_sentence(fate) if sent else "Try again in a second.")
         return errors.NoMajority(

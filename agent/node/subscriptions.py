@@ -145,7 +145,8 @@ class Following(Struct):
         def on_reply(reply: Reply | None, end: bool, at: Instant) -> None:
             self._on_reply(reply, end, at)
 
-        self._voter, self._patient_until = wanted, when.mono + SILENT_S
+        self._voter = self.context.followed = wanted
+        self._patient_until = when.mono + SILENT_S
         self._call = self.context.calls.open(wanted, on_reply)
         arriving = self._arriving
         request = FollowLedger(
@@ -237,7 +238,8 @@ class Following(Struct):
     def _leave(self) -> None:
         if self._call and (peer := self.context.calls.close(self._call)) is not None:
             self.context.send(peer, CancelFrame(id=self._call))
-        self._voter, self._call, self._patient_until, self.context.told = None, 0, None, None
+        self._voter, self._call, self._patient_until = None, 0, None
+        self.context.followed = self.context.told = None
         self._taken = self._told = 0
         self._forget_judged()
 

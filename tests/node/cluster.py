@@ -27,6 +27,7 @@ from agent.model.errand import ErrandFinding
 from agent.model.events import Event
 from agent.model.fault import Fault
 from agent.model.instruction import Act, Body, Drain, Enrol, Expel, InstructionResult
+from agent.model.report import HostReport
 from agent.model.stack import Service, Stack
 from agent.model.status import Status
 from agent.model.types import AgentId
@@ -51,13 +52,13 @@ from agent.node.effects import (
 )
 from agent.node.instant import Instant
 from agent.node.machine import Compaction
-from agent.node.messages import Frame
+from agent.node.messages import Frame, ReportFrame
+from agent.node.passing import signed_report
 from agent.raft import Entry, EntryKind, RaftTiming, Snapshot
 from agent.swim import SwimConfig
 from tests.support.hosts import all_right, running
-from tests.support.ledger import CLUSTER, START_MS, genesis_entry, key_of_person, member
+from tests.support.ledger import CLUSTER, START_MS, genesis_entry, key_of_host, key_of_person, member
 from tests.support.memory_disk import MemoryDisk
-from tests.support.words import signing_as
 
 MAX_SPINS = 20  # timers at one moment; more would burn a core in a real agent
 OFTEN = Compaction(every_entries=3, kept_entries=0)  # a snapshot every few entries, nothing kept behind it
@@ -118,6 +119,11 @@ class Node:
     def with_findings(self) -> HostObservation:
         """What was observed last, with what was found since."""
         return replace(self.up.observation, findings=self.findings)
+
+    def signed(self, report: HostReport, *, term: int | None = None) -> ReportFrame:
+        """As this host signs a report, whatever is in it; for the term it knows."""
+        key = key_of_host(self.name).sign
+        return signed_report(self.up.context, key, report, self.up.context.raft.term if term is None else term)
 
     def hand_over(self, to: Node) -> None:
         """The coordination, whole."""
@@ -284,7 +290,7 @@ class Cluster:
             agent_version="0.1.0",
             timing=RaftTiming.lan(),
             swim=SwimConfig.lan(),
-            sign=signing_as(node.id),
+            sign=key_of_host(node.name).sign,
             compaction=self.compaction,
         )
         node.core = NodeCore(settings, node.disk.boot(), random.Random(self.rng.getrandbits(64)), node.when)

@@ -8,9 +8,8 @@ from agent.host import HostObservation
 from agent.model.errand import MAX_DETAIL_CHARACTERS, MAX_UNREACHED, ErrandFinding, Unreached
 from agent.model.events import MAX_WHAT_CHARACTERS
 from agent.model.report import MAX_REASON_CHARACTERS, HostReport, ObservedReplica, RuntimeInfo
-from agent.node.messages import ReportFrame
 from agent.node.telling import HOST_EVENTS_BURST, HOST_EVENTS_PER_S
-from tests.node.cluster import Cluster, Node, over_the_wire
+from tests.node.cluster import Cluster, Node
 
 
 def replica(slot: int = 1, reason: str = "") -> ObservedReplica:
@@ -60,18 +59,14 @@ def test_a_long_reason_is_cut_by_the_host_that_tells_it(cluster: Cluster) -> Non
         {"findings": (finding(unreached=(unreached("refused"),) * (MAX_UNREACHED + 1)),)},
     ],
 )
-def test_a_report_with_longer_ones_is_nobodys(changes: dict[str, object]) -> None:
-    fields: dict[str, object] = {
-        "host": "a" * 26,
-        "boot": 1,
-        "sequence": 1,
-        "at": 1,
-        "applied": 1,
-        "agent_version": "1",
-    }
-    report = HostReport(**(fields | changes))  # type: ignore[arg-type]  # HostReport's
-    with pytest.raises(Exception, match="length"):
-        over_the_wire(ReportFrame(report=report))
+def test_a_report_with_longer_ones_is_nobodys(cluster: Cluster, changes: dict[str, object]) -> None:
+    host, coordinator = cluster.followers[0], cluster.elect()
+    known = coordinator.up.coordination.reports[host.id]
+    fields = {name: getattr(known, name) for name in ("host", "boot", "at", "applied", "agent_version")}
+    report = HostReport(**(fields | {"sequence": 10_000} | changes))
+    coordinator.up.frame(host.id, host.signed(report), coordinator.when)
+    assert coordinator.up.coordination.reports[host.id] == known
+    assert coordinator.up.drops == {"report_unreadable": 1}
 
 
 def test_an_events_sentence_is_bounded(cluster: Cluster) -> None:

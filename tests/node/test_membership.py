@@ -19,7 +19,6 @@ from agent.node.messages import (
     GetStatus,
     RaftFrame,
     ReplyFrame,
-    ReportFrame,
     Submit,
     SwimFrame,
 )
@@ -80,7 +79,7 @@ def test_a_stranger_gets_no_answer_beside_consensus(cluster: Cluster, frame: Fra
 def test_a_strangers_report_is_no_report(cluster: Cluster) -> None:
     node = cluster.elect()
     stranger = introduce(cluster, node)
-    node.up.frame(stranger, ReportFrame(report=report_of(node, stranger)), node.when)
+    node.up.frame(stranger, node.signed(report_of(node, stranger)), node.when)
     assert stranger not in node.up.coordination.reports
 
 

@@ -3,6 +3,7 @@ report")."""
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -28,7 +29,8 @@ def cluster() -> Cluster:
 
 
 def reports_by(node: Node) -> list[HostReport]:
-    return [send.frame.report for send in node.sent if isinstance(send.frame, ReportFrame)]
+    frames = [send.frame for send in node.sent if isinstance(send.frame, ReportFrame)]
+    return [msgspec.msgpack.decode(frame.report, type=HostReport) for frame in frames]
 
 
 def running_with(*replicas: ObservedReplica) -> HostObservation:
@@ -102,24 +104,26 @@ def test_a_report_for_another_host_is_dropped(cluster: Cluster) -> None:
     cluster.run(1.0)
     true = coordinator.up.coordination.reports[other.id]
     lie = replace(true, sequence=10_000, agent_version="lie")
-    coordinator.up.frame(one.id, ReportFrame(report=lie), coordinator.when)
+    coordinator.up.frame(one.id, one.signed(lie), coordinator.when)
     assert coordinator.up.coordination.reports[other.id] == true
     assert coordinator.up.drops["report_for_another"] == 1
 
 
-@pytest.mark.parametrize(("boot", "sequence", "taken"), [(1, 0, False), (1, 1, False), (1, 99, True), (2, 1, True)])
+@pytest.mark.parametrize(
+    ("boot", "sequence", "taken"), [(1, 0, False), (1, 1, False), (1, 99, True), (2, 1, True), (0, 1, True)]
+)
 def test_a_late_report_is_older_than_what_is_known(cluster: Cluster, boot: int, sequence: int, taken: bool) -> None:
     coordinator, follower = cluster.elect(), cluster.followers[0]
     cluster.run(1.0)
     known = coordinator.up.coordination.reports[follower.id]
     late = replace(known, boot=boot, sequence=sequence, agent_version="later")
-    coordinator.up.frame(follower.id, ReportFrame(report=late), coordinator.when)
+    coordinator.up.frame(follower.id, follower.signed(late), coordinator.when)
     assert (coordinator.up.coordination.reports[follower.id] == late) is taken
 
 
 def test_whoever_doesnt_coordinate_keeps_no_reports(cluster: Cluster) -> None:
     one, other = cluster.followers
-    one.up.frame(other.id, ReportFrame(report=cluster.elect().up.coordination.reports[other.id]), one.when)
+    one.up.frame(other.id, other.signed(cluster.elect().up.coordination.reports[other.id]), one.when)
     assert not one.up.coordination.reports
 
 

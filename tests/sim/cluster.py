@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -17,16 +17,18 @@ OPERATOR = "ops"
 
 @dataclass(frozen=True, slots=True)
 class Cast:
-    """`operator_key` signs every instruction of the world."""
+    """`operator_key` signs every instruction of the world; `keys` are the members'."""
 
     genesis: Genesis
     operator_key: Ed25519PrivateKey
-    names: dict[AgentId, str]
+    names: dict[AgentId, str] = field(default_factory=dict)
+    keys: dict[AgentId, Ed25519PrivateKey] = field(default_factory=dict)
 
     @classmethod
     def draw(cls, rng: random.Random, size: int, created_at: int) -> Cast:
         """`size` members, the first 1, 3 or 5 of them voters."""
-        members = tuple(draw_member(rng, f"n{number}") for number in range(1, size + 1))
+        drawn = [_draw(rng, f"n{number}") for number in range(1, size + 1)]
+        members = tuple(member for member, _ in drawn)
         operator, recovery = _key(rng), _key(rng)
         admins = (
             Operator(name=OPERATOR, key=public_hex(operator), scope="admin"),
@@ -42,7 +44,19 @@ class Cast:
             members=members,
             voters=tuple(sorted(member.id for member in members[:voters])),
         )
-        return cls(genesis, operator, {member.id: member.name for member in members})
+        cast = cls(genesis, operator)
+        for member, key in drawn:
+            cast._take_in(member, key)
+        return cast
+
+    def draw_member(self, rng: random.Random, name: str) -> Member:
+        """One more host, with fresh keys."""
+        member, key = _draw(rng, name)
+        self._take_in(member, key)
+        return member
+
+    def _take_in(self, member: Member, key: Ed25519PrivateKey) -> None:
+        self.names[member.id], self.keys[member.id] = member.name, key
 
     def name(self, agent: AgentId) -> str:
         """The host's name."""
@@ -53,14 +67,15 @@ def _key(rng: random.Random) -> Ed25519PrivateKey:
     return Ed25519PrivateKey.from_private_bytes(rng.randbytes(32))
 
 
-def draw_member(rng: random.Random, name: str) -> Member:
-    """A host with fresh keys."""
-    key = public_hex(_key(rng))
-    return Member(
-        id=agent_id_of(bytes.fromhex(key)),
+def _draw(rng: random.Random, name: str) -> tuple[Member, Ed25519PrivateKey]:
+    key = _key(rng)
+    public = public_hex(key)
+    member = Member(
+        id=agent_id_of(bytes.fromhex(public)),
         name=name,
         address=name,
         certificate=rng.randbytes(32).hex(),
-        signing_key=key,
+        signing_key=public,
         sealing_key=rng.randbytes(32).hex(),
     )
+    return member, key

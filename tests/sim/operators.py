@@ -19,7 +19,7 @@ from agent.model.status import Status
 from agent.model.types import AgentId
 from agent.node.submissions import ANSWER_DEADLINE_S
 from tests.sim.checks import Violated
-from tests.sim.cluster import OPERATOR, draw_member
+from tests.sim.cluster import OPERATOR
 from tests.sim.linear import Operation, linearizable, smallest_wrong
 
 if TYPE_CHECKING:
@@ -183,8 +183,7 @@ class Operators:
     def enrol(self) -> AgentId:
         """A host joins: it starts with the genesis, and an instruction enters it."""
         world = self.world
-        member = draw_member(world.rng, f"n{len(world.agents) + 1}")
-        world.cast.names[member.id] = member.name
+        member = world.cast.draw_member(world.rng, f"n{len(world.agents) + 1}")
         world.add(member.id)
         self._insist(self.sign("enrol", f"member:{member.id}", 1, Enrol(member=member)))
         return member.id

@@ -32,7 +32,6 @@ from tests.sim.network import Network
 from tests.sim.operators import Operators
 from tests.sim.versions import Versions
 from tests.sim.weather import Weather
-from tests.support.words import signing_as
 
 START_WALL_MS = 1_800_000_000_000
 MAX_SPINS = 20  # timers at one moment: more is an agent that would burn a core
@@ -241,7 +240,7 @@ class World:
             agent_version="sim",
             timing=self.weather.timing,
             swim=self.weather.swim,
-            sign=signing_as(agent.id),
+            sign=self.cast.keys[agent.id].sign,
             limits=self.weather.limits,
             compaction=self.weather.compaction,
         )

@@ -37,13 +37,18 @@ def key_of_person(name: str) -> Ed25519PrivateKey:
     return Ed25519PrivateKey.from_private_bytes(hashlib.sha256(name.encode()).digest())
 
 
+def key_of_host(name: str) -> Ed25519PrivateKey:
+    """The signing key of that host."""
+    return key_of_person("host " + name)
+
+
 def operator(name: str, scope: str = "admin", **more: object) -> Operator:
     return Operator(name=name, key=public_hex(key_of_person(name)), scope=scope, **more)  # type: ignore[arg-type]  # tests name scopes as text
 
 
 @functools.cache
 def member(name: str, labels: tuple[tuple[str, str], ...] = ()) -> Member:
-    key = public_hex(key_of_person("host " + name))
+    key = public_hex(key_of_host(name))
     return Member(
         id=agent_id_of(bytes.fromhex(key)),
         name=name,

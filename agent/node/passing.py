@@ -1,0 +1,91 @@
+"""What a voter passes on for the hosts that follow it: their reports to the coordinator, its errands to them
+(ARCHITECTURE.md "Membership and links").
+
+A report is its host's own word, signed: passed on it counts as much as over a link. Errands name what the ledger says
+already, so a host takes them from the voter that also tells it the ledger. Instructions, questions and events are
+passed on by the parts that know them (`agent.node.submissions`, `agent.node.inquiries`, `agent.node.chronicle`). What
+was passed on once isn't again, so that nothing goes round where two agents take each other for the coordinator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+from msgspec import Struct
+
+from agent.instruction import is_signed_report, sign_report
+from agent.model.errand import Errand
+from agent.model.report import HostReport
+from agent.model.types import AgentId
+from agent.node.context import Context
+from agent.node.instant import Instant
+from agent.node.messages import AskFrame, ReportFrame
+from agent.state import audience_of
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(HostReport)
+
+
+def signed_report(context: Context, sign: Callable[[bytes], bytes], report: HostReport, term: int) -> ReportFrame:
+    """The report of this agent's host, for the coordinator of that term."""
+    data = _encoder.encode(report)
+    signature = sign_report(sign, audience=audience_of(context.state), term=term, report=data)
+    return ReportFrame(host=context.id, term=term, report=data, signature=signature)
+
+
+class Passing(Struct, frozen=True):
+    """`report` takes one that is for us, who coordinate, and over whose link it came; `asked` this host's errands.
+
+    `drop` counts what is neither passed on nor taken.
+    """
+
+    context: Context
+    report: Callable[[HostReport, AgentId, Instant], None]
+    asked: Callable[[tuple[Errand, ...]], None]
+    drop: Callable[[str], None]
+
+    def reported(self, sender: AgentId, frame: ReportFrame, when: Instant) -> None:
+        """A report came over the link with `sender`, its host or who passes it on."""
+        context = self.context
+        if context.raft.is_leader:
+            report = self._read(sender, frame)
+            if isinstance(report, str):
+                self.drop(report)
+            else:
+                self.report(report, sender, when)
+        elif frame.host == sender and context.leader in context.peers:
+            context.send(context.leader, frame)
+        else:
+            self.drop("report_for_another")
+
+    def errands(self, sender: AgentId, frame: AskFrame) -> None:
+        """The coordinator's errands, for us or for a host that follows us."""
+        context = self.context
+        if frame.host == context.id and sender in (context.leader, context.followed):
+            self.asked(frame.errands)
+        elif frame.host != context.id and sender == context.leader and frame.host in context.peers:
+            context.send(frame.host, frame)
+        else:
+            self.drop("errands_of_another")
+
+    def _read(self, sender: AgentId, frame: ReportFrame) -> HostReport | str:
+        """The report, or why it isn't one. A voter may pass on what others signed for this very term."""
+        context = self.context
+        if frame.host != sender and sender not in context.raft.configuration.voters:
+            return "report_for_another"
+        if frame.term != context.raft.term:
+            return "report_of_another_term"
+        if frame.host != sender and not self._is_signed(frame):
+            return "report_unsigned"
+        try:
+            report = _decoder.decode(frame.report)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
+            return "report_unreadable"
+        return report if report.host == frame.host else "report_for_another"
+
+    def _is_signed(self, frame: ReportFrame) -> bool:
+        member, audience = self.context.state.members.get(frame.host), audience_of(self.context.state)
+        return member is not None and is_signed_report(
+            member.signing_key, frame.signature, audience=audience, term=frame.term, report=frame.report
+        )
