@@ -9,7 +9,7 @@ change = next_change(configuration, state.members, health, me)    # one configur
 
 from agent.control.autopilot import AgentHealth, VoterChange, next_change, successor
 from agent.control.facts import ClusterFacts, HostFacts
-from agent.control.failure import Sighting, Watch, cluster_facts, next_look
+from agent.control.failure import Sighting, Watch, cluster_facts, next_look, streams
 from agent.control.rollout import Decision, decide
 from agent.control.scheduler import Schedule, same_container, schedule
 
@@ -28,5 +28,6 @@ __all__ = [
     "next_look",
     "same_container",
     "schedule",
+    "streams",
     "successor",
 ]

@@ -51,8 +51,8 @@ def cluster_facts(
     drained: Collection[AgentId] = (),
 ) -> ClusterFacts:
     """The hosts as scheduling and rollouts see them at `now` (monotonic seconds)."""
-    streams = _streams(voters, watch)
-    hosts = {member: _host(member, watch, now, streams, drained=member in drained) for member in members}
+    seen = streams(watch.coordinator, watch.linked, voters, watch.reports)
+    hosts = {member: _host(member, watch, now, seen, drained=member in drained) for member in members}
     return ClusterFacts(hosts=hosts, since_ms=watch.since_ms)
 
 
@@ -66,12 +66,17 @@ def next_look(members: Iterable[AgentId], watch: Watch, now: float) -> float:
     return min((moment for moment in moments if moment > now), default=float("inf"))
 
 
-def _streams(voters: Collection[AgentId], watch: Watch) -> frozenset[AgentId]:
+def streams(
+    coordinator: AgentId,
+    linked: Collection[AgentId],
+    voters: Collection[AgentId],
+    reports: Mapping[AgentId, HostReport],
+) -> frozenset[AgentId]:
     """Who a voter has a stream with. A voter counts only while we have its stream: its last word ages with it."""
-    heard = {watch.coordinator} | watch.linked
+    heard = {coordinator, *linked}
     for voter in voters:
-        if voter in watch.linked and voter in watch.reports:
-            heard.update(watch.reports[voter].linked)
+        if voter in linked and voter in reports:
+            heard.update(reports[voter].linked)
     return frozenset(heard)
 
 

@@ -151,6 +151,7 @@ class AddressBook:
 
     def __init__(self) -> None:
         self._peers: OrderedDict[str, _Known] = OrderedDict()
+        self._owners: dict[Address, str] = {}
 
     def add(self, peer: str, address: Address, *, firm: bool) -> bool:
         """Note a hint; it becomes the newest. True when the address was not known for that peer."""
@@ -159,14 +160,28 @@ class AddressBook:
         new = address not in known.addresses
         known.addresses[address] = firm or known.addresses.get(address, False)
         known.addresses.move_to_end(address)
+        if firm:
+            self._owners[address] = peer
         firm_ones = [a for a, is_firm in known.addresses.items() if is_firm]
         for outdated in firm_ones[:-MAX_FIRM_ADDRESSES_PER_PEER]:
             known.addresses[outdated] = False
         while len(known.addresses) > MAX_ADDRESSES_PER_PEER:
-            del known.addresses[next(a for a, is_firm in known.addresses.items() if not is_firm)]
+            pushed_out = next(a for a, is_firm in known.addresses.items() if not is_firm)
+            del known.addresses[pushed_out]
+            self._disown(pushed_out, peer)
         while len(self._peers) > MAX_PEERS:
-            self._peers.popitem(last=False)
+            oldest, forgotten = self._peers.popitem(last=False)
+            for left in forgotten.addresses:
+                self._disown(left, oldest)
         return new
+
+    def _disown(self, address: Address, peer: str) -> None:
+        if self._owners.get(address) == peer:
+            del self._owners[address]
+
+    def owner(self, address: Address) -> str | None:
+        """Who was there last, by a firm hint."""
+        return self._owners.get(address)
 
     def addresses(self, peer: str) -> tuple[Address, ...]:
         """Every address of the peer, the newest first."""

@@ -152,7 +152,7 @@ class Dialler:
     async def _pursue_address(self, target: _Target) -> None:
         assert target.address is not None
         while target.firm or target.attempts < MAX_ANONYMOUS_ATTEMPTS:
-            if self._is_linked_at(target.address) or not self._searching():
+            if self._is_linked_at(target.address) or not self._searching(target.address):
                 if not target.firm:
                     break
                 target.attempts = 0
@@ -181,9 +181,16 @@ class Dialler:
             del self._under_way[address]
             done.set_result(None)
 
-    def _searching(self) -> bool:
-        """Whether an unknown agent could be one we want, or nobody is known at all."""
-        return not self._wanted or any(not self._is_linked(peer) for peer in self._wanted)
+    def _searching(self, address: Address) -> bool:
+        """Whether one we want could be there, or nobody is known at all.
+
+        Not where somebody else is known to be: all hosts are each other's seeds, and of a thousand that look for one
+        each would be linked with all.
+        """
+        if not self._wanted:
+            return True
+        owner = self.book.owner(address)
+        return (owner is None or owner in self._wanted) and not all(map(self._is_linked, self._wanted))
 
     async def _wait(self, target: _Target) -> None:
         wait_s = self._back_off.wait_s(target.attempts, self._rng)

@@ -18,7 +18,7 @@ import ssl
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
 import msgspec
 from msgspec import Struct, field
@@ -33,6 +33,7 @@ from agent.net.frames import HEADER_BYTES, RefusalReason, decode_frame, encode_f
 from agent.net.handshake import Certified, HandshakeFailed, LocalAgent, Standing
 from agent.net.link import DownReason, Link, PeerInfo
 from agent.net.listener import Listener
+from agent.net.second import Verdict, judge_second
 from agent.node.messages import Alive, Frame
 
 # Linked at a time: every member of the largest cluster (agent.model.cluster), and the unknown ones below.
@@ -43,6 +44,10 @@ MAX_UNKNOWN_LINKS: Final = 64
 
 # The losing one of two links is read on for this long: what was sent on it before both sides knew must arrive.
 DRAIN_S: Final = 1.0
+
+# A link that we dialled and want no more is closed after this long: what was asked on it may still be answered, and it
+# may be wanted again soon.
+LINGER_S: Final = 5.0
 
 # Addresses that a name may stand for; each is tried.
 MAX_RESOLVED_ADDRESSES: Final = 4
@@ -100,29 +105,13 @@ class LinkHandlers(Protocol):
         ...
 
 
-Verdict = Literal["keep", "switch", "restarted", "replaced"]
-"""What becomes of a second link; the last two are the reason that `link_down` gives for the first."""
-
-
-def judge_second(own: AgentId, old: PeerInfo, new: PeerInfo, old_age_s: float, handshake_timeout_s: float) -> Verdict:
-    """Which of two links with one peer stays: the `old` (`keep`) or the new, quietly (`switch`) or as another life.
-
-    Both dialled at once: the one dialled by the smaller id stays; both sides see the same two and agree. A peer dials
-    only while it has no link; so another one by the same side, or one that comes later than any handshake that was
-    under way, means that the peer lost the old one.
-    """
-    if new.boot != old.boot:
-        return "restarted" if new.boot > old.boot else "keep"
-    if new.dialled == old.dialled or old_age_s > handshake_timeout_s:
-        return "replaced"
-    new_by_smaller = (own < new.id) == new.dialled
-    return "switch" if new_by_smaller else "keep"
-
-
 class _Up(Struct):
+    """`unwanted_since`: since when it is for us to close it; None while it isn't."""
+
     link: Link
     info: PeerInfo
     since: float
+    unwanted_since: float | None = None
 
 
 class LinkTable:
@@ -154,6 +143,7 @@ class LinkTable:
         self._held: list[Link] = []
         self._greeting: set[AgentId] = set()
         self._at: dict[Address, AgentId] = {}
+        self._wanted: frozenset[AgentId] = frozenset()
         self._source: str | None = None
         self._listener: Listener | None = None
         self._tick: asyncio.TimerHandle | None = None
@@ -199,8 +189,9 @@ class LinkTable:
     # --- what the owner asks ---
 
     def want(self, peers: Iterable[AgentId]) -> None:
-        """Keep links with exactly these; links that others opened stay, until `close`."""
-        self._dialler.want(peer for peer in peers if peer != self.me.id)
+        """Keep links with exactly these members; links that others opened stay, until they close them."""
+        self._wanted = frozenset(peers) - {self.me.id}
+        self._dialler.want(self._wanted)
 
     def hint(self, peer: AgentId | None, host: str, port: int, *, firm: bool = False) -> None:
         """An agent (`peer`, if known) may be at this IP address or name.
@@ -492,4 +483,14 @@ class LinkTable:
             # We ourselves were away: what the peers sent meanwhile is still in the sockets. Judge at the next tick.
             if not stalled and now - up.link.last_received >= timing.silence_timeout_s:
                 self._drop(peer, "silent", at_once=True)
+            elif self._is_over(peer, up, now):
+                self.close(peer)
         self._schedule_tick()
+
+    def _is_over(self, peer: AgentId, up: _Up, now: float) -> bool:
+        """Who dialled closes; an agent that our ledger doesn't name may be the way to a later one, and stays."""
+        if peer in self._wanted or not up.info.dialled or not up.info.known:
+            up.unwanted_since = None
+        elif up.unwanted_since is None:
+            up.unwanted_since = now
+        return up.unwanted_since is not None and now - up.unwanted_since >= LINGER_S

@@ -127,8 +127,7 @@ class Context(Struct):
             return True
         if self.id in self.raft.configuration.voters:
             return False
-        seen = self.swim.members().get(voter)
-        return seen is not None and seen.state is MemberState.ALIVE
+        return self.swim.state_of(voter) is MemberState.ALIVE
 
     def name_of(self, agent: AgentId) -> str:
         """The host's name, or the id of somebody our ledger doesn't know."""

@@ -21,6 +21,7 @@ from agent.control import (
     cluster_facts,
     decide,
     next_change,
+    streams,
     successor,
 )
 from agent.control.attention import TOGETHER_S_PER_HOST, Attention
@@ -150,6 +151,11 @@ class Coordination:
         state = self.context.state
         return cluster_facts(state.members, voters, self.watch(when), when.mono, drained=state.drained)
 
+    def streams(self) -> frozenset[AgentId]:
+        """Who has a link with a voter: hosts that don't vote are linked with one of them, mostly not with us."""
+        context = self.context
+        return streams(context.id, context.peers.keys(), context.raft.configuration.voters, self.reports)
+
     def _resign(self) -> None:
         """Soft state belongs to one coordinator's time: the next one is told anew."""
         self.reports.clear()
@@ -201,7 +207,7 @@ class Coordination:
             with contextlib.suppress(TransferRefused):  # nobody can take it just now: look again
                 raft.transfer_leadership(None, when.mono)
             return
-        health = self._vitals.look(self.reports, when.mono)
+        health = self._vitals.look(self.reports, self.streams(), when.mono)
         if not raft.configuration_committed or self._hand_over(health, when):
             return
         change = next_change(raft.configuration, self.context.state.members, health, self.context.id)

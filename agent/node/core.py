@@ -31,7 +31,7 @@ from agent.node.consensus import Consensus
 from agent.node.context import Context, Lead, Peer
 from agent.node.coordination import Coordination
 from agent.node.disk import Disk
-from agent.node.effects import Cut, Datagram, Effect, Replied, Serve, Stir, Unserve, Want
+from agent.node.effects import Cut, Datagram, Effect, Replied, Serve, Stir, Unserve
 from agent.node.epochs import Epochs
 from agent.node.followers import Followers
 from agent.node.inquiries import Inquiries
@@ -121,9 +121,10 @@ class NodeCore:
         self._inquiries = Inquiries(self._context, self.status)
         self._followers = Followers(self._context)
         self._vouching = Vouching(self._context, self.chronicle, machine.vouches_for)
-        self._following = Following(self._context, self._vouching, settings.limits.snapshot_bytes)
         self.coordination = Coordination(self._context, self.chronicle)
-        self.epochs = Epochs(self._context, machine, settings.limits.snapshot_bytes)
+        max_bytes, streams = settings.limits.snapshot_bytes, self.coordination.streams
+        self._following = Following(self._context, self._vouching, max_bytes, streams)
+        self.epochs = Epochs(self._context, machine, max_bytes)
         tell = self.coordination.report
         self._host = LocalHost(self._context, settings.host, settings.agent_version, settings.sign, tell)
         self.coordination.asking.ask_here = self._host.asked
@@ -459,7 +460,7 @@ class NodeCore:
         self.coordination.applied(applied, when)
 
     def _members_changed(self, when: Instant) -> None:
-        """Links and probes follow the ledger's members: voters link with all voters, observers likewise."""
+        """Links and probes follow the ledger's members."""
         state, context = self._context.state, self._context
         context.swim.set_members({m.id: f"{m.address}:{m.peer_port}" for m in state.members.values()}, when.mono)
         for expelled in sorted(state.expelled & context.peers.keys()):
@@ -468,7 +469,7 @@ class NodeCore:
             if not peer.known and peer.id in state.members:
                 context.peers[peer.id] = msgspec.structs.replace(peer, known=True)
         self._consensus.reconfigured()
-        context.emit(Want(peers=self._following.wanted()))
+        self._following.want()
 
     def _notice_leader(self, when: Instant) -> None:
         if (lead := self._context.lead) == self._lead:

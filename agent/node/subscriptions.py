@@ -1,19 +1,20 @@
 """The observer's side of a subscription: agents that don't vote follow one voter's committed entries
 (ARCHITECTURE.md "Membership and links").
 
-An observer picks its voter by rendezvous hash, so that observers spread evenly and only those of a lost voter move.
-What it took it tells, so that the voter sends on; a snapshot's parts are kept over a change of voters. What comes
-behind a snapshot waits until that is vouched for.
+An observer is linked with the voter that it follows (agent.node.choosing), and with all only while it has none or asks
+them about a snapshot. What it took it tells, so that the voter sends on; a snapshot's parts are kept over a change of
+voters. What comes behind a snapshot waits until that is vouched for.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from msgspec import Struct, field
 
 from agent.model.types import AgentId
+from agent.node.choosing import links_for, voter_for
 from agent.node.context import Context, Lead
 from agent.node.effects import Want
 from agent.node.followers import WINDOW_PARTS
@@ -32,10 +33,14 @@ from agent.node.messages import (
 )
 from agent.node.vouching import Vouching
 from agent.raft import ObservationRefused, Snapshot
+from agent.swim import MemberState
 
 TAKEN_EVERY_PARTS = 2  # half of the voter's window: it never runs dry, and a part in two costs an answer
 RETRY_S = 0.5  # after a voter ended the stream, or said what can't be; another one is picked then, if there is one
 LEADERLESS_S = 2.0  # a voter without a leader for so long may have been removed while it was away: it asks others
+
+# A link takes some round trips. Who has nobody to follow for so long tries all voters at once, and takes the first.
+ALONE_S = 0.5
 
 # A voter that names no coordinator for so long may be cut off itself; one that doesn't know us as a member yet says
 # nothing at all. Another one is asked.
@@ -44,14 +49,9 @@ SILENT_S = 2.0
 # A snapshot that nobody could decide on for so long (agent.node.vouching): another voter may have one that is.
 UNDECIDED_S = 5.0
 
-# Between two looks at which members the coordinator has no link with: one that was away through several changes of
-# voters knows nobody whom to dial, so it is dialled.
+# Between two looks at which members no voter has a link with: one that was away through several changes of voters knows
+# nobody whom to dial, so the coordinator dials it.
 SEEK_S = 10.0
-
-
-def voter_for(observer: AgentId, voters: Collection[AgentId]) -> AgentId | None:
-    """Whom an observer follows (rendezvous hash); None without voters."""
-    return max(voters, key=lambda voter: hashlib.sha256(f"{voter} {observer}".encode()).digest(), default=None)
 
 
 class Arriving(Struct):
@@ -90,18 +90,21 @@ class Arriving(Struct):
 
 
 class Following(Struct):
-    """Idle on a voter that has a leader. `max_snapshot_bytes`: no larger snapshot is gathered.
+    """Idle on a voter that has a leader. `max_snapshot_bytes`: no larger snapshot is gathered. `streams`: who has a
+    link with a voter, as the coordinator knows.
 
     `_taken`: parts of this subscription that were taken, `_told` of them are known to the voter. `_patient_until`: by
     then the voter that we follow has to name a coordinator; None while it does. `_avoided`: voters that were no good,
-    until none is left. `_alone_since`: no voter that our ledger names is linked; after a while anybody linked is asked,
-    since the voters may be others by now: a host may be enrolled, or come back, when all founders are gone.
-    `_judged`: the snapshot that is whole and not decided on yet, `_behind` what came behind it.
+    until none is left; `_left`: the one whose link broke, until another is followed. `_searching_since`: we have nobody
+    to follow. `_alone_since`: no voter that our ledger names is linked; after a while anybody linked is asked, since
+    the voters may be others by now: a host may be enrolled, or come back, when all founders are gone. `_judged`: the
+    snapshot that is whole and not decided on yet, `_behind` what came behind it. `_wanted`: the links last asked for.
     """
 
     context: Context
     vouching: Vouching
     max_snapshot_bytes: int
+    streams: Callable[[], Collection[AgentId]]
     _arriving: Arriving = field(default_factory=Arriving)
     _judged: Snapshot | None = None
     _judged_until: float = float("inf")
@@ -112,6 +115,9 @@ class Following(Struct):
     _call: int = 0
     _retry_at: float = 0.0
     _avoided: set[AgentId] = field(default_factory=set)
+    _left: AgentId | None = None
+    _searching_since: float | None = None
+    _wanted: frozenset[AgentId] = frozenset()
     _patient_until: float | None = None
     _leaderless_since: float | None = None
     _alone_since: float | None = None
@@ -121,14 +127,19 @@ class Following(Struct):
     _pumped_at: float = float("-inf")
 
     def pump(self, when: Instant) -> None:
-        """Follow the right voter, or nobody where we vote ourselves."""
+        """Follow the right voter, or nobody where we vote ourselves; and be linked with whom that takes."""
         self._pumped_at = when.mono
-        if self._is_fed:
-            self._leaderless_since = self._alone_since = None
-            self._seek(when)
-            return
-        self._notice_alone(when)
         self._seek(when)
+        if self._is_fed:
+            self._leaderless_since = self._alone_since = self._searching_since = None
+        else:
+            self._notice_alone(when)
+            self._choose(when)
+            self._notice_searching(when)
+        if self.wanted() != self._wanted:
+            self.want()
+
+    def _choose(self, when: Instant) -> None:
         impatient = self._patient_until is not None and when.mono >= self._patient_until
         if self._voter is not None and (impatient or when.mono >= self._judged_until):
             self._avoided.add(self._voter)
@@ -146,6 +157,7 @@ class Following(Struct):
             self._on_reply(reply, end, at)
 
         self._voter = self.context.followed = wanted
+        self._left = None
         self._patient_until = when.mono + SILENT_S
         self._call = self.context.calls.open(wanted, on_reply)
         arriving = self._arriving
@@ -157,11 +169,38 @@ class Following(Struct):
         )
         self.context.send(wanted, CallFrame(id=self._call, request=request))
 
+    def want(self) -> None:
+        """Ask for the links that are wanted; also where only the members' addresses are others."""
+        self._wanted = self.wanted()
+        self.context.emit(Want(peers=self._wanted))
+
     def wanted(self) -> frozenset[AgentId]:
-        """Whom to be linked with: voters; every member once none of them is to be had; absent ones as coordinator."""
-        configuration, state = self.context.raft.configuration, self.context.state
-        others = state.members if self._lost else self._absent & state.members.keys()
-        return frozenset((*configuration.voters, *configuration.learners, *others)) - {self.context.id} - state.expelled
+        """Whom to be linked with: the voters, or the one to follow; every member once no voter is to be had; and those
+        without a link with any voter, as coordinator.
+        """
+        configuration, state, me = self.context.raft.configuration, self.context.state, self.context.id
+        others = frozenset(state.members) if self._lost else self._absent & state.members.keys()
+        if me in configuration:
+            return frozenset((*configuration.voters, *configuration.learners, *others)) - {me} - state.expelled
+        voters = [voter for voter in configuration.voters if voter not in state.expelled]
+        shunned = {voter for voter in voters if voter in self._avoided or voter == self._left or self._is_gone(voter)}
+        every = self._judged is not None or self._searches_all
+        links = links_for(me, voters, followed=self._voter, shunned=shunned, every=every)
+        return (links | others) - {me} - state.expelled
+
+    def _is_gone(self, voter: AgentId) -> bool:
+        return self.context.swim.state_of(voter) in (MemberState.DEAD, MemberState.LEFT)
+
+    @property
+    def _searches_all(self) -> bool:
+        since = self._searching_since
+        return since is not None and self._pumped_at >= since + ALONE_S
+
+    def _notice_searching(self, when: Instant) -> None:
+        if self._voter is not None or self.context.id in self.context.raft.configuration:
+            self._searching_since = None
+        elif self._searching_since is None:
+            self._searching_since = when.mono
 
     def hears(self, sender: AgentId, frame: Frame) -> bool:
         """Whether a frame of somebody whom our ledger doesn't name (yet) is part of the ledger that we asked it for."""
@@ -183,9 +222,7 @@ class Following(Struct):
         elif self._alone_since is None:
             self._alone_since = when.mono
         lost = self._alone_since is not None and when.mono >= self._alone_since + LEADERLESS_S
-        if lost != self._lost:
-            self._lost = lost
-            self.context.emit(Want(peers=self.wanted()))
+        self._lost = lost
 
     def _seek(self, when: Instant) -> None:
         absent: frozenset[AgentId] = frozenset()
@@ -196,10 +233,8 @@ class Following(Struct):
             return
         else:
             self._seek_at = when.mono + SEEK_S
-            absent = frozenset(self.context.state.members.keys() - self.context.peers.keys() - {self.context.id})
-        if absent != self._absent:
-            self._absent = absent
-            self.context.emit(Want(peers=self.wanted()))
+            absent = frozenset(self.context.state.members.keys() - set(self.streams()))
+        self._absent = absent
 
     def deadline(self) -> float:
         """When `pump` is next wanted without other cause."""
@@ -214,6 +249,10 @@ class Following(Struct):
             deadline = self._judged_until
         if self._alone_since is not None and pumped_at < self._alone_since + LEADERLESS_S < deadline:
             deadline = self._alone_since + LEADERLESS_S
+        if self._searching_since is not None:
+            for tried_at in (self._searching_since + ALONE_S, self._searching_since + 2 * ALONE_S):
+                if pumped_at < tried_at < deadline:
+                    deadline = tried_at
         return deadline
 
     def _choice(self, when: Instant) -> AgentId | None:
@@ -222,9 +261,15 @@ class Following(Struct):
             return None
         voters = self.context.peers if self._lost else configuration.voters
         linked = {voter for voter in voters if voter in self.context.peers}
-        if linked <= self._avoided:
+        if linked <= self._avoided and self._has_tried_all(when):
             self._avoided.clear()
         return voter_for(self.context.id, linked - self._avoided)
+
+    def _has_tried_all(self, when: Instant) -> bool:
+        """Whether every voter that is there had the time to be linked."""
+        since = self._searching_since
+        tried = self._avoided.issuperset(self.context.raft.configuration.voters)
+        return tried or self._lost or (since is not None and when.mono >= since + 2 * ALONE_S)
 
     def _left_behind(self, when: Instant) -> bool:
         """Whether nobody has led us for long. Who was removed meanwhile hears nothing of it from any leader."""
@@ -248,10 +293,14 @@ class Following(Struct):
         if believed and not end:
             self._tell_taken()
             return
-        self._give_up(when, avoid=reply is not None)
+        if reply is not None:
+            self._give_up(when)
+        else:
+            self._left = self._voter  # its link broke: the next one at once
+            self._leave()
 
-    def _give_up(self, when: Instant, *, avoid: bool) -> None:
-        if avoid and self._voter is not None:
+    def _give_up(self, when: Instant) -> None:
+        if self._voter is not None:
             self._avoided.add(self._voter)
         self._leave()
         self._retry_at = when.mono + RETRY_S
@@ -318,4 +367,4 @@ class Following(Struct):
         if sound:
             self._tell()
         else:
-            self._give_up(when, avoid=True)
+            self._give_up(when)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from msgspec import Struct, field
 
@@ -20,8 +20,13 @@ class Vitals(Struct):
     context: Context
     _since: dict[AgentId, tuple[bool, float]] = field(default_factory=dict)
 
-    def look(self, reports: Mapping[AgentId, HostReport], now: float) -> dict[AgentId, AgentHealth]:
-        """Everyone's health at `now` (monotonic seconds): voters by consensus, observers by link and report."""
+    def look(
+        self, reports: Mapping[AgentId, HostReport], streams: Collection[AgentId], now: float
+    ) -> dict[AgentId, AgentHealth]:
+        """Everyone's health at `now` (monotonic seconds): voters by consensus, observers by report and a voter's link.
+
+        `streams`: who has one.
+        """
         raft = self.context.raft
         heard = frozenset(raft.active_members(now))
         matched = {follower.id: follower.match for follower in raft.followers(now)}
@@ -29,7 +34,7 @@ class Vitals(Struct):
         for member in (*self.context.state.members, *raft.configuration.voters):
             if member in health:
                 continue
-            active = member in heard if member in matched else member in self.context.peers
+            active = member in heard if member in matched else member in streams
             was = self._since.get(member)
             if was is None or was[0] != active:
                 was = self._since[member] = (active, now)

@@ -96,6 +96,10 @@ class Swim:
         """Every member of the ledger but this agent."""
         return MappingProxyType({member.id: member.view() for member in self._roster})
 
+    def state_of(self, id: str) -> MemberState | None:
+        """How one member is seen; None for who is none, and for this agent."""
+        return member.state if (member := self._roster.get(id)) is not None else None
+
     @property
     def has_outputs(self) -> bool:
         """Whether `take_outputs` would give any."""
@@ -408,8 +412,7 @@ class Swim:
     def _revive(self, now: float) -> None:
         """Ping one that is dead or gone, telling it so: it may be back, or on the other side of a healed partition."""
         self._revive_at = now + self.config.revive_interval_ms / 1000
-        member = self._roster.one_dead()
-        if member is not None:
+        if (member := self._roster.one_dead()) is not None:
             self._send_ping(member, _NO_SEQUENCE)
 
     def _forgive_stall(self, lateness: float, now: float) -> None:

@@ -120,3 +120,18 @@ def test_the_back_off_grows_to_its_bound_and_never_beyond(attempt: int, seed: in
     wait_s = back_off.wait_s(attempt, random.Random(seed))
     ceiling = min(back_off.max_s, back_off.first_s * 2.0 ** min(attempt, 20))
     assert ceiling / 2 <= wait_s <= ceiling
+
+
+def test_an_address_belongs_to_who_was_there_last_as_far_as_it_is_firm() -> None:
+    book = AddressBook()
+    address = Address("192.168.1.8", 9998)
+    book.add("p", address, firm=False)
+    assert book.owner(address) is None
+    book.add("p", address, firm=True)
+    book.add("q", address, firm=False)
+    assert book.owner(address) == "p"
+    book.add("q", address, firm=True)
+    assert book.owner(address) == "q"
+    for port in range(1, 2 * MAX_ADDRESSES_PER_PEER):
+        book.add("q", Address("192.168.1.9", port), firm=True)
+    assert book.owner(address) is None, "what is forgotten is nobody's"

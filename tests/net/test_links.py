@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from agent.net import links
 from agent.net.dialler import BackOff
 from agent.net.link import MAX_QUEUE_BYTES, PeerInfo
-from agent.net.links import judge_second
+from agent.net.second import judge_second
 from agent.node.messages import CallFrame, CancelFrame, Ledger, ReplyFrame, Submit
 from agent.raft import Entry, EntryKind
 from tests.net.nodes import Node, make_nodes, running
@@ -343,7 +343,7 @@ async def test_another_cluster_doesnt_get_through_tls(strangers: list[Node]) -> 
         assert (a.ups, stranger.ups) == ([], [])
 
 
-async def test_a_peer_no_longer_wanted_keeps_its_link_but_isnt_dialled_again(pair: list[Node]) -> None:
+async def test_a_peer_no_longer_wanted_keeps_its_link_for_a_while_and_isnt_dialled_again(pair: list[Node]) -> None:
     a, b = pair
     async with running(a, b):
         a.knows(b)
@@ -354,6 +354,51 @@ async def test_a_peer_no_longer_wanted_keeps_its_link_but_isnt_dialled_again(pai
         assert a.downs == [(b.id, "asked")]
         await asyncio.sleep(0.3)
         assert not a.linked(b)
+
+
+async def test_a_link_that_is_no_longer_wanted_is_closed_by_who_dialled(
+    trio: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each voter would else keep a link with every host that ever asked it something."""
+    monkeypatch.setattr(links, "LINGER_S", 0.2)
+    a, b, c = trio
+    async with running(a, b, c):
+        a.knows(b, c)
+        await wait_for(lambda: a.linked(b) and a.linked(c))
+        await asyncio.sleep(1.0)  # several ticks
+        assert b.linked(a), "b didn't dial, and leaves it to a, which wants it"
+        a.table.want([c.id])
+        await wait_for(lambda: not a.linked(b) and not b.linked(a))
+        assert a.downs == [(b.id, "asked")]
+        assert a.linked(c)
+        a.table.want([b.id, c.id])
+        await wait_for(lambda: a.linked(b) and b.linked(a))
+
+
+async def test_a_stranger_isnt_left_though_nobody_wants_it(pair: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may know the members that our ledger doesn't name yet."""
+    monkeypatch.setattr(links, "LINGER_S", 0.2)
+    a, b = pair
+    async with running(a, b):
+        a.standing[b.id] = "unknown"
+        a.table.hint(None, b.host, b.port)
+        await wait_for(lambda: a.linked(b))
+        await asyncio.sleep(1.0)  # several ticks
+        assert a.linked(b)
+
+
+async def test_who_looks_for_one_peer_dials_nobody_elses_address(trio: list[Node]) -> None:
+    """All hosts are each other's seeds: of a thousand that lost their voter each would be linked with all."""
+    a, away, c = trio
+    async with running(a, c):
+        a.table.want([away.id])
+        a.table.hint(away.id, "127.0.0.9", c.port, firm=True)
+        a.table.hint(c.id, c.host, c.port, firm=True)
+        a.table.hint(None, c.host, c.port, firm=True)
+        await wait_for(lambda: a.table.counts["dial-failed"] >= 3)
+        assert not a.linked(c)
+        a.table.want([away.id, c.id])
+        await wait_for(lambda: a.linked(c))
 
 
 async def test_a_hint_ends_a_long_wait(pair: list[Node]) -> None:

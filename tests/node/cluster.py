@@ -27,7 +27,6 @@ from agent.model.errand import ErrandFinding
 from agent.model.events import Event
 from agent.model.fault import Fault
 from agent.model.instruction import Act, Body, Drain, Enrol, Expel, InstructionResult
-from agent.model.report import HostReport
 from agent.model.stack import Service, Stack
 from agent.model.status import Status
 from agent.model.types import AgentId
@@ -52,8 +51,7 @@ from agent.node.effects import (
 )
 from agent.node.instant import Instant
 from agent.node.machine import Compaction
-from agent.node.messages import Frame, ReportFrame
-from agent.node.passing import signed_report
+from agent.node.messages import Frame
 from agent.raft import Entry, EntryKind, RaftTiming, Snapshot
 from agent.swim import SwimConfig
 from tests.support.hosts import all_right, running
@@ -119,11 +117,6 @@ class Node:
     def with_findings(self) -> HostObservation:
         """What was observed last, with what was found since."""
         return replace(self.up.observation, findings=self.findings)
-
-    def signed(self, report: HostReport, *, term: int | None = None) -> ReportFrame:
-        """As this host signs a report, whatever is in it; for the term it knows."""
-        key = key_of_host(self.name).sign
-        return signed_report(self.up.context, key, report, self.up.context.raft.term if term is None else term)
 
     def hand_over(self, to: Node) -> None:
         """The coordination, whole."""
@@ -343,6 +336,15 @@ class Cluster:
             if node.core is not None:
                 node.core.link_down(peer.id, node.when)
 
+    def _part(self, node: Node) -> None:
+        """From members that neither wants any more; a real link stays for a moment longer (agent.net.links)."""
+        for other in self.alive:
+            if not self.linked(node.name, other.name) or other.id in node.wanted or node.id in other.wanted:
+                continue
+            members, seeds = node.up.context.state.members, (*node.seeds, *other.seeds)
+            if other.id in members and other.name not in seeds and node.name not in seeds:
+                self._unlink(node.name, other.name)
+
     def _link_up(self) -> bool:
         """Whoever is wanted by one of the two, or is its seed, is linked, unless a ledger names it as expelled.
 
@@ -438,6 +440,7 @@ class Cluster:
         match effect:
             case Want(peers=peers):
                 node.wanted = peers
+                self._part(node)
             case Cut(peer=peer):
                 node.cuts.append(peer)
                 self._unlink(node.name, self.by_id(peer).name)

@@ -10,6 +10,7 @@ from agent.model.events import MAX_WHAT_CHARACTERS
 from agent.model.report import MAX_REASON_CHARACTERS, HostReport, ObservedReplica, RuntimeInfo
 from agent.node.telling import HOST_EVENTS_BURST, HOST_EVENTS_PER_S
 from tests.node.cluster import Cluster, Node
+from tests.node.reports import signed_by
 
 
 def replica(slot: int = 1, reason: str = "") -> ObservedReplica:
@@ -64,7 +65,7 @@ def test_a_report_with_longer_ones_is_nobodys(cluster: Cluster, changes: dict[st
     known = coordinator.up.coordination.reports[host.id]
     fields = {name: getattr(known, name) for name in ("host", "boot", "at", "applied", "agent_version")}
     report = HostReport(**(fields | {"sequence": 10_000} | changes))
-    coordinator.up.frame(host.id, host.signed(report), coordinator.when)
+    coordinator.up.frame(host.id, signed_by(host, report), coordinator.when)
     assert coordinator.up.coordination.reports[host.id] == known
     assert coordinator.up.drops == {"report_unreadable": 1}
 

@@ -22,7 +22,7 @@ from agent.node.messages import (
     ReplyFrame,
     SnapshotPart,
 )
-from agent.node.subscriptions import LEADERLESS_S, RETRY_S
+from agent.node.subscriptions import ALONE_S, LEADERLESS_S, RETRY_S
 from agent.state import decode_snapshot, encode_snapshot
 from tests.node.cluster import OFTEN, Cluster, Node
 from tests.support.ledger import operator
@@ -319,3 +319,70 @@ def test_two_become_three_voters_only_together() -> None:
     cluster.enrol("n3")
     cluster.until(lambda: len(cluster.elect().up.context.raft.configuration.voters) == 3, within_s=HEALTHY_S + 10)
     assert cluster.n("n3").result(cluster.n("n3").deploy()).outcome == "applied"
+
+
+# Links
+
+
+def test_an_observer_has_one_link_and_the_coordinator_sees_all_of_them_alive() -> None:
+    cluster = Cluster(12, voters=5)
+    coordinator = cluster.elect()
+    cluster.run(12.0)
+    for observer in observers(cluster):
+        assert [name for name in cluster.nodes if name != observer.name and cluster.linked(observer.name, name)] == [
+            followed_by(cluster, observer).name
+        ]
+    assert coordinator.up.coordination.reports.keys() == {node.id for node in cluster.alive}
+    status = coordinator.status(coordinator.ask_status())
+    assert {host.state for host in status.hosts} == {"alive"}
+
+
+def test_who_lost_its_voter_is_linked_with_the_next_at_once() -> None:
+    cluster = Cluster(12, voters=5)
+    coordinator = cluster.elect()
+    lost = next(node for node in map(partial(followed_by, cluster), observers(cluster)) if node is not coordinator)
+    cluster.crash(lost.name)
+    moved = [observer for observer in observers(cluster) if observer.up.context.followed == lost.id]
+    assert not moved
+    for observer in observers(cluster):
+        assert observer.up.context.leader == coordinator.id
+        way = observer.up.context.followed
+        came_by = coordinator.up.coordination.asking.ways[observer.id]
+        assert came_by == (observer.id if way == coordinator.id else way)
+        assert observer.result(observer.deploy(f"by-{observer.name}")).outcome == "applied"
+
+
+def test_who_can_reach_neither_its_voter_nor_the_next_tries_all() -> None:
+    cluster = Cluster(6)
+    cluster.elect()
+    (observer,) = observers(cluster)
+    reached = min(node.name for node in cluster.alive if node not in (observer, followed_by(cluster, observer)))
+    cluster.cut(observer.name)
+    for name in cluster.nodes.keys() - {observer.name, reached}:
+        cluster.cut_pair(observer.name, name)
+    cluster._apart.discard(frozenset((observer.name, reached)))
+    cluster.until(lambda: observer.up.context.leader is not None, within_s=2 * ALONE_S)
+    assert observer.up.context.followed == cluster.n(reached).id
+    cluster.run(30.0)
+    assert observer.up.context.leader is not None, "it stays, and the others go on being tried"
+
+
+def test_all_voters_are_asked_about_a_snapshot_and_left_again() -> None:
+    cluster = elected(6, compaction=OFTEN)
+    observer = away(cluster)
+    cluster.start(observer.name)
+    cluster.run(1.0)
+    assert observer.up.context.raft.snapshot is not None
+    assert observer.wanted == {observer.up.context.followed}
+
+
+def test_an_observer_becomes_a_voter_though_the_coordinator_had_no_link_with_it() -> None:
+    cluster = Cluster(6)
+    coordinator = cluster.elect()
+    (observer,) = observers(cluster)
+    cluster.run(HEALTHY_S + 2.0)
+    lost = next(node for node in cluster.followers if node is not observer)
+    cluster.crash(lost.name)
+    cluster.until(lambda: observer.id in coordinator.up.context.raft.configuration.voters, within_s=DEAD_S + 10.0)
+    cluster.run(1.0)
+    assert observer.wanted >= {coordinator.id}

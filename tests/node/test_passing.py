@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from agent.model.events import Event
 from agent.model.report import HostReport
+from agent.node.context import Peer
 from agent.node.messages import (
     AskFrame,
     CallFrame,
@@ -20,6 +21,7 @@ from agent.node.messages import (
     Submit,
 )
 from tests.node.cluster import ONE_DEPLOY, Cluster, Node, stack
+from tests.node.reports import signed_by
 from tests.support.hosts import running
 
 
@@ -52,6 +54,11 @@ class Trio:
 @pytest.fixture
 def trio() -> Trio:
     return Trio()
+
+
+def visit(node: Node, peer: Node) -> None:
+    """A link that `node` doesn't need."""
+    node.up.link_up(Peer(id=peer.id, known=True, boot=peer.disk.starts), node.when)
 
 
 def frames_to(node: Node, to: Node) -> list[Frame]:
@@ -139,8 +146,7 @@ def test_events_go_on_when_the_followed_voter_comes_to_coordinate_and_resigns(tr
 
 
 def test_errands_reach_a_host_through_its_voter(trio: Trio) -> None:
-    trio.cluster.lost = lambda sender, to, frame: {sender, to} == {trio.coordinator.name, trio.observer.name}
-    trio.coordinator.up.context.peers.pop(trio.observer.id, None)
+    assert not trio.cluster.linked(trio.coordinator.name, trio.observer.name)
     for node in trio.cluster.alive:
         node.obeys = True
         node.up.observed(running(node.desired[-1]), node.when)
@@ -158,7 +164,7 @@ def test_errands_reach_a_host_through_its_voter(trio: Trio) -> None:
 
 def test_a_voter_cant_alter_what_it_passes_on(trio: Trio) -> None:
     lie = replace(trio.known, sequence=10_000, agent_version="lie")
-    forged = replace(trio.voter.signed(lie), host=trio.observer.id)
+    forged = replace(signed_by(trio.voter, lie), host=trio.observer.id)
     trio.coordinator.up.frame(trio.voter.id, forged, trio.coordinator.when)
     assert trio.known.agent_version != "lie"
     assert trio.coordinator.up.drops == {"report_unsigned": 1}
@@ -166,7 +172,7 @@ def test_a_voter_cant_alter_what_it_passes_on(trio: Trio) -> None:
 
 def test_a_report_signed_for_another_term_isnt_taken(trio: Trio) -> None:
     term = trio.coordinator.up.context.raft.term
-    old = trio.observer.signed(replace(trio.known, sequence=10_000), term=term - 1)
+    old = signed_by(trio.observer, replace(trio.known, sequence=10_000), term=term - 1)
     trio.coordinator.up.frame(trio.voter.id, old, trio.coordinator.when)
     assert trio.known.sequence < 10_000
     trio.coordinator.up.frame(trio.voter.id, replace(old, term=term), trio.coordinator.when)
@@ -175,14 +181,15 @@ def test_a_report_signed_for_another_term_isnt_taken(trio: Trio) -> None:
 
 
 def test_a_report_is_passed_on_by_voters_only(trio: Trio) -> None:
-    frame = trio.voter.signed(replace(trio.coordinator.up.coordination.reports[trio.voter.id], sequence=10_000))
+    frame = signed_by(trio.voter, replace(trio.coordinator.up.coordination.reports[trio.voter.id], sequence=10_000))
+    visit(trio.coordinator, trio.observer)
     trio.coordinator.up.frame(trio.observer.id, frame, trio.coordinator.when)
     assert trio.coordinator.up.drops == {"report_for_another": 1}
 
 
 def test_what_was_passed_on_isnt_passed_on_again(trio: Trio) -> None:
     """Two agents that take each other for the coordinator would never end."""
-    frame = trio.observer.signed(replace(trio.known, sequence=10_000), term=trio.coordinator.up.context.raft.term)
+    frame = signed_by(trio.observer, replace(trio.known, sequence=10_000), term=trio.coordinator.up.context.raft.term)
     other = trio.others[1]
     other.up.frame(trio.voter.id, frame, other.when)
     assert other.up.drops == {"report_for_another": 1}
@@ -197,6 +204,7 @@ def test_what_was_passed_on_isnt_passed_on_again(trio: Trio) -> None:
 
 def test_errands_of_who_is_neither_coordinator_nor_followed_are_dropped(trio: Trio) -> None:
     other = trio.others[1]
+    visit(trio.observer, other)
     trio.observer.up.frame(other.id, AskFrame(host=trio.observer.id), trio.observer.when)
     trio.voter.up.frame(other.id, AskFrame(host=trio.observer.id), trio.voter.when)
     assert trio.observer.up.drops == trio.voter.up.drops == {"errands_of_another": 1}

@@ -18,6 +18,7 @@ from agent.node.local_host import REPORT_EVERY_S
 from agent.node.messages import CallFrame, CancelFrame, FollowEvents, FollowLogs, RaftFrame, ReplyFrame, ReportFrame
 from agent.raft.messages import AppendResponse, PreVote, Vote, VoteResponse
 from tests.node.cluster import ONE_DEPLOY, Cluster, Node, stack
+from tests.node.reports import signed_by
 from tests.support.hosts import running
 
 
@@ -104,7 +105,7 @@ def test_a_report_for_another_host_is_dropped(cluster: Cluster) -> None:
     cluster.run(1.0)
     true = coordinator.up.coordination.reports[other.id]
     lie = replace(true, sequence=10_000, agent_version="lie")
-    coordinator.up.frame(one.id, one.signed(lie), coordinator.when)
+    coordinator.up.frame(one.id, signed_by(one, lie), coordinator.when)
     assert coordinator.up.coordination.reports[other.id] == true
     assert coordinator.up.drops["report_for_another"] == 1
 
@@ -117,13 +118,13 @@ def test_a_late_report_is_older_than_what_is_known(cluster: Cluster, boot: int, 
     cluster.run(1.0)
     known = coordinator.up.coordination.reports[follower.id]
     late = replace(known, boot=boot, sequence=sequence, agent_version="later")
-    coordinator.up.frame(follower.id, follower.signed(late), coordinator.when)
+    coordinator.up.frame(follower.id, signed_by(follower, late), coordinator.when)
     assert (coordinator.up.coordination.reports[follower.id] == late) is taken
 
 
 def test_whoever_doesnt_coordinate_keeps_no_reports(cluster: Cluster) -> None:
     one, other = cluster.followers
-    one.up.frame(other.id, other.signed(cluster.elect().up.coordination.reports[other.id]), one.when)
+    one.up.frame(other.id, signed_by(other, cluster.elect().up.coordination.reports[other.id]), one.when)
     assert not one.up.coordination.reports
 
 

@@ -7,9 +7,10 @@ from collections import Counter
 import pytest
 
 from agent.model.stack import Service
+from agent.node.choosing import voter_for
 from agent.node.followers import PART_BYTES, STALLED_S, WINDOW_PARTS
 from agent.node.messages import CallFrame, Failed, FollowLedger, Frame, Ledger, ReplyFrame, SnapshotPart, TakenFrame
-from agent.node.subscriptions import RETRY_S, Arriving, voter_for
+from agent.node.subscriptions import RETRY_S, Arriving
 from agent.raft import Configuration, ObservationRefused
 from tests.node.cluster import OFTEN, Cluster, Node, stack
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from agent.model.types import AgentId
+from agent.net.links import LINGER_S
 from agent.node.context import Peer
 from agent.node.core import NodeCore
 from agent.node.effects import Stir
@@ -47,6 +48,17 @@ class Network:
         for peer in sorted(peers):
             if peer in self._world.agents and frozenset((agent.id, peer)) not in self.links:
                 self._dial(agent.id, peer)
+        for pair in [pair for pair in self.links if agent.id in pair and self._is_over(pair)]:
+            self._world.after(LINGER_S, partial(self._close, pair))
+
+    def _is_over(self, pair: frozenset[AgentId]) -> bool:
+        one, other = sorted(pair)
+        return other not in self._wanted.get(one, ()) and one not in self._wanted.get(other, ())
+
+    def _close(self, pair: frozenset[AgentId]) -> None:
+        """As whoever dialled does, unless it is wanted again by now."""
+        if pair in self.links and self._is_over(pair):
+            self.unlink(*sorted(pair))
 
     def started(self, agent: SimAgent) -> None:
         """Everybody who wants it or is wanted by it dials."""
@@ -70,7 +82,7 @@ class Network:
             or self.blocked[other, one]
         ):
             return
-        if other not in self._wanted.get(one, ()) and one not in self._wanted.get(other, ()):
+        if self._is_over(pair):
             return
         if other in a.core.context.state.expelled or one in b.core.context.state.expelled:
             return
