@@ -119,7 +119,7 @@ class Context(Struct):
         leader = self.leader
         if leader is None or leader == self.id:
             return leader
-        return self.followed or (leader if leader in self.peers else None)
+        return leader if leader in self.peers else self.followed
 
     def reaches(self, voter: AgentId) -> bool:
         """Whether a voter is there as far as we can tell: who votes by its links, the others also as SWIM sees it."""

@@ -34,6 +34,7 @@ from agent.node.chronicle import Chronicle
 from agent.node.clock import UNHEARD_S
 from agent.node.context import Context
 from agent.node.instant import Instant
+from agent.node.local_host import REPORT_EVERY_S
 from agent.node.telling import Allowance, tell_applied, tell_host, tell_registered, tell_replicas
 from agent.node.vitals import Vitals
 from agent.raft import ConfigurationRefused, NotLeader, ProposalDropped, TransferRefused
@@ -41,6 +42,7 @@ from agent.state import STATE_LEVEL, Applied
 from agent.swim import MemberChanged
 
 LOOK_EVERY_S = 1.0  # deadlines of rollouts and graces are seconds long
+UNREPORTED_S = 3 * REPORT_EVERY_S  # two may be lost; then it is asked for a link of ours
 RETRY_S = 0.1  # after the log took nothing in; what it applies meanwhile is looked at once more at once
 HAND_OVER_EVERY_S = 10.0  # nothing is taken into the ledger during a try, so that one that fails must be rare
 
@@ -53,6 +55,7 @@ class Coordination:
     chronicle: Chronicle
     reports: dict[AgentId, HostReport] = field(default_factory=dict)
     heard_ms: dict[AgentId, int] = field(default_factory=dict)
+    _heard_at: dict[AgentId, float] = field(default_factory=dict)
     _since: Instant | None = None
     _decided_through: int = 0
     _attention: Attention = field(default_factory=Attention)
@@ -81,7 +84,7 @@ class Coordination:
         if known is not None and known.boot == report.boot and known.sequence >= report.sequence:
             return
         self.reports[report.host], self.asking.ways[report.host] = report, via
-        self.heard_ms[report.host] = when.wall_ms
+        self.heard_ms[report.host], self._heard_at[report.host] = when.wall_ms, when.mono
         self.context.clock.heard(report.host, report.at, when)
         voter = report.host in self.context.raft.configuration.voters
         self._attention.reported(known, report, self._decision.waiting, voter=voter)
@@ -151,6 +154,12 @@ class Coordination:
         state = self.context.state
         return cluster_facts(state.members, voters, self.watch(when), when.mono, drained=state.drained)
 
+    def reached(self, when: Instant) -> frozenset[AgentId]:
+        """Who has a link with a voter, and whose reports come through: a voter may pass on none."""
+        since = self._since.mono if self._since is not None else when.mono
+        heard = {host for host in self.streams() if when.mono < self._heard_at.get(host, since) + UNREPORTED_S}
+        return frozenset(heard | self.context.peers.keys() | {self.context.id})
+
     def streams(self) -> frozenset[AgentId]:
         """Who has a link with a voter: hosts that don't vote are linked with one of them, mostly not with us."""
         context = self.context
@@ -159,6 +168,7 @@ class Coordination:
     def _resign(self) -> None:
         """Soft state belongs to one coordinator's time: the next one is told anew."""
         self.reports.clear()
+        self._heard_at.clear()
         self.context.clock.forget()
         self._allowances.clear()
         self.asking.forget()

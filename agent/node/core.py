@@ -122,8 +122,8 @@ class NodeCore:
         self._followers = Followers(self._context)
         self._vouching = Vouching(self._context, self.chronicle, machine.vouches_for)
         self.coordination = Coordination(self._context, self.chronicle)
-        max_bytes, streams = settings.limits.snapshot_bytes, self.coordination.streams
-        self._following = Following(self._context, self._vouching, max_bytes, streams)
+        max_bytes, reached = settings.limits.snapshot_bytes, self.coordination.reached
+        self._following = Following(self._context, self._vouching, max_bytes, reached)
         self.epochs = Epochs(self._context, machine, max_bytes)
         tell = self.coordination.report
         self._host = LocalHost(self._context, settings.host, settings.agent_version, settings.sign, tell)

@@ -49,8 +49,8 @@ SILENT_S = 2.0
 # A snapshot that nobody could decide on for so long (agent.node.vouching): another voter may have one that is.
 UNDECIDED_S = 5.0
 
-# Between two looks at which members no voter has a link with: one that was away through several changes of voters knows
-# nobody whom to dial, so the coordinator dials it.
+# Between two looks at which members are reached through no voter: one that was away through several changes of voters
+# knows nobody whom to dial, and a voter may not pass on what others report. The coordinator dials them.
 SEEK_S = 10.0
 
 
@@ -90,8 +90,8 @@ class Arriving(Struct):
 
 
 class Following(Struct):
-    """Idle on a voter that has a leader. `max_snapshot_bytes`: no larger snapshot is gathered. `streams`: who has a
-    link with a voter, as the coordinator knows.
+    """Idle on a voter that has a leader. `max_snapshot_bytes`: no larger snapshot is gathered. `reached`: who has
+    a link with a voter, and is heard through it, as the coordinator knows.
 
     `_taken`: parts of this subscription that were taken, `_told` of them are known to the voter. `_patient_until`: by
     then the voter that we follow has to name a coordinator; None while it does. `_avoided`: voters that were no good,
@@ -104,7 +104,7 @@ class Following(Struct):
     context: Context
     vouching: Vouching
     max_snapshot_bytes: int
-    streams: Callable[[], Collection[AgentId]]
+    reached: Callable[[Instant], Collection[AgentId]]
     _arriving: Arriving = field(default_factory=Arriving)
     _judged: Snapshot | None = None
     _judged_until: float = float("inf")
@@ -233,7 +233,7 @@ class Following(Struct):
             return
         else:
             self._seek_at = when.mono + SEEK_S
-            absent = frozenset(self.context.state.members.keys() - set(self.streams()))
+            absent = frozenset(self.context.state.members.keys() - set(self.reached(when)))
         self._absent = absent
 
     def deadline(self) -> float:

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from agent.model.events import Event
 from agent.model.report import HostReport
 from agent.node.context import Peer
+from agent.node.coordination import UNREPORTED_S
 from agent.node.messages import (
     AskFrame,
     CallFrame,
@@ -20,6 +21,7 @@ from agent.node.messages import (
     Request,
     Submit,
 )
+from agent.node.subscriptions import SEEK_S
 from tests.node.cluster import ONE_DEPLOY, Cluster, Node, stack
 from tests.node.reports import signed_by
 from tests.support.hosts import running
@@ -160,6 +162,16 @@ def test_errands_reach_a_host_through_its_voter(trio: Trio) -> None:
 
 
 # What a lying voter can't
+
+
+def test_a_host_whose_reports_arent_passed_on_is_asked_for_a_link(trio: Trio) -> None:
+    trio.cluster.lost = lambda sender, to, frame: (
+        sender == trio.voter.name and isinstance(frame, ReportFrame) and frame.host == trio.observer.id
+    )
+    trio.observer.up.observed(replace(trio.observer.up.observation, applied=99), trio.observer.when)
+    trio.cluster.until(lambda: trio.known.applied == 99, within_s=UNREPORTED_S + SEEK_S)
+    trio.observer.up.observed(replace(trio.observer.up.observation, applied=100), trio.observer.when)
+    trio.cluster.until(lambda: trio.known.applied == 100, within_s=UNREPORTED_S + 2 * SEEK_S)
 
 
 def test_a_voter_cant_alter_what_it_passes_on(trio: Trio) -> None:
