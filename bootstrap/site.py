@@ -43,6 +43,13 @@ class Looked(Struct, frozen=True, kw_only=True):
     damaged: tuple[str, ...]
 
 
+class Started(Struct, frozen=True, kw_only=True):
+    """What `start` answers: whether that did anything, and how an agent was found that should have been running."""
+
+    did: bool
+    ended: str
+
+
 class Seen(Struct, frozen=True, kw_only=True):
     """What `wait` answers. `labels` and `address` are the host's own by its ledger; None when that doesn't have it."""
 
@@ -142,8 +149,12 @@ class Site:
     async def start(self, *, restart: bool, reload: bool) -> None:
         """The unit, enabled and running."""
         self.tell("starting")
-        if await self._ask("start", START_TIMEOUT_S, restart=restart, reload=reload):
+        answer = await self._ask("start", START_TIMEOUT_S, restart=restart, reload=reload)
+        started = convert(answer, Started, "start")
+        if started.did:
             self.changed.append("restarted" if restart else "started")
+        if started.ended:
+            self.notes.append(f"its agent didn't run, {started.ended}")
 
     async def wait(self, members: list[AgentId], timeout_s: float) -> Seen:
         """Until its agent sees these members."""

@@ -158,12 +158,16 @@ def _problem(complaint: bytes) -> Failure:
         return Failure(f"`agent identity` failed: {text.strip()[-300:]}")
 
 
-def start(ask: dict[str, Any]) -> bool:
-    """The unit enabled and running; `restart` when it runs what is out of date. Whether that did anything."""
+def start(ask: dict[str, Any]) -> dict[str, Any]:
+    """The unit enabled and running; `restart` when it runs what is out of date.
+
+    `did`: whether that did anything. `ended`: of an agent that should have been running, how it was found instead.
+    """
     state = unit_state()
     enabled = state["enabled"] == "enabled"
     if enabled and state["active"] == "active" and not ask["restart"]:
-        return False
+        return {"did": False, "ended": ""}
+    ended = _how_it_ended(state["active"]) if enabled and state["active"] != "active" else ""
     if ask["reload"] and enabled:
         must(["systemctl", "daemon-reload"])
     if state["active"] == "failed":
@@ -173,7 +177,13 @@ def start(ask: dict[str, Any]) -> bool:
     output = run(["systemctl", "restart" if ask["restart"] else "start", layout.UNIT], timeout_s=START_TIMEOUT_S)
     if output.code != 0:
         raise Failure(f"the agent doesn't start: {last_words()}", fix=f"`journalctl -u {layout.UNIT}` says more.")
-    return True
+    return {"did": True, "ended": ended}
+
+
+def _how_it_ended(active: str) -> str:
+    """In systemd's words and its own: "failed (watchdog): …"."""
+    result = run(["systemctl", "show", "--property=Result", "--value", layout.UNIT]).out.strip()
+    return f"{active} ({result}): {last_words()}"
 
 
 def last_words() -> str:

@@ -48,14 +48,14 @@ class Helper:
             "probe": msgspec.to_builtins(facts(clock_ms=time.time_ns() // 1_000_000, **found)),
             "look": {"present": True, "damaged": ()},
             "apply": {"changed": (), "notes": ()},
-            "start": False,
+            "start": {"did": False, "ended": ""},
             "wait": {"answers": True, "coordinator": "n1", "unseen": (), "reason": ""}
             | {"labels": labels, "address": address},
         }
 
-    def damaged(self, *paths: str) -> None:
-        """Of its version's files."""
-        self._answers["look"] = {"present": True, "damaged": paths}
+    def answers(self, do: str, answer: object) -> None:
+        """Otherwise than one that is well."""
+        self._answers[do] = answer
 
     async def ask(self, do: str, **said: Any) -> Any:
         self.asked.append(do if not said.get("dry") else f"{do} dry")
@@ -177,7 +177,7 @@ def test_a_dry_run_tells_of_an_agent_that_it_would_start(
 
 def test_a_dry_run_tells_of_an_agent_that_it_would_restart(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:
     home, helper = member(home, host("n1"), {})
-    helper.damaged("lib/agent/errors.py")
+    helper.answers("look", {"present": True, "damaged": ["lib/agent/errors.py"]})
     results, _ = install(monkeypatch, home, "n1\n", {"n1": helper}, dry=True)
     assert results["n1"].changed == ("damaged files", "restarted")
 
@@ -191,3 +191,11 @@ def test_a_host_whose_address_changed_is_told_of_with_both_ways_on(
     (note,) = results["n1"].notes
     assert note.startswith("its address here is 10.0.0.7, and 10.0.0.9 in the cluster: ")
     assert "--limit n1 enrol it anew, advertise=10.0.0.9 in hosts.txt:1 keeps it" in note
+
+
+def test_an_agent_that_had_ended_is_told_of_with_how(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:
+    home, helper = member(home, host("n1"), {}, active="activating")
+    helper.answers("start", {"did": True, "ended": "activating (watchdog): it says nothing"})
+    results, _ = install(monkeypatch, home, "n1\n", {"n1": helper})
+    assert results["n1"].changed == ("started",)
+    assert results["n1"].notes == ("its agent didn't run, activating (watchdog): it says nothing",)

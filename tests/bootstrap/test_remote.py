@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from bootstrap.bundle import pack
 from bootstrap.probe import OPEN, PORTS
 from bootstrap.program import HELLO, LOADER, LOADING, TOO_OLD, program
-from bootstrap.remote import firewall, layout, main, probe, system, tree
+from bootstrap.remote import firewall, install, layout, main, probe, system, tree
 from bootstrap.remote.wire import BLOCK_BYTES, Failure, Wire
 
 TIMEOUT_S = 30.0
@@ -322,3 +322,14 @@ def test_a_systemd_that_says_nothing_is_not_an_agent_that_does_not_run(
 def test_without_systemd_there_is_no_unit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "under_systemd", lambda: False)
     assert probe.unit_state() == {"active": "", "enabled": ""}
+
+
+def test_an_agent_that_should_run_and_does_not_is_told_of_with_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(argv: list[str], timeout_s: float = 0.0) -> system.Output:
+        said = {"show": "watchdog\n", "journalctl": "INFO    linked with n1\n", "start": ""}
+        return system.Output(0, next(text for word, text in said.items() if word in argv), "")
+
+    monkeypatch.setattr(install, "run", run)
+    monkeypatch.setattr(install, "unit_state", lambda: {"active": "activating", "enabled": "enabled"})
+    ended = "activating (watchdog): INFO    linked with n1"
+    assert install.start({"restart": False, "reload": False}) == {"did": True, "ended": ended}
