@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from agent.errors import MusterError, NotAllowed, TimedOut, Unreachable
+from agent.formats.terminal import clean_lines
 from bootstrap import ssh
 from bootstrap.inventory import InventoryHost
 from bootstrap.program import HELLO, LOADING, program
@@ -140,7 +141,7 @@ class Connection:
             (length,) = struct.unpack(">I", await self._process.stdout.readexactly(4))
             if length > MAX_FRAME_BYTES:
                 raise MusterError("an answer that isn't one", where=self._host.alias)
-            message = msgspec.json.decode(await self._process.stdout.readexactly(length))
+            message = _tamed(msgspec.json.decode(await self._process.stdout.readexactly(length)))
             if "step" in message:
                 step(str(message["step"]))
             elif "failed" in message:
@@ -175,9 +176,20 @@ class Connection:
             code = -1
         if self._prompted > 1:
             return NotAllowed("sudo doesn't take that password", fix="Run this again with the right one.")
-        complaint = self._complaint.decode("utf-8", "replace")
+        complaint = clean_lines(self._complaint.decode("utf-8", "replace").replace("\r\n", "\n"))
         if "Permission denied (" in complaint and self._resolved is not None:
             locked = await asyncio.to_thread(ssh.locked_key, self._resolved.identity_files)
             if locked is not None:
                 return NotAllowed(f"the key {locked} is locked", fix=f"Unlock it: ssh-add {locked}")
         return ssh.explain(self._host, self._resolved, complaint, code)
+
+
+def _tamed(value: Any) -> Any:
+    """What a host says ends on the operator's terminal, and in files here."""
+    if isinstance(value, str):
+        return clean_lines(value)
+    if isinstance(value, list):
+        return [_tamed(each) for each in value]
+    if isinstance(value, dict):
+        return {_tamed(key): _tamed(each) for key, each in value.items()}
+    return value

@@ -16,11 +16,12 @@ import click
 from agent.cli.bundle import gather, write_bundle
 from agent.cli.host_look import is_host, look_here
 from agent.cli.options import Options, current_options, global_options
-from agent.cli.output import STYLES, clean, console, print_json, say
+from agent.cli.output import STYLES, console, print_json, say
 from agent.cli.session import open_client
 from agent.client import Client
 from agent.doctor import diagnose
 from agent.errors import EXIT_DEGRADED, EXIT_OK, Conflict, InputError, MusterError, NotFound, Unreachable
+from agent.formats.terminal import clean
 from agent.formats.timestamps import rfc3339
 from agent.model.doctor import DoctorReport, Examination, Finding, HostAnswer
 from agent.model.explain import shown

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import zlib
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from agent.cli.options import Options
+from agent.formats.terminal import clean, clean_lines
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 TOLD_EVERY_BYTES = 64_000_000  # of something large: a line every second or so
 PLAIN_WIDTH = 200  # columns where nobody looks: lines stay whole for grep
-
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 
 SOURCE_COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)  # SGR; red is for what is wrong
 STYLES = {
@@ -46,15 +43,9 @@ def print_json(value: Any) -> None:
     sys.stdout.flush()
 
 
-def clean(text: str) -> str:
-    """One line without control characters: colours go, anything else shows as U+FFFD."""
-    return _CONTROL.sub("\ufffd", _COLOURS.sub("", text))
-
-
 def tell(text: str) -> None:
     """Beside the output, on standard error: whatever an agent answers is in errors and notes, too."""
-    for line in text.split("\n"):
-        print(clean(line), file=sys.stderr)
+    print(clean_lines(text), file=sys.stderr)
 
 
 def bytes_teller(options: Options, what: str, *, from_start: bool) -> Callable[[int], None]:

@@ -1,10 +1,16 @@
-"""This machine as a host: the helper is started here, and no ssh has a part in it."""
+"""This machine as a host: the helper is started here, and no ssh has a part in it; and a host that wants to be seen."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
+import sys
+from collections.abc import AsyncIterator
 
+import pytest
+
+from agent.errors import MusterError
 from bootstrap.connection import Connection
 from bootstrap.inventory import parse_inventory
 from bootstrap.site import Site
@@ -23,3 +29,45 @@ async def test_localhost_is_looked_at_without_ssh() -> None:
     assert facts.hostname == platform.node()
     assert facts.root is (os.geteuid() == 0)
     assert facts.ssh_address == ""
+
+
+HOSTILE = r"""
+import json, struct, sys
+from bootstrap.remote.wire import HELLO
+def say(message):
+    data = json.dumps(message).encode()
+    sys.stdout.buffer.write(struct.pack(">I", len(data)) + data)
+sys.stdout.buffer.write(HELLO)
+say({"step": "\x1b[2Jlooking"})
+say({"done": {"notes": ["all is \x1b]0;well\x07", "so\rit is"], "config": "a\nb\n", "taken": 3}})
+say({"failed": {"what": "\x1b[31mno", "where": "\x9b1m", "fix": "one\ntwo"}})
+sys.stdout.flush()
+sys.stderr.write("Last login \x1b[1mtoday\x1b[5i\r\n")
+"""
+
+
+@pytest.fixture
+async def hostile() -> AsyncIterator[Connection]:
+    """The connection to a host whose helper was changed."""
+    pipe = asyncio.subprocess.PIPE
+    argv = [sys.executable, "-c", HOSTILE]
+    process = await asyncio.create_subprocess_exec(*argv, stdin=pipe, stdout=pipe, stderr=pipe)
+    (host,) = parse_inventory("localhost name=here")
+    connection = Connection(process, host, None)
+    await connection._greet()
+    yield connection
+    await connection.close()
+
+
+async def test_no_word_of_a_host_steers_the_terminal(hostile: Connection) -> None:
+    told: list[str] = []
+    answer = await hostile.ask("probe", step=told.append, limit_s=10)
+    assert told == ["\ufffd[2Jlooking"]
+    assert answer == {"notes": ["all is \ufffd]0;well\ufffd", "so\ufffdit is"], "config": "a\nb\n", "taken": 3}
+    with pytest.raises(MusterError) as failed:
+        await hostile.ask("apply", limit_s=10)
+    assert (failed.value.what, failed.value.where, failed.value.fix) == ("no", "\ufffd1m", "one\ntwo")
+    with pytest.raises(MusterError) as ended:
+        await hostile.ask("start", limit_s=10)
+    assert "\x1b" not in str(ended.value)
+    assert "today" in str(ended.value)
