@@ -156,7 +156,8 @@ class Dialler:
                 if not target.firm:
                     break
                 target.attempts = 0
-                await self._sleep(target, self._back_off.max_s)
+                target.wake.clear()
+                await target.wake.wait()  # `want` and `went_down` tell when it may be of use again
                 continue
             await self._free(target.address)
             up = self._is_linked_at(target.address) or await self._dial_one(target.address, None)

@@ -135,6 +135,28 @@ async def test_a_seed_that_is_a_wanted_peers_address_too_costs_one_handshake(pai
         assert sum(count for what, count in (a.table.counts + b.table.counts).items() if "second" in what) == 0
 
 
+async def test_a_linked_seed_needs_no_timer_and_is_dialled_again_once_its_link_is_gone(pair: list[Node]) -> None:
+    a, b = pair
+    async with running(a, b):
+        a.table.hint(None, b.host, b.port, firm=True)
+        await wait_for(lambda: a.linked(b))
+        (seed,) = a.table._dialler._anonymous.values()
+        waits, clear = 0, seed.wake.clear
+
+        def begin_to_wait() -> None:
+            nonlocal waits
+            waits += 1
+            clear()
+
+        seed.wake.clear = begin_to_wait  # type: ignore[method-assign]  # it comes before each wait
+        await asyncio.sleep(5 * a.timing.back_off.max_s)
+        assert waits <= 1
+        await b.table.stop()
+        await wait_for(lambda: not a.linked(b))
+        await b.start()
+        await wait_for(lambda: a.linked(b))
+
+
 async def test_a_host_name_is_enough(pair: list[Node]) -> None:
     a, b = pair
     b.host = "127.0.0.1"
