@@ -17,6 +17,7 @@ from agent.model.types import AgentId, Millis
 
 NEW_COORDINATOR_GRACE_S = 5.0  # every host gets as long to be heard by a new coordinator as SWIM takes to suspect one
 AWAIT_REPORT_S = 10.0  # after it, a host that never reported is no longer waited for: its link may be blocked for long
+TOLD_S = 10.0  # two reports: a host that tells of itself is alive, though our own probes don't get through to it
 LEFT_GRACE_S = 60.0  # a clean stop is mostly a restart or an upgrade, and workloads go on meanwhile
 
 
@@ -31,7 +32,8 @@ class Watch(Struct, frozen=True, kw_only=True):
     """What the coordinator has seen and heard.
 
     `since` (monotonic seconds) and `since_ms` (ledger time): when it began to coordinate. `linked`: members that it
-    has a peer link with itself. `reports`: the newest of each host since then. `swim`: members without one are unknown.
+    has a peer link with itself. `reports`: the newest of each host since then, `heard` when they came (monotonic).
+    `swim`: members without one are unknown.
     """
 
     coordinator: AgentId
@@ -40,6 +42,7 @@ class Watch(Struct, frozen=True, kw_only=True):
     linked: frozenset[AgentId]
     swim: Mapping[AgentId, Sighting]
     reports: Mapping[AgentId, HostReport]
+    heard: Mapping[AgentId, float] = {}
 
 
 def cluster_facts(
@@ -85,7 +88,9 @@ def _host(member: AgentId, watch: Watch, now: float, streams: frozenset[AgentId]
     sighting = watch.swim.get(member)
     state: HostState = sighting.state if sighting is not None else "unknown"
     if member in streams:
-        liveness: HostState = "alive" if state in ("alive", "unknown") or member == watch.coordinator else "suspect"
+        told = now - watch.heard.get(member, float("-inf")) <= TOLD_S
+        alive = told or state in ("alive", "unknown") or member == watch.coordinator
+        liveness: HostState = "alive" if alive else "suspect"
         lost = False
     else:
         grace_over = now - watch.since >= NEW_COORDINATOR_GRACE_S

@@ -146,6 +146,7 @@ class Coordination:
             linked=frozenset(self.context.peers),
             swim=sightings,
             reports=self.reports,
+            heard=self._heard_at,
         )
 
     def facts(self, when: Instant) -> ClusterFacts:

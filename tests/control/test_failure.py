@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.control import HostFacts, Sighting, Watch, cluster_facts, next_look
-from agent.control.failure import AWAIT_REPORT_S, LEFT_GRACE_S, NEW_COORDINATOR_GRACE_S
+from agent.control.failure import AWAIT_REPORT_S, LEFT_GRACE_S, NEW_COORDINATOR_GRACE_S, TOLD_S
 from agent.model.report import HostReport
 from agent.model.status import HostState
 from tests.control.world import report
@@ -23,6 +23,7 @@ def look(
     since: float = 0.0,
     linked: tuple[str, ...] = (VOTER,),
     reports: dict[str, HostReport] | None = None,
+    heard: dict[str, float] | None = None,
     voters: tuple[str, ...] = (ME, VOTER),
     seen_at: float = 0.0,
     drained: tuple[str, ...] = (),
@@ -34,6 +35,7 @@ def look(
         linked=frozenset(linked),
         swim={} if state is None else {HOST: Sighting(state=state, since=seen_at)},
         reports=reports or {},
+        heard=heard or {},
     )
     facts = cluster_facts((ME, VOTER, HOST), voters, watch, now, drained=drained)
     assert facts.since_ms == 7
@@ -80,6 +82,16 @@ def test_a_clean_stop_is_an_upgrade_until_its_grace_is_over() -> None:
 
 def test_a_linked_host_is_alive_even_before_swim_heard_of_it() -> None:
     assert look(None, linked=(HOST,)).liveness == "alive"
+
+
+def test_a_host_that_tells_of_itself_through_a_voter_is_alive_though_probes_are_lost() -> None:
+    """UDP may be shut between it and us; it has a link with the voter that it follows, and none with us."""
+    told = {VOTER: report(VOTER, linked=(HOST,)), HOST: report(HOST)}
+    for state in ("suspect", "dead"):
+        assert look(state, reports=told, heard={HOST: LONG - TOLD_S}).liveness == "alive"
+        assert look(state, reports=told, heard={HOST: LONG - TOLD_S - 0.1}).liveness == "suspect"
+    gone = look("dead", reports={HOST: report(HOST)}, heard={HOST: LONG})
+    assert gone.lost, "what it told before its link broke says nothing"
 
 
 def test_a_first_report_is_awaited_for_a_while() -> None:

@@ -177,6 +177,7 @@ class Cluster:
         self.now = 100.0
         self.compaction = compaction or Compaction()
         self.lost: Callable[[str, str, Frame], bool] = lambda sender, to, frame: False
+        self.udp_is_shut = False
         self._apart: set[frozenset[str]] = set()
         self._links: set[frozenset[str]] = set()
         self._queue: deque[Callable[[], object]] = deque()
@@ -419,7 +420,7 @@ class Cluster:
                 self._send(node, self.by_id(to), frame)
             case Datagram(to=to, message=message):
                 other, sender = self.by_id(to), node.id
-                if frozenset((node.name, other.name)) not in self._apart:
+                if not self.udp_is_shut and frozenset((node.name, other.name)) not in self._apart:
                     self._deliver(other, lambda core, when: core.datagram(sender, message, when))
             case Store():
                 node.stores.append(effect)

@@ -22,6 +22,7 @@ from agent.node.messages import (
     Submit,
 )
 from agent.node.subscriptions import SEEK_S
+from agent.swim import MemberState
 from tests.node.cluster import ONE_DEPLOY, Cluster, Node, stack
 from tests.node.reports import signed_by
 from tests.support.hosts import running
@@ -159,6 +160,18 @@ def test_errands_reach_a_host_through_its_voter(trio: Trio) -> None:
     asked = [f for f in frames_to(trio.voter, trio.observer) if isinstance(f, AskFrame)]
     assert asked
     assert {f.host for f in asked} == {trio.observer.id}
+
+
+def test_a_host_is_seen_alive_through_its_voter_where_udp_is_shut(trio: Trio) -> None:
+    trio.cluster.udp_is_shut = True
+    trio.cluster.run(60.0)
+    assert trio.coordinator.up.context.swim.state_of(trio.observer.id) is MemberState.DEAD
+    status = trio.coordinator.status(trio.coordinator.ask_status())
+    assert {host.state for host in status.hosts} == {"alive"}
+    trio.cluster.crash(trio.observer.name)
+    trio.cluster.run(0.1)
+    status = trio.coordinator.status(trio.coordinator.ask_status())
+    assert {host.name for host in status.hosts if host.state == "dead"} == {trio.observer.name}
 
 
 # What a lying voter can't
