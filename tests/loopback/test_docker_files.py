@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.loopback.world import cluster_of, request
-from tests.runtime.conftest import IMAGE, Dockerd, _missing, running_dockerd
+from tests.runtime.conftest import IMAGE, Dockerd, _missing, ending_at_once, running_dockerd
 from tests.support.agents import Desk
 from tests.support.waiting import wait_for_sync
 
@@ -44,13 +44,13 @@ def plan(tmp_path: Path) -> Path:
     web: dict[str, Any] = {
         "docker_image": IMAGE,
         "replicas": 3,
-        "command": ["/bin/httpd", "-f", "-p", "80", "-h", "/www"],
+        "command": ending_at_once("httpd -f -p 80 -h /www"),
         "networks": ["inner"],
         "ports": [{"host_port": 9180, "container_port": 80}],
         "volumes": [volume],
         "health": {"http": {"port": 80, "path": "/index.html"}, "interval": "1s"},
     }
-    other = {"docker_image": IMAGE, "command": ["/bin/sleep", "300"]}
+    other = {"docker_image": IMAGE, "command": ending_at_once("sleep 300")}
     (directory / "plan.json").write_text(json.dumps({"stack": "site", "services": {"web": web, "other": other}}))
     return directory
 

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from tests.loopback.world import cluster_of, followed
-from tests.runtime.conftest import IMAGE, Dockerd, _missing, running_dockerd
+from tests.runtime.conftest import IMAGE, Dockerd, _missing, ending_at_once, running_dockerd
 from tests.support.agents import Desk
 from tests.support.waiting import wait_for_sync
 
+SERVER = "httpd -f -p 80 -h /run/muster"
 GONE_WITHIN_S = 20.0  # two sweeps of the hosting loop
 
 
@@ -39,7 +40,7 @@ def web(**changes: Any) -> dict[str, Any]:
     return {
         "docker_image": IMAGE,
         "replicas": 3,
-        "command": ["/bin/httpd", "-f", "-p", "80", "-h", "/run/muster"],
+        "command": ending_at_once(SERVER),
         "networks": ["inner"],
         "ports": [{"host_port": 9280, "container_port": 80}],
         "health": {"http": {"port": 80, "path": "/endpoints.json"}, "interval": "1s"},
@@ -148,7 +149,7 @@ def test_a_program_that_does_not_listen_is_told_and_rolled_back(desk: Desk, tmp_
 
 def test_a_new_revisions_containers_join_a_running_follow(desk: Desk, engine: Dockerd, tmp_path: Path) -> None:
     # Every run says one line that no other run says: what is shown twice or not at all shows.
-    command = ["/bin/sh", "-c", "cat /proc/sys/kernel/random/uuid; exec httpd -f -p 80 -h /run/muster"]
+    command = ending_at_once(SERVER, first="cat /proc/sys/kernel/random/uuid; ")
     deploy(desk, tmp_path / "plan.json", web=web(command=command))
     with followed(desk, "site", tmp_path / "shown") as shown:
         wait_for_sync(lambda: len(shown()) == 3, what="a line of each container")
@@ -161,11 +162,11 @@ def test_a_new_revisions_containers_join_a_running_follow(desk: Desk, engine: Do
 
 
 def test_what_is_restored_starts_with_its_data(desk: Desk, tmp_path: Path) -> None:
-    found = "test -e /data/first && echo found its data || echo began with nothing; touch /data/first; exec sleep 300"
+    found = "test -e /data/first && echo found its data || echo began with nothing; touch /data/first; "
     db = {
         "docker_image": IMAGE,
         "host": "n2",
-        "command": ["/bin/sh", "-c", found],
+        "command": ending_at_once("sleep 300", first=found),
         "volumes": [{"host_path": "data", "container_path": "/data"}],
     }
     deploy(desk, tmp_path / "plan.json", db=db)

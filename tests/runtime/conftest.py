@@ -26,6 +26,11 @@ START_TIMEOUT_S = 30.0
 IMAGE = "muster-test:1"
 
 
+def ending_at_once(program: str, first: str = "") -> list[str]:
+    """A container's command that a stop ends at once; a container's first process ignores SIGTERM by itself."""
+    return ["/bin/sh", "-c", f"trap exit TERM; {first}{program} & wait"]
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "docker: needs a private dockerd (root and Debian's docker.io)")
 
