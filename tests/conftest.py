@@ -37,10 +37,15 @@ DETECTOR = blocking_detector()
 
 # The modules that take longest: a worker that takes one of them last would end long after the others.
 BEGIN_WITH = (
+    "test_healing.py",
+    "test_voters.py",
     "test_phases.py",
-    "test_backup.py",
+    "test_seed.py",
     "test_stacks.py",
-    "test_docker_files.py",
+    "test_local.py",
+    "test_bad_ledgers.py",
+    "test_doctor.py",
+    "test_backup.py",
     "test_install_lab.py",
     "test_lab.py",
     "test_demo.py",
