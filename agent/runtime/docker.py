@@ -117,12 +117,13 @@ class DockerRuntime:
     async def remove(self, workload_id: str) -> None:
         await self._engine.remove(workload_id)
 
-    async def tidy(self, stacks_in_use: frozenset[str], delete_volumes_of: frozenset[str]) -> None:
-        await self._engine.remove_networks(self._owner, stacks_in_use)
+    async def tidy(self, stacks_in_use: frozenset[str], delete_volumes_of: frozenset[str]) -> bool:
+        done = await self._engine.remove_networks(self._owner, stacks_in_use)
         for stack in sorted(delete_volumes_of):
             if is_label(stack):
-                await self._engine.remove_volumes({**self._owner, "muster.stack": stack})
+                done &= await self._engine.remove_volumes({**self._owner, "muster.stack": stack})
                 await asyncio.to_thread(shutil.rmtree, self._stack_dir(stack), ignore_errors=True)
+        return done
 
     async def volume_path(self, stack: str, volume: str, *, make: bool = False) -> Path | None:
         return await self._engine.volume_path(containers.scoped_name(stack, volume), self._labels(stack), make=make)

@@ -183,10 +183,19 @@ class Engine:
         found = await self._call(f"looking for network {name}", "GET", "/networks", params=params)
         return sorted((each for each in found if each["Name"] == name), key=lambda each: (each["Created"], each["Id"]))
 
-    async def _remove_network(self, network: str) -> None:
+    async def _remove_network(self, network: str) -> bool:
         """One that is used stays."""
-        with contextlib.suppress(NotThere, EngineRefused):
-            await self._call("removing a network", "DELETE", f"/networks/{_id(network)}")
+        return await self._gone("removing a network", f"/networks/{_id(network)}")
+
+    async def _gone(self, what: str, path: str) -> bool:
+        """Delete it unless it is used; whether it isn't there any more."""
+        try:
+            await self._call(what, "DELETE", path)
+        except NotThere:
+            return True
+        except EngineRefused:
+            return False
+        return True
 
     async def connect(self, container: str, network: str, alias: str) -> None:
         body = {"Container": _id(container), "EndpointConfig": {"Aliases": [alias]}}
@@ -216,18 +225,18 @@ class Engine:
     async def _volumes(self, what: str, filters: str) -> list[Any]:
         return list((await self._call(what, "GET", "/volumes", params={"filters": filters}))["Volumes"] or ())
 
-    async def remove_networks(self, labels: dict[str, str], keep_stacks: frozenset[str]) -> None:
-        """Remove networks with these labels whose stack isn't kept and that nothing uses."""
+    async def remove_networks(self, labels: dict[str, str], keep_stacks: frozenset[str]) -> bool:
+        """Remove networks with these labels whose stack isn't kept and that nothing uses; whether none is left."""
         params = {"filters": _with_labels(labels)}
-        for network in await self._call("listing networks", "GET", "/networks", params=params):
-            if (network.get("Labels") or {}).get("muster.stack") not in keep_stacks:
-                await self._remove_network(network["Id"])
+        found = await self._call("listing networks", "GET", "/networks", params=params)
+        unwanted = [each for each in found if (each.get("Labels") or {}).get("muster.stack") not in keep_stacks]
+        return all([await self._remove_network(each["Id"]) for each in unwanted])
 
-    async def remove_volumes(self, labels: dict[str, str]) -> None:
-        """Remove volumes with these labels that nothing uses."""
-        for volume in await self._volumes("listing volumes", _with_labels(labels)):
-            with contextlib.suppress(NotThere, EngineRefused):
-                await self._call("removing a volume", "DELETE", f"/volumes/{quote(str(volume['Name']), safe='')}")
+    async def remove_volumes(self, labels: dict[str, str]) -> bool:
+        """Remove volumes with these labels that nothing uses; whether none is left."""
+        found = await self._volumes("listing volumes", _with_labels(labels))
+        names = [quote(str(each["Name"]), safe="") for each in found]
+        return all([await self._gone("removing a volume", f"/volumes/{name}") for name in names])
 
     # Images
 

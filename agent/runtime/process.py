@@ -150,8 +150,9 @@ class ProcessRuntime:
             await self._finish(record)
         await self._in_thread(partial(self._supervisor.forget, record))
 
-    async def tidy(self, stacks_in_use: frozenset[str], delete_volumes_of: frozenset[str]) -> None:
+    async def tidy(self, stacks_in_use: frozenset[str], delete_volumes_of: frozenset[str]) -> bool:
         await self._in_thread(partial(self._supervisor.tidy, stacks_in_use, delete_volumes_of))
+        return True
 
     async def counters(self, workload_ids: Sequence[str]) -> dict[str, Counters]:
         return await self._in_thread(partial(session_counters, workload_ids))

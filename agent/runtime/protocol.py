@@ -107,8 +107,11 @@ class Runtime(Protocol):
     async def remove(self, workload_id: str) -> None:
         """Remove what `stop` left, with its anonymous volumes and own files. Gone already: fine."""
 
-    async def tidy(self, stacks_in_use: frozenset[str], delete_volumes_of: frozenset[str]) -> None:
-        """Remove networks of stacks no longer in use, and named volumes of the stacks named, once nothing uses them."""
+    async def tidy(self, stacks_in_use: frozenset[str], delete_volumes_of: frozenset[str]) -> bool:
+        """Remove networks of stacks no longer in use, and named volumes of the stacks named, once nothing uses them.
+
+        Returns whether that is done: what something still uses stays, until it is asked again.
+        """
 
     async def counters(self, workload_ids: Sequence[str]) -> dict[str, Counters]:
         """What they have used; those that don't run are left out. Two of them make a usage."""

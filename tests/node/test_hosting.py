@@ -200,6 +200,26 @@ class TestWithAnEngineInMemory:
         engine.hint()
         await host.until("healthy", "api")
 
+    async def test_what_an_engine_could_not_tidy_up_is_tried_again(self, engine: FakeRuntime, host: Host) -> None:
+        nothing = (frozenset[str](), frozenset[str]())
+        engine.away = True
+        engine.hint()
+        await wait_for(lambda: host.now.runtimes and not host.now.runtimes[0].available)
+        host.want(wanted(), applied=1)
+        await wait_for(lambda: host.now.applied == 1)
+        assert engine.tidied == []
+        engine.still_used, engine.away = True, False
+        engine.hint()
+        await wait_for(lambda: nothing in engine.tidied, what="a try once the engine is back")
+        engine.still_used = False
+        engine.tidied.clear()
+        engine.hint()
+        await wait_for(lambda: nothing in engine.tidied, what="another one, as something was still used")
+        engine.tidied.clear()
+        host.want(wanted(spec("api")))
+        await host.until("healthy", "api")
+        assert nothing not in engine.tidied, "and no more once it is done"
+
     async def test_a_start_that_takes_long_is_cut_when_it_is_no_longer_wanted(
         self, engine: FakeRuntime, host: Host
     ) -> None:

@@ -326,14 +326,15 @@ async def test_tidy_removes_networks_of_stacks_that_are_gone_and_volumes_only_wh
         has_network = "shop_inner" in {each["Name"] for each in networks}
         return has_network, "shop_data" in {each["Name"] for each in volumes["Volumes"] or []}
 
-    await runtime.tidy(frozenset(), frozenset({"shop"}))
-    assert await there() == (True, True)  # still used
-    await runtime.remove(workload.id)
-    await runtime.tidy(frozenset({"shop"}), frozenset())
+    assert not await runtime.tidy(frozenset(), frozenset()), "the network is still used"
+    assert not await runtime.tidy(frozenset({"shop"}), frozenset({"shop"})), "the volume is still used"
     assert await there() == (True, True)
-    await runtime.tidy(frozenset(), frozenset())
+    await runtime.remove(workload.id)
+    assert await runtime.tidy(frozenset({"shop"}), frozenset())
+    assert await there() == (True, True)
+    assert await runtime.tidy(frozenset(), frozenset())
     assert await there() == (False, True)
-    await runtime.tidy(frozenset(), frozenset({"shop"}))
+    assert await runtime.tidy(frozenset(), frozenset({"shop"}))
     assert await there() == (False, False)
 
 

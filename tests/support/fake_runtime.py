@@ -22,8 +22,9 @@ class FakeRuntime:
     """Implements `agent.runtime.protocol.Runtime`.
 
     `calls` lists what was asked of it; `fail_start` errors are raised by the next starts, in order, `fail_prepare` by
-    the next preparations; `taken_ports` can't be bound; `away` makes it unreachable; `hold` and `hold_prepare` keep
-    starts and preparations waiting until they are set, `slow_look` keeps what a look has seen.
+    the next preparations; `taken_ports` can't be bound; `still_used` keeps networks and volumes; `away` makes it
+    unreachable; `hold` and `hold_prepare` keep starts and preparations waiting until they are set, `slow_look` keeps
+    what a look has seen.
     """
 
     def __init__(self, name: RuntimeName = "docker") -> None:
@@ -44,6 +45,7 @@ class FakeRuntime:
         self.looking = 0
         self.output: list[RawLine] = []
         self.tidied: list[tuple[frozenset[str], frozenset[str]]] = []
+        self.still_used = False
         self.running_at_once = 0
         self.most_at_once = 0
         self._hints = Hints()
@@ -109,8 +111,9 @@ class FakeRuntime:
         self._reachable()
         self.workloads.pop(workload_id, None)
 
-    async def tidy(self, stacks_in_use: frozenset[str], delete_volumes_of: frozenset[str]) -> None:
+    async def tidy(self, stacks_in_use: frozenset[str], delete_volumes_of: frozenset[str]) -> bool:
         self.tidied.append((stacks_in_use, delete_volumes_of))
+        return not self.still_used
 
     async def counters(self, workload_ids: Sequence[str]) -> dict[str, Counters]:
         self._reachable()

@@ -349,11 +349,12 @@ class Hosting:
             return
         self._tidied = wanted
         for runtime in self._runtimes.values():
-            if self._available(runtime.name):
-                try:
-                    await runtime.tidy(*wanted)
-                except errors.MusterError:
-                    self._tidied = None  # tried again at the next round; nothing depends on it
+            try:
+                done = self._available(runtime.name) and await runtime.tidy(*wanted)
+            except errors.MusterError:
+                done = False
+            if not done:
+                self._tidied = None  # tried again at the next round; nothing depends on it
         if self._supplies is not None:
             try:
                 await self._supplies.sweep(wanted[0])
