@@ -40,8 +40,13 @@ def _no_agent_ended_by_itself(request: pytest.FixtureRequest) -> Iterator[None]:
     expected: Collection[str] = getattr(request.module, "AGENTS_END", ())
     for host in [host for host in _running(lab) if host.name not in expected] if lab is not None else ():
         journal = _journal(host)
-        if any(words in journal for words in ENDS):
+        if ended_by_itself(journal):
             pytest.fail(f"the agent on {host.name} ended by itself:\n{journal}", pytrace=False)
+
+
+def ended_by_itself(journal: str) -> bool:
+    """Whether the unit's journal tells of an end that nobody asked for."""
+    return any(words in journal for words in ENDS)
 
 
 def _lab_of(desk: object) -> Lab | None:
