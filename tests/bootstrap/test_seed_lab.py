@@ -17,6 +17,7 @@ import yaml
 from tests.bootstrap.desk import Desk, desk_of
 from tests.formats.test_plan import SEED
 from tests.lab import Lab, images
+from tests.support.waiting import wait_for_sync
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
@@ -42,6 +43,7 @@ DATABASE = {
         "ports": [{"host_port": 5432, "container_port": 5432}],
     }
 }
+GONE_WITHIN_S = 20.0  # two sweeps of the hosting loop
 INSPECTED = "{{json .HostConfig.RestartPolicy}}|{{json .NetworkSettings.Networks}}|{{json .Config.Healthcheck}}"
 
 
@@ -120,17 +122,22 @@ def test_the_database_joins_and_nothing_else_is_touched(desk: Desk) -> None:
 
 
 def test_a_worker_that_crashes_is_started_again(desk: Desk) -> None:
-    before = on_host(desk, "worker-1", "docker", "inspect", "--format", "{{.State.Pid}}", "translator-worker-1")
+    def process() -> str:
+        return on_host(desk, "worker-1", "docker", "inspect", "--format", "{{.State.Pid}}", "translator-worker-1")
+
+    before = process()
     on_host(desk, "worker-1", "kill", "-9", before)
-    desk.run("agent", "deploy", "deployment-plan.json", "--stack", "translator")
-    after = on_host(desk, "worker-1", "docker", "inspect", "--format", "{{.State.Pid}}", "translator-worker-1")
-    assert after not in (before, "0")
+    wait_for_sync(lambda: process() not in (before, "0"), 30.0, what="another process of the worker")
 
 
 def test_cleanup_leaves_the_data_and_nothing_else(desk: Desk) -> None:
     desk.run("agent", "cleanup", "translator", "--yes")
-    for name in HOSTS:
-        assert on_host(desk, name, "docker", "ps", "-aq") == ""
-        assert "translator-network" not in on_host(desk, name, "docker", "network", "ls", "--format", "{{.Name}}")
+
+    def left() -> list[str]:
+        networks = ("docker", "network", "ls", "--quiet", "--filter", "name=translator")
+        lines = (on_host(desk, name, *argv) for name in HOSTS for argv in (("docker", "ps", "-aq"), networks))
+        return [line for line in lines if line]
+
+    wait_for_sync(lambda: not left(), GONE_WITHIN_S, what="no container and no network")
     assert "postgres-data" in on_host(desk, "main-server", "docker", "volume", "ls", "-q")
     assert desk.status()["stacks"] == []
