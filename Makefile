@@ -16,7 +16,8 @@ REPORTS := build/reports
 NETWORKS = $(shell unshare --net true 2>/dev/null && echo may)
 ROOT := $(filter 0,$(shell id -u))
 PARTS := unit loopback lab
-# Loopback mostly waits, and unit tests compute: beside each other they take little longer than either alone.
+# Loopback mostly waits, and unit tests compute: beside each other they take little longer than either alone. Agents go
+# first, but not so much that a unit test with a time limit starves.
 BESIDE := --output-sync=target --jobs=$(if $(NETWORKS),2,1)
 
 # An environment that is not this tree's own (copied along with it, say) is made again.
@@ -73,7 +74,7 @@ test: $(VENV)/.stamp ## All tests; the last line shows the totals
 
 .PHONY: test-unit
 test-unit: $(VENV)/.stamp ## Unit, property and transcript tests and the simulator's batch, in parallel
-	nice .ci/in-memory $(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'not loopback and not lab' \
+	nice -n 5 .ci/in-memory $(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'not loopback and not lab' \
 	    --junitxml=$(REPORTS)/unit.xml
 
 .PHONY: test-loopback
