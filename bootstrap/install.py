@@ -123,6 +123,7 @@ class Installation:
                 self._check_addresses([looking[task]])
                 await self._each([looking[task]], self._prepare)
 
+            await asyncio.gather(*(task for task in looking if task not in late))  # what concerns all hosts ends it
             early = [site for task, site in looking.items() if task not in late]
             self._check_addresses(early)
             await asyncio.gather(self._each(early, self._prepare), *map(prepare_late, late))

@@ -199,3 +199,16 @@ def test_an_agent_that_had_ended_is_told_of_with_how(monkeypatch: pytest.MonkeyP
     results, _ = install(monkeypatch, home, "n1\n", {"n1": helper})
     assert results["n1"].changed == ("started",)
     assert results["n1"].notes == ("its agent didn't run, activating (watchdog): it says nothing",)
+
+
+def test_what_is_wrong_with_the_installing_itself_ends_it_before_a_host_is_changed(
+    monkeypatch: pytest.MonkeyPatch, home: Home
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("bootstrap.install.member_of", broken)
+    home, helper = member(home, host("n1"), {})
+    with pytest.raises(ZeroDivisionError):
+        install(monkeypatch, home, "n1\n", {"n1": helper})
+    assert CHANGING.isdisjoint(helper.asked)
