@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -34,12 +34,17 @@ NOTHING = ObservedReplica(stack="", service="", slot=0, state="unknown", revisio
 class Host:
     """A hosting loop and what it told."""
 
-    def __init__(self, runtime: Runtime, directory: Path) -> None:
+    def __init__(self, runtimes: Sequence[Runtime], directory: Path) -> None:
         self.told: list[HostObservation] = []
-        self.hosting = Hosting([runtime], publish_address="127.0.0.1", data_dir=directory, on_observed=self.told.append)
+        self.hosting = Hosting(runtimes, publish_address="127.0.0.1", data_dir=directory, on_observed=self.told.append)
 
     def want(self, desired: Desired, applied: int = 1) -> None:
         self.hosting.set_desired(Reconcile(desired=desired, applied=applied))
+
+    async def round(self, applied: int) -> None:
+        """A look in which nothing is wanted; what was tidied up behind the one before is done."""
+        self.want(wanted(), applied)
+        await wait_for(lambda: self.now.applied == applied)
 
     @property
     def now(self) -> HostObservation:
@@ -69,8 +74,8 @@ class Host:
 
 
 @asynccontextmanager
-async def hosting(runtime: Runtime, directory: Path) -> AsyncIterator[Host]:
-    host = Host(runtime, directory)
+async def hosting(runtime: Runtime, directory: Path, *others: Runtime) -> AsyncIterator[Host]:
+    host = Host((runtime, *others), directory)
     await host.hosting.open()
     try:
         yield host
@@ -216,9 +221,20 @@ class TestWithAnEngineInMemory:
         engine.hint()
         await wait_for(lambda: nothing in engine.tidied, what="another one, as something was still used")
         engine.tidied.clear()
-        host.want(wanted(spec("api")))
-        await host.until("healthy", "api")
-        assert nothing not in engine.tidied, "and no more once it is done"
+        for applied in (2, 3):
+            await host.round(applied)
+        assert engine.tidied == [], "and no more once it is done"
+
+    async def test_an_engine_that_never_comes_does_not_have_another_tidied_up_again_and_again(
+        self, engine: FakeRuntime, tmp_path: Path
+    ) -> None:
+        other = FakeRuntime("process")
+        engine.away = True
+        async with hosting(engine, tmp_path, other) as host:
+            for applied in (1, 2, 3):
+                await host.round(applied)
+        assert len(other.tidied) == 1
+        assert engine.tidied == []
 
     async def test_a_start_that_takes_long_is_cut_when_it_is_no_longer_wanted(
         self, engine: FakeRuntime, host: Host

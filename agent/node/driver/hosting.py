@@ -88,7 +88,8 @@ class Hosting:
         self._sweep_at = 0.0
         self._resources_at = 0.0
         self._compose_at = 0.0
-        self._tidied: tuple[frozenset[str], frozenset[str]] | None = None
+        self._tidied: dict[RuntimeName, tuple[frozenset[str], frozenset[str]]] = {}
+        self._swept: frozenset[str] | None = None
         self._words: dict[ReplicaKey, asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self.observation = HostObservation()
@@ -345,21 +346,15 @@ class Hosting:
             return
         there = {workload.key.stack for workload in self._everything()}
         wanted = (desired.stacks | there, desired.delete_volumes_of - there)
-        if wanted == self._tidied:
-            return
-        self._tidied = wanted
         for runtime in self._runtimes.values():
-            try:
-                done = self._available(runtime.name) and await runtime.tidy(*wanted)
-            except errors.MusterError:
-                done = False
-            if not done:
-                self._tidied = None  # tried again at the next round; nothing depends on it
-        if self._supplies is not None:
-            try:
+            if self._tidied.get(runtime.name) != wanted and self._available(runtime.name):
+                with contextlib.suppress(errors.MusterError):  # tried again at the next round; nothing depends on it
+                    if await runtime.tidy(*wanted):
+                        self._tidied[runtime.name] = wanted
+        if self._supplies is not None and self._swept != wanted[0]:
+            with contextlib.suppress(errors.MusterError, OSError):
                 await self._supplies.sweep(wanted[0])
-            except (errors.MusterError, OSError):
-                self._tidied = None
+                self._swept = wanted[0]
 
     # Results
 
