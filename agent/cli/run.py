@@ -210,19 +210,22 @@ class Systemd(NamedTuple):
         """Tell it, if there is somebody to tell; one that is busy is waited for, without holding up the loop."""
         if not self.socket:
             return
+        while True:
+            try:
+                self._send(state)
+            except BlockingIOError:  # what it hasn't read yet fills its queue
+                await asyncio.sleep(BUSY_POLL_S)
+                continue
+            except OSError as error:
+                from loguru import logger
+
+                logger.warning("systemd can't be told {}: {}", state, error.strerror)
+            return
+
+    def _send(self, state: str) -> None:
         place = "\0" + self.socket[1:] if self.socket.startswith("@") else self.socket
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as notify:
-            while True:
-                try:
-                    notify.sendto(state.encode(), place)
-                except BlockingIOError:  # what it hasn't read yet fills its queue
-                    await asyncio.sleep(BUSY_POLL_S)
-                    continue
-                except OSError as error:
-                    from loguru import logger
-
-                    logger.warning("systemd can't be told {}: {}", state, error.strerror)
-                return
+            notify.sendto(state.encode(), place)
 
     async def watch(self) -> None:
         """Tell it that the loop turns (sd_watchdog_enabled(3))."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,21 @@ async def test_one_that_is_busy_gets_every_word_later(listening: socket.socket) 
     heard = {await asyncio.to_thread(listening.recv, 100) for _ in words}
     assert heard == {f"STATUS={number}".encode() for number in range(QUEUED_WORDS)}
     await asyncio.gather(*words)
+
+
+async def test_an_agent_that_has_no_descriptor_left_tells_it_once_it_has_one(listening: socket.socket) -> None:
+    systemd = Systemd.of({"NOTIFY_SOCKET": "notify", "WATCHDOG_USEC": "50000"})
+    bounds = resource.getrlimit(resource.RLIMIT_NOFILE)
+    watching = asyncio.create_task(systemd.watch())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, bounds[1]))
+    try:
+        await asyncio.wait([watching], timeout=0.1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, bounds)
+    assert not watching.done()
+    assert await asyncio.to_thread(listening.recv, 100) == b"WATCHDOG=1"
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
 
 
 async def test_one_that_is_gone_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
@@ -13,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from agent import procfs
 from agent.runtime.credentials import NoCredentials, registry_auth
-from tests.support.waiting import wait_for_sync
+from tests.support.waiting import wait_for
 
 Configure = Callable[..., str]
 HELPED = {"credHelpers": {"example.com": "odd"}}
@@ -83,8 +85,13 @@ async def test_a_helper_that_hangs_is_ended_with_all_that_it_started(configure: 
         await registry_auth(WEB, timeout_s=0.5)
     assert time.monotonic() - begun < PATIENCE_S
     assert "echo example.com | docker-credential-odd get" in caught.value.fix
-    child = Path("/proc", (tmp_path / "child").read_text().strip())
-    wait_for_sync(lambda: not child.exists() or ") Z " in (child / "stat").read_text(), what="its child's end")
+    child = int((tmp_path / "child").read_text())
+
+    async def ended() -> bool:
+        seen = await asyncio.to_thread(procfs.stat, child)
+        return seen is None or seen.ended
+
+    await wait_for(ended, what="its child's end")
 
 
 async def test_what_a_helper_leaves_running_does_not_hold_up_its_answer(configure: Configure) -> None:
