@@ -9,13 +9,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
+from functools import lru_cache
 
 from agent.model.types import AgentId
+
+REMEMBERED_WEIGHTS = 8192  # an agent asks for its own few all the time; the simulator's for five of each of 1,000 hosts
 
 
 def voter_for(host: AgentId, voters: Collection[AgentId]) -> AgentId | None:
     """Whom a host follows of these; None without any."""
-    return max(voters, key=lambda voter: hashlib.sha256(f"{voter} {host}".encode()).digest(), default=None)
+    return max(voters, key=lambda voter: _weight(voter, host), default=None)
+
+
+@lru_cache(REMEMBERED_WEIGHTS)
+def _weight(voter: AgentId, host: AgentId) -> bytes:
+    return hashlib.sha256(f"{voter} {host}".encode()).digest()
 
 
 def links_for(
