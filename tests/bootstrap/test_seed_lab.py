@@ -121,15 +121,6 @@ def test_the_database_joins_and_nothing_else_is_touched(desk: Desk) -> None:
     assert desk.run("curl", "-sf", "http://n1:5432/health").stdout == "ok\n"
 
 
-def test_a_worker_that_crashes_is_started_again(desk: Desk) -> None:
-    def process() -> str:
-        return on_host(desk, "worker-1", "docker", "inspect", "--format", "{{.State.Pid}}", "translator-worker-1")
-
-    before = process()
-    on_host(desk, "worker-1", "kill", "-9", before)
-    wait_for_sync(lambda: process() not in (before, "0"), 30.0, what="another process of the worker")
-
-
 def test_cleanup_leaves_the_data_and_nothing_else(desk: Desk) -> None:
     desk.run("agent", "cleanup", "translator", "--yes")
 
