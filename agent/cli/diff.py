@@ -67,6 +67,8 @@ def stack_diff(running: StackView | None, wanted: Stack, hosts: Mapping[Label, L
 def _nowhere(service: Service, hosts: Mapping[Label, Labels]) -> str:
     from agent.control.fit import constraint_reason, refusal  # with all that coordinates behind it: for this alone
 
+    if service.replicas == 0:
+        return ""
     reasons = {name: constraint_reason(name, labels, service) for name, labels in sorted(hosts.items())}
     return refusal(reasons.items()) if all(reasons.values()) else ""
 

@@ -18,8 +18,6 @@ from agent.model.types import Label, Labels
 from agent.state import PORT_TRIES, may_have, satisfies
 
 _LAST_PORT = 65535
-
-
 MAX_REASONS_SHOWN = 10  # hosts that a refusal names; the rest is counted
 
 

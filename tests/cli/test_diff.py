@@ -38,12 +38,14 @@ def test_what_no_host_may_run_is_told_with_each_hosts_reason() -> None:
         services={
             "web": Service(image=Image(ref="web:1"), labels={"zone": "c"}),
             "db": Service(image=Image(ref="web:1"), host="n1"),
+            "later": Service(image=Image(ref="web:1"), labels={"zone": "c"}, replicas=0),
         },
     )
     lines = diff_lines(stack_diff(None, wanted, {"n1": {"zone": "a"}, "n2": {}}))
     assert lines == [
         "shop: revision 1",
         "+ db",
+        "+ later",
         "+ web",
         "! web: no host may run it, so the deploy would fail: n1: label zone=c wanted, a there;"
         " n2: label zone=c wanted, none there",

@@ -1,4 +1,4 @@
-"""Hosts' labels change while faults go on: replicas that want what a host has no more leave it."""
+"""Hosts' labels change while faults go on, and services want some: every agent comes to the same state."""
 
 from __future__ import annotations
 
