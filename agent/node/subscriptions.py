@@ -266,9 +266,9 @@ class Following(Struct):
         return voter_for(self.context.id, linked - self._avoided)
 
     def _has_tried_all(self, when: Instant) -> bool:
-        """Whether every voter that is there had the time to be linked."""
-        since = self._searching_since
-        tried = self._avoided.issuperset(self.context.raft.configuration.voters)
+        """Whether every voter that is there had the time to be linked; who votes itself is linked with all of them."""
+        since, configuration = self._searching_since, self.context.raft.configuration
+        tried = self.context.id in configuration or self._avoided.issuperset(configuration.voters)
         return tried or self._lost or (since is not None and when.mono >= since + 2 * ALONE_S)
 
     def _left_behind(self, when: Instant) -> bool:
