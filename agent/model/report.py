@@ -80,7 +80,8 @@ class PortConflict(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class HostReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The whole of a host's soft state. `boot` counts the agent's starts; (boot, sequence) orders reports.
+    """The whole of a host's soft state. `boot` counts the agent's starts; (boot, sequence) orders reports,
+    but for a host whose disk went back.
 
     `applied` is the ledger index that the host had reconciled against: a report older than an assignment says nothing
     about it. `linked` are the members the host has a peer link with; `findings` answer the errands that it was sent on.

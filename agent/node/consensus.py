@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable
 
 from msgspec import Struct
@@ -95,7 +96,7 @@ class Consensus(Struct):
             self._tell_went_back(sender, when)
         if frame.remembered <= raft.last_index or self.context.id not in raft.configuration:
             return
-        if frame.shown == self._signed(frame.remembered):
+        if hmac.compare_digest(frame.shown, self._signed(frame.remembered)):  # how far they agree tells nobody more
             if not raft.fenced:
                 self._tell_went_back(self.context.id, when)
             raft.fence(frame.remembered, when.mono)

@@ -74,14 +74,11 @@ class Coordination:
         self._vitals = Vitals(self.context)
 
     def report(self, report: HostReport, via: AgentId, when: Instant) -> None:
-        """A host's soft state, over the link with `via`. Late ones are older than what we know.
-
-        A life with an earlier number is a later one all the same: its disk went back (agent.node.lives).
-        """
+        """A host's soft state, over the link with `via`. Late ones are older than what we know."""
         if not self.context.raft.is_leader:
             return
         known = self.reports.get(report.host)
-        if known is not None and known.boot == report.boot and known.sequence >= report.sequence:
+        if known is not None and self._is_late(known, report, via, when):
             return
         self.reports[report.host], self.asking.ways[report.host] = report, via
         self.heard_ms[report.host], self._heard_at[report.host] = when.wall_ms, when.mono
@@ -94,6 +91,15 @@ class Coordination:
         allowance = self._allowances.setdefault(report.host, Allowance(when.mono))
         tell_replicas(self.chronicle, self.context, known, report, allowance, when)
         tell_registered(self.chronicle, self.context, known, report, self.asking.told(report.host), when)
+
+    def _is_late(self, known: HostReport, report: HostReport, via: AgentId, when: Instant) -> bool:
+        """A life with an earlier number is a later one where its host says so itself, or isn't heard otherwise: its
+        disk went back (agent.node.lives). Passed on it may as well be an earlier word, held back.
+        """
+        if known.boot == report.boot:
+            return known.sequence >= report.sequence
+        passed_on = report.boot < known.boot and via != report.host
+        return passed_on and when.mono < self._heard_at[report.host] + UNREPORTED_S
 
     def member_changed(self, change: MemberChanged, when: Instant) -> None:
         """SWIM sees a host differently now: advice."""

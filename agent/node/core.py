@@ -58,6 +58,7 @@ from agent.node.messages import (
     Submit,
     SwimFrame,
     TakenFrame,
+    Unheard,
 )
 from agent.node.passing import Passing
 from agent.node.status import build_members, build_status
@@ -194,6 +195,7 @@ class NodeCore:
         self._context.peers[peer.id] = peer
         self._consensus.link_up(peer, when)
         self._vouching.link_up(peer.id)
+        self._following.link_up(peer.id)
         if peer.known:
             self._context.swim.link_up(peer.id, when.mono)
         self._host.peers_changed()
@@ -339,6 +341,8 @@ class NodeCore:
                 self._context.emit(Unserve(peer=sender, call=call))
             case TakenFrame(id=call, parts=parts):
                 self._followers.taken(sender, call, parts, when)
+            case Unheard():
+                self._following.unheard(sender, when)
 
     def _serve(self, sender: AgentId, call: int, request: Request, when: Instant) -> None:
         match request:
@@ -362,9 +366,7 @@ class NodeCore:
         if self._has_moved:
             self._unsettled = when
             return Stir.MORE
-        if not answered:
-            return Stir.NOTHING
-        return Stir.MORE if self._context.raft.is_leader else Stir.ANSWER
+        return (Stir.MORE if self._context.raft.is_leader else Stir.ANSWER) if answered else Stir.NOTHING
 
     @property
     def _has_moved(self) -> bool:

@@ -15,6 +15,7 @@ from agent.node.messages import CallFrame, CancelFrame, GetStatus, Reply, Status
 
 STATUS_WAIT_S = 1.0  # an answer takes milliseconds; then a person is served better with what this agent sees
 MAX_OPEN = 1000  # questions under way through one agent; above it this agent answers itself
+MAX_OPEN_OF_A_PEER = 8  # passed on for one host: the answers share our link with the coordinator with consensus
 
 
 class _Inquiry(Struct, frozen=True):
@@ -38,7 +39,8 @@ class Inquiries(Struct):
 
     def serve(self, peer: AgentId, call: int, request: GetStatus, when: Instant) -> None:
         """A peer asks us, whom it takes for the coordinator, or for the voter to ask it through."""
-        self._ask((peer, call), self.context.way if request.pass_on else None, GetStatus(), when)
+        way = self.context.way if request.pass_on and self._open_of(peer) < MAX_OPEN_OF_A_PEER else None
+        self._ask((peer, call), way, GetStatus(), when)
 
     def cancelled(self, peer: AgentId, call: int) -> None:
         """The peer no longer waits."""
@@ -47,6 +49,9 @@ class Inquiries(Struct):
     def peer_lost(self, peer: AgentId) -> None:
         """Nobody is left to answer."""
         self._forget(lambda origin: isinstance(origin, tuple) and origin[0] == peer)
+
+    def _open_of(self, peer: AgentId) -> int:
+        return sum(isinstance(inquiry.origin, tuple) and inquiry.origin[0] == peer for inquiry in self._open.values())
 
     def _forget(self, gone: Callable[[int | tuple[AgentId, int]], bool]) -> None:
         for call in [call for call, inquiry in self._open.items() if gone(inquiry.origin)]:

@@ -310,6 +310,10 @@ class KeptFrame(Struct, frozen=True, kw_only=True, tag="kept", omit_defaults=Tru
     shown: Word = b""
 
 
+class Unheard(Struct, frozen=True, kw_only=True, tag="unheard", omit_defaults=True):
+    """The coordinator to a host that doesn't vote: nothing comes through the voter that it follows."""
+
+
 class Alive(Struct, frozen=True, kw_only=True, tag="alive", omit_defaults=True):
     """Nothing to say for a while; the link is used all the same."""
 
@@ -324,5 +328,6 @@ Frame = (
     | CancelFrame
     | TakenFrame
     | KeptFrame
+    | Unheard
     | Alive
 )

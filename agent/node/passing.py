@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from agent.instruction import is_signed_report, sign_report
 from agent.model.errand import Errand
@@ -22,6 +22,12 @@ from agent.node.context import Context
 from agent.node.instant import Instant
 from agent.node.messages import AskFrame, ReportFrame
 from agent.state import audience_of
+
+# What one host's reports may take of our link with the coordinator, which consensus uses too. A host with a hundred
+# replicas that start reports some 100 KiB/s for a moment; what goes beyond is told again within seconds.
+PASSED_BYTES_PER_S = 1_048_576
+PASSED_BYTES_AT_ONCE = 4 * PASSED_BYTES_PER_S
+CHECK_COSTS_BYTES = 4_096  # each costs the coordinator a signature to check, however short it is
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(HostReport)
@@ -34,16 +40,35 @@ def signed_report(context: Context, sign: Callable[[bytes], bytes], report: Host
     return ReportFrame(host=context.id, term=term, report=data, signature=signature)
 
 
+class _Share(Struct):
+    """How many bytes of one host may still be passed on, and when that was true (monotonic seconds).
+
+    The last one may be larger than what is left, so that a large report gets through at all.
+    """
+
+    at: float
+    left: float = float(PASSED_BYTES_AT_ONCE)
+
+    def take(self, size: int, now: float) -> bool:
+        self.left = min(self.left + (now - self.at) * PASSED_BYTES_PER_S, float(PASSED_BYTES_AT_ONCE))
+        self.at = now
+        if self.left <= 0.0:
+            return False
+        self.left -= size + CHECK_COSTS_BYTES
+        return True
+
+
 class Passing(Struct, frozen=True):
     """`report` takes one that is for us, who coordinate, and over whose link it came; `asked` this host's errands.
 
-    `drop` counts what is neither passed on nor taken.
+    `drop` counts what is neither passed on nor taken. `_shares`: one for each member that ever followed us.
     """
 
     context: Context
     report: Callable[[HostReport, AgentId, Instant], None]
     asked: Callable[[tuple[Errand, ...]], None]
     drop: Callable[[str], None]
+    _shares: dict[AgentId, _Share] = field(default_factory=dict)
 
     def reported(self, sender: AgentId, frame: ReportFrame, when: Instant) -> None:
         """A report came over the link with `sender`, its host or who passes it on."""
@@ -55,7 +80,10 @@ class Passing(Struct, frozen=True):
             else:
                 self.report(report, sender, when)
         elif frame.host == sender and context.leader in context.peers:
-            context.send(context.leader, frame)
+            if self._shares.setdefault(sender, _Share(when.mono)).take(len(frame.report), when.mono):
+                context.send(context.leader, frame)
+            else:
+                self.drop("report_beyond_share")
         else:
             self.drop("report_for_another")
 

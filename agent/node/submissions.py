@@ -23,6 +23,7 @@ from agent.node.effects import Answer
 from agent.node.instant import Instant
 from agent.node.messages import CallFrame, CancelFrame, Failed, Reply, Submit, Submitted
 from agent.node.sentences import start_again
+from agent.node.subscriptions import SILENT_S
 from agent.raft import NotLeader, ProposalDropped, ReadDropped, ReadState
 from agent.raft.quorum import majority
 from agent.state import apply, audience_of
@@ -147,11 +148,7 @@ class Submissions(Struct):
             return float("inf")
         moving = [self._pending[number] for number in self._moving if number in self._pending]
         moments = [self._ends_at, *(pending.retry_at for pending in moving)]
-        moments += [
-            max(pending.since, self._alone_since) + NO_MAJORITY_AFTER_S
-            for pending in moving
-            if pending.state == "waiting"
-        ]
+        moments += [self._gives_up_at(pending) for pending in moving if pending.state == "waiting"]
         return min((moment for moment in moments if moment > self._pumped_at), default=float("inf"))
 
     def _take(
@@ -193,8 +190,13 @@ class Submissions(Struct):
                 self._answer(number, fault_of(self._no_coordinator(pending)))
         elif (way := self.context.way) not in (None, self.context.id):
             self._forward(number, pending, way)
-        elif when.mono >= max(pending.since, self._alone_since) + NO_MAJORITY_AFTER_S:
+        elif when.mono >= self._gives_up_at(pending):
             self._answer(number, fault_of(self._no_coordinator(pending)))
+
+    def _gives_up_at(self, pending: _Pending) -> float:
+        """Who doesn't vote has to leave a voter that names no coordinator first, and to ask another one."""
+        asks_others_s = 0.0 if self.context.id in self.context.raft.configuration.voters else SILENT_S
+        return max(pending.since, self._alone_since) + NO_MAJORITY_AFTER_S + asks_others_s
 
     def _in_vain(self, pending: _Pending) -> bool:
         """Whether who has it may never answer: a proposal may be lost with its term, a coordinator with its post."""

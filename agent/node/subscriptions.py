@@ -30,6 +30,7 @@ from agent.node.messages import (
     ReplyFrame,
     SnapshotPart,
     TakenFrame,
+    Unheard,
 )
 from agent.node.vouching import Vouching
 from agent.raft import ObservationRefused, Snapshot
@@ -48,6 +49,13 @@ SILENT_S = 2.0
 
 # A snapshot that nobody could decide on for so long (agent.node.vouching): another voter may have one that is.
 UNDECIDED_S = 5.0
+
+# A voter that was no good is tried again after so long: it may only have been cut off, and who follows it otherwise
+# stays with another one for good. One that still is none costs `SILENT_S` then.
+AVOIDED_S = 300.0
+
+# A voter that is followed for less isn't blamed for what the coordinator didn't hear: this host was away itself.
+BLAMELESS_S = 10.0
 
 # Between two looks at which members are reached through no voter: one that was away through several changes of voters
 # knows nobody whom to dial, and a voter may not pass on what others report. The coordinator dials them.
@@ -95,10 +103,11 @@ class Following(Struct):
 
     `_taken`: parts of this subscription that were taken, `_told` of them are known to the voter. `_patient_until`: by
     then the voter that we follow has to name a coordinator; None while it does. `_avoided`: voters that were no good,
-    until none is left; `_left`: the one whose link broke, until another is followed. `_searching_since`: we have nobody
-    to follow. `_alone_since`: no voter that our ledger names is linked; after a while anybody linked is asked, since
-    the voters may be others by now: a host may be enrolled, or come back, when all founders are gone. `_judged`: the
-    snapshot that is whole and not decided on yet, `_behind` what came behind it. `_wanted`: the links last asked for.
+    each until then or until none is left; `_left`: the one whose link broke, until another is followed.
+    `_searching_since`: we have nobody to follow. `_alone_since`: no voter that our ledger names is linked; after a
+    while anybody linked is asked, since the voters may be others by now: a host may be enrolled, or come back, when
+    all founders are gone. `_judged`: the snapshot that is whole and not decided on yet, `_behind` what came behind it.
+    `_wanted`: the links last asked for.
     """
 
     context: Context
@@ -112,9 +121,10 @@ class Following(Struct):
     _taken: int = 0
     _told: int = 0
     _voter: AgentId | None = None
+    _followed_since: float = 0.0
     _call: int = 0
     _retry_at: float = 0.0
-    _avoided: set[AgentId] = field(default_factory=set)
+    _avoided: dict[AgentId, float] = field(default_factory=dict)
     _left: AgentId | None = None
     _searching_since: float | None = None
     _wanted: frozenset[AgentId] = frozenset()
@@ -139,11 +149,23 @@ class Following(Struct):
         if self.wanted() != self._wanted:
             self.want()
 
+    def link_up(self, peer: AgentId) -> None:
+        """One that we, who coordinate, didn't hear is told: its voter may never have named us."""
+        if peer in self._absent:
+            self.context.send(peer, Unheard())
+
+    def unheard(self, sender: AgentId, when: Instant) -> None:
+        """A voter says that the one that we follow passes on nothing of ours: another is tried, whoever is right."""
+        blamed = self._voter not in (None, sender) and when.mono >= self._followed_since + BLAMELESS_S
+        if blamed and sender in self.context.raft.configuration.voters:
+            self._give_up(when)
+
     def _choose(self, when: Instant) -> None:
+        for voter in [voter for voter, until in self._avoided.items() if when.mono >= until]:
+            del self._avoided[voter]
         impatient = self._patient_until is not None and when.mono >= self._patient_until
         if self._voter is not None and (impatient or when.mono >= self._judged_until):
-            self._avoided.add(self._voter)
-            self._leave()
+            self._avoid(when)
         wanted = self._choice(when) if when.mono >= self._retry_at else self._voter
         if wanted == self._voter:
             return
@@ -157,7 +179,7 @@ class Following(Struct):
             self._on_reply(reply, end, at)
 
         self._voter = self.context.followed = wanted
-        self._left = None
+        self._left, self._followed_since = None, when.mono
         self._patient_until = when.mono + SILENT_S
         self._call = self.context.calls.open(wanted, on_reply)
         arriving = self._arriving
@@ -249,6 +271,9 @@ class Following(Struct):
             deadline = self._judged_until
         if self._alone_since is not None and pumped_at < self._alone_since + LEADERLESS_S < deadline:
             deadline = self._alone_since + LEADERLESS_S
+        for until in self._avoided.values():
+            if pumped_at < until < deadline:
+                deadline = until
         if self._searching_since is not None:
             for tried_at in (self._searching_since + ALONE_S, self._searching_since + 2 * ALONE_S):
                 if pumped_at < tried_at < deadline:
@@ -261,14 +286,14 @@ class Following(Struct):
             return None
         voters = self.context.peers if self._lost else configuration.voters
         linked = {voter for voter in voters if voter in self.context.peers}
-        if linked <= self._avoided and self._has_tried_all(when):
+        if linked <= self._avoided.keys() and self._has_tried_all(when):
             self._avoided.clear()
-        return voter_for(self.context.id, linked - self._avoided)
+        return voter_for(self.context.id, linked - self._avoided.keys())
 
     def _has_tried_all(self, when: Instant) -> bool:
         """Whether every voter that is there had the time to be linked; who votes itself is linked with all of them."""
         since, configuration = self._searching_since, self.context.raft.configuration
-        tried = self.context.id in configuration or self._avoided.issuperset(configuration.voters)
+        tried = self.context.id in configuration or self._avoided.keys() >= set(configuration.voters)
         return tried or self._lost or (since is not None and when.mono >= since + 2 * ALONE_S)
 
     def _left_behind(self, when: Instant) -> bool:
@@ -279,6 +304,11 @@ class Following(Struct):
             self._leaderless_since = when.mono
         since = self._leaderless_since
         return since is not None and when.mono >= since + LEADERLESS_S
+
+    def _avoid(self, when: Instant) -> None:
+        if self._voter is not None:
+            self._avoided[self._voter] = when.mono + AVOIDED_S
+        self._leave()
 
     def _leave(self) -> None:
         if self._call and (peer := self.context.calls.close(self._call)) is not None:
@@ -300,9 +330,7 @@ class Following(Struct):
             self._leave()
 
     def _give_up(self, when: Instant) -> None:
-        if self._voter is not None:
-            self._avoided.add(self._voter)
-        self._leave()
+        self._avoid(when)
         self._retry_at = when.mono + RETRY_S
 
     def _tell_taken(self) -> None:

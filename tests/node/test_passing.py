@@ -10,6 +10,7 @@ from agent.model.events import Event
 from agent.model.report import HostReport
 from agent.node.context import Peer
 from agent.node.coordination import UNREPORTED_S
+from agent.node.inquiries import MAX_OPEN_OF_A_PEER
 from agent.node.messages import (
     AskFrame,
     CallFrame,
@@ -20,8 +21,10 @@ from agent.node.messages import (
     ReportFrame,
     Request,
     Submit,
+    Unheard,
 )
-from agent.node.subscriptions import SEEK_S
+from agent.node.passing import PASSED_BYTES_AT_ONCE, PASSED_BYTES_PER_S
+from agent.node.subscriptions import AVOIDED_S, BLAMELESS_S, SEEK_S, SILENT_S
 from agent.swim import MemberState
 from tests.node.cluster import ONE_DEPLOY, Cluster, Node, stack
 from tests.node.reports import signed_by
@@ -185,6 +188,104 @@ def test_a_host_whose_reports_arent_passed_on_is_asked_for_a_link(trio: Trio) ->
     trio.cluster.until(lambda: trio.known.applied == 99, within_s=UNREPORTED_S + SEEK_S)
     trio.observer.up.observed(replace(trio.observer.up.observation, applied=100), trio.observer.when)
     trio.cluster.until(lambda: trio.known.applied == 100, within_s=UNREPORTED_S + 2 * SEEK_S)
+
+
+def test_a_host_leaves_a_voter_that_passes_nothing_on_and_follows_it_again_much_later(trio: Trio) -> None:
+    """Once the coordinator has told it so: to the host all looks well."""
+    trio.cluster.lost = lambda sender, to, frame: (
+        sender == trio.voter.name and isinstance(frame, ReportFrame) and frame.host == trio.observer.id
+    )
+    trio.cluster.until(lambda: trio.observer.up.context.followed != trio.voter.id, within_s=UNREPORTED_S + SEEK_S)
+    trio.cluster.run(SEEK_S)
+    assert trio.observer.up.context.followed not in (None, trio.voter.id)
+    assert trio.observer.up.context.leader == trio.coordinator.id
+    trio.cluster.lost = lambda sender, to, frame: False
+    trio.cluster.run(AVOIDED_S)
+    assert trio.observer.up.context.followed == trio.voter.id
+
+
+def test_an_expelled_voter_cant_keep_that_from_who_follows_it(trio: Trio) -> None:
+    """It says nothing more at all, and keeps the link."""
+    trio.cluster.lost = lambda sender, to, frame: sender == trio.voter.name and isinstance(frame, ReplyFrame)
+    trio.cluster.expel(trio.voter.name, at=trio.coordinator.name)
+    trio.cluster.until(
+        lambda: trio.voter.id in trio.observer.up.context.state.expelled, within_s=UNREPORTED_S + SEEK_S + SILENT_S
+    )
+    trio.cluster.run(1.0)
+    assert trio.observer.up.context.leader == trio.coordinator.id
+
+
+def test_only_a_voter_can_tell_a_host_that_it_isnt_heard(trio: Trio) -> None:
+    other = trio.cluster.enrol("n7")
+    trio.cluster.run(BLAMELESS_S)
+    visit(trio.observer, other)
+    trio.observer.up.frame(other.id, Unheard(), trio.observer.when)
+    assert trio.observer.up.context.followed == trio.voter.id
+    visit(trio.observer, trio.coordinator)
+    trio.observer.up.frame(trio.coordinator.id, Unheard(), trio.observer.when)
+    assert trio.observer.up.context.followed is None
+
+
+def test_a_host_that_was_away_itself_blames_nobody_for_it(trio: Trio) -> None:
+    trio.cluster.crash(trio.observer.name)
+    trio.cluster.run(UNREPORTED_S + SEEK_S)
+    trio.cluster.start(trio.observer.name)
+    assert trio.cluster.linked(trio.coordinator.name, trio.observer.name), "the coordinator has dialled it"
+    trio.cluster.run(1.0)
+    assert trio.observer.up.context.followed == trio.voter.id
+
+
+@pytest.mark.parametrize(("waits_s", "taken"), [(0.0, False), (UNREPORTED_S, True)])
+def test_a_report_of_an_earlier_life_counts_only_where_the_host_isnt_heard(
+    trio: Trio, waits_s: float, taken: bool
+) -> None:
+    """A voter held it back. Of a disk that went back it may be the word: then nothing else comes."""
+    before = signed_by(trio.observer, replace(trio.known, agent_version="before"))
+    trio.cluster.crash(trio.observer.name)
+    trio.cluster.start(trio.observer.name)
+    trio.cluster.run(1.0)
+    assert trio.known.boot == 2
+    trio.cluster.lost = lambda sender, to, frame: isinstance(frame, ReportFrame) and frame.host == trio.observer.id
+    trio.cluster.run(waits_s)
+    trio.coordinator.up.frame(trio.voter.id, before, trio.coordinator.when)
+    assert (trio.known.agent_version == "before") is taken
+
+
+def test_a_hosts_flood_of_reports_doesnt_fill_the_link_of_its_voter(trio: Trio) -> None:
+    flood = replace(signed_by(trio.observer, trio.known), report=bytes(PASSED_BYTES_PER_S // 4))
+
+    def passed_on() -> int:
+        for _ in range(100):
+            trio.voter.up.frame(trio.observer.id, flood, trio.voter.when)
+        trio.voter.sent.clear()
+        trio.cluster.settle()
+        passed = [f for f in frames_to(trio.voter, trio.coordinator) if isinstance(f, ReportFrame)]
+        return sum(len(f.report) for f in passed)
+
+    assert passed_on() <= PASSED_BYTES_AT_ONCE + len(flood.report)
+    trio.cluster.run(1.0)
+    assert passed_on() <= PASSED_BYTES_PER_S + len(flood.report)
+    trio.cluster.run(PASSED_BYTES_AT_ONCE / PASSED_BYTES_PER_S)
+    before = trio.known.sequence
+    trio.observer.up.observed(replace(trio.observer.up.observation, applied=99), trio.observer.when)
+    trio.cluster.settle()
+    assert trio.known.sequence == before + 1, "and it is heard afterwards"
+
+
+def test_one_hosts_questions_leave_room_on_the_link_of_its_voter(trio: Trio) -> None:
+    for call in range(900, 950):
+        trio.voter.up.frame(trio.observer.id, CallFrame(id=call, request=GetStatus(pass_on=True)), trio.voter.when)
+    trio.cluster.settle()
+    assert len([f for f in frames_to(trio.voter, trio.coordinator) if isinstance(f, CallFrame)]) == MAX_OPEN_OF_A_PEER
+    assert len([f for f in frames_to(trio.voter, trio.observer) if isinstance(f, ReplyFrame) and f.id >= 900]) == 50
+
+
+def test_an_instruction_finds_another_way_where_the_voter_is_cut_off_itself(trio: Trio) -> None:
+    for other in trio.others:
+        trio.cluster.cut_pair(trio.voter.name, other.name)
+    request = trio.observer.deploy()
+    trio.cluster.until(lambda: request in trio.observer.answers)
+    assert trio.observer.result(request).outcome == "applied"
 
 
 def test_a_voter_cant_alter_what_it_passes_on(trio: Trio) -> None:
