@@ -14,7 +14,7 @@ import pytest
 from tests.lab.host import Host
 from tests.lab.lab import Lab
 
-LINES: Final = "80"  # of each host's journal
+SHOWN_LINES: Final = 80  # of each host's journal
 UNIT: Final = "muster-agent"
 ENDS: Final = ("Main process exited", "Watchdog timeout", "Failed with result")
 """systemd's words for a service that didn't end because somebody stopped it."""
@@ -39,14 +39,15 @@ def _no_agent_ended_by_itself(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     expected: Collection[str] = getattr(request.module, "AGENTS_END", ())
     for host in [host for host in _running(lab) if host.name not in expected] if lab is not None else ():
-        journal = _journal(host)
-        if ended_by_itself(journal):
-            pytest.fail(f"the agent on {host.name} ended by itself:\n{journal}", pytrace=False)
+        if end := ended_by_itself(_journal(host)):
+            pytest.fail(f"the agent on {host.name} ended by itself:\n{end}", pytrace=False)
 
 
-def ended_by_itself(journal: str) -> bool:
-    """Whether the unit's journal tells of an end that nobody asked for."""
-    return any(words in journal for words in ENDS)
+def ended_by_itself(journal: str) -> str:
+    """What the unit's journal tells up to the first end that nobody asked for; empty where there is none."""
+    lines = journal.splitlines()
+    at = next((number for number, line in enumerate(lines, 1) if any(words in line for words in ENDS)), 0)
+    return "\n".join(lines[max(at - SHOWN_LINES, 0) : at])
 
 
 def _lab_of(desk: object) -> Lab | None:
@@ -59,9 +60,10 @@ def _running(lab: Lab) -> list[Host]:
 
 
 def _told(host: Host) -> str:
-    return host.run(["systemctl", "status", "-n", "0", "--no-pager", UNIT], check=False).stdout + _journal(host)
+    status = host.run(["systemctl", "status", "-n", "0", "--no-pager", UNIT], check=False).stdout
+    return status + "\n".join(_journal(host).splitlines()[-SHOWN_LINES:])
 
 
 def _journal(host: Host) -> str:
-    command = ["journalctl", "-u", UNIT, "-n", LINES, "-o", "short-precise", "--no-pager"]
-    return host.run(command, check=False).stdout
+    """All of it."""
+    return host.run(["journalctl", "-u", UNIT, "-o", "short-precise", "--no-pager"], check=False).stdout

@@ -30,4 +30,5 @@ def test_a_stop_is_no_end_by_itself() -> None:
     ],
 )
 def test_what_ends_an_agent_that_nobody_stopped_shows(said: str) -> None:
-    assert ended_by_itself(f"{STOPPED}n1 systemd[1]: {said}\n")
+    since = "n1 muster-agent[207]: INFO    linked with n4\n" * 200
+    assert ended_by_itself(f"{STOPPED}n1 systemd[1]: {said}\n{since}") == f"{STOPPED}n1 systemd[1]: {said}"
