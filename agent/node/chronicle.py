@@ -18,7 +18,7 @@ from agent.model.types import AgentId
 from agent.node.context import Context
 from agent.node.effects import Publish
 from agent.node.instant import Instant
-from agent.node.messages import CallFrame, CancelFrame, Events, FollowEvents, Reply
+from agent.node.messages import Events, FollowEvents, Reply
 
 KEPT_EVENTS = 1000  # what `agent events` can show of the past after it connects
 
@@ -70,13 +70,11 @@ class Chronicle(Struct):
         wanted = self._wanted()
         if wanted == self._source:
             return
-        if self._call and (peer := self.context.calls.close(self._call)) is not None:
-            self.context.send(peer, CancelFrame(id=self._call))
+        self.context.hang_up(self._call)
         self._source, self._call = wanted, 0
         if wanted is not None:
             way, pass_on = wanted
-            self._call = self.context.calls.open(way, self._on_reply)
-            self.context.send(way, CallFrame(id=self._call, request=FollowEvents(pass_on=pass_on)))
+            self._call = self.context.call(way, FollowEvents(pass_on=pass_on), self._on_reply)
 
     def _wanted(self) -> tuple[AgentId, bool] | None:
         """Whom to follow, and whether it has to pass on: not for others, so that nothing goes round."""

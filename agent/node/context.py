@@ -8,11 +8,11 @@ from msgspec import Struct, field
 
 from agent.model.fault import Fault
 from agent.model.types import AgentId, Millis
-from agent.node.calls import CallBook
+from agent.node.calls import CallBook, OnReply
 from agent.node.clock import LedgerClock
 from agent.node.effects import Effect, Send
 from agent.node.instant import Instant
-from agent.node.messages import Failed, Frame, Reply, ReplyFrame
+from agent.node.messages import CallFrame, CancelFrame, Failed, Frame, Reply, ReplyFrame, Request
 from agent.raft import Raft
 from agent.state import ClusterState
 from agent.swim import MemberState, Swim
@@ -128,6 +128,17 @@ class Context(Struct):
         if self.id in self.raft.configuration.voters:
             return False
         return self.swim.state_of(voter) is MemberState.ALIVE
+
+    def call(self, peer: AgentId, request: Request, on_reply: OnReply) -> int:
+        """Ask a linked peer; the call, for `hang_up`."""
+        number = self.calls.open(peer, on_reply)
+        self.send(peer, CallFrame(id=number, request=request))
+        return number
+
+    def hang_up(self, call: int) -> None:
+        """Nobody waits for this call any more; 0 is none, and one that is over already is fine."""
+        if (peer := self.calls.close(call)) is not None:
+            self.send(peer, CancelFrame(id=call))
 
     def name_of(self, agent: AgentId) -> str:
         """The host's name, or the id of somebody our ledger doesn't know."""

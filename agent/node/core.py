@@ -285,15 +285,13 @@ class NodeCore:
             self._context.emit(Replied(call=number, reply=reply, end=end))  # type: ignore[arg-type]  # OnReply's reply
 
         callback: OnReply = on_reply
-        number = self._context.calls.open(peer, callback)
-        self._context.send(peer, CallFrame(id=number, request=request))
+        number = self._context.call(peer, request, callback)
         self._stir(when)
         return number
 
     def cancel(self, call: int) -> None:
         """Nobody waits for this call of the driver's any more."""
-        if (peer := self._context.calls.close(call)) is not None:
-            self._context.send(peer, CancelFrame(id=call))
+        self._context.hang_up(call)
 
     def listen(self, listening: bool) -> None:
         """Whether anybody listens to events at this agent."""

@@ -69,8 +69,7 @@ class Epochs(Struct):
             if isinstance(reply, Ledger) and reply.snapshot is not None:
                 self._take(peer, reply.snapshot)
 
-        call = self.context.calls.open(peer.id, on_reply)
-        self.context.send(peer.id, CallFrame(id=call, request=request))
+        self.context.call(peer.id, request, on_reply)
 
     def _take(self, peer: Peer, part: SnapshotPart) -> None:
         """A part, then the next is asked for; a peer whose parts don't fit together isn't asked any more."""

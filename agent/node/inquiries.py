@@ -11,7 +11,7 @@ from agent.model.types import AgentId
 from agent.node.context import Context
 from agent.node.effects import Answer
 from agent.node.instant import Instant
-from agent.node.messages import CallFrame, CancelFrame, GetStatus, Reply, StatusIs
+from agent.node.messages import GetStatus, Reply, StatusIs
 
 STATUS_WAIT_S = 1.0  # an answer takes milliseconds; then a person is served better with what this agent sees
 MAX_OPEN = 1000  # questions under way through one agent; above it this agent answers itself
@@ -56,11 +56,7 @@ class Inquiries(Struct):
     def _forget(self, gone: Callable[[int | tuple[AgentId, int]], bool]) -> None:
         for call in [call for call, inquiry in self._open.items() if gone(inquiry.origin)]:
             del self._open[call]
-            self._hang_up(call)
-
-    def _hang_up(self, call: int) -> None:
-        if (peer := self.context.calls.close(call)) is not None:
-            self.context.send(peer, CancelFrame(id=call))
+            self.context.hang_up(call)
 
     def _ask(self, origin: int | tuple[AgentId, int], way: AgentId | None, request: GetStatus, when: Instant) -> None:
         context = self.context
@@ -71,16 +67,15 @@ class Inquiries(Struct):
         def on_reply(reply: Reply | None, _end: bool, at: Instant) -> None:
             self._answer(call, reply, at)
 
-        call = context.calls.open(way, on_reply)
+        call = context.call(way, request, on_reply)
         self._open[call] = _Inquiry(origin, when.mono + STATUS_WAIT_S)
-        context.send(way, CallFrame(id=call, request=request))
 
     def pump(self, when: Instant) -> None:
         """Wait no longer than that."""
         if not self._open:
             return
         for call in [call for call, inquiry in self._open.items() if when.mono >= inquiry.until]:
-            self._hang_up(call)
+            self.context.hang_up(call)
             self._answer(call, None, when)
 
     def deadline(self) -> float:

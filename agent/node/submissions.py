@@ -21,7 +21,7 @@ from agent.model.types import AgentId
 from agent.node.context import Context
 from agent.node.effects import Answer
 from agent.node.instant import Instant
-from agent.node.messages import CallFrame, CancelFrame, Failed, Reply, Submit, Submitted
+from agent.node.messages import Failed, Reply, Submit, Submitted
 from agent.node.sentences import start_again
 from agent.node.subscriptions import SILENT_S
 from agent.raft import NotLeader, ProposalDropped, ReadDropped, ReadState
@@ -206,8 +206,7 @@ class Submissions(Struct):
         return pending.state == "forwarded" and self.context.way not in (None, pending.way)
 
     def _hang_up(self, pending: _Pending) -> None:
-        if pending.call and (peer := self.context.calls.close(pending.call)) is not None:
-            self.context.send(peer, CancelFrame(id=pending.call))
+        self.context.hang_up(pending.call)
         pending.call = 0
 
     def _admit(self, number: int, pending: _Pending, when: Instant) -> None:
@@ -250,11 +249,10 @@ class Submissions(Struct):
         def on_reply(reply: Reply | None, _end: bool, when: Instant) -> None:
             self._forwarded(number, reply, when)
 
-        pending.call = self.context.calls.open(way, on_reply)
         pending.state, pending.way, pending.sent = "forwarded", way, True
         pass_on = way != self.context.leader and isinstance(pending.origin, int)
         request = Submit(token=pending.token, body=pending.body, pass_on=pass_on)
-        self.context.send(way, CallFrame(id=pending.call, request=request))
+        pending.call = self.context.call(way, request, on_reply)
 
     def _forwarded(self, number: int, reply: Reply | None, when: Instant) -> None:
         pending = self._pending.get(number)

@@ -21,8 +21,6 @@ from agent.node.followers import WINDOW_PARTS
 from agent.node.instant import Instant
 from agent.node.machine import are_readable
 from agent.node.messages import (
-    CallFrame,
-    CancelFrame,
     FollowLedger,
     Frame,
     Ledger,
@@ -181,7 +179,6 @@ class Following(Struct):
         self._voter = self.context.followed = wanted
         self._left, self._followed_since = None, when.mono
         self._patient_until = when.mono + SILENT_S
-        self._call = self.context.calls.open(wanted, on_reply)
         arriving = self._arriving
         request = FollowLedger(
             index=self.context.raft.commit + 1,
@@ -189,7 +186,7 @@ class Following(Struct):
             digest=arriving.digest,
             offset=len(arriving.data),
         )
-        self.context.send(wanted, CallFrame(id=self._call, request=request))
+        self._call = self.context.call(wanted, request, on_reply)
 
     def want(self) -> None:
         """Ask for the links that are wanted; also where only the members' addresses are others."""
@@ -311,8 +308,7 @@ class Following(Struct):
         self._leave()
 
     def _leave(self) -> None:
-        if self._call and (peer := self.context.calls.close(self._call)) is not None:
-            self.context.send(peer, CancelFrame(id=self._call))
+        self.context.hang_up(self._call)
         self._voter, self._call, self._patient_until = None, 0, None
         self.context.followed = self.context.told = None
         self._taken = self._told = 0

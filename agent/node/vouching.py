@@ -18,7 +18,7 @@ from agent.model.types import AgentId, Digest
 from agent.node.chronicle import Chronicle
 from agent.node.context import Context
 from agent.node.instant import Instant
-from agent.node.messages import CallFrame, Frame, GetSnapshotName, Reply, ReplyFrame, SnapshotNameIs
+from agent.node.messages import Frame, GetSnapshotName, Reply, ReplyFrame, SnapshotNameIs
 from agent.raft import Configuration, Snapshot
 from agent.raft.quorum import majority_of_others
 
@@ -221,9 +221,8 @@ class Vouching(Struct):
                 case.told[voter] = reply.name
                 self._silent_since.pop(voter, None)
 
-        call = self.context.calls.open(voter, on_reply)
+        call = self.context.call(voter, GetSnapshotName(index=case.snapshot.index), on_reply)
         case.open[voter] = _Question(call, when.mono)
-        self.context.send(voter, CallFrame(id=call, request=GetSnapshotName(index=case.snapshot.index)))
 
     def _give_up(self, case: _Case, voter: AgentId) -> None:
         """An answer that comes all the same finds nobody."""
