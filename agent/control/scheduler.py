@@ -233,11 +233,13 @@ class _Planner:
                 self._kept.discard(key)
 
     def _never(self) -> frozenset[ReplicaKey]:
-        services = deployed_stack(self._state, self._stack).services
+        if not self._pending:  # as mostly
+            return frozenset()
+        services, members = deployed_stack(self._state, self._stack).services, self._state.members.values()
         impossible = {
             name
             for name in {key.service for key in self._pending}
-            if all(unfit_for_good(one, services[name], self._facts.of(one.id).report) for one in self._hosts())
+            if all(unfit_for_good(one, services[name], self._facts.of(one.id).report) for one in members)
         }
         return frozenset(key for key in self._pending if key.service in impossible)
 
