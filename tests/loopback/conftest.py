@@ -8,6 +8,7 @@ with `make_cluster`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +50,22 @@ def _network(worker_id: str) -> None:
         leave_network()
 
 
-@pytest.fixture(scope="session")
-def _shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    cluster = LocalCluster.create(tmp_path_factory.mktemp("shared"), 3, api_port=0, runtimes=("process",))
+@contextmanager
+def outliving(directory: Path) -> Iterator[LocalCluster]:
+    """A cluster of three that outlives a test, not started yet."""
+    cluster = LocalCluster.create(directory, 3, api_port=0, runtimes=("process",))
     LIVE.append(cluster)
     try:
         yield cluster
     finally:
         LIVE.remove(cluster)
         end(cluster)
+
+
+@pytest.fixture(scope="session")
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    with outliving(tmp_path_factory.mktemp("shared")) as cluster:
+        yield cluster
 
 
 @pytest.fixture

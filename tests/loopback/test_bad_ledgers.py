@@ -22,8 +22,8 @@ from agent.storage.database import LedgerFile
 from agent.storage.identity import load as load_identity
 from bootstrap import leftovers
 from bootstrap.local import AGENT, LocalCluster, clean_environment
-from tests.loopback.conftest import LIVE
-from tests.loopback.world import EXAMPLE, READY_TIMEOUT_S, coordinator_of, end
+from tests.loopback.conftest import outliving
+from tests.loopback.world import EXAMPLE, READY_TIMEOUT_S, coordinator_of
 from tests.support.agents import AgentHttps, Desk
 from tests.support.waiting import wait_for_sync
 
@@ -38,18 +38,13 @@ Damage = Callable[[LocalCluster], None]
 @pytest.fixture(scope="module")
 def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     """Three voters with a history; n3 was stopped, and a sound copy of its data is beside it."""
-    cluster = LocalCluster.create(tmp_path_factory.mktemp("bad"), 3, api_port=0, runtimes=("process",))
-    LIVE.append(cluster)
-    try:
+    with outliving(tmp_path_factory.mktemp("bad")) as cluster:
         cluster.up()
         cluster.wait_ready(timeout_s=READY_TIMEOUT_S)
         Desk(cluster).run("deploy", str(EXAMPLE))
         cluster.stop("n3")
         shutil.copytree(cluster.data_dir("n3"), sound(cluster))
         yield cluster
-    finally:
-        LIVE.remove(cluster)
-        end(cluster)
 
 
 @pytest.fixture
