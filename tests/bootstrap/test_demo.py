@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from agent.control.failure import NEW_COORDINATOR_GRACE_S
 from agent.errors import MusterError
 from agent.model.status import ReplicaStatus
 from bootstrap.demo import MISSED_AFTER_S, what_stayed
@@ -14,6 +15,10 @@ def replica(slot: int, host: str, process: str) -> ReplicaStatus:
 
 
 BEFORE = [replica(1, "n1", "11:1"), replica(2, "n2", "22:2")]
+
+
+def test_for_long_is_what_a_coordinator_takes_for_long() -> None:
+    assert MISSED_AFTER_S == NEW_COORDINATOR_GRACE_S  # bootstrap imports nothing of the daemon
 
 
 def test_what_the_killed_agent_ran_is_found_again() -> None:
