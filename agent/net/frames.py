@@ -1,7 +1,7 @@
-"""Frames on the peer link: 4 bytes length (big-endian, of what follows), 1 byte version, msgpack.
+"""Frames on the peer link: 4 bytes length (big-endian, of what follows), 1 byte version of this very form, msgpack.
 
 A frame whose length or version is wrong ends the link: what follows can't be found any more. A frame whose content
-isn't understood is dropped alone: the sender may be of a later version.
+isn't understood is dropped alone: which kinds the peer knows is the hello's `frames` (agent.node.versions).
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from agent.model.instruction import MAX_TOKEN_BYTES
 from agent.model.types import ClusterId, Label, Port
 from agent.node.messages import Frame
 
-FRAME_VERSION: Final = 1
+# How frames are cut out of the stream and written. What they say has versions of its own (agent.node.versions).
+FRAMING_VERSION: Final = 1
 
 # The largest frames are a status of 10,000 replicas (about 5 MiB), an instruction and a snapshot's part (1 MiB each).
 MAX_FRAME_BYTES: Final = 8 * 1024 * 1024
@@ -27,17 +28,19 @@ MAX_HELLO_FRAME_BYTES: Final = 8 * 1024
 
 _LENGTH = struct.Struct(">I")
 HEADER_BYTES: Final = _LENGTH.size
-_VERSION_BYTE = bytes([FRAME_VERSION])
+_VERSION_BYTE = bytes([FRAMING_VERSION])
 
-RefusalReason = Literal["protocol", "identity", "hello", "cluster", "expelled", "self", "busy"]
-"""Why a link isn't taken up. `identity`: the certificate; `hello`: its signature, audience or binding."""
+RefusalReason = Literal["protocol", "version", "identity", "hello", "cluster", "expelled", "self", "busy"]
+"""Why a link isn't taken up. `identity`: the certificate; `hello`: its signature, audience or binding; `version`: no
+version of frames that both know.
+"""
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello", omit_defaults=True):
     """The first frame of each side; the server's comes only after it has checked the client's.
 
     `token` is the hello JWT (agent.instruction). The rest is what peers learn of each other; `boot` grows with each
-    start of the agent.
+    start of the agent; `frames` is the highest version of frames that it knows.
     """
 
     token: Annotated[str, msgspec.Meta(max_length=MAX_TOKEN_BYTES)]
@@ -49,6 +52,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello", omit_default
     level: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
     api_port: Port
     peer_port: Port
+    frames: Annotated[int, msgspec.Meta(ge=1, le=2**31)] = 1
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused", omit_defaults=True):
@@ -76,7 +80,7 @@ def encode_frame(frame: Frame | Opening) -> bytes:
         _buffer.clear()
         raise TooLarge(f"a frame of {size} bytes; at most {MAX_FRAME_BYTES} go over the peer link")
     _LENGTH.pack_into(_buffer, 0, size)
-    _buffer[HEADER_BYTES] = FRAME_VERSION
+    _buffer[HEADER_BYTES] = FRAMING_VERSION
     return bytes(_buffer)
 
 
@@ -108,7 +112,7 @@ class FrameReader:
 
     def whole(self, data: bytes) -> bytes | None:
         """The content, where nothing is kept and `data` is exactly one frame, as mostly; else None, and feed it."""
-        if self._kept or len(data) <= HEADER_BYTES or data[HEADER_BYTES] != FRAME_VERSION:
+        if self._kept or len(data) <= HEADER_BYTES or data[HEADER_BYTES] != FRAMING_VERSION:
             return None
         (size,) = _LENGTH.unpack_from(data)
         if size != len(data) - HEADER_BYTES or size > self.max_frame_bytes:

@@ -20,6 +20,7 @@ from agent.model.types import AgentId, ClusterId, Digest, Label
 from agent.net.frames import Hello, RefusalReason, Refused, decode_opening, encode_frame
 from agent.net.link import Link, PeerInfo
 from agent.net.tls import peer_identity, session_binding
+from agent.node.versions import FRAME_VERSION, spoken_with
 
 Standing = Literal["member", "unknown", "expelled"]
 """What our ledger says of a certificate: `unknown` is one of the cluster that isn't in the ledger (yet)."""
@@ -67,6 +68,7 @@ class LocalAgent:
             level=self.level,
             api_port=self.api_port,
             peer_port=self.peer_port,
+            frames=FRAME_VERSION,
         )
 
 
@@ -135,6 +137,9 @@ async def _hear(link: Link, me: LocalAgent, peer: Certified, authority: Authorit
         raise HandshakeFailed("hello", "certificate and hello are of two agents")
     if opening.cluster != me.cluster:
         raise HandshakeFailed("cluster", f"the peer is of cluster {opening.cluster}")
+    frames = spoken_with(opening.frames)
+    if frames is None:
+        raise HandshakeFailed("version", f"the peer knows frames up to version {opening.frames} only")
     standing = authority(peer.id, peer.certificate)  # only now: it may have been expelled while we waited
     if standing == "expelled":
         raise HandshakeFailed("expelled")
@@ -146,6 +151,7 @@ async def _hear(link: Link, me: LocalAgent, peer: Certified, authority: Authorit
         boot=opening.boot,
         agent_version=opening.agent_version,
         level=opening.level,
+        frames=frames,
         host=link.host,
         api_port=opening.api_port,
         peer_port=opening.peer_port,

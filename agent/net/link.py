@@ -37,8 +37,8 @@ DownReason = Literal[
 class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Who is at the other end, as certificate and hello say. `known`: our ledger names it as a member.
 
-    `host` is the IP address it is seen at; `dialled`: this side opened the connection. `boot` grows with each start of
-    the peer's agent.
+    `frames`: the version of frames that both know (agent.node.versions). `host` is the IP address it is seen at;
+    `dialled`: this side opened the connection. `boot` grows with each start of the peer's agent.
     """
 
     id: AgentId
@@ -48,6 +48,7 @@ class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
     boot: int
     agent_version: str
     level: int
+    frames: int
     host: str
     api_port: int
     peer_port: int

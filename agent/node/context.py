@@ -13,6 +13,7 @@ from agent.node.clock import LedgerClock
 from agent.node.effects import Effect, Send
 from agent.node.instant import Instant
 from agent.node.messages import CallFrame, CancelFrame, Failed, Frame, Reply, ReplyFrame, Request
+from agent.node.versions import FRAME_VERSION, SINCE
 from agent.raft import Raft
 from agent.state import ClusterState
 from agent.swim import MemberState, Swim
@@ -22,7 +23,7 @@ class Peer(Struct, frozen=True, kw_only=True):
     """A linked peer. `known`: our ledger names it as a member; if not, it takes part in consensus and nothing more.
 
     `boot` counts its agent's starts; `level`: the ledger's highest that it can apply; `epoch`: the cluster's, as its
-    ledger has it (agent.node.epochs).
+    ledger has it (agent.node.epochs); `frames`: the version of frames that this link speaks (agent.node.versions).
     """
 
     id: AgentId
@@ -31,6 +32,11 @@ class Peer(Struct, frozen=True, kw_only=True):
     epoch: int = 1
     boot: int = 0
     level: int = 1
+    frames: int = FRAME_VERSION
+
+    def understands(self, kind: type[Struct]) -> bool:
+        """Whether this link's version knows that kind of frame, request, reply or message."""
+        return SINCE.get(kind, 1) <= self.frames
 
 
 class Lead(NamedTuple):

@@ -3,6 +3,8 @@
 Four kinds: consensus (`RaftFrame`), membership (`SwimFrame`), soft state (`ReportFrame`, `AskFrame`), and calls: a
 request with an id, answered by one or more replies, the last with `end`. `agent.net.frames` puts them on the wire with
 a length and a version.
+
+Nothing here is changed or taken away; what comes to it is of a later version, and agent.node.versions says how.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from agent.errors import InputError, TooLarge
 from agent.model.instruction import MAX_BODY_BYTES, MAX_TOKEN_BYTES
 from agent.net.frames import (
-    FRAME_VERSION,
+    FRAMING_VERSION,
     HEADER_BYTES,
     MAX_FRAME_BYTES,
     FrameReader,
@@ -103,7 +103,9 @@ def test_an_oversized_frame_is_refused_by_its_head_alone(size: int) -> None:
         list(reader.frames())
 
 
-@pytest.mark.parametrize("head", [struct.pack(">I", 0), struct.pack(">IB", 1, FRAME_VERSION + 1), b"\x00\x00\x00\x05G"])
+@pytest.mark.parametrize(
+    "head", [struct.pack(">I", 0), struct.pack(">IB", 1, FRAMING_VERSION + 1), b"\x00\x00\x00\x05G"]
+)
 def test_a_head_that_isnt_ours_is_refused(head: bytes) -> None:
     reader = FrameReader(1024)
     reader.feed(head)

@@ -19,9 +19,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from agent.instruction import new_key, sign_hello
 from agent.model.identity import server_name
 from agent.net import listener
-from agent.net.frames import FRAME_VERSION, MAX_FRAME_BYTES, Hello, Refused, decode_opening, encode_frame
+from agent.net.frames import FRAMING_VERSION, MAX_FRAME_BYTES, Hello, Refused, decode_opening, encode_frame
 from agent.net.tls import session_binding
+from agent.node import versions
 from agent.node.messages import CancelFrame
+from agent.node.versions import FRAME_VERSION, OLDEST_FRAME_VERSION
 from tests.net.nodes import Node, make_nodes, running
 from tests.support.trust import Trust, pem
 from tests.support.waiting import wait_for
@@ -196,14 +198,36 @@ async def test_a_hello_of_another_cluster_is_refused(nodes: list[Node]) -> None:
         assert await raw.answer() == Refused(reason="cluster")
 
 
+async def test_a_link_with_an_earlier_version_speaks_that_one(nodes: list[Node]) -> None:
+    me, other = nodes[:2]
+    async with running(me), connected(me, other.client_context) as raw:
+        await raw.send(encode_frame(hello_of(other, me, session_binding(raw.tls), frames=OLDEST_FRAME_VERSION)))
+        answer = await raw.answer()
+        assert isinstance(answer, Hello)
+        assert answer.frames == FRAME_VERSION
+        await wait_for(lambda: [peer.frames for peer in me.ups] == [OLDEST_FRAME_VERSION])
+
+
+async def test_a_version_that_is_no_longer_spoken_is_told_so(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    me, other = nodes[:2]
+    monkeypatch.setattr(versions, "OLDEST_FRAME_VERSION", FRAME_VERSION)
+    async with running(me), connected(me, other.client_context) as raw:
+        await raw.send(encode_frame(hello_of(other, me, session_binding(raw.tls), frames=FRAME_VERSION - 1)))
+        assert await raw.answer() == Refused(reason="version")
+        assert me.ups == []
+        assert me.table.counts["refused-version"] == 1
+
+
 FIRST_FRAMES = {
     "an http request": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
     "a frame that would take all memory": struct.pack(">I", 0xFFFF_FFFF),
-    "a frame over the bound for a hello": struct.pack(">IB", 9000, FRAME_VERSION) + bytes(8999),
+    "a frame over the bound for a hello": struct.pack(">IB", 9000, FRAMING_VERSION) + bytes(8999),
     "an empty frame": struct.pack(">I", 0) + b"x" * 8,
-    "another version": struct.pack(">IB", 3, FRAME_VERSION + 1) + b"\xc0\xc0",
-    "no msgpack": struct.pack(">IB", 5, FRAME_VERSION) + b"\xc1\xc1\xc1\xc1",
-    "deep msgpack": struct.pack(">IB", 5001, FRAME_VERSION) + b"\x91" * 5000,
+    "another version": struct.pack(">IB", 3, FRAMING_VERSION + 1) + b"\xc0\xc0",
+    "no msgpack": struct.pack(">IB", 5, FRAMING_VERSION) + b"\xc1\xc1\xc1\xc1",
+    "deep msgpack": struct.pack(">IB", 5001, FRAMING_VERSION) + b"\x91" * 5000,
     "a frame instead of a hello": encode_frame(CancelFrame(id=1)),
 }
 
@@ -285,7 +309,7 @@ async def test_a_linked_peer_that_sends_an_oversized_frame_loses_its_link(nodes:
     async with running(me), connected(me, other.client_context) as raw:
         await raw.send(encode_frame(hello_of(other, me, session_binding(raw.tls))))
         assert isinstance(await raw.answer(), Hello)
-        await raw.send(struct.pack(">IB", MAX_FRAME_BYTES + 1, FRAME_VERSION))
+        await raw.send(struct.pack(">IB", MAX_FRAME_BYTES + 1, FRAMING_VERSION))
         await wait_for(lambda: me.downs == [(other.id, "garbage")])
 
 
@@ -296,7 +320,7 @@ async def test_a_frame_of_a_later_version_is_dropped_alone(nodes: list[Node]) ->
     async with running(me), connected(me, other.client_context) as raw:
         await raw.send(encode_frame(hello_of(other, me, session_binding(raw.tls))))
         assert isinstance(await raw.answer(), Hello)
-        await raw.send(struct.pack(">IB", len(unknown) + 1, FRAME_VERSION) + unknown)
+        await raw.send(struct.pack(">IB", len(unknown) + 1, FRAMING_VERSION) + unknown)
         await raw.send(encode_frame(CancelFrame(id=3)))
         await wait_for(lambda: me.frames == [(other.id, CancelFrame(id=3))])
         assert me.table.counts["bad-frame"] == 1

@@ -16,6 +16,7 @@ from agent.net.dialler import BackOff
 from agent.net.link import MAX_QUEUE_BYTES, PeerInfo
 from agent.net.second import judge_second
 from agent.node.messages import CallFrame, CancelFrame, Ledger, ReplyFrame, Submit
+from agent.node.versions import FRAME_VERSION
 from agent.raft import Entry, EntryKind
 from tests.net.nodes import Node, make_nodes, running
 from tests.support.trust import Trust
@@ -58,6 +59,7 @@ async def test_a_link_is_up_on_both_sides_with_what_each_says_of_itself(pair: li
             boot=1,
             agent_version="1.2.3",
             level=1,
+            frames=FRAME_VERSION,
             host=a.host,
             api_port=9999,
             peer_port=a.port,
@@ -499,6 +501,7 @@ def info(own: str, peer: str, *, boot: int, dialled: bool) -> PeerInfo:
         boot=boot,
         agent_version="",
         level=1,
+        frames=FRAME_VERSION,
         host="127.0.0.1",
         api_port=1,
         peer_port=1,

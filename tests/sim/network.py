@@ -14,6 +14,7 @@ from agent.node.core import NodeCore
 from agent.node.effects import Stir
 from agent.node.instant import Instant
 from agent.node.messages import CallFrame, CancelFrame, Frame, RaftFrame, ReplyFrame, TakenFrame
+from agent.node.versions import FRAME_VERSION
 from agent.raft.messages import Append, AppendResponse, HeartbeatResponse, Vote, VoteResponse
 from agent.swim import SwimMessage
 
@@ -88,7 +89,11 @@ class Network:
             return
         self.links.add(pair)
         for agent, peer in ((a, b), (b, a)):
-            self._world.hand_in(agent, _linked(peer.id, peer.disk.starts))
+            self._world.hand_in(agent, _linked(peer.id, peer.disk.starts, self._frames(a, b)))
+
+    def _frames(self, one: SimAgent, other: SimAgent) -> int:
+        versions = self._world.versions
+        return versions.frames(one.id, other.id) if versions is not None else FRAME_VERSION
 
     def unlink(self, one: AgentId, other: AgentId) -> None:
         """The connection breaks; whoever lives notices at once, and dials again."""
@@ -135,6 +140,8 @@ class Network:
         receiver = self._world.agents[to]
         if frozenset((sender.id, to)) not in self.links:
             return
+        if self._world.versions is not None:
+            frame = self._world.versions.on_the_wire(sender.id, to, frame)
         if isinstance(frame, CallFrame | ReplyFrame | CancelFrame | TakenFrame):
             self._in_order(sender, receiver, frame)
             return
@@ -201,10 +208,10 @@ class Network:
             world.after(delay, arrive)
 
 
-def _linked(peer: AgentId, boot: int) -> Callable[[NodeCore, Instant], None]:
+def _linked(peer: AgentId, boot: int, frames: int) -> Callable[[NodeCore, Instant], None]:
     def up(core: NodeCore, when: Instant) -> None:
         known = peer in core.context.state.members
-        core.link_up(Peer(id=peer, known=known, agent_version="sim", boot=boot), when)
+        core.link_up(Peer(id=peer, known=known, agent_version="sim", boot=boot, frames=frames), when)
 
     return up
 

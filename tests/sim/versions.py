@@ -1,5 +1,6 @@
 """Hosts of two versions in one world: the earlier one reads no instruction of some acts and can't raise the level to
-theirs; each is upgraded at one of its starts.
+theirs; each is upgraded at one of its starts. Apart from that each start is of either of the two newest versions of the
+frames (agent.node.versions), forth and back: what is sent over a link has to be known at both its ends.
 
 There is one version of the code, so it is changed for whoever is about to run: what was written before those acts were
 there knows neither them nor their level.
@@ -9,18 +10,27 @@ from __future__ import annotations
 
 import random
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
+
+import msgspec
+from msgspec import Struct
 
 import agent.node.coordination
 import agent.node.local_host
 import agent.node.submissions
 from agent.errors import InputError
-from agent.instruction import VerifiedInstruction, read_instruction
+from agent.instruction import VerifiedInstruction, read_instruction, sign_report
 from agent.model.instruction import Act
+from agent.model.report import HostReport
 from agent.model.types import AgentId
+from agent.node.messages import Frame, ReportFrame
+from agent.node.versions import FRAME_VERSION, version_of
 from agent.state import ClusterState
+from tests.net.shapes import fields_later_than
 from tests.sim.checks import Violated
 
 EARLIER, LATER = 1, 2
@@ -28,15 +38,22 @@ LATER_ACTS: Mapping[Act, int] = {"drain": LATER, "undrain": LATER}
 UPGRADED = 0.6  # of the starts of an earlier one
 APPLYING = sys.modules["agent.state.apply"]  # `agent.state.apply` names the function
 STATE_LEVEL, ACT_LEVELS = APPLYING.STATE_LEVEL, APPLYING.ACT_LEVELS  # as they are written
+LATER_FIELDS = fields_later_than(FRAME_VERSION - 1)
 CHANGED = (APPLYING, agent.node.coordination, agent.node.local_host, agent.node.submissions)
 
 
 @dataclass(slots=True)
 class Versions:
-    """`raised_s`: when the ledger's level was first seen higher; None before."""
+    """`raised_s`: when the ledger's level was first seen higher; None before. `spoken`: how many frames were sent in
+    each version of them. `sign`: by an agent's own key.
+    """
 
     rng: random.Random
+    frames_rng: random.Random
+    sign: Callable[[AgentId, bytes], bytes]
     raised_s: float | None = None
+    spoken: Counter[int] = field(default_factory=Counter)
+    _frames: dict[AgentId, int] = field(default_factory=dict)
     _levels: dict[AgentId, int] = field(default_factory=dict)
     _running: int | None = None
 
@@ -48,6 +65,34 @@ class Versions:
         elif level == EARLIER and self.rng.random() < UPGRADED:
             level = LATER
         self._levels[agent] = level
+        self._frames[agent] = self.frames_rng.choice([FRAME_VERSION - 1, FRAME_VERSION])
+
+    def frames(self, one: AgentId, other: AgentId) -> int:
+        """The version that a link of these two speaks."""
+        return min(self._frames[one], self._frames[other])
+
+    def on_the_wire(self, sender: AgentId, to: AgentId, frame: Frame) -> Frame:
+        """As it arrives: what a version didn't know isn't there."""
+        version = self.frames(sender, to)
+        self.spoken[version] += 1
+        if version_of(frame) > version:
+            raise Violated(f"{sender} sends {to} a frame that version {version} doesn't know: {frame}")
+        if version == FRAME_VERSION:
+            return frame
+        if isinstance(frame, ReportFrame) and frame.host == sender and self._frames[sender] < FRAME_VERSION:
+            return self._told_earlier(frame)
+        told: Frame = _without(frame, LATER_FIELDS)
+        return told
+
+    def _told_earlier(self, frame: ReportFrame) -> ReportFrame:
+        """A report as that version of its host makes it; whoever passes it on doesn't change it."""
+        if HostReport not in LATER_FIELDS:
+            return frame
+        report: HostReport = _without(msgspec.msgpack.decode(frame.report, type=HostReport), LATER_FIELDS)
+        data = msgspec.msgpack.encode(report)
+        audience = "simulatedcluster.1"
+        signature = sign_report(partial(self.sign, frame.host), audience=audience, term=frame.term, report=data)
+        return msgspec.structs.replace(frame, report=data, signature=signature)
 
     def run_as(self, agent: AgentId) -> None:
         """From now on the code is that of `agent`'s version."""
@@ -78,6 +123,17 @@ class Versions:
             behind = [member for member in state.members if self._levels.get(member, LATER) < state.level]
             if behind:
                 raise Violated(f"{name} is at level {state.level}, which {', '.join(behind)} can't apply")
+
+
+def _without(what: Any, later: Mapping[type[Struct], set[str]]) -> Any:
+    """The same without these fields, which have their defaults then."""
+    if isinstance(what, tuple):
+        return tuple(_without(one, later) for one in what)
+    if not isinstance(what, Struct):
+        return what
+    unknown, fields = later.get(type(what), set()), what.__struct_fields__
+    values = {name: _without(getattr(what, name), later) for name in fields if name not in unknown}
+    return type(what)(**values)
 
 
 def _read_no_later(*what: Any, **how: Any) -> VerifiedInstruction:

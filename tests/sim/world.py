@@ -142,10 +142,13 @@ class World:
         self.weather = replace(self.given or Weather.draw(self.rng, self.until_s), **self.focus)
         self._crash_in = self._next_crash()
         versions = random.Random(f"versions {self.seed}")
-        self.versions = Versions(versions) if versions.random() < self.weather.mixed else None
+        mixed = versions.random() < self.weather.mixed
         labels = random.Random(f"labels of {self.seed}")
         self.labels = labels if labels.random() < self.weather.labelled else None
         self.cast = Cast.draw(self.rng, self.size, START_WALL_MS)
+        if mixed:
+            frames = random.Random(f"frames of {self.seed}")
+            self.versions = Versions(versions, frames, lambda agent, data: self.cast.keys[agent].sign(data))
         self.founders = tuple(self.cast.names.values())
         data = encode_entry(GenesisEntry(at=self.cast.genesis.created_at, genesis=self.cast.genesis))
         self._genesis = Entry(index=1, term=0, kind=EntryKind.NORMAL, data=data)

@@ -160,6 +160,7 @@ class Network:
                 agent_version=peer.agent_version,
                 boot=peer.boot,
                 level=peer.level,
+                frames=peer.frames,
                 epoch=peer.epoch,
             )
         )

@@ -118,6 +118,7 @@ async def test_a_link_is_told_with_what_our_ledger_knows(identities: list[Identi
         boot=4,
         agent_version="0.2.0",
         level=1,
+        frames=1,
         host="127.0.0.2",
         api_port=9999,
         peer_port=9998,
@@ -129,7 +130,10 @@ async def test_a_link_is_told_with_what_our_ledger_knows(identities: list[Identi
     net.link_up(info)
     net.link_down(member.id, "lost")
     assert isinstance(net.inputs, Inputs)
-    assert net.inputs.seen == [Peer(id=member.id, known=False, agent_version="0.2.0", boot=4), (member.id, "lost")]
+    assert net.inputs.seen == [
+        Peer(id=member.id, known=False, agent_version="0.2.0", boot=4, frames=1),
+        (member.id, "lost"),
+    ]
 
 
 async def test_a_frame_that_no_peer_takes_is_dropped_and_counted(
