@@ -72,7 +72,7 @@ restart = _command(
 @_detach
 @global_options
 def remove(stack: str, volumes: bool, yes: bool, detach: bool) -> None:
-    """Remove STACK: its replicas stop and go, and the files that came with its plan.
+    """Remove STACK: its replicas stop and go, and the files that came with its plan. Done when its hosts say so.
 
     Named volumes, and what replicas wrote below the plan's relative paths, stay unless --volumes is given.
     """
@@ -96,8 +96,11 @@ def _change(act: Act, stack: str, body: Body, *, detach: bool) -> None:
     options = current_options()
 
     async def use(client: Client) -> None:
+        removing = act == "remove"
+        known = (await client.status()).stacks if removing and not detach else ()
+        before = next((each for each in known if each.name == stack), None)
         result = await client.submit(act, f"stack:{stack}", body)
-        end = await follow(client, options, result, detach=detach, removing=act == "remove")
+        end = await follow(client, options, result, detach=detach, removing=removing, before=before)
         if options.json:
             print_json({"result": result, "stack": end})
 

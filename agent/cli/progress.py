@@ -18,7 +18,7 @@ from agent.errors import DeploymentFailed, MusterError, NoMajority, TimedOut, Un
 from agent.model.instruction import InstructionResult
 from agent.model.ledger import Phase
 from agent.model.reason import split_reason
-from agent.model.status import HostCheck, ReplicaStatus, ServiceStatus, StackStatus, Status
+from agent.model.status import HostCheck, HostState, ReplicaStatus, ServiceStatus, StackStatus, Status
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -28,15 +28,17 @@ LOOK_EVERY_S = 1.0  # when no event comes
 EVENTS_WITHIN_S = 1.0  # after a status that says it is over; a stream that is being made anew isn't waited for longer
 MAX_REPLICAS_NAMED = 4  # of a service, one by one; the fifth makes the line longer than a terminal
 MAX_CHECK_LINES = 20  # hosts told one by one; of more only how many are done
+REMOVAL_PATIENCE_S = 90.0  # while nothing goes; a host whose agent was stopped counts as lost after 60
 PATIENCE_S = 60.0  # without a member that answers; a coordinator's death takes seconds
 
 _PHASES: tuple[Phase, ...] = ("preparing", "services", "main", "workers", "validating")
+_LOST: tuple[HostState, ...] = ("dead", "left")
 _ENDS: tuple[Phase, ...] = ("healthy", "stopped", "failed")
 
 
 @dataclass(slots=True)
 class Watch:
-    """One stack on its way to `revision`. `removing`: done when it is gone."""
+    """One stack on its way to `revision`. `removing`: done when it is gone, as its hosts say; `newest`: what it was."""
 
     client: Client
     options: Options
@@ -46,6 +48,9 @@ class Watch:
     newest: StackStatus | None = None
     _seen: bool = False
     _began: float = field(default_factory=time.monotonic)
+    _left: int = 0
+    _left_since: float = field(default_factory=time.monotonic)
+    _lost: tuple[str, ...] = ()
     _told: dict[str, str] = field(default_factory=dict)
     _phase: int = -1
     _happened: asyncio.Event = field(default_factory=asyncio.Event)
@@ -92,6 +97,7 @@ class Watch:
             # A member that answers for itself may be behind, so a stack that wasn't seen yet is waited for.
             if not self.removing and (self._seen or time.monotonic() - self._began >= PATIENCE_S):
                 raise DeploymentFailed("was removed meanwhile", where=self.stack)
+            self._lost = _lost_hosts(self.newest, status)
             return self.removing
         self._seen = True
         if found.revision < self.revision:
@@ -101,6 +107,8 @@ class Watch:
             what = f"{found.changed_by} changed it meanwhile: it is at revision {found.revision}"
             raise DeploymentFailed(what, where=self.stack, fix="`agent status` shows where it stands.")
         self._tell(found)
+        if self.removing:
+            self._wait_for(found)
         if found.phase == "failed":
             self._say_phase("failed")
             sentence, output = split_reason(found.reason or "without a reason")
@@ -111,6 +119,16 @@ class Watch:
             raise DeploymentFailed(f"failed: {sentence}", where=self.stack, fix=fix)
         return not self.removing and found.phase in ("healthy", "stopped")
 
+    def _wait_for(self, stack: StackStatus) -> None:
+        """Raises DeploymentFailed when its hosts haven't confirmed for long that another replica is gone."""
+        left = sum(len(service.replicas) for service in stack.services)
+        if left != self._left:
+            self._left, self._left_since = left, time.monotonic()
+        if time.monotonic() - self._left_since >= REMOVAL_PATIENCE_S:
+            what = "; ".join(f"{service.name}: {_going(service)}" for service in stack.services if service.replicas)
+            fix = "It goes on by itself; `agent status` lists the stack until all hosts have said that theirs are gone."
+            raise DeploymentFailed(f"not all of it is gone yet: {what}", where=self.stack, fix=fix)
+
     async def _say_outcome(self) -> None:
         """The last line, behind what events tell of the way there, though the status may be sooner than they are."""
         if self.newest is not None and not self.removing:
@@ -118,8 +136,11 @@ class Watch:
                 async with asyncio.timeout(EVENTS_WITHIN_S):
                     await self._all_heard.wait()
             self._say_phase(self.newest.phase)
-        elif not self.options.json:
+            return
+        if not self.options.json:
             say(f"{self.stack}: removed")
+        if self._lost:
+            notice(f"{', '.join(self._lost)} couldn't confirm it: what runs there of {self.stack} goes once it is back")
 
     async def _listen(self) -> None:
         """Events make us look sooner, which the clock does without them, and tell what no status keeps."""
@@ -156,6 +177,9 @@ class Watch:
         stack = self.newest
         if stack is not None and stack.checks:
             return table(("host", "state", "does"), _check_rows(stack.checks))
+        if stack is not None and self.removing:
+            going = [(service.name, str(len(service.replicas)), _going(service)) for service in stack.services]
+            return table(("service", "left", "where"), going)
         rows = (
             []
             if stack is None
@@ -179,6 +203,9 @@ class Watch:
             for about, text in _check_lines(stack.checks):
                 self._once(about, text)
             for service in stack.services:
+                if self.removing:
+                    self._once(service.name, f"  {service.name}: {_going(service) or 'gone'}")
+                    continue
                 waiting = _waiting(service)
                 text = f"  {service.name} {service.healthy}/{service.wanted}"
                 self._once(service.name, f"{text}: {waiting}" if waiting else text)
@@ -235,6 +262,19 @@ def _hosts(service: ServiceStatus) -> str:
     return ", ".join(f"{host} {number}" if number > 1 else host for host, number in sorted(count.items()))
 
 
+def _going(service: ServiceStatus) -> str:
+    """What is left of a service that is being removed."""
+    text = f"{len(service.replicas)} left, on {_hosts(service)}" if service.replicas else ""
+    why = next((_why(replica) for replica in service.replicas if replica.reason), "")
+    return text + why
+
+
+def _lost_hosts(before: StackStatus | None, after: Status) -> tuple[str, ...]:
+    """Hosts that had replicas of it and can't say whether those are gone."""
+    had = {replica.host for service in (before.services if before else ()) for replica in service.replicas}
+    return tuple(sorted(host.name for host in after.hosts if host.name in had and host.state in _LOST))
+
+
 def _waiting(service: ServiceStatus) -> str:
     """The replicas that aren't there yet, and why; of many, how many are in which state, and one of each."""
     waited = [replica for replica in service.replicas if replica.state != "healthy" and service.wanted]
@@ -256,12 +296,18 @@ def _why(replica: ReplicaStatus) -> str:
 
 
 async def follow(
-    client: Client, options: Options, result: InstructionResult, *, detach: bool, removing: bool = False
+    client: Client,
+    options: Options,
+    result: InstructionResult,
+    *,
+    detach: bool,
+    removing: bool = False,
+    before: StackStatus | None = None,
 ) -> StackStatus | None:
-    """Say what was accepted, and watch it to its end unless `detach`."""
+    """Say what was accepted, and watch it to its end unless `detach`. `before`: what a stack was that is removed."""
     stack = result.target.partition(":")[2]
     if not options.json:
         say(f"{stack}: accepted as revision {result.revision}")
     if detach:
         return None
-    return await Watch(client, options, stack, result.revision, removing=removing).until_done()
+    return await Watch(client, options, stack, result.revision, removing=removing, newest=before).until_done()

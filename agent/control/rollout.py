@@ -43,7 +43,6 @@ from agent.state import (
 )
 
 MAX_CHANGES_PER_ENTRY = 1000  # assignments; a few ports each keep the entry far below what the log takes
-REMOVE_WAIT_MS = 60_000  # how long a removal waits for hosts to delete volumes before it lets go of them
 
 _ORDER: tuple[Phase, ...] = ("preparing", "services", "main", "workers", "validating")
 
@@ -119,7 +118,7 @@ class _Rollout:
 
     def entries(self) -> Iterator[LedgerEntry]:
         if self._stack.removing:
-            yield from self._assign((), self._let_go())
+            yield from self._assign((), self._gone())
             return
         self._plan = schedule(self._state, self._stack.name, self._facts, self._placements)
         self._changes = {key_of(assignment): assignment for assignment in self._plan.assign}
@@ -240,18 +239,24 @@ class _Rollout:
         elif not returned and self._done(list(self._services)) and self._validated().verdict == "done":
             yield self._phase(self._end())
 
-    def _let_go(self) -> list[ReplicaKey]:
-        """What a removal releases now. With volumes to delete, a host first does that, and reports the replica gone."""
-        if not self._stack.delete_volumes or self._now_ms - self._stack.phase_since >= REMOVE_WAIT_MS:
-            return list(self._current)
-        return [key for key, assignment in self._current.items() if self._gone(assignment)]
+    def _gone(self) -> list[ReplicaKey]:
+        """Of a stack that is being removed: what its hosts report to be gone, or can't, being lost.
 
-    def _gone(self, assignment: Assignment) -> bool:
+        The rest stays assigned, so that nobody is told of ports that are free and of volumes that nothing uses
+        while a container still runs there.
+        """
+        return [key for key, assignment in self._current.items() if self._is_gone(assignment)]
+
+    def _is_gone(self, assignment: Assignment) -> bool:
         host = self._facts.of(assignment.host)
         if host.lost:
             return True
-        reported = host.report is not None and host.report.applied >= self._stack.moved_index
-        return reported and self._reports.observed(assignment) is None
+        if host.report is None or host.report.applied < self._stack.moved_index:
+            return False
+        service = service_of(self._state, assignment)
+        away = {runtime.name for runtime in host.report.runtimes if not runtime.available}
+        # An agent that has just started and whose engine doesn't answer has seen nothing yet, and so reports nothing.
+        return (service is None or service.runtime not in away) and self._reports.observed(assignment) is None
 
     def _undisturbed(self, key: ReplicaKey) -> bool:
         """Whether a change ends no running container: another pointer, a port it couldn't have, a host that is lost."""

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from agent.cli import progress
 from agent.client.client import LAST_FILE
+from agent.errors import EXIT_DEGRADED
 from agent.model.errand import ErrandFinding
 from agent.model.instruction import Scale
 from agent.model.ledger import AssignEntry, Assignment, Phase, Slot
@@ -361,22 +362,47 @@ async def test_stopping_is_done_when_the_stack_is_stopped(agent: Agent, running:
     assert "shop: stopped" in said.out
 
 
+def let_go(cluster: FakeCluster, *services: str) -> None:
+    release = tuple(Slot(service=service, slot=1) for service in services)
+    cluster.ledger.propose(AssignEntry(at=cluster.ledger.now_ms(), stack="shop", revision=2, release=release))
+
+
 async def test_removing_is_done_when_the_stack_is_gone(agent: Agent, running: FakeCluster) -> None:
     open_shop(running)
-
-    def released() -> None:
-        entry = AssignEntry(
-            at=running.ledger.now_ms(),
-            stack="shop",
-            revision=2,
-            release=(Slot(service="web", slot=1), Slot(service="job", slot=1)),
-        )
-        running.ledger.propose(entry)
-
-    said = await during(agent("remove", "shop", "--yes"), (lambda: revision(running) == 2, released))
+    said = await during(
+        agent("remove", "shop", "--yes"), (lambda: revision(running) == 2, lambda: let_go(running, "web", "job"))
+    )
     assert said.code == 0, said
     assert "shop" not in running.ledger.state.stacks
+    assert (said.out.splitlines()[-1], said.err) == ("shop: removed", "")
+
+
+async def test_removing_tells_where_replicas_are_left(
+    agent: Agent, running: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "REMOVAL_PATIENCE_S", 0.3)
+    open_shop(running)
+
+    def half() -> None:
+        running.ledger.report("n2", seen(running, "job", "stopping", "device or resource busy"))
+        let_go(running, "web")
+
+    said = await during(agent("remove", "shop", "--yes"), (lambda: revision(running) == 2, half))
+    assert said.code == EXIT_DEGRADED, said
+    assert "  job: 1 left, on n2 (device or resource busy)" in said.out.splitlines()
+    assert "shop: not all of it is gone yet: job: 1 left, on n2 (device or resource busy)" in said.err
+    assert "removed" not in said.out
+
+
+async def test_a_removal_names_the_host_that_could_not_confirm_it(agent: Agent, running: FakeCluster) -> None:
+    open_shop(running)
+    running.ledger.dead.add("n2")
+    said = await during(
+        agent("remove", "shop", "--yes"), (lambda: revision(running) == 2, lambda: let_go(running, "web", "job"))
+    )
+    assert said.code == 0, said
     assert said.out.splitlines()[-1] == "shop: removed"
+    assert said.err == "note: n2 couldn't confirm it: what runs there of shop goes once it is back\n"
 
 
 async def test_what_the_ledger_refuses_exits_with_its_reason(agent: Agent, running: FakeCluster) -> None:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from agent.control import Decision, decide
 from agent.control.preparation import PLACE_DEADLINE_MS
 from agent.control.progress import HEALTHY_DEADLINE_MS, PULL_DEADLINE_MS
-from agent.control.rollout import MAX_CHANGES_PER_ENTRY, REMOVE_WAIT_MS
+from agent.control.rollout import MAX_CHANGES_PER_ENTRY
 from agent.model.instruction import Enrol
 from agent.model.ledger import AssignEntry, PhaseEntry
 from agent.model.spec import ReplicaKey
@@ -300,30 +300,73 @@ class TestRemove:
         assert "shop" not in made.state.stacks
         assert not made.state.assignments
 
-    def test_volumes_are_deleted_before_the_hosts_are_let_go(self) -> None:
+    @pytest.mark.parametrize("delete_volumes", [False, True])
+    def test_each_replica_is_let_go_when_its_host_says_that_it_is_gone(self, delete_volumes: bool) -> None:
+        made = world(web=service(replicas=3))
+        made.settle()
+        made.stopping.add("n1")
+        made.ledger.remove(delete_volumes=delete_volumes)
+        made.settle()
+        assert set(made.hosts_of("web").values()) == {"n1"}
+        made.later(600)
+        made.settle()
+        assert made.phase() == "removing", "what still runs isn't called removed, however long it takes"
+        made.stopping.clear()
+        made.settle()
+        assert "shop" not in made.state.stacks
+
+    def test_a_report_from_before_the_removal_says_nothing_of_it(self) -> None:
         made = world(web=service(replicas=2))
         made.settle()
-        made.ledger.remove(delete_volumes=True)
+        made.ledger.remove()
         facts = made.facts()
         late = made.ledger.id("n1")
         known = facts.hosts[late]
         assert known.report is not None
         behind = replace(known, report=replace(known.report, applied=made.state.index - 1))
-        facts = replace(facts, hosts={**facts.hosts, late: behind})
-        entries = decide(made.state, facts, made.ledger.now_ms).entries
+        entries = decide(made.state, replace(facts, hosts={**facts.hosts, late: behind}), made.ledger.now_ms).entries
         released = {slot.slot for entry in entries if isinstance(entry, AssignEntry) for slot in entry.release}
-        waiting = {slot for slot, host in made.hosts_of("web").items() if host == "n1"}
-        assert released == {1, 2} - waiting
-        after = decide(made.state, facts, made.ledger.now_ms + REMOVE_WAIT_MS).entries
-        assert {slot.slot for entry in after if isinstance(entry, AssignEntry) for slot in entry.release} == {1, 2}
+        assert released == {slot for slot, host in made.hosts_of("web").items() if host != "n1"}
+
+    @pytest.mark.parametrize("fault", ["silent", "without_engine"])
+    def test_a_host_that_cannot_know_yet_is_waited_for(self, fault: str) -> None:
+        made = world("n1", "n2", web=service(replicas=2))
+        made.settle()
+        getattr(made, fault).add("n2")
+        made.ledger.remove()
+        made.settle()
+        assert set(made.hosts_of("web").values()) == {"n2"}
+        getattr(made, fault).clear()
+        made.settle()
+        assert "shop" not in made.state.stacks
+
+    def test_an_engine_that_is_away_holds_up_only_what_it_runs(self) -> None:
+        made = world("n1", web=service(runtime="process", image=None, command=("web",)))
+        made.settle()
+        made.without_engine.add("n1")
+        made.ledger.remove()
+        made.settle()
+        assert "shop" not in made.state.stacks
 
     def test_a_dead_host_does_not_hold_a_removal_up(self) -> None:
         made = world("n1", "n2", web=service(replicas=2))
         made.settle()
         made.dead["n2"] = "dead"
-        made.ledger.remove(delete_volumes=True)
+        made.stopping.add("n2")
+        made.ledger.remove()
         made.settle()
         assert "shop" not in made.state.stacks
+
+    def test_who_deploys_meanwhile_keeps_the_stack(self) -> None:
+        made = world("n1", "n2", web=service(replicas=2))
+        made.settle()
+        made.stopping.add("n2")
+        made.ledger.remove()
+        made.settle()
+        made.ledger.deploy(stack(web=service(replicas=2)))
+        made.settle()
+        assert made.phase() == "healthy"
+        assert set(made.hosts_of("web").values()) == {"n1", "n2"}
 
 
 class TestFailure:

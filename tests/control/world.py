@@ -24,6 +24,8 @@ from tests.support.ledger import Ledger
 
 DOCKER = (RuntimeInfo(name="docker", available=True), RuntimeInfo(name="process", available=True))
 
+NO_DOCKER = (RuntimeInfo(name="docker", available=False), RuntimeInfo(name="process", available=True))
+
 
 def report(
     host: AgentId,
@@ -79,6 +81,7 @@ class World:
 
     `sick`: (service, command) → state of replicas that don't get healthy; `sick_slots`: the same by (service, slot).
     `dead`, `silent` (never reported): names of hosts. `taken`: (host name, port) that something foreign listens on.
+    `stopping`: hosts that are still at it when a stack is to go; `without_engine`: their Docker doesn't answer.
     `unfit`: (host name, service) → why it can't be prepared there, `pulling`: what is still under way there;
     `blocked`: (host name, host name) where the first doesn't reach the other. `mute` hosts don't answer errands.
     `history`: every entry that `step` proposed; `errands`: what hosts are asked now.
@@ -91,6 +94,8 @@ class World:
         self.dead: dict[str, HostState] = {}
         self.silent: set[str] = set()
         self.taken: set[tuple[str, int]] = set()
+        self.stopping: set[str] = set()
+        self.without_engine: set[str] = set()
         self.memory: dict[str, int] = {}
         self.unfit: dict[tuple[str, Label], str] = {}
         self.pulling: set[tuple[str, Label]] = set()
@@ -177,6 +182,7 @@ class World:
             member.id,
             applied=self.state.index,
             memory_mib=self.memory.get(member.name, 8192),
+            runtimes=NO_DOCKER if member.name in self.without_engine else DOCKER,
             replicas=[one for item in mine if (one := self._replica(item, busy)) is not None],
             busy=[*busy, *self.refused.get(member.id, ())],
             findings=[found for errand in self.errands.get(member.id, ()) if (found := self._find(member, errand))],
@@ -231,7 +237,7 @@ class World:
     def _replica(self, item: Assignment, busy: list[PortConflict]) -> ObservedReplica | None:
         stack = self.state.stacks[item.stack]
         if stack.removing:
-            return None
+            return seen(item, "stopping") if self.state.members[item.host].name in self.stopping else None
         if rests(stack, item.service):
             return seen(item, "stopped")
         if any((one.stack, one.service, one.slot) == (item.stack, item.service, item.slot) for one in busy):

@@ -211,3 +211,16 @@ def test_a_removed_stack_leaves_nothing_and_its_revision_counts_on(desk: Desk, p
     assert second == first + 2
     desk.run("remove", STACK, "--yes")
     gone(desk.cluster, "n1")
+
+
+def test_a_removal_is_over_when_nothing_runs_any_more_however_slowly_it_ends(desk: Desk, tmp_path: Path) -> None:
+    linger = "trap 'sleep 2; exit' TERM; while :; do sleep 0.1; done"
+    service = {"runtime": "process", "command": ["sh", "-c", linger], "replicas": 3}
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps({"stack": STACK, "services": {"slow": service}}))
+    desk.run("deploy", str(plan))
+    assert any(linger in line for line in running_below(desk.cluster.directory))
+    said = desk.run("remove", STACK, "--yes").stdout
+    assert not any(linger in line for line in running_below(desk.cluster.directory))
+    assert "  slow: 3 left, on n1, n2, n3" in said.splitlines()
+    assert said.splitlines()[-1] == f"{STACK}: removed"
