@@ -84,7 +84,8 @@ class HostReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     but for a host whose disk went back.
 
     `applied` is the ledger index that the host had reconciled against: a report older than an assignment says nothing
-    about it. `linked` are the members the host has a peer link with; `findings` answer the errands that it was sent on.
+    about it; `index`, how far its ledger is (0: an earlier version doesn't say). `linked` are the members the host has
+    a peer link with; `findings` answer the errands that it was sent on.
     """
 
     host: AgentId
@@ -94,6 +95,7 @@ class HostReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     applied: int
     agent_version: ShortText
     level: int = 1
+    index: int = 0
     labels: Labels = {}
     runtimes: Annotated[tuple[RuntimeInfo, ...], Meta(max_length=MAX_RUNTIMES)] = ()
     resources: HostResources = HostResources()

@@ -36,6 +36,7 @@ from agent.node.context import Context
 from agent.node.instant import Instant
 from agent.node.local_host import REPORT_EVERY_S
 from agent.node.telling import Allowance, tell_applied, tell_host, tell_registered, tell_replicas
+from agent.node.trail import Trail
 from agent.node.vitals import Vitals
 from agent.raft import ConfigurationRefused, NotLeader, ProposalDropped, TransferRefused
 from agent.state import STATE_LEVEL, Applied
@@ -43,6 +44,7 @@ from agent.swim import MemberChanged
 
 LOOK_EVERY_S = 1.0  # deadlines of rollouts and graces are seconds long
 UNREPORTED_S = 3 * REPORT_EVERY_S  # two may be lost; then it is asked for a link of ours
+BEHIND_S = 20.0  # a voter that is well feeds its followers within milliseconds, and a snapshot within seconds
 RETRY_S = 0.1  # after the log took nothing in; what it applies meanwhile is looked at once more at once
 HAND_OVER_EVERY_S = 10.0  # nothing is taken into the ledger during a try, so that one that fails must be rare
 
@@ -66,6 +68,7 @@ class Coordination:
     _pumped_at: float = float("-inf")
     _handed_at: float = float("-inf")
     _allowances: dict[AgentId, Allowance] = field(default_factory=dict)
+    _trail: Trail = field(default_factory=Trail)
     _vitals: Vitals = field(init=False)
     asking: Asking = field(init=False)
 
@@ -124,6 +127,7 @@ class Coordination:
             self._since, self._look_at = when, when.mono + UNHEARD_S
             self.context.clock.begin(when)
             self._attention.everything = self._attention.urgent = True
+        self._trail.note(self.context.state.index, when.mono)
         attention = self._attention
         wanted = attention.urgent or (attention.is_wanted and when.mono >= self._together_until)
         if not wanted and when.mono < self._look_at:
@@ -162,10 +166,18 @@ class Coordination:
         return cluster_facts(state.members, voters, self.watch(when), when.mono, drained=state.drained)
 
     def reached(self, when: Instant) -> frozenset[AgentId]:
-        """Who has a link with a voter, and whose reports come through: a voter may pass on none."""
+        """Who has a link with a voter that passes their reports on to us, and the ledger on to them."""
         since = self._since.mono if self._since is not None else when.mono
         heard = {host for host in self.streams() if when.mono < self._heard_at.get(host, since) + UNREPORTED_S}
-        return frozenset(heard | self.context.peers.keys() | {self.context.id})
+        served = {host for host in heard if not self._stays_behind(host)}
+        return frozenset(served | self.context.peers.keys() | {self.context.id})
+
+    def _stays_behind(self, host: AgentId) -> bool:
+        """Whether what its voter tells a host of the ledger is old; no where that host's version doesn't say."""
+        report, voters = self.reports.get(host), self.context.raft.configuration.voters
+        if report is None or not report.index or host in voters:
+            return False
+        return report.index < self._trail.index_at(self._heard_at[host] - BEHIND_S)
 
     def streams(self) -> frozenset[AgentId]:
         """Who has a link with a voter: hosts that don't vote are linked with one of them, mostly not with us."""
@@ -181,7 +193,7 @@ class Coordination:
         self.asking.forget()
         self._decision, self._facts = Decision(), None
         self._since, self._decided_through, self._look_at = None, 0, float("inf")
-        self._vitals = Vitals(self.context)
+        self._vitals, self._trail = Vitals(self.context), Trail()
 
     def _decide(self, when: Instant) -> None:
         """On what changed; now and then also on time, which changes the rest."""

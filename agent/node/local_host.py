@@ -109,6 +109,7 @@ class LocalHost(Struct):
             applied=seen.applied,
             agent_version=self.agent_version,
             level=STATE_LEVEL,
+            index=self.context.state.index,
             labels=self.host.labels,
             runtimes=tuple(_bounded(info) for info in seen.runtimes),
             resources=seen.resources,

@@ -313,7 +313,7 @@ class KeptFrame(Struct, frozen=True, kw_only=True, tag="kept", omit_defaults=Tru
 
 
 class Unheard(Struct, frozen=True, kw_only=True, tag="unheard", omit_defaults=True):
-    """The coordinator to a host that doesn't vote: nothing comes through the voter that it follows."""
+    """The coordinator to a host that doesn't vote: its reports don't come through its voter, or the ledger doesn't."""
 
 
 class Alive(Struct, frozen=True, kw_only=True, tag="alive", omit_defaults=True):

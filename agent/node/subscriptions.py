@@ -56,7 +56,8 @@ AVOIDED_S = 300.0
 BLAMELESS_S = 10.0
 
 # Between two looks at which members are reached through no voter: one that was away through several changes of voters
-# knows nobody whom to dial, and a voter may not pass on what others report. The coordinator dials them.
+# knows nobody whom to dial, and a voter may not pass on what others report, or the ledger to them. The coordinator
+# dials them.
 SEEK_S = 10.0
 
 
@@ -97,7 +98,7 @@ class Arriving(Struct):
 
 class Following(Struct):
     """Idle on a voter that has a leader. `max_snapshot_bytes`: no larger snapshot is gathered. `reached`: who has
-    a link with a voter, and is heard through it, as the coordinator knows.
+    a link with a voter, is heard through it and kept up with the ledger, as the coordinator knows.
 
     `_taken`: parts of this subscription that were taken, `_told` of them are known to the voter. `_patient_until`: by
     then the voter that we follow has to name a coordinator; None while it does. `_avoided`: voters that were no good,
@@ -148,14 +149,18 @@ class Following(Struct):
             self.want()
 
     def link_up(self, peer: AgentId) -> None:
-        """One that we, who coordinate, didn't hear is told: its voter may never have named us."""
+        """One that isn't heard, or stays behind, is told by us who coordinate: to it all may look well."""
         if peer in self._absent:
             self.context.send(peer, Unheard())
 
     def unheard(self, sender: AgentId, when: Instant) -> None:
-        """A voter says that the one that we follow passes on nothing of ours: another is tried, whoever is right."""
+        """A voter says that the one that we follow keeps something back: another is tried, whoever is right.
+
+        Who coordinates may be a voter that the ledger doesn't name so far as it was let through.
+        """
+        context = self.context
         blamed = self._voter not in (None, sender) and when.mono >= self._followed_since + BLAMELESS_S
-        if blamed and sender in self.context.raft.configuration.voters:
+        if blamed and (sender in context.raft.configuration.voters or sender == context.leader):
             self._give_up(when)
 
     def _choose(self, when: Instant) -> None:

@@ -39,7 +39,8 @@ class Vitals(Struct):
             if was is None or was[0] != active:
                 was = self._since[member] = (active, now)
             report = reports.get(member)
-            at = matched.get(member, report.applied if report is not None else 0)
+            told = max(report.index, report.applied) if report is not None else 0
+            at = matched.get(member, told)
             health[member] = AgentHealth(
                 active=active,
                 active_s=now - was[1] if active else 0.0,

@@ -9,14 +9,16 @@ from msgspec.structs import replace
 from agent.model.events import Event
 from agent.model.report import HostReport
 from agent.node.context import Peer
-from agent.node.coordination import UNREPORTED_S
+from agent.node.coordination import BEHIND_S, UNREPORTED_S
 from agent.node.inquiries import MAX_OPEN_OF_A_PEER
+from agent.node.local_host import REPORT_EVERY_S
 from agent.node.messages import (
     AskFrame,
     CallFrame,
     FollowEvents,
     Frame,
     GetStatus,
+    Ledger,
     ReplyFrame,
     ReportFrame,
     Request,
@@ -202,6 +204,43 @@ def test_a_host_leaves_a_voter_that_passes_nothing_on_and_follows_it_again_much_
     trio.cluster.lost = lambda sender, to, frame: False
     trio.cluster.run(AVOIDED_S)
     assert trio.observer.up.context.followed == trio.voter.id
+
+
+def test_a_host_leaves_a_voter_that_keeps_the_ledgers_news_from_it(trio: Trio) -> None:
+    """It goes on passing its reports, which say how far the host is."""
+    keep_news(trio)
+    trio.coordinator.deploy()
+    trio.cluster.until(
+        lambda: "shop" in trio.observer.up.context.state.stacks, within_s=BEHIND_S + REPORT_EVERY_S + SEEK_S + 1.0
+    )
+    assert trio.observer.up.context.followed not in (None, trio.voter.id)
+
+
+def test_a_host_that_is_a_little_behind_follows_its_voter_on(trio: Trio) -> None:
+    keep_news(trio)
+    trio.coordinator.deploy()
+    trio.cluster.run(BEHIND_S - REPORT_EVERY_S)
+    assert trio.observer.up.context.followed == trio.voter.id
+
+
+def test_a_host_whose_version_doesnt_tell_how_far_it_is_isnt_blamed_for_it(trio: Trio) -> None:
+    trio.coordinator.up.coordination.report(
+        replace(trio.known, sequence=10_000, index=0), trio.voter.id, trio.coordinator.when
+    )
+    trio.cluster.lost = lambda sender, to, frame: sender == trio.observer.name and isinstance(frame, ReportFrame)
+    trio.coordinator.deploy()
+    trio.cluster.run(UNREPORTED_S - 1.0)
+    assert trio.observer.id in trio.coordinator.up.coordination.reached(trio.coordinator.when)
+
+
+def keep_news(trio: Trio) -> None:
+    """Of the ledger, from the observer; not who coordinates."""
+    trio.cluster.lost = lambda sender, to, frame: (
+        (sender, to) == (trio.voter.name, trio.observer.name)
+        and isinstance(frame, ReplyFrame)
+        and isinstance(frame.reply, Ledger)
+        and bool(frame.reply.entries)
+    )
 
 
 def test_an_expelled_voter_cant_keep_that_from_who_follows_it(trio: Trio) -> None:

@@ -1,4 +1,4 @@
-"""A voter that lies: the snapshots it sends tell another history, with every signature in place."""
+"""Voters that lie: one sends snapshots of another history, every signature in place; one keeps all news to itself."""
 
 from __future__ import annotations
 
@@ -69,3 +69,29 @@ class Liar:
             assert len(data) == len(snapshot.data)
             self._doctored[snapshot.index] = replace(snapshot, data=data)
         return self._doctored.get(snapshot.index) if snapshot is not None else None
+
+
+@dataclass(slots=True)
+class Withholder:
+    """`agent` tells those that follow it who coordinates, passes everything on, and keeps the ledger's news to itself.
+
+    `kept` counts them.
+    """
+
+    world: World
+    agent: SimAgent
+    kept: int = 0
+
+    def begin(self) -> None:
+        """From now on."""
+        send = self.world.network.send
+
+        def withhold(sender: SimAgent, to: AgentId, frame: Frame) -> None:
+            match frame:
+                case ReplyFrame(reply=Ledger(entries=entries, snapshot=snapshot) as news) if entries or snapshot:
+                    if sender is self.agent:
+                        self.kept += 1
+                        frame = replace(frame, reply=replace(news, entries=(), commit=0, snapshot=None))
+            send(sender, to, frame)
+
+        self.world.network.send = withhold  # type: ignore[method-assign]  # as above

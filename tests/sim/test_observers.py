@@ -10,7 +10,10 @@ import pytest
 
 from agent.net.links import LINGER_S
 from agent.node.choosing import voter_for
+from agent.node.coordination import BEHIND_S
 from agent.node.local_host import REPORT_EVERY_S
+from agent.node.subscriptions import SEEK_S
+from tests.sim.liars import Withholder
 from tests.sim.test_voters import coordinator
 from tests.sim.weather import Weather
 from tests.sim.world import SimAgent, World
@@ -20,6 +23,8 @@ MOVES_S = 1.0  # until who lost its voter follows another one, and has told the 
 NOTICED_S = 2.0  # a host that is silent (agent.net.links)
 APART_S = 8.0  # between two losses
 FIRST_AT_S = 5.0
+FOUND_S = BEHIND_S + REPORT_EVERY_S + SEEK_S + 3.0  # it is noticed, dialled, told, and catches up
+NEARLY_ENTRIES = 20  # on their way
 
 
 def observers(world: World) -> list[SimAgent]:
@@ -91,6 +96,32 @@ def test_who_loses_its_voter_follows_another_one_soon_and_comes_back(
     assert len(lost) == 3
     assert world.operators.applied_at > until_s - 10.0
     must_be_spread(world)
+
+
+@pytest.mark.parametrize("seed", [41, 42])
+def test_who_follows_a_voter_that_holds_the_ledgers_news_back_follows_another_one(seed: int) -> None:
+    """All else looks well: it names who coordinates, and passes on what its followers report."""
+    liars: list[Withholder] = []
+
+    def withhold(world: World) -> None:
+        liars.append(Withholder(world, the_most_followed(world)))
+        liars[0].begin()
+
+    def must_know_all(world: World) -> None:
+        lead, liar = coordinator(world), liars[0].agent
+        assert liars[0].kept > 0
+        assert liar.id in lead.voters, "it is a good voter"
+        assert lead.core is not None
+        for agent in observers(world):
+            assert agent.core is not None
+            assert agent.core.context.followed not in (None, liar.id)
+            assert lead.core.context.state.index - agent.core.context.state.index < NEARLY_ENTRIES
+
+    def script(world: World) -> None:
+        world.after(FIRST_AT_S, lambda: withhold(world))
+        world.after(FIRST_AT_S + FOUND_S, lambda: must_know_all(world))
+
+    World(seed, size=SIZE, until_s=FIRST_AT_S + FOUND_S + 1.0, given=Weather.fair(), script=script).run()
 
 
 @pytest.mark.parametrize("seed", [31, 32])
