@@ -159,12 +159,12 @@ class NodeCore:
         return self._context
 
     def deadline(self) -> float:
-        """When `on_deadline` is next wanted, in monotonic seconds, or a little earlier: see `deadlines`."""
+        """When `on_deadline` is wanted at the latest, in monotonic seconds, or a little earlier: see `deadlines`."""
         self._settle()
         if self._due_rest is None:
             self._due_rest = min([due() for part, due in self._due.items() if part not in ("raft", "swim", "disk")])
         context = self._context
-        return min(self._due_rest, context.raft.deadline(), context.swim.deadline(), self._disk.deadline())
+        return min(self._due_rest, context.raft.deadline(), context.swim.latest(), self._disk.deadline())
 
     def deadlines(self) -> dict[str, float]:
         """The deadline of each part, as it is now."""
@@ -184,8 +184,7 @@ class NodeCore:
         if when.mono >= self._context.raft.deadline():
             self._context.raft.on_deadline(when.mono)
         if when.mono >= self._context.swim.deadline():
-            self._context.swim.on_deadline(when.mono)
-            self._stirred = True  # often enough to notice what nobody tells, as that a clock was set
+            self._swim_due(when)
         self._unsettled, self._stirred = when, self._stirred or self._due_rest is None or when.mono >= self._due_rest
 
     def link_up(self, peer: Peer, when: Instant) -> None:
@@ -357,9 +356,16 @@ class NodeCore:
             case _ if isinstance(request, Served):
                 self._context.emit(Serve(peer=sender, call=call, request=request))
 
+    def _swim_due(self, when: Instant) -> None:
+        self._context.swim.on_deadline(when.mono)
+        self._stirred = True  # often enough to notice what nobody tells, as that a clock was set
+
     def _beat(self, sender: AgentId, when: Instant, *, of_raft: bool = True) -> Stir:
         """What idle agents hear all the time: mostly nothing comes of it, or just the answer."""
-        self._context.swim.link_alive(sender, when.mono)
+        swim = self._context.swim
+        swim.link_alive(sender, when.mono)
+        if when.mono >= swim.deadline():
+            self._swim_due(when)
         answered = of_raft and self._drain_raft(when)
         if self._has_moved:
             self._unsettled = when

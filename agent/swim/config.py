@@ -21,6 +21,10 @@ class SwimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     # and UDP is tried. 1: as in the paper, a Ping in each interval; more: less traffic and CPU, slower repair.
     ping_heard_every: int = 8
 
+    # A probe that nobody waits for may begin this much late, so that it needs no wake-up of its own: where frames come
+    # all the time, it goes with one. Above a heartbeat's interval; longer: deaths are seen that much later.
+    lateness_ms: int = 200
+
     # How long to wait for the Ack to a direct Ping before helpers are asked. Above the slowest honest round trip
     # including a busy receiver; the rest of the interval is left for the helpers. Shorter: more time for them, more
     # needless asks.
@@ -98,6 +102,7 @@ class SwimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             "suspicion_confirmations",
             "sync_updates",
             "link_heard_window_ms",
+            "lateness_ms",
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
@@ -112,6 +117,7 @@ class SwimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """Hosts across sites, round trips up to 400 ms: a death is seen in 12 to 20 s."""
         return cls(
             probe_interval_ms=2000,
+            lateness_ms=700,
             probe_timeout_ms=900,
             suspicion_alpha=5.0,
             gossip_interval_ms=500,
@@ -125,6 +131,7 @@ class SwimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """Agents on one machine (tests, demonstrations): a death is seen in about a second."""
         return cls(
             probe_interval_ms=200,
+            lateness_ms=70,
             probe_timeout_ms=80,
             suspicion_alpha=3.0,
             gossip_interval_ms=50,

@@ -124,6 +124,13 @@ class Swim:
             due = min([due, *others, *(member.dead_at(window) for member in suspects)])
         return due
 
+    def latest(self) -> float:
+        """When `on_deadline` has to be called although nothing else wakes this agent."""
+        probe = self._probe
+        awaited = self._relays or self._roster.suspects or (probe is not None and not probe.acked)
+        late_s = 0.0 if self._leaving or self._queue or awaited else self.config.lateness_ms / 1000
+        return self.deadline() + late_s
+
     # --- inputs ---
 
     def set_members(self, members: Mapping[str, str], now: float) -> None:
@@ -335,7 +342,7 @@ class Swim:
         """Whose Ack would say nothing that its link didn't say just now, and who has nothing to refute."""
         if self._without_ping + 1 >= self.config.ping_heard_every:
             return lambda member: False
-        since = now - self.config.probe_interval_ms / 1000
+        since = now - (self.config.probe_interval_ms + self.config.lateness_ms) / 1000
         return lambda member: member.linked_since(since) and not self._disputed(member)
 
     def _judge(self, probe: Probe, now: float) -> None:

@@ -14,10 +14,11 @@ from msgspec.structs import replace
 from agent.net import links
 from agent.net.dialler import BackOff
 from agent.net.link import MAX_QUEUE_BYTES, PeerInfo
+from agent.net.links import EARLY_SHARE, LinkTiming
 from agent.net.second import judge_second
 from agent.node.messages import CallFrame, CancelFrame, Ledger, ReplyFrame, Submit
 from agent.node.versions import FRAME_VERSION
-from agent.raft import Entry, EntryKind
+from agent.raft import Entry, EntryKind, RaftTiming
 from tests.net.nodes import Node, make_nodes, running
 from tests.support.trust import Trust
 from tests.support.waiting import wait_for
@@ -238,10 +239,39 @@ async def test_who_hears_that_a_peer_lives_says_so_as_well_and_needs_no_timer_fo
         await wait_for(lambda: a.linked(b) and b.linked(a))
         assert b.table._tick is not None
         b.table._tick.cancel()
+        b.table._tick = None  # nor does b speak because something else came
         await asyncio.sleep(2 * a.timing.silence_timeout_s)
         assert (a.downs, b.downs) == ([], [])
         # One answer for each: two that answer each other without end would send hundreds.
         assert 0 < a.alives <= 2 * 2 * a.timing.silence_timeout_s / a.timing.alive_interval_s
+
+
+async def test_what_comes_from_one_peer_lets_the_links_with_others_speak(trio: list[Node]) -> None:
+    """A frame has woken the agent anyway; then no timer has to."""
+    a, b, c = trio
+    async with running(a, b, c):
+        a.knows(b, c)
+        await wait_for(lambda: a.linked(b, c) and b.linked(a) and c.linked(a))
+        for node in (a, c):
+            assert node.table._tick is not None
+            node.table._tick.cancel()
+        c.table._tick = None  # which only answers
+        a.table._tick = asyncio.get_running_loop().call_later(1000, lambda: None)
+        heard = c.alives
+        b.table.send(a.id, CancelFrame(id=1))
+        await wait_for(lambda: a.count(CancelFrame) == 1)
+        assert c.alives == heard  # it was too early
+        await asyncio.sleep(a.timing.alive_interval_s)
+        b.table.send(a.id, CancelFrame(id=2))
+        await wait_for(lambda: c.alives > heard)
+        assert a.table._tick.when() - asyncio.get_running_loop().time() <= a.timing.alive_interval_s
+
+
+@pytest.mark.parametrize("timing", ["lan", "wan"])
+def test_links_are_due_long_enough_for_a_heartbeat_to_find_them_so(timing: str) -> None:
+    link, raft = getattr(LinkTiming, timing)(), getattr(RaftTiming, timing)()
+    assert link.alive_interval_s * EARLY_SHARE > raft.heartbeat_s
+    assert link.alive_interval_s <= link.silence_timeout_s / 3
 
 
 async def test_a_stall_of_our_own_is_not_a_peers_silence(pair: list[Node]) -> None:

@@ -229,3 +229,27 @@ def test_who_has_something_to_refute_is_pinged_though_it_is_heard() -> None:
     pings_while(bench, "b", "c", intervals=1)
     bench.claim("b", Claim.SUSPECT)
     assert "b" in pings_while(bench, "b", "c", intervals=3)
+
+
+def test_a_probe_may_begin_late_while_nothing_is_awaited_and_no_later() -> None:
+    """So that it goes with a frame that wakes the agent anyway."""
+    bench, late_s = Bench("bcd"), CONFIG.lateness_ms / 1000
+    while bench.swim.latest() == bench.swim.deadline():  # until the news of the start has gone round
+        bench.answered_probe()
+    assert bench.swim.latest() == bench.swim.deadline() + late_s
+    bench.next_probe()
+    assert bench.swim.latest() == bench.swim.deadline()  # somebody's Ack is
+    bench.answered_probe()
+    bench.claim("b", Claim.SUSPECT)
+    assert bench.swim.latest() == bench.swim.deadline()  # somebody's life is
+
+
+def test_a_link_that_speaks_when_its_leader_does_is_not_pinged_for_it() -> None:
+    """Links speak every 0.65 s at the latest, which is more than a probe's interval."""
+    bench, pinged = Bench("bcd"), 0
+    for _ in range(2 * CONFIG.ping_heard_every):
+        for member in "bcd":
+            bench.link(member)
+        bench.run_to(bench.now + 0.65)
+        pinged += sum(send.message.sequence > 0 for send in bench.sends(Ping))  # type: ignore[union-attr]  # Pings
+    assert pinged <= 4

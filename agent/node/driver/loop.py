@@ -52,6 +52,7 @@ from agent.swim import SwimMessage
 LINK_WAIT_S = 3.0  # for a link to a member that we don't always keep one with; a dial takes a few round trips
 QUEUED_REPLIES = 1_000  # parts of the answer to one call that nobody has read yet; a reader further behind is cut
 EPOCH_ANSWER_S = 0.2  # between an epoch's beginning and this agent's start anew, for the answer to the operator
+SOON_S = 0.2  # a timer that near is put off as soon as there is nothing for it: longer than heartbeats are apart
 LATE_S = 0.03  # a timer later than this means that the loop stood still: hear the sockets first
 
 
@@ -153,6 +154,7 @@ class Driver:
         if stir is Stir.ANSWER and not self._flushing:
             with self._fatal:
                 self._carry_out()  # a heartbeat comes alone, all the time: answered without another turn of the loop
+                self._set_timer()
         elif stir:
             self.flush()
 
@@ -438,10 +440,11 @@ class Driver:
             future.set_result(answer)
 
     def _set_timer(self) -> None:
-        """One that comes too early is set again: deadlines mostly move away, and a timer for each move costs more."""
+        """Deadlines mostly move away: it is set anew when it would soon wake this agent for nothing, not each time."""
         deadline = self.core.deadline()
         if self._timer is not None:
-            if self._timer.when() <= deadline:
+            due = self._timer.when()
+            if due == deadline or (due < deadline and due - self._loop.time() >= SOON_S):
                 return
             self._timer.cancel()
         self._timer = None if deadline == float("inf") else self._loop.call_at(deadline, self._on_timer, deadline)
