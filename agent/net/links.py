@@ -21,18 +21,19 @@ from types import MappingProxyType
 from typing import Final, Protocol
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Struct
 
 from agent.errors import InputError
 from agent.model.types import AgentId, Digest
 from agent.net import handshake
 from agent.net.acceptor import listen
 from agent.net.addresses import Address, AddressPolicy, is_ip
-from agent.net.dialler import BackOff, Dialler
-from agent.net.frames import HEADER_BYTES, RefusalReason, decode_frame, encode_frame
+from agent.net.dialler import Dialler
+from agent.net.frames import RefusalReason, decode_frame, encode_frame
 from agent.net.handshake import Certified, HandshakeFailed, LocalAgent, Standing
 from agent.net.link import DownReason, Link, PeerInfo
 from agent.net.listener import Listener
+from agent.net.pulse import ALIVE_CONTENT, LinkTiming, Pulse
 from agent.net.second import Verdict, judge_second
 from agent.node.messages import Alive, Frame
 
@@ -52,41 +53,7 @@ LINGER_S: Final = 5.0
 # Addresses that a name may stand for; each is tried.
 MAX_RESOLVED_ADDRESSES: Final = 4
 
-# A link that is this near to being due is due as well, once something else has woken this agent: a frame that came, or
-# another link's turn. More than a heartbeat's interval, so that a follower's links all speak when the leader has.
-EARLY_SHARE: Final = 0.25  # of alive_interval_s
-
-# Links are looked over at most this often while frames come; a coordinator of 1000 hosts has 250 of them.
-LOOK_SHARE: Final = 0.05  # of alive_interval_s
-
-_ALIVE: Final = encode_frame(Alive())
-_ALIVE_CONTENT: Final = _ALIVE[HEADER_BYTES + 1 :]  # behind length and version
 _HEARD: Final = Alive()
-
-
-class LinkTiming(Struct, frozen=True, kw_only=True):
-    """All in seconds. A dead peer is noticed after silence_timeout_s, or at once when its kernel says so.
-
-    alive_interval_s: after this long without a frame an `Alive` is sent, and half of it is enough to answer the peer's
-    at once; ≤ silence_timeout_s / 3, so that two may be lost. handshake_timeout_s: TCP, TLS and hellos together,
-    each; a host that is overloaded needs a second.
-    """
-
-    alive_interval_s: float = 0.65
-    silence_timeout_s: float = 2.0
-    connect_timeout_s: float = 1.5
-    handshake_timeout_s: float = 4.0
-    back_off: BackOff = field(default_factory=BackOff)
-
-    @classmethod
-    def lan(cls) -> LinkTiming:
-        """One site."""
-        return cls()
-
-    @classmethod
-    def wan(cls) -> LinkTiming:
-        """Sites up to 300 ms apart; a lossy path may stall TCP for 3 s and still be the best there is."""
-        return cls(alive_interval_s=2.6, silence_timeout_s=8.0, connect_timeout_s=4.0, handshake_timeout_s=8.0)
 
 
 class LinkHandlers(Protocol):
@@ -150,9 +117,8 @@ class LinkTable:
         self._wanted: frozenset[AgentId] = frozenset()
         self._source: str | None = None
         self._listener: Listener | None = None
-        self._tick: asyncio.TimerHandle | None = None
-        self._tick_due = self._early_due = 0.0
         self._dialler = Dialler(self._dial, self.linked, self._linked_at, rng, self.timing.back_off)
+        self._pulse = Pulse(self.timing, lambda: (up.link for up in self._up.values()), self._look_over)
 
     # --- life ---
 
@@ -169,14 +135,12 @@ class LinkTable:
         # On loopback each agent has an address of its own; dialling from it makes it recognisable, as on real hosts.
         self._source = host if self.policy.loopback else None
         self.me.peer_port = self._listener.port
-        self._schedule_tick()
+        self._pulse.start()
         return self._listener.port
 
     async def stop(self) -> None:
         """Close everything; `link_down` comes for each link."""
-        if self._tick is not None:
-            self._tick.cancel()
-            self._tick = None
+        self._pulse.stop()
         if self._listener is not None:
             await self._listener.close()
         await self._dialler.stop()
@@ -419,8 +383,8 @@ class LinkTable:
         up = self._up.get(peer)
         if up is None:
             return
-        if content == _ALIVE_CONTENT:
-            self._answer_alive(up.link)
+        if content == ALIVE_CONTENT:
+            self._pulse.answer(up.link)
             self._handlers.frame(peer, _HEARD)
         else:
             try:
@@ -429,7 +393,7 @@ class LinkTable:
                 self.counts["bad-frame"] += 1
                 return
             self._handlers.frame(peer, frame)
-        self._ride_along()
+        self._pulse.ride_along()
 
     def _lost(self, link: Link, peer: AgentId, reason: DownReason) -> None:
         self._all.discard(link)
@@ -460,46 +424,13 @@ class LinkTable:
 
     # --- keeping alive ---
 
-    def _answer_alive(self, link: Link) -> None:
-        """Ours would be due soon: sent now it also carries TCP's acknowledgement, and needs no turn of its own."""
-        if link.queued_bytes == 0 and link.last_received - link.last_sent >= self.timing.alive_interval_s / 2:
-            self._say_alive(link)
-
-    def _say_alive(self, link: Link) -> None:
-        link.send(_ALIVE, hold=True)
-        link.flush()
-
-    def _schedule_tick(self) -> None:
-        """When the first link is due, to be told that we live or to be judged silent; and from when a frame will do."""
-        now, timing = self._loop.time(), self.timing
-        sent, silent = now, now
-        for up in self._up.values():
-            sent = min(sent, now if up.link.queued_bytes else up.link.last_sent)
-            silent = min(silent, up.link.last_received)
-        due = min(sent + timing.alive_interval_s, silent + timing.silence_timeout_s)
-        self._early_due = max(due - timing.alive_interval_s * EARLY_SHARE, now + timing.alive_interval_s * LOOK_SHARE)
-        self._tick_due = max(due, now + timing.alive_interval_s * EARLY_SHARE)
-        self._tick = self._loop.call_at(self._tick_due, self._on_tick)
-
-    def _on_tick(self) -> None:
-        now, timing = self._loop.time(), self.timing
-        stalled = now - self._tick_due > timing.alive_interval_s
-        quiet_s = timing.alive_interval_s * (1 - EARLY_SHARE)
+    def _look_over(self, now: float, stalled: bool) -> None:
         for peer, up in list(self._up.items()):
-            if up.link.queued_bytes == 0 and now - up.link.last_sent >= quiet_s:
-                self._say_alive(up.link)
             # We ourselves were away: what the peers sent meanwhile is still in the sockets. Judge at the next tick.
-            if not stalled and now - up.link.last_received >= timing.silence_timeout_s:
+            if not stalled and now - up.link.last_received >= self.timing.silence_timeout_s:
                 self._drop(peer, "silent", at_once=True)
             elif self._is_over(peer, up, now):
                 self.close(peer)
-        self._schedule_tick()
-
-    def _ride_along(self) -> None:
-        """A frame has woken us: what is nearly due goes now, and needs no waking of its own."""
-        if self._tick is not None and self._loop.time() >= self._early_due:
-            self._tick.cancel()
-            self._on_tick()
 
     def _is_over(self, peer: AgentId, up: _Up, now: float) -> bool:
         """Who dialled closes; an agent that our ledger doesn't name may be the way to a later one, and stays."""

@@ -71,8 +71,6 @@ from agent.state import Applied
 from agent.swim import MemberChanged, Swim, SwimConfig, SwimMessage
 from agent.swim import Send as SwimSend
 
-__all__ = ["NodeCore", "NodeSettings"]
-
 
 class NodeSettings(Struct, frozen=True, kw_only=True):
     """What an agent is told at its start. `genesis`: entry 1's data. `boot` counts its starts. `sign`: by its own key.
@@ -183,8 +181,7 @@ class NodeCore:
         """Time has passed. Bring everything that the sockets hold in first."""
         if when.mono >= self._context.raft.deadline():
             self._context.raft.on_deadline(when.mono)
-        if when.mono >= self._context.swim.deadline():
-            self._swim_due(when)
+        self._run_swim(when)
         self._unsettled, self._stirred = when, self._stirred or self._due_rest is None or when.mono >= self._due_rest
 
     def link_up(self, peer: Peer, when: Instant) -> None:
@@ -356,16 +353,15 @@ class NodeCore:
             case _ if isinstance(request, Served):
                 self._context.emit(Serve(peer=sender, call=call, request=request))
 
-    def _swim_due(self, when: Instant) -> None:
-        self._context.swim.on_deadline(when.mono)
-        self._stirred = True  # often enough to notice what nobody tells, as that a clock was set
+    def _run_swim(self, when: Instant) -> None:
+        if when.mono >= self._context.swim.deadline():
+            self._context.swim.on_deadline(when.mono)
+            self._stirred = True  # often enough to notice what nobody tells, as that a clock was set
 
     def _beat(self, sender: AgentId, when: Instant, *, of_raft: bool = True) -> Stir:
         """What idle agents hear all the time: mostly nothing comes of it, or just the answer."""
-        swim = self._context.swim
-        swim.link_alive(sender, when.mono)
-        if when.mono >= swim.deadline():
-            self._swim_due(when)
+        self._context.swim.link_alive(sender, when.mono)
+        self._run_swim(when)
         answered = of_raft and self._drain_raft(when)
         if self._has_moved:
             self._unsettled = when

@@ -15,6 +15,7 @@ from agent.swim.members import Member, MemberView, Roster
 from agent.swim.messages import (
     MAX_ID_BYTES,
     MAX_INCARNATION,
+    MAX_INCARNATION_STEP,
     MAX_SEQUENCE,
     MAX_UPDATES_PER_MESSAGE,
     Ack,
@@ -26,16 +27,9 @@ from agent.swim.messages import (
     Update,
 )
 from agent.swim.outputs import Drop, MemberChanged, Output, Send
-from agent.swim.probing import Probe, Relay
+from agent.swim.probing import MAX_RELAYS, Probe, Relay
 from agent.swim.states import CLAIM_OF, Age, Claim, MemberState, Timer, age_of, next_state
 from agent.swim.suspicion import Suspicion, suspicion_bounds_s
-
-# An honest incarnation grows by one per refutation, so 2^32 ahead is never honest; without the bound a single forged
-# claim of the largest incarnation could never be refuted again.
-MAX_INCARNATION_STEP: Final = 1 << 32
-
-# Pings under way for others: k helpers per probe make a few; more than this is a member asking without end.
-MAX_RELAYS: Final = 64
 
 # Members told directly of a clean stop; the rest hear it from them. Enough for every cluster of ordinary size.
 MAX_LEAVE_MESSAGES: Final = 32
@@ -120,14 +114,13 @@ class Swim:
             due = probe.ask_at
         if self._relays or suspects:
             window = self.config.link_heard_window_ms / 1000
-            others = [relay.nack_at for relay in self._relays.values()]
-            due = min([due, *others, *(member.dead_at(window) for member in suspects)])
+            nacks = (relay.nack_at for relay in self._relays.values())
+            due = min(due, *nacks, *(member.dead_at(window) for member in suspects))
         return due
 
     def latest(self) -> float:
         """When `on_deadline` has to be called although nothing else wakes this agent."""
-        probe = self._probe
-        awaited = self._relays or self._roster.suspects or (probe is not None and not probe.acked)
+        awaited = self._relays or self._roster.suspects or (self._probe and not self._probe.acked)
         late_s = 0.0 if self._leaving or self._queue or awaited else self.config.lateness_ms / 1000
         return self.deadline() + late_s
 

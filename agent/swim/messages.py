@@ -28,6 +28,10 @@ MAX_MESSAGE_BYTES: Final = 850
 # msgpack's largest signed integer: what every implementation can hold.
 MAX_INCARNATION: Final = (1 << 63) - 1
 
+# An honest incarnation grows by one per refutation, so 2^32 ahead is never honest; without the bound a single forged
+# claim of the largest incarnation could never be refuted again.
+MAX_INCARNATION_STEP: Final = 1 << 32
+
 # Sequence numbers wrap here; only the few that are open at one time must differ.
 MAX_SEQUENCE: Final = (1 << 32) - 1
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Final
 
 from msgspec import Struct, field
+
+# Pings under way for others: k helpers per probe make a few; more than this is a member asking without end.
+MAX_RELAYS: Final = 64
 
 
 class Probe(Struct):

@@ -18,7 +18,7 @@ import msgspec
 
 from agent.model.types import AgentId
 from agent.net.frames import encode_frame
-from agent.net.links import LinkTiming
+from agent.net.pulse import LinkTiming
 from agent.node.core import NodeCore
 from agent.node.messages import Alive, Frame
 from agent.swim import SwimMessage

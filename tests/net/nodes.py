@@ -13,7 +13,8 @@ from agent.net.addresses import AddressPolicy
 from agent.net.dialler import BackOff
 from agent.net.handshake import LocalAgent, Standing
 from agent.net.link import DownReason, PeerInfo
-from agent.net.links import LinkTable, LinkTiming
+from agent.net.links import LinkTable
+from agent.net.pulse import LinkTiming
 from agent.net.tls import peer_client_context, peer_server_context
 from agent.node.messages import Alive, Frame
 from agent.storage.identity import Identity

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from agent.net import links
 from agent.net.dialler import BackOff
 from agent.net.link import MAX_QUEUE_BYTES, PeerInfo
-from agent.net.links import EARLY_SHARE, LinkTiming
+from agent.net.pulse import EARLY_SHARE, LinkTiming
 from agent.net.second import judge_second
 from agent.node.messages import CallFrame, CancelFrame, Ledger, ReplyFrame, Submit
 from agent.node.versions import FRAME_VERSION
@@ -211,8 +211,8 @@ async def test_a_peer_that_falls_silent_is_given_up(pair: list[Node]) -> None:
     async with running(a, b):
         a.knows(b)
         await wait_for(lambda: a.linked(b))
-        assert b.table._tick is not None
-        b.table._tick.cancel()  # b says nothing any more, its kernel still acknowledges
+        assert b.table._pulse._timer is not None
+        b.table._pulse._timer.cancel()  # b says nothing any more, its kernel still acknowledges
         held = b.table._up[a.id].link._transport
         assert held is not None
         held.pause_reading()
@@ -237,9 +237,9 @@ async def test_who_hears_that_a_peer_lives_says_so_as_well_and_needs_no_timer_fo
     async with running(a, b):
         a.knows(b)
         await wait_for(lambda: a.linked(b) and b.linked(a))
-        assert b.table._tick is not None
-        b.table._tick.cancel()
-        b.table._tick = None  # nor does b speak because something else came
+        assert b.table._pulse._timer is not None
+        b.table._pulse._timer.cancel()
+        b.table._pulse._timer = None  # nor does b speak because something else came
         await asyncio.sleep(2 * a.timing.silence_timeout_s)
         assert (a.downs, b.downs) == ([], [])
         # One answer for each: two that answer each other without end would send hundreds.
@@ -253,10 +253,10 @@ async def test_what_comes_from_one_peer_lets_the_links_with_others_speak(trio: l
         a.knows(b, c)
         await wait_for(lambda: a.linked(b, c) and b.linked(a) and c.linked(a))
         for node in (a, c):
-            assert node.table._tick is not None
-            node.table._tick.cancel()
-        c.table._tick = None  # which only answers
-        a.table._tick = asyncio.get_running_loop().call_later(1000, lambda: None)
+            assert node.table._pulse._timer is not None
+            node.table._pulse._timer.cancel()
+        c.table._pulse._timer = None  # which only answers
+        a.table._pulse._timer = asyncio.get_running_loop().call_later(1000, lambda: None)
         heard = c.alives
         b.table.send(a.id, CancelFrame(id=1))
         await wait_for(lambda: a.count(CancelFrame) == 1)
@@ -264,7 +264,7 @@ async def test_what_comes_from_one_peer_lets_the_links_with_others_speak(trio: l
         await asyncio.sleep(a.timing.alive_interval_s)
         b.table.send(a.id, CancelFrame(id=2))
         await wait_for(lambda: c.alives > heard)
-        assert a.table._tick.when() - asyncio.get_running_loop().time() <= a.timing.alive_interval_s
+        assert a.table._pulse._timer.when() - asyncio.get_running_loop().time() <= a.timing.alive_interval_s
 
 
 @pytest.mark.parametrize("timing", ["lan", "wan"])
@@ -281,11 +281,11 @@ async def test_a_stall_of_our_own_is_not_a_peers_silence(pair: list[Node]) -> No
     async with running(a, b):
         a.knows(b)
         await wait_for(lambda: a.linked(b) and b.linked(a))
-        a.table._tick_due -= 1.0  # as if the loop had been away for a second
+        a.table._pulse._timer_due -= 1.0  # as if the loop had been away for a second
         for up in a.table._up.values():
             up.link.last_received -= 10.0
-        a.table._tick.cancel()  # type: ignore[union-attr]  # a started table has one
-        a.table._on_tick()
+        a.table._pulse._timer.cancel()  # type: ignore[union-attr]  # a started table has one
+        a.table._pulse._beat()
         assert a.downs == []
 
 

@@ -15,8 +15,7 @@ from agent.swim import (
     SwimMessage,
     Update,
 )
-from agent.swim.core import MAX_INCARNATION_STEP
-from agent.swim.messages import MAX_INCARNATION
+from agent.swim.messages import MAX_INCARNATION, MAX_INCARNATION_STEP
 from tests.swim.bench import Bench
 
 ids = st.sampled_from(["me", "b", "c", "stranger"])

@@ -13,7 +13,7 @@ from agent.swim import (
     Ping,
     PingRequest,
 )
-from agent.swim.core import MAX_RELAYS
+from agent.swim.probing import MAX_RELAYS
 from tests.swim.bench import CONFIG, Bench
 
 

@@ -13,8 +13,7 @@ from agent.swim import (
     Ping,
     Update,
 )
-from agent.swim.core import MAX_INCARNATION_STEP
-from agent.swim.messages import MAX_INCARNATION
+from agent.swim.messages import MAX_INCARNATION, MAX_INCARNATION_STEP
 from tests.swim.bench import CONFIG, Bench, silent_until_dead
 
 

@@ -14,8 +14,9 @@ from agent.net.addresses import AddressPolicy, all_addresses
 from agent.net.datagrams import Datagrams, Envelope
 from agent.net.handshake import LocalAgent, Standing
 from agent.net.link import DownReason, PeerInfo
-from agent.net.links import LinkTable, LinkTiming
+from agent.net.links import LinkTable
 from agent.net.names import Names
+from agent.net.pulse import LinkTiming
 from agent.net.tls import peer_client_context, peer_server_context
 from agent.node.context import Peer
 from agent.node.messages import Frame
