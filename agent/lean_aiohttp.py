@@ -1,6 +1,6 @@
 """Imports aiohttp without what it does for others: it would read the system's certificate authorities, twice.
 
-No connection of ours trusts those, and at each start of an agent and of a command they cost 30 to 80 ms and 3 MB.
+No connection of ours trusts those, and at each start of an agent they cost 30 to 80 ms and 3 MB.
 Packages that use aiohttp import this one first.
 """
 

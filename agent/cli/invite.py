@@ -18,7 +18,7 @@ from agent.cli.output import print_json, say
 from agent.cli.session import notice
 from agent.cli.variables import SSH_USER, setting
 from agent.client import Client, Endpoint, HttpsTransport, home_client, parse_address
-from agent.client.transport import Request
+from agent.client.http import Request
 from agent.errors import DeploymentFailed, InputError, NotFound
 from agent.home import ANCHOR_KEY_FILE, Home, find_home, open_home
 from agent.model.decode import convert

@@ -6,7 +6,6 @@ async with home_client(home) as client:             # or socket_client(path) on 
     async for event in client.events(follow=True): ...
 """
 
-import agent.lean_aiohttp  # noqa: F401 before any module that imports aiohttp itself
 from agent.client.client import Client, home_client, socket_client
 from agent.client.clock import ClusterClock
 from agent.client.endpoints import Endpoint, parse_address

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING
 
-import aiohttp
-
 from agent.client.endpoints import Endpoint
-from agent.client.transport import Request, reason_of
+from agent.client.http import Request, TransportError
 from agent.errors import Unreachable
 from agent.instruction import NO_BODY, sign_request
 from agent.model.api import BlobView
@@ -18,7 +16,6 @@ if TYPE_CHECKING:
     from agent.client.client import Client
 
 SILENCE_S = 120.0  # a volume is put into its place before an answer comes
-PART_BYTES = 1_048_576
 
 
 async def fetch(client: Client, host: Label, path: str) -> AsyncGenerator[bytes, None]:
@@ -29,13 +26,13 @@ async def fetch(client: Client, host: Label, path: str) -> AsyncGenerator[bytes,
     endpoint = _endpoint(client, host)
     request = Request(method="GET", path=path, headers=_token(client, endpoint, f"GET {path}"), silence_s=SILENCE_S)
     try:
-        async with client.open(endpoint, request) as response:
-            if response.status != 200:
-                await client.refuse(endpoint, response)
-            async for data in response.content.iter_chunked(PART_BYTES):
+        async with client.open(endpoint, request) as answer:
+            if answer.status != 200:
+                await client.refuse(endpoint, answer)
+            async for data in answer:
                 yield data
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        raise Unreachable(reason_of(error), where=str(endpoint), fix="Give the command again.") from None
+    except TransportError as error:
+        raise Unreachable(str(error), where=str(endpoint), fix="Give the command again.") from None
 
 
 async def put(
@@ -49,8 +46,8 @@ async def put(
     request = Request(method="PUT", path=path, headers=headers, body=body, silence_s=SILENCE_S)
     try:
         await client.call(endpoint, request, BlobView)
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        raise Unreachable(reason_of(error), where=str(endpoint), fix="Give the command again.") from None
+    except TransportError as error:
+        raise Unreachable(str(error), where=str(endpoint), fix="Give the command again.") from None
 
 
 def _endpoint(client: Client, host: Label) -> Endpoint:

@@ -9,12 +9,11 @@ from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import aiohttp
 import msgspec
 from msgspec import Struct
 
 from agent.client.endpoints import Endpoint
-from agent.client.transport import Request, reason_of
+from agent.client.http import Request, TransportError
 from agent.errors import MusterError, NotFound, TooMany, Unreachable
 from agent.instruction import BlobUse, sign_blob
 from agent.model.api import BlobView, ImageProgress
@@ -63,19 +62,19 @@ async def load_image(
     )
     rest = b""
     try:
-        async with client.open(endpoint, request) as response:
-            if response.status != 200:
-                await client.refuse(endpoint, response)
-            async for part in response.content.iter_any():
+        async with client.open(endpoint, request) as answer:
+            if answer.status != 200:
+                await client.refuse(endpoint, answer)
+            async for part in answer:
                 *lines, rest = (rest + part).split(b"\n")
                 if len(rest) > MAX_LINE_BYTES:
                     raise MusterError(f"a line of more than {MAX_LINE_BYTES} bytes", where=str(endpoint))
                 for line in filter(None, lines):
                     yield _progress(line, endpoint)
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+    except TransportError as error:
         client.lost(endpoint)
         fix = "Give the command again: what was sent is still there."
-        raise Unreachable(reason_of(error), where=str(endpoint), fix=fix) from None
+        raise Unreachable(str(error), where=str(endpoint), fix=fix) from None
 
 
 async def _send(client: Client, contents: list[_Content], told: Told) -> Endpoint:
@@ -86,11 +85,11 @@ async def _send(client: Client, contents: list[_Content], told: Told) -> Endpoin
         try:
             for content in contents:
                 await _patiently(client, endpoint, content, told)
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            failed[endpoint] = reason_of(error)
+        except TransportError as error:
+            failed[endpoint] = str(error)
             client.lost(endpoint)
             if len(failed) == MEMBERS_TRIED:
-                raise Unreachable(reason_of(error), where=str(endpoint)) from None
+                raise Unreachable(str(error), where=str(endpoint)) from None
         else:
             return endpoint
 
@@ -132,9 +131,8 @@ async def _put(client: Client, endpoint: Endpoint, content: _Content, told: Told
         )
         await client.call(endpoint, request, BlobView)
     finally:
-        await asyncio.to_thread(
-            file.close
-        )  # aiohttp leaves the parts where an early answer or the last byte found them
+        # An early answer leaves the parts where they are, with the file open.
+        await asyncio.to_thread(file.close)
 
 
 async def _parts(file: BufferedReader, told: Told) -> AsyncGenerator[bytes, None]:

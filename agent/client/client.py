@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote
 
-import aiohttp
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -19,10 +18,11 @@ from agent.client import blobs, streams
 from agent.client.clock import ClusterClock
 from agent.client.endpoints import Endpoint, candidates
 from agent.client.epochs import admins_known, follow
+from agent.client.http import Answer, Request, TransportError
 from agent.client.instructions import Submission
 from agent.client.race import Race, unreachable
 from agent.client.ssh import SshFallback, read_destinations
-from agent.client.transport import HttpsTransport, Request, SocketTransport, Transport, reason_of
+from agent.client.transport import HttpsTransport, SocketTransport, Transport
 from agent.errors import Conflict, InputError, MusterError, Unreachable
 from agent.home import Home, KnownMember, read_file, remember, write_file
 from agent.instruction import MAX_ACCESS_TTL_S, sign_access
@@ -291,28 +291,26 @@ class Client:
 
     async def call(self, endpoint: Endpoint, request: Request, type_: type[T]) -> T:
         """One request to one member. Raises the problem it answers with, or what the transport raises."""
-        async with self._transport.request(endpoint, request) as response:
-            return _decode(await self.body_of(endpoint, response), type_, endpoint)
+        async with self._transport.request(endpoint, request) as answer:
+            return _decode(await self.body_of(endpoint, answer), type_, endpoint)
 
-    def open(
-        self, endpoint: Endpoint, request: Request
-    ) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]:
+    def open(self, endpoint: Endpoint, request: Request) -> contextlib.AbstractAsyncContextManager[Answer]:
         """The same for a stream: the caller reads it."""
         return self._transport.request(endpoint, request)
 
-    async def body_of(self, endpoint: Endpoint, response: aiohttp.ClientResponse) -> bytes:
+    async def body_of(self, endpoint: Endpoint, answer: Answer) -> bytes:
         """The body of a good answer. Raises the problem in any other."""
-        self._heard(endpoint, response)
-        if response.status not in GOOD:
-            await self.refuse(endpoint, response)
-        return await _bounded(response)
+        self._heard(endpoint, answer)
+        if answer.status not in GOOD:
+            await self.refuse(endpoint, answer)
+        return await _bounded(answer)
 
-    async def refuse(self, endpoint: Endpoint, response: aiohttp.ClientResponse) -> NoReturn:
+    async def refuse(self, endpoint: Endpoint, answer: Answer) -> NoReturn:
         """Raises what the answer, which isn't a good one, says."""
-        body = await _bounded(response)
-        if response.content_type == PROBLEM_MEDIA_TYPE:
+        body = await _bounded(answer)
+        if answer.content_type == PROBLEM_MEDIA_TYPE:
             raise error_of(_decode(body, ProblemDetails, endpoint).fault())
-        raise MusterError(f"answered with status {response.status}", where=str(endpoint))
+        raise MusterError(f"answered with status {answer.status}", where=str(endpoint))
 
     # Inside
 
@@ -321,7 +319,7 @@ class Client:
 
         async def ask(endpoint: Endpoint) -> T | None:
             request = Request(method="GET", path=path, params=params, headers=self.headers(), timeout_s=timeout_s)
-            with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError, MusterError):
+            with contextlib.suppress(TransportError, MusterError):
                 return await self.call(endpoint, request, type_)
             return None
 
@@ -345,19 +343,19 @@ class Client:
             endpoint = await self.connect(failed)
             try:
                 return await use(endpoint)
-            except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                failed[endpoint] = reason_of(error)
+            except TransportError as error:
+                failed[endpoint] = str(error)
                 self.lost(endpoint)
                 if len(failed) == len(self._endpoints):
                     raise unreachable(failed, only=self._only) from None
 
     async def _probe(self, endpoint: Endpoint) -> Health:
         request = Request(method="GET", path="/health", timeout_s=PROBE_TIMEOUT_S)
-        async with self._transport.request(endpoint, request) as response:
-            self._heard(endpoint, response)
-            if response.status not in (200, 503):
-                await self.refuse(endpoint, response)
-            health = _decode(await _bounded(response), Health, endpoint)
+        async with self._transport.request(endpoint, request) as answer:
+            self._heard(endpoint, answer)
+            if answer.status not in (200, 503):
+                await self.refuse(endpoint, answer)
+            health = _decode(await _bounded(answer), Health, endpoint)
         if self.home is not None and health.epoch not in (0, self.home.cluster.epoch):
             await self._cross(endpoint, health.epoch)
         return health
@@ -386,8 +384,8 @@ class Client:
                 self.home = await asyncio.to_thread(remember, home, epoch=proven)
             self.notice(f"the cluster is in epoch {proven} since its majority was lost; this home follows it there")
 
-    def _heard(self, endpoint: Endpoint, response: aiohttp.ClientResponse) -> None:
-        self.clock.heard(response.headers.get("Date"), time.time())
+    def _heard(self, endpoint: Endpoint, answer: Answer) -> None:
+        self.clock.heard(answer.header("Date"), time.time())
         if self.clock.wrong and not self._warned:
             self._warned = True
             ahead = self.clock.offset_s
@@ -434,11 +432,11 @@ def socket_client(path: Path, *, home: Home | None = None, notice: Notice = lamb
     return Client(SocketTransport(path), [endpoint], home=home, key=key, notice=notice)
 
 
-async def _bounded(response: aiohttp.ClientResponse) -> bytes:
+async def _bounded(answer: Answer) -> bytes:
     """Raises MusterError over MAX_ANSWER_BYTES."""
     parts: list[bytes] = []
     size = 0
-    async for part in response.content.iter_any():
+    async for part in answer:
         size += len(part)
         if size > MAX_ANSWER_BYTES:
             raise MusterError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")

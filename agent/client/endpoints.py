@@ -30,14 +30,13 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     label: str = ""
 
     def __str__(self) -> str:
-        address = f"[{self.address}]" if ":" in self.address else self.address
-        place = f"{address}:{self.port}"
+        place = self.authority
         return f"{self.label} ({place})" if self.label and self.label != self.address else place
 
     @property
-    def url(self) -> str:
-        """Without a path."""
-        return f"https://{f'[{self.address}]' if ':' in self.address else self.address}:{self.port}"
+    def authority(self) -> str:
+        """Address and port as URLs have them (RFC 3986 §3.2)."""
+        return f"{f'[{self.address}]' if ':' in self.address else self.address}:{self.port}"
 
 
 def parse_address(text: str, *, where: str = "--via") -> tuple[HostAddress, int | None]:

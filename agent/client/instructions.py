@@ -7,9 +7,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import aiohttp
-
-from agent.client.transport import NotAMember, Request, reason_of
+from agent.client.http import NotConnected, Request, TransportError
 from agent.errors import Conflict, MusterError, NoMajority, NotFound, TimedOut, TooMany, Unreachable
 from agent.home import remember_seen, seen_index
 from agent.instruction import MAX_TTL_S, encode_body, new_jti, sign_instruction
@@ -122,12 +120,12 @@ class Submission:
         except NoMajority:
             self.client.lost(endpoint)  # another one may be on the majority's side
             raise
-        except (aiohttp.ClientConnectorError, NotAMember) as error:  # before anything was sent
+        except NotConnected as error:
             self.client.lost(endpoint)
-            raise Unreachable(f"{endpoint}: {reason_of(error)}") from None
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise Unreachable(f"{endpoint}: {error}") from None
+        except TransportError as error:
             self.client.lost(endpoint)
-            raise TimedOut(f"{endpoint}: {reason_of(error)}") from None
+            raise TimedOut(f"{endpoint}: {error}") from None
 
     async def _ask(self) -> InstructionResult:
         """What became of it. Raises TimedOut when nobody knows."""

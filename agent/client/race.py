@@ -6,10 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Generic, TypeVar
 
-import aiohttp
-
 from agent.client.endpoints import Endpoint
-from agent.client.transport import reason_of
+from agent.client.http import TransportError
 from agent.errors import MusterError, Unreachable
 
 T = TypeVar("T")
@@ -61,9 +59,9 @@ class Race(Generic[T]):
         endpoint = self._running.pop(task)
         error = task.exception()
         if error is not None:
-            if not isinstance(error, aiohttp.ClientError | OSError | TimeoutError | MusterError):
+            if not isinstance(error, TransportError | MusterError):
                 raise error
-            self.failures[endpoint] = reason_of(error)
+            self.failures[endpoint] = str(error)
             return None
         answer = task.result()
         if self._good(answer):

@@ -15,12 +15,12 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Annotated, Literal
 
-import aiohttp
 import msgspec
 from msgspec import Meta, Struct
 
 from agent.client.endpoints import Endpoint
-from agent.client.transport import NotAMember, Request, Transport
+from agent.client.http import Answer, NotConnected, NotTrusted, Request
+from agent.client.transport import Transport
 from agent.errors import NotFound
 from agent.home import MAX_HOME_FILE_BYTES, Home, as_json, read_file, write_file
 from agent.model.cluster import MAX_MEMBERS
@@ -101,7 +101,7 @@ class SshFallback:
         self._notice = notice
         self._tunnels: dict[Endpoint, _Tunnel] = {}
 
-    def request(self, endpoint: Endpoint, request: Request) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+    def request(self, endpoint: Endpoint, request: Request) -> AbstractAsyncContextManager[Answer]:
         """See Transport."""
         return self._request(endpoint, request)
 
@@ -113,20 +113,20 @@ class SshFallback:
         self._tunnels.clear()
 
     @asynccontextmanager
-    async def _request(self, endpoint: Endpoint, request: Request) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _request(self, endpoint: Endpoint, request: Request) -> AsyncIterator[Answer]:
         async with contextlib.AsyncExitStack() as stack:
             tunnel = self._tunnels.get(endpoint)
             if tunnel is None or not tunnel.alive:
                 try:
-                    response = await stack.enter_async_context(self._direct.request(endpoint, request))
-                except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+                    answer = await stack.enter_async_context(self._direct.request(endpoint, request))
+                except NotConnected as error:
                     destination = self._destinations.get(endpoint.label)
                     # Only where no connection came about: nothing was sent, and nobody else answered there.
-                    if destination is None or isinstance(error, aiohttp.ClientSSLError | NotAMember):
+                    if destination is None or isinstance(error, NotTrusted):
                         raise
                     tunnel = await self._open(endpoint, destination, error)
                 else:
-                    yield response
+                    yield answer
                     return
             yield await stack.enter_async_context(self._direct.request(tunnel.endpoint, request))
 

@@ -8,10 +8,9 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, TypeVar
 
-import aiohttp
 import msgspec
 
-from agent.client.transport import Request, reason_of
+from agent.client.http import HungUp, Request, TransportError
 from agent.errors import MusterError, Unreachable
 from agent.model.doctor import HostAnswer
 from agent.model.events import Event, LogLine
@@ -48,7 +47,7 @@ class _Reconnects:
         if isinstance(error, Unreachable) and (over or not self._began):
             raise error
         if over:
-            raise Unreachable(f"the stream broke off: {reason_of(error)}") from None
+            raise Unreachable(f"the stream broke off: {error}") from None
         await asyncio.sleep(RETRY_S)
 
 
@@ -66,10 +65,10 @@ async def events(client: Client, *, follow: bool, recent: bool) -> AsyncGenerato
                     yield event
             if not follow:
                 return
-        except (aiohttp.ClientError, OSError, TimeoutError, Unreachable) as error:
+        except (TransportError, Unreachable) as error:
             await reconnects.wait(error)
         else:
-            await reconnects.wait(aiohttp.ServerDisconnectedError())
+            await reconnects.wait(HungUp())
 
 
 async def logs(client: Client, path: str, params: Mapping[str, str]) -> AsyncGenerator[LogLine, None]:
@@ -90,7 +89,7 @@ async def logs(client: Client, path: str, params: Mapping[str, str]) -> AsyncGen
                     last[replica] = max(line.at, last.get(replica, ""))
                     yield line
             return
-        except (aiohttp.ClientError, OSError, TimeoutError, Unreachable) as error:
+        except (TransportError, Unreachable) as error:
             await reconnects.wait(error)
 
 
@@ -102,8 +101,8 @@ async def doctor(client: Client, hosts: Sequence[str], *, log: bool) -> AsyncGen
             async for text in lines:
                 if text:
                     yield _decoded(text, HostAnswer)
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        raise Unreachable(f"the member that was asked went away: {reason_of(error)}", fix="Ask again.") from None
+    except TransportError as error:
+        raise Unreachable(f"the member that was asked went away: {error}", fix="Ask again.") from None
 
 
 def _resumed(params: Mapping[str, str], last: Mapping[_Replica, str]) -> dict[str, str]:
@@ -143,17 +142,17 @@ async def _lines(
     )
     rest = b""
     try:
-        async with client.open(endpoint, request) as response:
-            if response.status != 200:
-                await client.refuse(endpoint, response)
-            async for part in response.content.iter_any():
+        async with client.open(endpoint, request) as answer:
+            if answer.status != 200:
+                await client.refuse(endpoint, answer)
+            async for part in answer:
                 reconnects.came()
                 *whole, rest = (rest + part).split(b"\n")
                 if len(rest) > MAX_LINE_BYTES:
                     raise MusterError(f"a line of more than {MAX_LINE_BYTES} bytes", where=str(endpoint))
                 for line in whole:
                     yield line
-    except (aiohttp.ClientError, OSError, TimeoutError):
+    except TransportError:
         client.lost(endpoint)
         raise
 

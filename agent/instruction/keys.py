@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from functools import lru_cache
 
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from agent.errors import InputError
@@ -41,6 +40,8 @@ def kid_of(public_key: bytes) -> str:
 
 def private_pem(key: Ed25519PrivateKey) -> bytes:
     """The key as unencrypted PKCS #8 PEM, for a file that only its owner can read."""
+    from cryptography.hazmat.primitives import serialization  # 20 ms that most commands needn't wait for
+
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -48,6 +49,8 @@ def private_pem(key: Ed25519PrivateKey) -> bytes:
 
 def private_key_of(pem: bytes, *, where: str = "") -> Ed25519PrivateKey:
     """The Ed25519 key in PKCS #8 PEM. Raises InputError, without the contents, for anything else."""
+    from cryptography.hazmat.primitives import serialization  # as above
+
     try:
         key = serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnicodeError):

@@ -1,7 +1,7 @@
 """The strict JWT under all our tokens (RFC 7519, RFC 8037): one header shape, one algorithm, exact claims.
 
-PyJWT writes them. They are read here, in one reading that leaves nothing open: duplicate keys, padding, types of
-claims, `typ`, lone surrogates. Times are claims like others: who admits a token checks them.
+They are read in one reading that leaves nothing open: duplicate keys, padding, types of claims, `typ`, lone surrogates.
+Times are claims like others: who admits a token checks them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
-import jwt
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from msgspec import Meta, Struct
@@ -50,9 +49,10 @@ class _Parts(NamedTuple, Generic[_C]):
 
 
 def write_token(key: Ed25519PrivateKey, typ: Typ, claims: Struct) -> str:
-    """The claims signed by `key`."""
-    headers = {"typ": typ, "kid": kid_of(bytes.fromhex(public_hex(key)))}
-    token = jwt.encode(msgspec.to_builtins(claims), key, algorithm="EdDSA", headers=headers)
+    """The claims signed by `key` (RFC 7515 §7.1)."""
+    header = Header(alg="EdDSA", typ=typ, kid=kid_of(bytes.fromhex(public_hex(key))))
+    signed = f"{_base64url(msgspec.json.encode(header))}.{_base64url(msgspec.json.encode(claims))}"
+    token = f"{signed}.{_base64url(key.sign(signed.encode('ascii')))}"
     if len(token) > MAX_TOKEN_BYTES:
         raise InvariantBroken(f"a {typ} of {len(token)} bytes: its claims have bounds that exclude this")
     return token
@@ -126,6 +126,11 @@ def _canonical(part: str) -> bytes:
         data = base64.b64decode(part + "=" * (-len(part) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         raise InputError("not base64url") from None
-    if base64.urlsafe_b64encode(data).rstrip(b"=").decode() != part:
+    if _base64url(data) != part:
         raise InputError("base64url with stray bits")
     return data
+
+
+def _base64url(data: bytes) -> str:
+    """Without padding (RFC 7515 §2)."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")

@@ -73,7 +73,7 @@ def test_an_empty_project_keeps_every_contract() -> None:
         "agent.instruction.operator -> secrets",
         "agent.cli.main -> agent.client",
         "agent.client -> agent.instruction",
-        "agent.client -> aiohttp",
+        "agent.client -> h11",
         "bootstrap.cli -> agent.client",
         "bootstrap.genesis -> agent.formats.plan",
         "bootstrap.ssh -> asyncio",

@@ -46,6 +46,21 @@ def test_help_loads_nothing_heavy_and_is_there_at_once() -> None:
         assert f"\n  {name}" in found.stdout
 
 
+SLOW = ("aiohttp", "cryptography.hazmat.primitives.serialization", "cryptography.x509", "http.client", "jwt", "rich")
+SPARED = """
+import importlib, json, sys
+from agent.cli.main import COMMANDS
+for name in ("deploy", "scale", "restart", "status", "ps", "logs", "events"):
+    importlib.import_module(COMMANDS[name][0].partition(":")[0])
+print(json.dumps(sorted(set(sys.modules) & set(sys.argv[1:]))))
+"""
+
+
+def test_what_people_give_most_imports_none_of_what_is_slow_to_import() -> None:
+    found = subprocess.run([sys.executable, "-c", SPARED, *SLOW], capture_output=True, text=True, check=True)
+    assert json.loads(found.stdout) == []
+
+
 HELP_OF_EACH = """
 import json, os, sys, tempfile
 import agent.lean_aiohttp, asyncio, cryptography.x509, jwt, msgspec, rich.console, rich.live, rich.table

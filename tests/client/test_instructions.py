@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from agent.client import Client, instructions
+from agent.client.http import TransportError
 from agent.errors import Conflict, MusterError, NoMajority, NotAllowed, NotAuthenticated, TimedOut
 from agent.instruction import new_key, unverified_claims
 from agent.model.instruction import Scale, Services
@@ -87,7 +88,7 @@ async def test_an_instruction_that_was_applied_before_its_answer_was_lost_gets_t
         answer: object = await real(self, endpoint, request, type_)  # type: ignore[arg-type]  # passed through
         if getattr(request, "method", "") == "POST" and lost.pop():
             lost.append(False)
-            raise TimeoutError
+            raise TransportError("no answer in time")
         return answer
 
     monkeypatch.setattr(Client, "call", losing)

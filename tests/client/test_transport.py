@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from agent.client.endpoints import Endpoint
-from agent.client.transport import HttpsTransport, Request
+from agent.client.http import Request
+from agent.client.transport import HttpsTransport
 from agent.net.tls import api_server_context
 from tests.support.trust import Trust, found
 
@@ -46,8 +47,8 @@ def test_closing_leaves_no_connection_open_to_an_agent_that_has_fallen_silent(tm
 
     async def watch(endpoint: Endpoint) -> None:
         transport = HttpsTransport(trust.anchor, frozenset())
-        async with transport.request(endpoint, Request(method="GET", path="/")) as response:
-            assert await response.content.readany() == b"x"
+        async with transport.request(endpoint, Request(method="GET", path="/")) as answer:
+            assert await anext(answer) == b"x"
         await transport.close()
 
     context = api_server_context(identity.certificate_path, identity.tls_key_path)

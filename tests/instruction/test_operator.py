@@ -132,6 +132,18 @@ def test_the_token_is_what_design_says() -> None:
     assert unverified_claims(GOOD).rev == 3
 
 
+def test_others_read_our_tokens() -> None:
+    """PyJWT, which many programs read tokens with, is content with all that it can check."""
+    read = jwt.decode_complete(
+        GOOD,
+        KEY.public_key(),
+        algorithms=["EdDSA"],
+        audience=AUDIENCE,
+        options={"require": ["iss", "aud", "iat", "exp", "jti"], "verify_exp": False, "strict_aud": True},
+    )
+    assert (read["header"], read["payload"]) == (HEADER, CLAIMS)
+
+
 @pytest.mark.parametrize("act", get_args(Act))
 def test_every_act_reads_back_its_own_body(act: Act) -> None:
     target, body = BODY_OF[act]

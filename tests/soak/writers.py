@@ -12,14 +12,13 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
-import aiohttp
 import click
 import msgspec
 
 from agent.client import Client, home_client
 from agent.client.endpoints import Endpoint
+from agent.client.http import Request, TransportError
 from agent.client.instructions import Submission
-from agent.client.transport import Request
 from agent.errors import Conflict, MusterError
 from agent.home import open_home
 from agent.model.instruction import Cancel, InstructionResult
@@ -89,7 +88,7 @@ class Writer:
                 result = await self._client.call(self._endpoint(host), request, InstructionResult)
         except Conflict:
             return "conflict"
-        except (MusterError, aiohttp.ClientError, OSError, TimeoutError):
+        except (MusterError, TransportError, TimeoutError):
             return None
         assert result.outcome == "applied", result
         return "applied"
@@ -99,7 +98,7 @@ class Writer:
         try:
             async with asyncio.timeout(ANSWER_S):
                 self._revision = max(self._revision, (await self._client.target(self._target)).revision)
-        except (MusterError, aiohttp.ClientError, OSError, TimeoutError):
+        except (MusterError, TransportError, TimeoutError):
             return
 
     def _endpoint(self, host: str) -> Endpoint:

@@ -21,7 +21,7 @@ print(os.environ["SSL_CERT_FILE"] == sys.argv[1], "SSL_CERT_DIR" in os.environ)
 """
 
 
-@pytest.mark.parametrize("module", ["agent.api", "agent.api.app", "agent.client", "agent.client.transport"])
+@pytest.mark.parametrize("module", ["agent.api", "agent.api.app", "agent.runtime.engine"])
 def test_importing_us_reads_no_certificate_authorities_and_leaves_the_environment_as_it_was(
     module: str, tmp_path: Path
 ) -> None:
