@@ -10,7 +10,7 @@ from agent.model.ledger import Assignment
 from agent.model.spec import ReplicaKey
 from agent.model.stack import Resources, Service
 from agent.model.types import AgentId, Label
-from agent.state import ClusterState, key_of, service_of
+from agent.state import PREDECESSOR_LEVEL, ClusterState, key_of, service_of
 
 PortKey: TypeAlias = tuple[str, int]
 """(protocol, host port)"""
@@ -39,7 +39,10 @@ class Placements:
             self.take(assignment, service.resources if service is not None else _NOTHING)
 
     def take(self, assignment: Assignment, resources: Resources) -> None:
-        """Count an assignment where it is now, no longer where it was; ports that it had stay held."""
+        """Count an assignment where it is now, no longer where it was; ports that it had stay held.
+
+        A predecessor holds its ports too. What else it uses isn't counted: it goes soon, mostly from a drained host.
+        """
         key = key_of(assignment)
         self.release(key)
         host = assignment.host
@@ -47,8 +50,10 @@ class Placements:
         self._memory_mib[host] += resources.memory_mib
         self._cpu_millis[host] += resources.cpu_millis
         self._replicas[host] += 1
-        for port in assignment.ports:
-            self._holders[host][port.protocol, port.host_port].add(key)
+        before = assignment.predecessor
+        for at in (assignment, before) if before is not None else (assignment,):
+            for port in at.ports:
+                self._holders[at.host][port.protocol, port.host_port].add(key)
 
     def release(self, key: ReplicaKey) -> None:
         """No longer count a replica; its ports stay held until the ledger says that it is gone."""
@@ -87,6 +92,21 @@ def bound_reason(service: Service, member: Member) -> str:
     if service.host is not None:
         return f"pinned to {member.name}"
     return f"its volume is on {member.name}" if bound_to_host(service) else ""
+
+
+def lone_reason(state: ClusterState, service: Service, host: Member) -> str:
+    """Why a replica that leaves the host has to end before its successor starts, or an empty string.
+
+    Where nothing speaks against it both run for a moment, so that nobody is refused meanwhile.
+    """
+    for volume in service.volumes:
+        if volume.source.startswith("/") and not volume.read_only:
+            return f"it writes to {volume.source}, which hosts may share"
+    if service.runtime == "docker" and host.address.startswith("127."):
+        return "hosts on one machine share its Docker, where names are unique"
+    if state.level < PREDECESSOR_LEVEL:
+        return "a member runs a version that can't keep it until then"
+    return ""
 
 
 def bound_to_host(service: Service) -> bool:

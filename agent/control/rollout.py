@@ -8,7 +8,7 @@ then workers; a class begins when the one before it is healthy; at last hosts sa
 (`validation`). A first deploy makes all replicas of a class at once; a replica that runs is replaced only if its
 service changed, one slot of a service at a time. What only gets another pointer keeps its container. A drained host is
 left in the same way, one replica of a service after another, also when no rollout is under way. The host that it
-goes to says first that it can run it.
+goes to says first that it can run it. What moves goes on where it was until its successor is healthy: its predecessor.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from agent.control.facts import ClusterFacts
 from agent.control.placements import Placements
@@ -114,7 +115,8 @@ class _Rollout:
     def is_settled(self) -> bool:
         """Whether nothing is waited for, so that neither time nor how far hosts are makes another decision."""
         plan = self._plan
-        return self._stack.phase in ("healthy", "stopped") and not (plan.assign or plan.release or self.errands)
+        waits = plan.assign or plan.release or self.errands or any(item.predecessor for item in self._current.values())
+        return self._stack.phase in ("healthy", "stopped") and not waits
 
     def entries(self) -> Iterator[LedgerEntry]:
         if self._stack.removing:
@@ -122,6 +124,7 @@ class _Rollout:
             return
         self._plan = schedule(self._state, self._stack.name, self._facts, self._placements)
         self._changes = {key_of(assignment): assignment for assignment in self._plan.assign}
+        yield from self._assign(self._arrived(), ())
         if self._stack.phase in _ORDER:
             yield from self._roll()
         elif self._stack.phase == "failed":
@@ -266,6 +269,16 @@ class _Rollout:
         before = service_of(self._state, current)
         stays = change.host == current.host or self._facts.of(current.host).lost
         return before is not None and stays and same_container(before, self._services[key.service])
+
+    def _arrived(self) -> Iterator[Assignment]:
+        """What doesn't need its predecessor any more: it is healthy itself, or isn't to run."""
+        for key, item in sorted(self._current.items()):
+            generation = self._stack.generations.get(key.service, 0)
+            asked = (item.instruction, item.generation) == (self._stack.deployed, generation)
+            if item.predecessor is None or not asked or key in self._changes or key in self._plan.release:
+                continue
+            if rests(self._stack, key.service) or self._judge(item).verdict == "done":
+                yield replace(item, predecessor=None)
 
     def _leaving(self) -> set[ReplicaKey]:
         """Replicas that leave a drained host with the container that they have there."""

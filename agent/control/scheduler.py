@@ -23,14 +23,23 @@ from agent.control.fit import (
     state_reason,
     unfit_for_good,
 )
-from agent.control.placements import Placements, bound_reason, bound_to_host
+from agent.control.placements import Placements, bound_reason, bound_to_host, lone_reason
 from agent.control.pool import Pool
 from agent.model.cluster import Member
-from agent.model.ledger import AssignedPort, Assignment
+from agent.model.ledger import AssignedPort, Assignment, Predecessor
 from agent.model.spec import ReplicaKey
 from agent.model.stack import Role, Service
 from agent.model.types import AgentId, Label
-from agent.state import ClusterState, StackState, deployed_stack, satisfies, service_of, wanted_replicas
+from agent.state import (
+    ClusterState,
+    StackState,
+    deployed_stack,
+    predecessor_of,
+    rests,
+    satisfies,
+    service_of,
+    wanted_replicas,
+)
 
 ROLES: tuple[Role, ...] = ("service", "main", "worker")
 
@@ -267,9 +276,26 @@ class _Planner:
             instruction=self._stack.deployed,
             ports=ports,
             generation=self._generation(key),
+            predecessor=self._predecessor(key, service, host),
         )
         self._placements.take(assignment, service.resources)
         self._assign.append(assignment)
+
+    def _predecessor(self, key: ReplicaKey, service: Service, host: AgentId) -> Predecessor | None:
+        """What serves until the replica is healthy on `host`: what runs of it now, unless only one may run.
+
+        What it came from itself, if it wasn't healthy yet, rather than where it is.
+        """
+        current = self._current.get(key)
+        if current is None or rests(self._stack, key.service):
+            return None
+        if current.host == host:
+            return current.predecessor
+        for before in (current.predecessor, predecessor_of(current)):
+            if before is not None and not self._facts.of(before.host).lost:
+                lone = lone_reason(self._state, service, self._state.members[before.host])
+                return None if lone or before.host == host else before
+        return None
 
     def _generation(self, key: ReplicaKey) -> int:
         return self._stack.generations.get(key.service, 0)

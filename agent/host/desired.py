@@ -6,6 +6,8 @@ the host's own policy are judged here once more (docs/security.md "What a taken 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from msgspec import Struct
 
 from agent.host.endpoints import endpoints_of
@@ -46,9 +48,11 @@ class Refused(Struct, frozen=True, kw_only=True):
 class Desired(Struct, frozen=True, kw_only=True):
     """What this host has to run. `stopped` replicas keep their place and what is left of them, but don't run.
 
+    `kept` are replicas that moved away and aren't healthy there yet: what runs of them goes on, and nothing is started.
     `endpoints` are the contents of the endpoint files of stacks that this host runs something of.
     `stacks` are those that have anything to do with this host; `delete_volumes_of` are stacks on their way out whose
-    named volumes go too. Whatever of this cluster and agent runs beyond `specs`, `stopped` and `refused` is removed.
+    named volumes go too. Whatever of this cluster and agent runs beyond `specs`, `stopped`, `refused` and `kept` is
+    removed.
     """
 
     cluster: ClusterId
@@ -56,6 +60,7 @@ class Desired(Struct, frozen=True, kw_only=True):
     specs: tuple[ReplicaSpec, ...] = ()
     stopped: tuple[ReplicaSpec, ...] = ()
     refused: tuple[Refused, ...] = ()
+    kept: frozenset[ReplicaKey] = frozenset()
     stacks: frozenset[str] = frozenset()
     delete_volumes_of: frozenset[str] = frozenset()
     endpoints: dict[str, bytes] = {}
@@ -66,13 +71,19 @@ def desired(state: ClusterState, agent: AgentId, context: HostContext) -> Desire
     specs: list[ReplicaSpec] = []
     stopped: list[ReplicaSpec] = []
     refused: list[Refused] = []
+    kept: set[ReplicaKey] = set()
     stacks: set[str] = set()
-    for key in sorted(key for key, assignment in state.assignments.items() if assignment.host == agent):
+    for key, assignment in sorted(_concerning(state, agent), key=lambda found: found[0]):
         stack_state = state.stacks.get(key.stack)
         if agent not in state.members or stack_state is None or stack_state.removing:
             continue
+        if assignment.host != agent:
+            if not rests(stack_state, key.service):
+                stacks.add(key.stack)
+                kept.add(key)
+            continue
         stacks.add(key.stack)
-        made = resolve(state, agent, state.assignments[key], context)
+        made = resolve(state, agent, assignment, context)
         if isinstance(made, Refused):
             refused.append(made)
         elif rests(stack_state, key.service):
@@ -86,10 +97,19 @@ def desired(state: ClusterState, agent: AgentId, context: HostContext) -> Desire
         specs=tuple(specs),
         stopped=tuple(stopped),
         refused=tuple(refused),
+        kept=frozenset(kept),
         stacks=frozenset(stacks),
         delete_volumes_of=leaving,
         endpoints={name: endpoints_of(state, name) for name in sorted(stacks)} if context.endpoints else {},
     )
+
+
+def _concerning(state: ClusterState, agent: AgentId) -> Iterator[tuple[ReplicaKey, Assignment]]:
+    """What is assigned to the host, and what was before its successor's turn came."""
+    for key, assignment in state.assignments.items():
+        before = assignment.predecessor
+        if assignment.host == agent or (before is not None and before.host == agent):
+            yield key, assignment
 
 
 def resolve(state: ClusterState, agent: AgentId, assignment: Assignment, context: HostContext) -> ReplicaSpec | Refused:

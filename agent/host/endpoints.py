@@ -9,7 +9,7 @@ from msgspec import Struct
 from agent.model.ledger import AssignedPort
 from agent.model.stack import Role
 from agent.model.types import HostAddress, Label
-from agent.state import ClusterState, assignments_of, deployed_stack, wants_stopped
+from agent.state import ClusterState, assignments_of, deployed_stack, serving, wants_stopped
 
 DIRECTORY = "/run/muster"
 FILE_NAME = "endpoints.json"
@@ -31,7 +31,8 @@ class ServiceEndpoints(Struct, frozen=True, kw_only=True):
 
 
 class StackEndpoints(Struct, frozen=True, kw_only=True):
-    """The whole file. It says where replicas are to be, not whether they are well."""
+    """The whole file. It says where replicas are to be, not whether they are well; one that moves is where it was until
+    its successor is healthy."""
 
     version: int = 1
     stack: Label
@@ -44,10 +45,11 @@ def endpoints_of(state: ClusterState, stack: Label) -> bytes:
     held = state.stacks[stack]
     placed: dict[Label, list[ReplicaEndpoint]] = {}
     for key, assignment in sorted(assignments_of(state, stack).items()):
-        member = state.members.get(assignment.host)
+        at = serving(assignment)
+        member = state.members.get(at.host)
         if member is not None:
             placed.setdefault(key.service, []).append(
-                ReplicaEndpoint(slot=key.slot, host=member.name, address=member.address, ports=assignment.ports)
+                ReplicaEndpoint(slot=key.slot, host=member.name, address=member.address, ports=at.ports)
             )
     services = {
         name: ServiceEndpoints(role=service.role, replicas=tuple(placed.get(name, ())))

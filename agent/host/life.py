@@ -19,6 +19,7 @@ SETTLE_S = 1.0  # without a check, a replica counts as healthy once it has run f
 SETTLE_MAX_S = 10.0  # the same for one that failed before, so that a crash loop doesn't look healthy in between
 TRIES_BEFORE_FAILED = 3  # within its rollout; enough for a race with a neighbour's start, few enough to fall back soon
 ACTION_RETRY_S = 2.0  # after a stop or remove that the engine refused
+LET_GO_S = 2.0  # who reads where replicas are, or has requests under way to one that moved, is through within this
 MAX_LOG_LINES = 5  # of the replica's last words, kept for the reason
 MAX_LOG_LINE_CHARACTERS = 200  # a reason is read on one screen
 
@@ -28,6 +29,7 @@ class Life(Struct, frozen=True, kw_only=True):
 
     Invariants: `failures` counts ends and failed starts since it was last well for STABLE_S; `proven` means that
     `spec_hash` was healthy here once; `well_since` is set only while it runs and its check, if any, passes.
+    `leaving`: it moved to another host, and was kept until its successor was healthy.
     `counted` names the run whose end is in `failures` already, so that looking twice counts once.
     """
 
@@ -47,6 +49,7 @@ class Life(Struct, frozen=True, kw_only=True):
     checked: bool = False
     counted: str = ""
     busy_ports: tuple[int, ...] = ()
+    leaving: bool = False
 
     @property
     def given_up(self) -> bool:

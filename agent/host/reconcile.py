@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from agent.host.desired import Desired, Refused
 from agent.host.life import (
+    LET_GO_S,
     Life,
     ReconcileMemory,
     found_running,
@@ -97,14 +98,14 @@ def reconcile(
         elif key in specs:
             spec = specs[key]
             planned = _converge(spec, mine, life, now, found=not memory.looked)
-            if waits_for(spec, held, specs, refused.keys()):
+            if waits_for(spec, held, specs, refused.keys() | wanted.kept):
                 planned = [action for action in planned[0] if not isinstance(action, Start)], planned[1]
         elif key in stopped:
             planned = _halt(stopped[key], mine, life)
         elif key in refused:
             planned = _withdraw(refused[key], mine, life)
         else:
-            planned = _end(mine), Life(act_after=life.act_after)
+            planned = _leave(mine, life, now, kept=key in wanted.kept)
         if now >= planned[1].act_after:
             actions += planned[0]
         if key in busy or key in specs or mine:
@@ -172,6 +173,19 @@ def _halt(spec: ReplicaSpec, mine: Sequence[Workload], life: Life) -> _Plan:
     if current is not None and current.state in LIVE_STATES:
         actions.append(Stop(key=spec.key, runtime=current.runtime, workload_id=current.id))
     return actions, Life(act_after=life.act_after)
+
+
+def _leave(mine: Sequence[Workload], life: Life, now: float, *, kept: bool) -> _Plan:
+    """It isn't to be here. One that moved goes on until its successor is healthy, and a moment longer.
+
+    If it ends before that it isn't started again.
+    """
+    if kept:
+        ended = [workload for workload in mine if workload.state not in LIVE_STATES]
+        return _end(ended), Life(act_after=life.act_after, leaving=True)
+    if life.leaving:
+        return [], Life(act_after=now + LET_GO_S)
+    return _end(mine), Life(act_after=life.act_after)
 
 
 def _withdraw(refused: Refused, mine: Sequence[Workload], life: Life) -> _Plan:

@@ -11,6 +11,7 @@
 | runs | nothing yet | pending |
 | stopped | nothing, or ended | stopped |
 | refused by the host | anything | failed |
+| until its successor elsewhere is healthy | runs | healthy; unhealthy if its check fails |
 | not at all | still there | stopping |
 """
 
@@ -67,7 +68,11 @@ def replica_states(
             reason=refused.reason,
         )
     for key, mine in ours.items():
-        if key not in found:
+        live = next((workload for workload in mine if workload.state in LIVE_STATES), None)
+        if key in wanted.kept and live is not None:
+            state: ReplicaState = "unhealthy" if live.health == "unhealthy" else "healthy"
+            found[key] = _of(live, state, live.revision, "runs until its successor is healthy")
+        elif key not in found:
             found[key] = _of(mine[0], "stopping", mine[0].revision, memory.life(key).reason)
     return tuple(found[key] for key in sorted(found))
 

@@ -30,10 +30,18 @@ class AssignedPort(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
     protocol: Literal["tcp", "udp"] = "tcp"
 
 
+class Predecessor(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Where a replica was before it moved: that host keeps what it runs there, and lets go of it when it is told."""
+
+    host: AgentId
+    ports: tuple[AssignedPort, ...] = ()
+
+
 class Assignment(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """replica → host: a pointer to (instruction, service, slot), never a copy of what the operator signed.
 
-    `generation` counts the restarts an operator asked for; another generation is another container.
+    `generation` counts the restarts an operator asked for; another generation is another container. `predecessor`: who
+    serves until this one is healthy.
     """
 
     stack: Label
@@ -43,6 +51,7 @@ class Assignment(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_u
     instruction: InstructionRef
     ports: tuple[AssignedPort, ...] = ()
     generation: int = 0
+    predecessor: Predecessor | None = None
 
 
 class Slot(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, array_like=True):

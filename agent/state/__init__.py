@@ -8,7 +8,7 @@ snapshot = encode_snapshot(state)                 # decode_snapshot checks every
 from agent.state.apply import STATE_LEVEL, apply, begin_epoch, genesis_state, is_readable, link, stamp_of
 from agent.state.epochs import check_crossing
 from agent.state.errors import SnapshotRefused, UnknownEntry
-from agent.state.placing import PHASE_OF, PORT_TRIES, may_have
+from agent.state.placing import PHASE_OF, PORT_TRIES, PREDECESSOR_LEVEL, may_have, predecessor_of
 from agent.state.proof import beginnings
 from agent.state.queries import (
     assignments_of,
@@ -21,6 +21,7 @@ from agent.state.queries import (
     rests,
     satisfies,
     service_of,
+    serving,
     stack_at,
     validation_of,
     wanted_replicas,
@@ -32,6 +33,7 @@ from agent.state.types import Applied, ClusterState, Evidence, SignedStack, Stac
 __all__ = [
     "PHASE_OF",
     "PORT_TRIES",
+    "PREDECESSOR_LEVEL",
     "STATE_LEVEL",
     "Applied",
     "ClusterState",
@@ -58,9 +60,11 @@ __all__ = [
     "may_have",
     "member_named",
     "ports_to_ask",
+    "predecessor_of",
     "rests",
     "satisfies",
     "service_of",
+    "serving",
     "stack_at",
     "stamp_of",
     "validation_of",

@@ -46,7 +46,10 @@ def _enrol(state: ClusterState, signed: Signed, body: Body) -> ClusterState:
 
 
 def _expel(state: ClusterState, signed: Signed, _body: Body) -> ClusterState:
-    """Remove a member for ever; its assignments go with it, so that the coordinator places them elsewhere."""
+    """Remove a member for ever; its assignments go with it, so that the coordinator places them elsewhere.
+
+    What moved away and was still to be waited for there goes as well.
+    """
     agent = _member(state, signed)
     if len(state.members) == 1:
         raise Unprocessable("the last member can't be expelled", fix="`bootstrap uninstall` it instead.")
@@ -62,7 +65,11 @@ def _expel(state: ClusterState, signed: Signed, _body: Body) -> ClusterState:
         expelled=state.expelled | {agent},
         drained=state.drained - {agent},
         evidence=_without(state.evidence, f"member:{agent}/", f"host:{agent}/"),
-        assignments={key: item for key, item in state.assignments.items() if key not in lost},
+        assignments={
+            key: replace(item, predecessor=None) if item.predecessor and item.predecessor.host == agent else item
+            for key, item in state.assignments.items()
+            if key not in lost
+        },
         stacks={**state.stacks, **stacks},
     )
     return forget_removed(state, frozenset(stacks))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from agent.model.ledger import AssignedPort, AssignEntry, Assignment, Phase, PhaseEntry
+from agent.model.ledger import AssignedPort, AssignEntry, Assignment, Phase, PhaseEntry, Predecessor
 from agent.model.spec import ReplicaKey
 from agent.model.stack import MAX_REPLICAS, PortSpec, Role, Service
 from agent.model.types import Label
@@ -16,6 +16,7 @@ from agent.state.queries import deployed_stack, key_of, satisfies, wanted_replic
 from agent.state.stacks import drop_unreferenced, forget_amendments, forget_removed, keep_evidence
 from agent.state.types import ClusterState, StackState
 
+PREDECESSOR_LEVEL = 2  # of the ledger, from which on assignments name predecessors
 PORT_TRIES = 100  # docs/seed.md "Automatic port binding": preferred … preferred + 99
 
 _FORWARD: tuple[Phase, ...] = ("preparing", "services", "main", "workers", "validating")
@@ -150,6 +151,23 @@ def _check(state: ClusterState, stack: StackState, assignment: Assignment) -> No
         raise Ignored(f"{what} can't be on {member.name}: pin or labels forbid it")
     if not _ports_fit(service, assignment.ports):
         raise Ignored(f"{what} has ports that its service doesn't allow")
+    if assignment.predecessor is not None:
+        _check_predecessor(state, what, assignment, assignment.predecessor)
+
+
+def _check_predecessor(state: ClusterState, what: str, assignment: Assignment, before: Predecessor) -> None:
+    """It is where the ledger had the replica just now, or where that one came from."""
+    if state.level < PREDECESSOR_LEVEL:
+        raise Ignored(f"{what} names a predecessor, and not all members know yet what that is")
+    current = state.assignments.get(key_of(assignment))
+    known = () if current is None else (current.predecessor, predecessor_of(current))
+    if before not in known or before.host == assignment.host:
+        raise Ignored(f"{what} names a predecessor that it doesn't have")
+
+
+def predecessor_of(current: Assignment) -> Predecessor:
+    """What an assignment is to the one that follows it on another host."""
+    return Predecessor(host=current.host, ports=current.ports)
 
 
 def _ports_fit(service: Service, ports: tuple[AssignedPort, ...]) -> bool:

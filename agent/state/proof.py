@@ -228,3 +228,5 @@ def _check_assignment(state: ClusterState, assignment: Assignment) -> None:
     if signed is None or stack is None or member is None or signed.stack.name != stack.name:
         raise SnapshotRefused("it names an assignment of nothing that is signed")
     _want(assignment.service in signed.stack.services, "an assignment of nothing that is signed")
+    before = assignment.predecessor
+    _want(before is None or before.host in state.members.keys() - {assignment.host}, "a predecessor on no other host")

@@ -6,7 +6,7 @@ from typing import Literal
 
 from agent.instruction import audience_of as audience
 from agent.model.cluster import Member
-from agent.model.ledger import AssignedPort, Assignment
+from agent.model.ledger import AssignedPort, Assignment, Predecessor
 from agent.model.spec import ReplicaKey
 from agent.model.stack import InstructionRef, Service, Stack, Validation
 from agent.model.types import AgentId, Label
@@ -68,6 +68,11 @@ def assignments_on(state: ClusterState, host: AgentId) -> dict[ReplicaKey, Assig
 def key_of(assignment: Assignment) -> ReplicaKey:
     """The replica that an assignment is for."""
     return ReplicaKey(stack=assignment.stack, service=assignment.service, slot=assignment.slot)
+
+
+def serving(assignment: Assignment) -> Assignment | Predecessor:
+    """Whose host and ports others reach the replica by: its predecessor's, until it is healthy itself."""
+    return assignment.predecessor or assignment
 
 
 def validation_of(service: Service, port: AssignedPort) -> Validation:

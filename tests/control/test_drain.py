@@ -10,7 +10,7 @@ from agent.control.progress import HEALTHY_DEADLINE_MS
 from agent.model.instruction import Enrol
 from agent.model.stack import PortSpec, Resources, Service, Volume
 from tests.control.test_scheduler import check_placed
-from tests.control.world import World
+from tests.control.world import World, arrives
 from tests.support.ledger import Ledger, member, service, stack
 
 PORT = PortSpec(host_port=8443, container_port=8443)
@@ -201,8 +201,7 @@ def test_hosts_drained_together_get_nothing_of_each_other() -> None:
     made.ledger.drain("n1")
     made.ledger.drain("n2")
     made.settle()
-    moved = [made.state.members[item.host].name for entry in made.assigned() for item in entry.assign]
-    assert len(moved) == 4  # each once
+    assert sum(map(len, made.batches())) == 4  # each once
     assert set(made.hosts_of("web").values()) == {"n3", "n4"}
 
 
@@ -258,7 +257,11 @@ def test_whatever_is_drained_at_most_one_replica_of_a_service_is_away_and_who_st
         after = made.state.assignments
         for name, item in services.items():
             mine = [key for key in before if key.service == name]
-            moved = [key for key in mine if key in after and after[key] != before[key]]
+            moved = [
+                key
+                for key in mine
+                if key in after and after[key] != before[key] and not arrives(before[key], after[key])
+            ]
             assert item.replicas == "global" or len(moved) <= 1
             assert item.replicas == "global" or all(key in after for key in mine)
         check_placed(made.state, made.facts())

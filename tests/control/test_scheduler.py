@@ -335,7 +335,8 @@ def check_placed(state: ClusterState, facts: ClusterFacts) -> None:
         wanted = service_of(state, item)
         assert wanted is not None
         assert satisfies(state.members[item.host], wanted)
-        ports.update((item.host, port.protocol, port.host_port) for port in item.ports)
+        for at in (item, item.predecessor) if item.predecessor else (item,):
+            ports.update((at.host, port.protocol, port.host_port) for port in at.ports)
         memory[item.host] += wanted.resources.memory_mib
     assert all(count == 1 for count in ports.values())
     for host, reserved in memory.items():

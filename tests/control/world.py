@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from msgspec.structs import replace
+
 from agent.control import ClusterFacts, Decision, HostFacts, Schedule, decide, schedule
 from agent.model.cluster import Member
 from agent.model.errand import Errand, ErrandFinding, Prepare, Unreached, errand_id
-from agent.model.ledger import AssignEntry, Assignment, LedgerEntry
+from agent.model.ledger import AssignEntry, Assignment, LedgerEntry, LevelEntry
 from agent.model.report import (
     HostReport,
     HostResources,
@@ -19,7 +21,7 @@ from agent.model.report import (
 from agent.model.spec import ReplicaKey
 from agent.model.status import HostState
 from agent.model.types import AgentId, Label
-from agent.state import ClusterState, rests, service_of
+from agent.state import STATE_LEVEL, ClusterState, key_of, rests, service_of
 from tests.support.ledger import Ledger
 
 DOCKER = (RuntimeInfo(name="docker", available=True), RuntimeInfo(name="process", available=True))
@@ -76,6 +78,11 @@ def seen(assignment: Assignment, state: ReplicaState, **more: object) -> Observe
     )
 
 
+def arrives(before: Assignment | None, after: Assignment) -> bool:
+    """Whether the one only lets the predecessor of the other go."""
+    return before is not None and before != after and replace(before, predecessor=None) == after
+
+
 class World:
     """`ledger` and its hosts. What runs on a host is what its assignments say; the test sets what is wrong.
 
@@ -84,11 +91,13 @@ class World:
     `stopping`: hosts that are still at it when a stack is to go; `without_engine`: their Docker doesn't answer.
     `unfit`: (host name, service) → why it can't be prepared there, `pulling`: what is still under way there;
     `blocked`: (host name, host name) where the first doesn't reach the other. `mute` hosts don't answer errands.
-    `history`: every entry that `step` proposed; `errands`: what hosts are asked now.
+    `history`: every entry that `step` proposed; `arrivals`: those that only let predecessors go; `errands`: what hosts
+    are asked now.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, *, level: int = STATE_LEVEL) -> None:
         self.ledger = ledger
+        ledger.propose(LevelEntry(at=ledger.now_ms, level=level))
         self.sick: dict[tuple[Label, tuple[str, ...]], ReplicaState] = {}
         self.sick_slots: dict[tuple[Label, int], ReplicaState] = {}
         self.dead: dict[str, HostState] = {}
@@ -102,6 +111,7 @@ class World:
         self.blocked: set[tuple[str, str]] = set()
         self.mute: set[str] = set()
         self.history: list[LedgerEntry] = []
+        self.arrivals: list[AssignEntry] = []
         self.errands: dict[AgentId, tuple[Errand, ...]] = {}
         self.refused: dict[AgentId, dict[PortConflict, None]] = {}
 
@@ -125,7 +135,12 @@ class World:
         """One decision, applied; hosts follow before the next."""
         entries = self.decide().entries
         self.history.extend(entries)
-        for applied in self.ledger.propose(*entries):
+        for entry in entries:
+            if isinstance(entry, AssignEntry):
+                known = self.state.assignments
+                if entry.assign and all(arrives(known.get(key_of(item)), item) for item in entry.assign):
+                    self.arrivals.append(entry)
+            (applied,) = self.ledger.propose(entry)
             assert not applied.ignored, applied.ignored
         return entries
 
@@ -164,11 +179,8 @@ class World:
         return [entry for entry in self.history if isinstance(entry, AssignEntry)]
 
     def batches(self) -> list[list[ReplicaKey]]:
-        """The replicas of each AssignEntry so far."""
-        return [
-            [ReplicaKey(stack=entry.stack, service=item.service, slot=item.slot) for item in entry.assign]
-            for entry in self.assigned()
-        ]
+        """The replicas of each AssignEntry so far, but for those that only let their predecessors go."""
+        return [[key_of(item) for item in entry.assign] for entry in self.assigned() if entry not in self.arrivals]
 
     def _host(self, member: Member) -> HostFacts:
         drained = member.id in self.state.drained

@@ -7,17 +7,19 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent.host import Desired, HostContext, HostPolicy, desired
 from agent.host.facts import substitute
 from agent.model.cluster import Member
-from agent.model.ledger import AssignedPort, Assignment
+from agent.model.ledger import AssignedPort, Assignment, Predecessor
 from agent.model.spec import ReplicaKey, ReplicaSpec
 from agent.model.stack import Image, InstructionRef, PortSpec, Service, Stack, Volume
 from agent.state.types import ClusterState, SignedStack, StackState
 from tests.support.replicas import AGENT, CLUSTER, OTHER_AGENT
 
 DIGEST = "d" * 64
+KEY = ReplicaKey(stack="shop", service="web", slot=1)
 REF = InstructionRef(revision=3, digest=DIGEST)
 CONTEXT = HostContext(address="10.0.0.1")
 
@@ -141,6 +143,44 @@ class TestFacts:
             self.facts(assignment("mails", slot))["WORKER_INDEX"] for slot in (1, 2)
         ]
         assert indexes == ["1", "3", "2", "4"]
+
+
+class TestKept:
+    """Replicas that moved elsewhere, and aren't healthy there yet."""
+
+    HERE: ClassVar = Predecessor(host=AGENT, ports=(AssignedPort(container_port=443, host_port=8443),))
+    WEB: ClassVar = {"web": service(role="main", ports=(PortSpec(host_port=8443, container_port=443),))}
+    PORT: ClassVar = AssignedPort(container_port=443, host_port=8450)
+
+    def moved(self, **changes: Any) -> ClusterState:
+        there = assignment("web", 1, OTHER_AGENT, self.PORT, predecessor=self.HERE)
+        return state_of(self.WEB, there, **changes)
+
+    def test_their_old_host_keeps_what_runs_and_starts_nothing(self) -> None:
+        here, there = (desired(self.moved(), agent, CONTEXT) for agent in (AGENT, OTHER_AGENT))
+        assert (set(here.kept), set(here.stacks), set(there.kept)) == ({KEY}, {"shop"}, set())
+        assert [[spec.key for spec in each.specs] for each in (here, there)] == [[], [KEY]]
+
+    @pytest.mark.parametrize(
+        "change", [{"stopped": frozenset({"web"})}, {"held": frozenset({"web"})}, {"removing": True}], ids=str
+    )
+    def test_what_must_not_run_is_not_kept(self, change: dict[str, Any]) -> None:
+        assert desired(self.moved(**change), AGENT, CONTEXT).kept == frozenset()
+
+    def test_a_host_that_is_no_member_any_more_keeps_nothing(self) -> None:
+        state = self.moved()
+        state = replace(state, members={OTHER_AGENT: state.members[OTHER_AGENT]})
+        assert desired(state, AGENT, CONTEXT).kept == frozenset()
+
+    def test_a_main_that_moves_is_where_it_was_to_all_but_itself(self) -> None:
+        there = self.moved()
+        worker = assignment("thumbs")
+        both = {**self.WEB, "thumbs": service(role="worker")}
+        state = state_of(both, next(iter(there.assignments.values())), worker)
+        told = one(desired(state, AGENT, CONTEXT)).facts
+        assert (told["MAIN_HOST"], told["MAIN_PORT"]) == ("10.0.0.1", "8443")
+        itself = one(desired(state, OTHER_AGENT, CONTEXT)).facts
+        assert (itself["MAIN_HOST"], itself["MAIN_PORT"]) == ("10.0.0.2", "8450")
 
 
 class TestRefused:

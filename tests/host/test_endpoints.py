@@ -9,8 +9,9 @@ from msgspec.structs import replace
 
 from agent.host.desired import HostContext, desired
 from agent.host.endpoints import endpoints_of
-from agent.model.ledger import AssignedPort
+from agent.model.ledger import AssignedPort, LevelEntry
 from agent.model.stack import PortSpec
+from agent.state import STATE_LEVEL, predecessor_of
 from tests.support.ledger import Ledger, service, stack
 
 PORT = PortSpec(host_port=8443, container_port=80)
@@ -43,6 +44,19 @@ def test_it_names_every_replica_with_where_it_is_reached() -> None:
             }
         ],
     }
+
+
+def test_one_that_moves_is_where_it_was_until_its_successor_is_healthy() -> None:
+    ledger = shop()
+    ledger.propose(LevelEntry(at=ledger.now_ms, level=STATE_LEVEL))
+    (web,) = (item for item in ledger.state.assignments.values() if item.service == "web")
+    moved = replace(web, host=ledger.id("n1"), predecessor=predecessor_of(web))
+    before = read(ledger)
+    assert not ledger.assign(moved).ignored
+    assert read(ledger) == before
+    assert not ledger.assign(replace(moved, predecessor=None)).ignored
+    (found,) = read(ledger)["services"]["web"]["replicas"]
+    assert found["host"] == "n1"
 
 
 def test_a_stopped_service_is_not_in_it() -> None:

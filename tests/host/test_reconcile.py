@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from agent.host import Action, Desired, Prepare, ReconcileMemory, Refused, Remove, Start, Stop, reconcile
-from agent.host.life import BACKOFF_MAX_S, STABLE_S, backoff_s, found_running, start_failed, started, wake_at
+from agent.host.life import BACKOFF_MAX_S, LET_GO_S, STABLE_S, backoff_s, found_running, start_failed, started, wake_at
 from agent.host.ports import conflicts
 from agent.model.ledger import AssignedPort
 from agent.model.spec import ReplicaKey, ReplicaSpec
@@ -124,6 +124,39 @@ class TestOneReplica:
     def test_what_belongs_to_another_cluster_or_agent_is_never_touched(self, whose: dict[str, str]) -> None:
         assert plan(wanted(), workload(spec(), **whose)) == []
         assert plan(wanted(spec()), workload(spec(), **whose)) == ["Start"]
+
+
+class TestKept:
+    """What moved to another host, and isn't healthy there yet."""
+
+    KEPT = wanted(kept=frozenset({key()}))
+
+    def test_what_runs_goes_on_and_what_has_ended_is_not_started_again(self) -> None:
+        assert plan(self.KEPT, workload(spec())) == []
+        assert plan(self.KEPT, workload(spec(), state="exited", exit_code=1)) == ["Remove"]
+        assert plan(self.KEPT) == []
+
+    def test_an_agent_that_starts_again_meanwhile_leaves_it_too(self) -> None:
+        assert plan(self.KEPT, workload(spec()), memory=ReconcileMemory()) == []
+
+    def test_once_its_successor_is_healthy_it_ends_a_moment_later(self) -> None:
+        """Who was told of the one before it has time to hear of the next."""
+        _, memory = reconcile(self.KEPT, [workload(spec())], ReconcileMemory(), 10.0)
+        actions, memory = reconcile(wanted(), [workload(spec())], memory, 20.0)
+        assert (actions, wake_at(memory, 20.0)) == ((), 20.0 + LET_GO_S)
+        actions, memory = reconcile(wanted(), [workload(spec())], memory, 20.0 + LET_GO_S / 2)
+        assert actions == ()
+        actions, _ = reconcile(wanted(), [workload(spec())], memory, 20.0 + LET_GO_S)
+        assert [type(action).__name__ for action in actions] == ["Stop", "Remove"]
+
+    def test_when_it_comes_back_meanwhile_nothing_happens_to_it(self) -> None:
+        _, memory = reconcile(self.KEPT, [workload(spec())], ReconcileMemory(), 10.0)
+        assert reconcile(wanted(spec()), [workload(spec())], memory, 20.0)[0] == ()
+
+    def test_nobody_waits_for_its_port(self) -> None:
+        """The start fails, and the coordinator gives another one: nobody knows when this one will be free."""
+        other = spec("api", ports=(8443,))
+        assert plan(wanted(other, kept=frozenset({key()})), workload(spec(ports=(8443,)))) == ["Start"]
 
 
 class TestRefused:

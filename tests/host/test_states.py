@@ -121,3 +121,11 @@ def test_stopped_refused_and_leaving_replicas() -> None:
     ]
     (halting,) = replica_states(wanted(stopped=(stopped,)), [workload(stopped)], ReconcileMemory(), {}, 0.0)
     assert halting.state == "stopping"
+
+
+def test_what_is_kept_for_its_successor_is_told_as_it_runs() -> None:
+    kept = wanted(kept=frozenset({key()}))
+    for health, state in (("none", "healthy"), ("healthy", "healthy"), ("unhealthy", "unhealthy")):
+        (found,) = replica_states(kept, [workload(spec(), health=health)], ReconcileMemory(), {}, 0.0)
+        assert (found.state, found.reason) == (state, "runs until its successor is healthy")
+    assert replica_states(kept, [], ReconcileMemory(), {}, 0.0) == ()

@@ -142,7 +142,7 @@ def test_beyond_what_was_verified_they_are(alone: Node, checks: list[bool]) -> N
     alone.deploy("two")
     alone.cluster.run(1.0)
     alone.cluster.crash("n1")
-    alone.disk.verified_through = 3  # genesis, the election, the first of the two
+    alone.disk.verified_through = 4  # genesis, the election, the level, the first of the two
     checks.clear()
     alone.cluster.start("n1")
     assert checks == [False, True]

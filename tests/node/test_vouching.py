@@ -218,6 +218,7 @@ def test_a_voter_that_was_away_believes_no_coordinator_alone() -> None:
     coordinator = cluster.elect()
     away = cluster.followers[0]
     more = works(cluster, 6)
+    known = away.up.context.state.index
     cluster.crash(away.name)
     more()
     told: list[Frame] = []
@@ -227,7 +228,7 @@ def test_a_voter_that_was_away_believes_no_coordinator_alone() -> None:
     assert told
     assert away.up.drops["snapshot"] >= 1
     assert any("doesn't take a snapshot" in event.what for event in away.events)
-    assert away.up.context.state.index < OFTEN.every_entries, "as it was"
+    assert away.up.context.state.index <= known, "as it was"
     cluster.crash(coordinator.name)
     cluster.start(coordinator.name)
     cluster.lost = lambda sender, to, frame: False
@@ -255,6 +256,7 @@ def test_what_is_committed_while_a_snapshot_is_judged_comes_behind_it() -> None:
     cluster.elect()
     observer = next(node for node in cluster.alive if node.id not in node.up.context.raft.configuration.voters)
     more = works(cluster, 2)
+    known = observer.up.context.state.index
     cluster.crash(observer.name)
     for _ in range(3):
         more()
@@ -271,7 +273,7 @@ def test_what_is_committed_while_a_snapshot_is_judged_comes_behind_it() -> None:
     cluster.run(0.1)
     for _ in range(WINDOW_PARTS):
         more()
-    assert observer.up.context.state.index < OFTEN.every_entries, "as it was"
+    assert observer.up.context.state.index <= known, "as it was"
     cluster.lost = lambda sender, to, frame: False
     for voter, answer in answers:
         observer.up.frame(voter.id, answer, observer.when)

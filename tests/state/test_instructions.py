@@ -11,7 +11,7 @@ from agent.errors import InvariantBroken
 from agent.instruction import encode_body
 from agent.model.instruction import Cancel, Drain, Enrol, Expel, Grant, Relabel, Revoke, Services, Undrain
 from agent.model.ledger import InstructionEntry, LevelEntry, encode_entry
-from agent.state import SnapshotRefused, UnknownEntry, apply, decode_snapshot, digest, encode_snapshot
+from agent.state import STATE_LEVEL, SnapshotRefused, UnknownEntry, apply, decode_snapshot, digest, encode_snapshot
 from tests.support.ledger import Ledger, genesis_entry, member, operator, service, stack, tampered
 
 JTI = "0123456789abcdef" * 2
@@ -144,7 +144,7 @@ def test_an_entry_that_cannot_be_read_stops_the_agent() -> None:
         b"",
         b"\xc1",
         b"\x81\xa1v\x02",
-        encode_entry(LevelEntry(at=1, level=2)),
+        encode_entry(LevelEntry(at=1, level=STATE_LEVEL + 1)),
         genesis_entry((member("n1"),)),
     ):
         with pytest.raises(UnknownEntry):

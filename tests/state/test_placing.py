@@ -8,10 +8,20 @@ from dataclasses import dataclass
 import pytest
 from msgspec.structs import replace
 
-from agent.model.ledger import AssignedPort, AssignEntry, Assignment, Phase, PhaseEntry, Slot
+from agent.model.instruction import Expel
+from agent.model.ledger import (
+    AssignedPort,
+    AssignEntry,
+    Assignment,
+    LevelEntry,
+    Phase,
+    PhaseEntry,
+    Predecessor,
+    Slot,
+)
 from agent.model.spec import ReplicaKey
 from agent.model.stack import InstructionRef, PortSpec
-from agent.state import PORT_TRIES
+from agent.state import PORT_TRIES, PREDECESSOR_LEVEL, SnapshotRefused, decode_snapshot, encode_snapshot
 from agent.state.placing import MOVES
 from tests.support.ledger import Ledger, member, service, stack
 
@@ -100,6 +110,62 @@ def test_pins_and_labels_bind_the_coordinator() -> None:
     labelled = with_web(labels={"disk": "ssd"})
     assert "pin or labels" in labelled.assign(labelled.assignment("n2")).ignored
     assert not labelled.assign(labelled.assignment("n1")).ignored
+
+
+class TestPredecessors:
+    @staticmethod
+    def ledger(level: int = PREDECESSOR_LEVEL) -> Ledger:
+        ledger = Ledger("n1", "n2", "n3")
+        ledger.deploy(stack(web=service()))
+        ledger.propose(LevelEntry(at=ledger.now_ms, level=level))
+        ledger.assign(ledger.assignment("n1"))
+        return ledger
+
+    def after(self, ledger: Ledger, host: str, before: str) -> str:
+        """Why a move to `host` from `before` is ignored."""
+        predecessor = Predecessor(host=ledger.id(before))
+        return ledger.assign(replace(ledger.assignment(host), predecessor=predecessor)).ignored
+
+    def test_it_is_where_the_replica_was_or_came_from(self) -> None:
+        ledger = self.ledger()
+        assert not self.after(ledger, "n2", "n1")
+        assert not self.after(ledger, "n3", "n1"), "which n2 wasn't ready to take over from"
+        assert not self.after(ledger, "n1", "n3")
+        assert not ledger.assign(ledger.assignment("n1")).ignored
+        assert ledger.state.assignments[WEB].predecessor is None
+
+    @pytest.mark.parametrize(("host", "before"), [("n2", "n3"), ("n1", "n1")])
+    def test_no_other_host_is_made_to_keep_anything(self, host: str, before: str) -> None:
+        assert "doesn't have" in self.after(self.ledger(), host, before)
+
+    def test_its_ports_are_those_that_it_had(self) -> None:
+        ledger = self.ledger()
+        lie = Predecessor(host=ledger.id("n1"), ports=(AssignedPort(container_port=80, host_port=80),))
+        assert "doesn't have" in ledger.assign(replace(ledger.assignment("n2"), predecessor=lie)).ignored
+
+    def test_a_first_assignment_has_none(self) -> None:
+        ledger = self.ledger()
+        ledger.propose(AssignEntry(at=0, stack="shop", revision=1, release=(Slot(service="web", slot=1),)))
+        assert "doesn't have" in self.after(ledger, "n2", "n1")
+
+    def test_there_are_none_before_all_members_know_of_them(self) -> None:
+        assert "not all members know" in self.after(self.ledger(level=1), "n2", "n1")
+
+    def test_it_goes_with_its_host(self) -> None:
+        ledger = self.ledger()
+        self.after(ledger, "n2", "n1")
+        ledger.instruct("expel", f"member:{ledger.id('n1')}", Expel())
+        assert ledger.state.assignments[WEB] == ledger.assignment("n2")
+        assert decode_snapshot(encode_snapshot(ledger.state)) == ledger.state
+
+    def test_a_snapshot_with_one_is_read_and_a_lie_about_it_is_not(self) -> None:
+        ledger = self.ledger()
+        self.after(ledger, "n2", "n1")
+        assert decode_snapshot(encode_snapshot(ledger.state)) == ledger.state
+        for host in ("x" * 26, ledger.id("n2")):
+            lie = replace(ledger.state.assignments[WEB], predecessor=Predecessor(host=host))
+            with pytest.raises(SnapshotRefused):
+                decode_snapshot(encode_snapshot(replace(ledger.state, assignments={WEB: lie})))
 
 
 @pytest.mark.parametrize(("offset", "allowed"), [(-1, False), (0, True), (PORT_TRIES - 1, True), (PORT_TRIES, False)])
