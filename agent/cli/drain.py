@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from agent.cli.options import Options, current_options, global_options
 from agent.cli.output import console, print_json, say, table
 from agent.cli.session import notice, with_client
 from agent.client import Client
-from agent.client.draining import Left, Look, until_left
+from agent.client.draining import Left, Look, replicas_on, until_left
 from agent.client.draining import drain as drain_all
 from agent.errors import EXIT_DEGRADED, EXIT_OK
 from agent.formats.durations import parse_duration_ms
@@ -31,13 +31,15 @@ WAIT = "10m"  # a service whose replicas take a minute to get healthy may have t
 @click.argument("hosts", nargs=-1, required=True, metavar="HOST...")
 @click.option("--wait", default=WAIT, metavar="TIME", show_default=True, help="How long to watch, such as 90s or 10m.")
 @click.option("--detach", is_flag=True, help="Return once the cluster has taken it.")
+@click.option("--dry-run", is_flag=True, help="Change nothing; say what would move, and how, and what would stay.")
 @global_options
-def drain(hosts: tuple[str, ...], wait: str, detach: bool) -> int:
+def drain(hosts: tuple[str, ...], wait: str, detach: bool, dry_run: bool) -> int:
     """Move what runs on each HOST, by name or id, elsewhere, and place nothing more there.
 
-    One replica of a service leaves at a time, while all others of it are healthy. What is pinned or has a named volume
-    stays, and so does what fits nowhere else. The host stays a member and a voter. Exits 3 when something is
-    left there; the hosts are drained all the same, until `agent undrain`.
+    One replica of a service leaves at a time, while all others of it are healthy: it goes on here until it is healthy
+    where it goes, unless it writes to a path of the host. What is pinned or has a named volume stays, and so does what
+    fits nowhere else. The host stays a member and a voter. Exits 3 when something is left there; the hosts are drained
+    all the same, until `agent undrain`.
     """
     options = current_options()
     wait_s = parse_duration_ms(wait, where="--wait") / 1000
@@ -46,6 +48,8 @@ def drain(hosts: tuple[str, ...], wait: str, detach: bool) -> int:
         client.signer()
         status = await client.status()
         found = {host.id: host for host in (find_host(status, name) for name in hosts)}
+        if dry_run:
+            return _foretell(options, {host.name: replicas_on(status, host.id) for host in found.values()})
         results = await drain_all(client, found)
         screen = _Screen(options, list(found.values()))
         screen.accepted(results)
@@ -117,7 +121,8 @@ class _Screen:
         for item in look.left:
             text = f"  {item.replica} on {item.host}" + (f": {why}" if (why := _why(item)) else "")
             service = item.replica.rpartition(".")[0]
-            queues = service in spoken and item.replica in self._told and item.host in drained and not item.stays
+            waits = item.host in drained and not (item.stays or item.next)
+            queues = service in spoken and item.replica in self._told and waits
             spoken.add(service)
             if self._told.get(item.replica) != text:
                 self._told[item.replica] = text
@@ -160,8 +165,26 @@ class _Screen:
             say(text)
 
 
+def _foretell(options: Options, found: Mapping[str, Sequence[Left]]) -> int:
+    """What is known before a drain: whether a replica fits anywhere else isn't."""
+    if options.json:
+        print_json({"hosts": [{"host": host, "would": there} for host, there in found.items()]})
+    else:
+        for host, there in found.items():
+            say(f"{host}: {_count(len(there))} there" if there else f"{host}: is empty")
+            for item in there:
+                say(f"  {item.replica}: {_why(item) or 'starts elsewhere before it stops here'}")
+    return EXIT_DEGRADED if any(item.stays for there in found.values() for item in there) else EXIT_OK
+
+
 def _why(item: Left) -> str:
-    return f"stays: {item.why}" if item.stays else item.why
+    if item.stays:
+        return f"stays: {item.why}"
+    if item.next:
+        healthy = item.why == "healthy"
+        return f"is healthy on {item.next}, and stops here" if healthy else f"until it is healthy on {item.next}"
+    alone = f"stops before it starts elsewhere: {item.alone}" if item.alone else ""
+    return "; ".join(part for part in (item.why, alone) if part)
 
 
 def _count(replicas: int) -> str:

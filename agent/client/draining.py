@@ -20,13 +20,17 @@ LOOK_EVERY_S = 0.5  # a replica moves in a second or more
 class Left(Struct, frozen=True, kw_only=True):
     """A replica (`web/web.1`) that was found on a drained host and isn't well elsewhere yet.
 
-    `host`: where it is now. `stays`: it can't leave; `why`, or what it waits for, empty when nothing is known.
+    `host`: where it is now. `stays`: it can't leave; `why`, or what it waits for, empty when nothing is known. `next`:
+    where its successor is, which isn't healthy yet or hasn't been for long. `alone`: why it stops before that one
+    starts; empty: it doesn't.
     """
 
     replica: str
     host: str
     stays: bool
     why: str = ""
+    next: str = ""
+    alone: str = ""
 
     @property
     def text(self) -> str:
@@ -73,11 +77,17 @@ class Evacuation:
         if replica.host in names:
             self._left.add(name)
             why = replica.stays or _waits_for(stack, service, replica)
-            return Left(replica=name, host=replica.host, stays=bool(replica.stays), why=why)
+            return Left(replica=name, host=replica.host, stays=bool(replica.stays), why=why, alone=replica.alone)
+        if replica.predecessor in names:
+            self._left.add(name)
+            return Left(replica=name, host=replica.predecessor, stays=False, why=_how(replica), next=replica.host)
         if name in self._left and service.wanted and replica.state != "healthy":
-            why = replica.state + (f": {replica.reason}" if replica.reason else "")
-            return Left(replica=name, host=replica.host, stays=False, why=why)
+            return Left(replica=name, host=replica.host, stays=False, why=_how(replica))
         return None
+
+
+def _how(replica: ReplicaStatus) -> str:
+    return replica.state + (f": {replica.reason}" if replica.reason else "")
 
 
 def _waits_for(stack: StackStatus, service: ServiceStatus, leaving: ReplicaStatus) -> str:
@@ -99,6 +109,7 @@ def replicas_on(status: Status, host: AgentId) -> tuple[Left, ...]:
             host=replica.host,
             stays=bool(replica.stays),
             why=replica.stays,
+            alone=replica.alone,
         )
         for stack in status.stacks
         for service in stack.services

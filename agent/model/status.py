@@ -78,6 +78,10 @@ class ReplicaStatus(Struct, frozen=True, kw_only=True):
     restarts: int = 0
     stays: str = ""
     """What keeps the replica where it is when its host is drained: its pin, its volume, or no host that fits."""
+    alone: str = ""
+    """Why it has to end before its successor elsewhere starts; empty: it goes on until that one is healthy."""
+    predecessor: str = ""
+    """The host that still runs what was there before the replica moved."""
 
 
 class ServiceStatus(Struct, frozen=True, kw_only=True):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from agent.control.facts import ClusterFacts
-from agent.control.placements import bound_reason
+from agent.control.placements import bound_reason, lone_reason
 from agent.control.scheduler import Schedule, schedule
 from agent.formats.timestamps import rfc3339
 from agent.host.facts import container_name
@@ -39,7 +39,10 @@ class StackViews(Struct, frozen=True):
         for _, assignment in sorted(self.state.assignments.items()):
             by_stack[assignment.stack].append(assignment)
         seen = self._observed()
-        return tuple(self._stack(stack, by_stack[name], seen) for name, stack in sorted(self.state.stacks.items()))
+        left = self._left(seen)
+        return tuple(
+            self._stack(stack, by_stack[name], seen, left) for name, stack in sorted(self.state.stacks.items())
+        )
 
     def _observed(self) -> dict[tuple[AgentId, ReplicaKey], ObservedReplica]:
         return {
@@ -49,11 +52,22 @@ class StackViews(Struct, frozen=True):
             for item in facts.report.replicas
         }
 
+    def _left(self, seen: Iterable[tuple[AgentId, ReplicaKey]]) -> dict[ReplicaKey, Label]:
+        """By replica that moved: the host that has something of it still, by the ledger or by its own word."""
+        hosts = {key: item.predecessor.host for key, item in self.state.assignments.items() if item.predecessor}
+        for host, key in seen:
+            placed = self.state.assignments.get(key)
+            if placed is not None and placed.host != host and not self.facts.of(host).lost:
+                hosts.setdefault(key, host)
+        members = self.state.members
+        return {key: members[host].name for key, host in hosts.items() if host in members}
+
     def _stack(
         self,
         stack: StackState,
         assignments: list[Assignment],
         seen: dict[tuple[AgentId, ReplicaKey], ObservedReplica],
+        left: Mapping[ReplicaKey, Label],
     ) -> StackStatus:
         planned = deployed_stack(self.state, stack).services
         by_service: dict[Label, list[Assignment]] = defaultdict(list)
@@ -66,7 +80,7 @@ class StackViews(Struct, frozen=True):
         for name in (*planned, *sorted(by_service.keys() - planned.keys())):
             service = planned.get(name)
             wanted = 0 if service is None else _wanted(stack, name, service, len(by_service[name]))
-            replicas = tuple(self._replica(stack, item, seen, plan.staying) for item in by_service[name])
+            replicas = tuple(self._replica(stack, item, seen, plan.staying, left) for item in by_service[name])
             healthy = sum(replica.state == "healthy" for replica in replicas)
             services.append(
                 ServiceStatus(
@@ -141,6 +155,7 @@ class StackViews(Struct, frozen=True):
         assignment: Assignment,
         seen: dict[tuple[AgentId, ReplicaKey], ObservedReplica],
         staying: Mapping[ReplicaKey, str],
+        left: Mapping[ReplicaKey, Label],
     ) -> ReplicaStatus:
         key = ReplicaKey(stack=assignment.stack, service=assignment.service, slot=assignment.slot)
         member = self.state.members.get(assignment.host)
@@ -148,6 +163,7 @@ class StackViews(Struct, frozen=True):
         found = self._judged(stack, assignment, seen.get((assignment.host, key)))
         image = service.image.ref if service is not None and service.image is not None else ""
         ref = found.image_ref or image
+        stays = staying.get(key, "") or (bound_reason(service, member) if service and member else "")
         return ReplicaStatus(
             slot=assignment.slot,
             host=member.name if member is not None else assignment.host,
@@ -159,7 +175,9 @@ class StackViews(Struct, frozen=True):
             revision=assignment.instruction.revision,
             ports=found.ports or assignment.ports,
             restarts=found.restarts,
-            stays=staying.get(key, "") or (bound_reason(service, member) if service and member else ""),
+            stays=stays,
+            alone=lone_reason(self.state, service, member) if service and member and not stays else "",
+            predecessor=left.get(key, ""),
         )
 
     def _unheard(self, assignment: Assignment) -> bool:

@@ -12,11 +12,15 @@ from msgspec.structs import replace
 from agent.cli.drain import _Screen
 from agent.cli.options import Options
 from agent.client.draining import Left, Look
-from agent.model.stack import Volume
+from agent.model.stack import Service, Volume
 from agent.model.status import HostStatus
 from tests.cli.conftest import Agent
-from tests.support.coordinator import coordinating, deploy, on, service
+from tests.support.coordinator import coordinate, coordinating, deploy, on, service
 from tests.support.fake_node import FakeCluster
+
+
+def process(**fields: object) -> Service:
+    return Service(runtime="process", command=("serve",), **fields)  # type: ignore[arg-type]  # Service's
 
 
 @pytest.fixture
@@ -84,18 +88,53 @@ async def test_what_has_to_stay_is_named_with_exit_code_3(agent: Agent, running:
         assert "agent undrain" in said.err
         again = await agent("drain", "n2", "--json")
         assert again.code == 3
-        pinned = {"replica": "shop/pinned.1", "host": "n2", "stays": True, "why": "pinned to n2"}
-        assert pinned in again.json["hosts"][0]["left"]
+        told = {item["replica"]: (item["stays"], item["why"]) for item in again.json["hosts"][0]["left"]}
+        assert told["shop/pinned.1"] == (True, "pinned to n2")
 
 
 async def test_after_the_wait_it_says_what_is_still_there_and_goes_on(agent: Agent, running: FakeCluster) -> None:
-    deploy(running, web=service(replicas=2))
+    deploy(running, web=process(replicas=2))
     began = time.monotonic()
     said = await agent("drain", "n1", "--wait", "100ms")  # nobody coordinates here
     assert time.monotonic() - began < 10
     assert said.code == 3
     assert said.out.splitlines()[-2:] == ["n1: 1 replica left there", "  shop/web.1: on its way"]
     assert "goes on without this command" in said.err
+
+
+async def test_it_is_told_that_a_replica_runs_until_its_successor_is_healthy(
+    agent: Agent, running: FakeCluster
+) -> None:
+    deploy(running, web=process())
+    await agent("drain", "n1", "--detach")
+    while on(running, "n1"):
+        coordinate(running)
+    coordinate(running, "starting")
+    (moved,) = running.ledger.state.assignments.values()
+    assert moved.predecessor is not None
+    said = await agent("drain", "n1", "--wait", "100ms")
+    there = running.ledger.state.members[moved.host].name
+    assert said.code == 3
+    assert f"  shop/web.1 on n1: until it is healthy on {there}" in said.out.splitlines()
+    assert said.out.splitlines()[-2:] == ["n1: 1 replica left there", f"  shop/web.1: until it is healthy on {there}"]
+    async with coordinating(running):
+        assert (await agent("drain", "n1")).out.splitlines()[-1] == "n1: is empty"
+
+
+async def test_a_dry_run_says_what_would_move_and_how_and_what_would_stay(agent: Agent, running: FakeCluster) -> None:
+    shared = (Volume(source="/srv/data", container_path="/data"),)
+    deploy(running, web=process(), db=process(volumes=shared), pinned=process(host="n1"))
+    where = {str(key): item.host for key, item in running.ledger.state.assignments.items()}
+    said = await agent("drain", "n1", "n2", "n3", "--dry-run")
+    assert said.code == 3
+    assert "  shop/web.1: starts elsewhere before it stops here" in said.out.splitlines()
+    alone = "it writes to /srv/data, which hosts may share"
+    assert f"  shop/db.1: stops before it starts elsewhere: {alone}" in said.out.splitlines()
+    assert "  shop/pinned.1: stays: pinned to n1" in said.out.splitlines()
+    told = (await agent("drain", "n1", "--dry-run", "--json")).json["hosts"]
+    assert [host["host"] for host in told] == ["n1"]
+    assert not running.ledger.state.drained
+    assert {str(key): item.host for key, item in running.ledger.state.assignments.items()} == where
 
 
 async def test_detached_it_returns_at_once(agent: Agent, running: FakeCluster) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from agent.client.draining import Evacuation, Left
+from agent.client.draining import Evacuation, Left, Look
 from agent.model.report import ReplicaState
 from agent.model.status import (
     AgentRef,
@@ -19,8 +19,10 @@ from agent.model.status import (
 )
 
 
-def replica(slot: int, host: str, state: ReplicaState = "healthy", stays: str = "") -> ReplicaStatus:
-    return ReplicaStatus(slot=slot, host=host, state=state, revision=1, stays=stays)
+def replica(
+    slot: int, host: str, state: ReplicaState = "healthy", stays: str = "", predecessor: str = ""
+) -> ReplicaStatus:
+    return ReplicaStatus(slot=slot, host=host, state=state, revision=1, stays=stays, predecessor=predecessor)
 
 
 def status(*replicas: ReplicaStatus, wanted: int | None = None, drained: str = "n1 n2", stale: bool = False) -> Status:
@@ -103,3 +105,15 @@ def test_who_answers_for_itself_or_is_behind_ends_nothing() -> None:
 def test_a_host_that_is_gone_meanwhile_is_over() -> None:
     told = status(replica(1, "n3"))
     assert looking().look(replace(told, hosts=told.hosts[1:])).over
+
+
+def test_what_runs_there_until_its_successor_is_healthy_is_still_there() -> None:
+    evacuation = looking()
+    moving = evacuation.look(status(replica(1, "n3", "starting", predecessor="n1"), replica(2, "n3")))
+    assert (moving.over, moving.left) == (
+        False,
+        (Left(replica="shop/web.1", host="n1", stays=False, why="starting", next="n3"),),
+    )
+    ending = evacuation.look(status(replica(1, "n3", predecessor="n1"), replica(2, "n3")))
+    assert (ending.over, [item.why for item in ending.left]) == (False, ["healthy"])
+    assert evacuation.look(status(replica(1, "n3"), replica(2, "n3"))) == Look(over=True)

@@ -8,15 +8,17 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent.control.facts import ClusterFacts, HostFacts
-from agent.model.ledger import AssignedPort
+from agent.model.ledger import AssignedPort, LevelEntry
 from agent.model.report import HostReport, HostResources, ObservedReplica, ReplicaState, RuntimeInfo
 from agent.model.stack import Volume
 from agent.model.status import Status
 from agent.model.types import AgentId
 from agent.node.sentences import all_of, start_again
 from agent.node.status import MAX_PROBLEMS, View, build_members, build_status
+from agent.state import STATE_LEVEL, predecessor_of
 from tests.support.ledger import Ledger, service, stack
 
 NOW_MS = 1_700_000_100_000
@@ -313,6 +315,33 @@ def test_what_would_keep_a_replica_on_its_host_is_known_before_a_drain() -> None
     stays = {each.name: each.replicas[0].stays for each in found.stacks[0].services}
     assert stays == {"web": "", "db": "its volume is on n2", "probe": ""}
     assert not found.problems or all("drained" not in problem.what for problem in found.problems)
+
+
+def test_who_still_runs_what_moved_is_named_until_it_says_that_it_does_no_more() -> None:
+    ledger = shop()
+    ledger.propose(LevelEntry(at=ledger.now_ms, level=STATE_LEVEL))
+    was = ledger.assignment("n1")
+    ledger.assign(replace(ledger.assignment("n2"), predecessor=predecessor_of(was)))
+    hosts = {"n1": up(ledger, "n1", replica()), "n2": up(ledger, "n2", replica("starting"))}
+    moving = the_service(build_status(ledger.state, view(ledger, hosts))).replicas[0]
+    assert (moving.host, moving.state, moving.predecessor) == ("n2", "starting", "n1")
+    ledger.assign(ledger.assignment("n2"))
+    for told, named in ((up(ledger, "n1", replica("stopping")), "n1"), (up(ledger, "n1"), "")):
+        hosts = {"n1": told, "n2": up(ledger, "n2", replica())}
+        assert the_service(build_status(ledger.state, view(ledger, hosts))).replicas[0].predecessor == named
+
+
+def test_how_a_replica_would_move_is_known_before_a_drain() -> None:
+    ledger = Ledger()
+    shared = (Volume(source="/srv/data", container_path="/data"),)
+    ledger.deploy(stack(web=service(), db=service(volumes=shared), pinned=service(host="n2", volumes=shared)))
+    ledger.assign(*(ledger.assignment("n2", name) for name in ("web", "db", "pinned")))
+    before = build_status(ledger.state, view(ledger))
+    assert all("runs a version" in each.replicas[0].alone for each in before.stacks[0].services if each.name == "web")
+    ledger.propose(LevelEntry(at=ledger.now_ms, level=STATE_LEVEL))
+    found = build_status(ledger.state, view(ledger))
+    alone = {each.name: each.replicas[0].alone for each in found.stacks[0].services}
+    assert alone == {"web": "", "db": "it writes to /srv/data, which hosts may share", "pinned": ""}
 
 
 def test_instances_are_seeds_and_unique() -> None:

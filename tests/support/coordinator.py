@@ -10,8 +10,10 @@ from msgspec.structs import replace
 
 from agent.control import decide
 from agent.model.errand import ErrandFinding, Prepare, errand_id
+from agent.model.ledger import LevelEntry
 from agent.model.report import ObservedReplica, ReplicaState
 from agent.model.stack import Image, Service, Stack
+from agent.state import STATE_LEVEL
 from tests.support.fake_node import FakeCluster
 from tests.support.shop import instruct
 
@@ -63,6 +65,8 @@ async def coordinating(cluster: FakeCluster) -> AsyncIterator[None]:
 
 
 def deploy(cluster: FakeCluster, **services: Service) -> None:
+    """And the ledger is at the newest level, as it is soon after a cluster begins."""
+    cluster.ledger.propose(LevelEntry(at=cluster.ledger.now_ms(), level=STATE_LEVEL))
     instruct(cluster, "deploy", "stack:shop", Stack(name="shop", services=services))
     while cluster.ledger.state.stacks["shop"].phase != "healthy":
         coordinate(cluster)
