@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
+from msgspec.structs import replace
+
 from agent.control.progress import PULL_DEADLINE_MS, Progress, Reports, deadline_passed
 from agent.model.cluster import Member
 from agent.model.errand import MAX_SLOTS, Prepare, errand_id
@@ -25,10 +27,13 @@ Asked = Mapping[AgentId, tuple[Prepare, ...]]
 
 
 def preparations(stack: StackState, changes: Iterable[Assignment]) -> dict[AgentId, tuple[Prepare, ...]]:
-    """One errand for each host and service among the assignments to be made, of at most MAX_SLOTS replicas."""
+    """One errand for each host and service among the assignments to be made, of at most MAX_SLOTS replicas.
+
+    Where they come from is left out: it makes no difference to their next host.
+    """
     grouped: dict[tuple[AgentId, Label], list[Assignment]] = defaultdict(list)
     for assignment in changes:
-        grouped[assignment.host, assignment.service].append(assignment)
+        grouped[assignment.host, assignment.service].append(replace(assignment, predecessor=None))
     asked: dict[AgentId, list[Prepare]] = defaultdict(list)
     for (host, service), wanted in sorted(grouped.items()):
         # More than that on one host begin without being looked at before; their starts tell.

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from agent.control import decide
 from agent.control.progress import HEALTHY_DEADLINE_MS
 from agent.host import HostContext, desired
+from agent.model.errand import Prepare
 from agent.model.ledger import LevelEntry
 from agent.model.spec import ReplicaKey
 from agent.model.stack import PortSpec, Service, Volume
@@ -74,6 +75,15 @@ def test_a_coordinator_that_has_just_begun_lets_nothing_go_before_it_has_heard()
     made.silent = {"n1"}
     made.settle()
     assert kept(made) == ""
+
+
+def test_the_next_host_is_not_asked_about_where_it_comes_from() -> None:
+    """Errands go to agents of any version, and only the ledger's level says that all know of predecessors."""
+    made = world("n1", "n2", web=service())
+    made.ledger.drain("n1")
+    asked = [errand for errands in made.decide().errands.values() for errand in errands if isinstance(errand, Prepare)]
+    assert [item.predecessor for errand in asked for item in errand.assignments] == [None]
+    assert [item.predecessor for item in made.plan().assign] != [None]
 
 
 def test_while_one_moves_the_stack_is_looked_at_again() -> None:

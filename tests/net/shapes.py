@@ -27,6 +27,9 @@ ROOTS: Mapping[str, Any] = {"Frame": Frame, "Opening": Opening, "SwimMessage": S
 MAY_GROW = {("Refused", "reason")}
 """Said before there is a version that both know; one that isn't understood ends the link as well."""
 
+UNSENT = {("Assignment", "predecessor")}
+"""Of the ledger alone: errands go without it (agent.control.preparation), and as it isn't said, nobody has to know it."""
+
 Shapes = dict[str, Any]
 """`roots`: what a frame, a hello, … may be; `structs`: form, tag and fields of each struct in them, by its name."""
 
@@ -67,6 +70,8 @@ def differences(earlier: Shapes, later: Shapes, version: int) -> list[str]:
             if now != shape and not _grew(shape, now, since) and (name, field) not in MAY_GROW:
                 wrong.append(f"{name}.{field} was {shape}, and is {now}")
         for field in struct["fields"].keys() - was["fields"].keys():
+            if (name, field) in UNSENT:
+                continue
             if was["form"] == "array" or was["closed"]:
                 wrong.append(f"{name}.{field}: an earlier version takes no field more there")
             elif " = " not in struct["fields"][field]:
