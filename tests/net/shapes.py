@@ -28,7 +28,7 @@ MAY_GROW = {("Refused", "reason")}
 """Said before there is a version that both know; one that isn't understood ends the link as well."""
 
 UNSENT = {("Assignment", "predecessor")}
-"""Of the ledger alone: errands go without it (agent.control.preparation), and as it isn't said, nobody has to know it."""
+"""Of the ledger alone: errands go without it (agent.control.preparation), so nobody has to know it who reads them."""
 
 Shapes = dict[str, Any]
 """`roots`: what a frame, a hello, … may be; `structs`: form, tag and fields of each struct in them, by its name."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from agent.host import HostObservation, Task
+from agent.host import Desired, HostObservation, Task
 from agent.host.errands import Preparation
 from agent.model.errand import ErrandFinding, Unreached
 from agent.model.report import HostResources, ObservedReplica, PortConflict, ReplicaState, RuntimeInfo
-from agent.model.spec import ReplicaSpec
+from agent.model.spec import ReplicaKey, ReplicaSpec
 from agent.node.effects import Examine, Reconcile
 from tests.support.hosts import answer
 
@@ -22,13 +22,22 @@ if TYPE_CHECKING:
 REACTS_S = 0.2  # at most, between what is wanted and what is so
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What runs of a replica: its spec, whatever is wanted meanwhile, and since when."""
+
+    spec: ReplicaSpec
+    since_s: float
+
+
 @dataclass(slots=True)
 class SimHost:
-    """One agent's host, for one life of the agent."""
+    """One agent's host, for one life of the agent. `runs` outlives it: containers don't end with their agent."""
 
     world: World
     agent: SimAgent
     wanted: Reconcile | None = None
+    runs: dict[ReplicaKey, Running] = field(default_factory=dict)
     telling: bool = False
     findings: dict[str, ErrandFinding] = field(default_factory=dict)
     conflicts: dict[tuple[str, str, int], PortConflict] = field(default_factory=dict)
@@ -82,8 +91,12 @@ class SimHost:
 
     def _observation(self) -> HostObservation:
         wanted = self.wanted
-        running = [(spec, self._fate(spec)) for spec in wanted.desired.specs] if wanted is not None else []
+        if wanted is not None:
+            self._converge(wanted.desired)
+        running = [(spec, self._state(spec)) for spec in wanted.desired.specs] if wanted is not None else []
         halted = [(spec, "stopped") for spec in wanted.desired.stopped] if wanted is not None else []
+        kept = wanted.desired.kept if wanted is not None else frozenset()
+        running += [(self.runs[key].spec, "healthy") for key in sorted(kept & self.runs.keys())]
         return HostObservation(
             applied=wanted.applied if wanted is not None else 0,
             replicas=tuple(_replica(spec, state) for spec, state in (*running, *halted)),
@@ -92,6 +105,29 @@ class SimHost:
             busy_ports=tuple(self.conflicts.values()),
             findings=tuple(self.findings.values()),
         )
+
+    def _converge(self, wanted: Desired) -> None:
+        """What isn't wanted ends at once; what is begins, and takes its time."""
+        now = self.world.now
+        specs = {spec.key: spec for spec in wanted.specs}
+        kept = {key: self.runs[key] for key in wanted.kept & self.runs.keys()}
+        for key, spec in specs.items():
+            running = self.runs.get(key)
+            same = running is not None and running.spec.hash == spec.hash
+            kept[key] = Running(spec, running.since_s if running is not None and same else now)
+        self.runs = kept
+
+    def _state(self, spec: ReplicaSpec) -> ReplicaState:
+        left_s = self.runs[spec.key].since_s + self.world.weather.starts_s - self.world.now
+        if left_s > 0:
+            self.world.after(left_s, self._tell_later)
+            return "starting"
+        return self._fate(spec)
+
+    def serves(self, key: ReplicaKey) -> bool:
+        """Whether the replica runs here, and isn't just starting."""
+        running = self.runs.get(key)
+        return running is not None and self.world.now >= running.since_s + self.world.weather.starts_s
 
     def _fate(self, spec: ReplicaSpec) -> ReplicaState:
         name = f"{spec.hash}/{spec.revision}"

@@ -17,10 +17,13 @@ from unittest import mock
 import click
 import msgspec
 
+import agent.control.rollout
+import agent.control.scheduler
 import agent.node.coordination
 import agent.node.machine
 import agent.node.vouching
 import agent.raft.leadership
+from agent.control.progress import Progress
 from agent.errors import InvariantBroken, MusterError
 from agent.node.consensus import Consensus
 from agent.node.submissions import Submissions
@@ -44,6 +47,7 @@ from tests.sim.scenes import (
     a_no_by_a_deposed_leader,
     an_acknowledgement_of_an_earlier_term,
     changes_by_two_leaders,
+    moves,
 )
 from tests.sim.world import World
 from tests.support.memory_disk import MemoryDisk
@@ -275,6 +279,10 @@ def _forgets_at_a_restart(boot: Any) -> Any:
     return lambda self: msgspec.structs.replace(boot(self), lives=())
 
 
+def _done(_original: Any) -> Any:
+    return lambda *_asked, **_how: Progress(verdict="done")
+
+
 MUTANTS: dict[str, tuple[Any, str, Mutation]] = {
     "vote not persisted": (MemoryDisk, "write", _vote_not_persisted),
     "term and vote persisted apart": (MemoryDisk, "write", _vote_persisted_after_the_term),
@@ -304,6 +312,8 @@ MUTANTS: dict[str, tuple[Any, str, Mutation]] = {
     "others' disks forgotten at a restart": (MemoryDisk, "boot", _forgets_at_a_restart),
     "act before its level": (APPLYING, "_comes_later", _always(False)),
     "level raised too early": (agent.node.coordination, "next_level", lambda _original: lambda _now, own, *_told: own),
+    "ends before its successor runs": (agent.control.scheduler._Planner, "_predecessor", _always(None)),
+    "ends when its successor is assigned": (agent.control.rollout, "judge", _done),
     "lost waiters": (Submissions, "_advance", _forgets_waiters),
 }
 
@@ -356,6 +366,8 @@ SCENES: dict[str, Callable[[], World]] = {
     "snapshot not compared": a_doctored_snapshot,
     "a disk that went back counts": a_disk_that_went_back,
     "others' disks forgotten at a restart": a_disk_that_went_back_beside_one_that_was_away,
+    "ends before its successor runs": moves,
+    "ends when its successor is assigned": moves,
 }
 
 

@@ -204,6 +204,10 @@ class Operators:
         acts: tuple[Act, ...] = ("drain", "drain", "undrain")
         self._insist(self.sign(self.world.rng.choice(acts), target, self._revision[target] + 1, {}))
 
+    def insist(self, act: Act, target: str, content: object) -> None:
+        """Until it is answered, unless it is refused; a target's first instruction."""
+        self._insist(self.sign(act, target, 1, content))
+
     def relabel(self, agent: AgentId) -> None:
         """A host gets other labels, or loses them: replicas that want what it has no more leave it."""
         target = f"host:{agent}"

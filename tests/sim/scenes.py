@@ -9,6 +9,7 @@ import copy
 from collections.abc import Collection
 from dataclasses import replace
 
+from agent.model.spec import ReplicaKey
 from agent.model.types import AgentId
 from agent.node.core import NodeCore
 from agent.node.instant import Instant
@@ -16,6 +17,7 @@ from agent.node.machine import Compaction
 from agent.node.messages import Frame, RaftFrame
 from agent.raft import Configuration, EntryKind, RaftLimits
 from agent.raft.messages import AppendResponse
+from tests.sim.checks import Violated
 from tests.sim.disk import SimDisk
 from tests.sim.liars import Liar
 from tests.sim.operators import Sent
@@ -24,6 +26,7 @@ from tests.sim.world import SimAgent, World
 
 SOON_S = 0.0002
 ONE_BY_ONE_S = 0.001
+LOOK_S = 0.02  # shorter than what hosts take to do what they are told
 LONG_S = 6.0  # how long paths stay shut
 TAIL = 300  # entries that only a minority has: more than a new leader writes until the old one leads again
 
@@ -143,6 +146,37 @@ def a_no_by_a_deposed_leader() -> World:
         world.after(4.0, lambda: _ask_both(world))
 
     return World(6, size=3, until_s=24.0, given=Weather.fair(), script=script)
+
+
+def moves(seed: int = 10) -> World:
+    """Hosts are drained and used again while agents crash and links break for moments: a service of one replica, which
+    takes a second to start, is never without one that runs. Nobody is away for so long that it counts as dead.
+    """
+    weights = {"drain": 6.0, "crash": 2.0, "crash_leader": 1.0, "pause": 0.5}
+    weather = Weather(calm_after_s=48.0, weights=weights, starts_s=1.0, pace_s=3.0, port_taken=0.2)
+    return World(seed, size=(3, 4, 5)[seed % 3], until_s=60.0, given=weather, script=_watch)
+
+
+def _watch(world: World) -> None:
+    key, seen = ReplicaKey(stack="lone", service="web", slot=1), False
+    ports = [{"host_port": 8080, "container_port": 80}]
+    web = {"runtime": "process", "command": ["serve"], "replicas": 1, "ports": ports}
+    world.operators.insist("deploy", f"stack:{key.stack}", {"name": key.stack, "services": {key.service: web}})
+
+    def look() -> None:
+        nonlocal seen
+        serving = any(agent.host.serves(key) for agent in world.agents.values() if agent.life)
+        if seen and not serving:
+            raise Violated(f"{key} runs nowhere, and nobody is dead")
+        seen = seen or serving
+        world.after(LOOK_S, look)
+
+    def must_run() -> None:
+        if not seen:
+            raise Violated(f"{key} never ran")
+
+    world.after(LOOK_S, look)
+    world.after(world.until_s / 2, must_run)
 
 
 def a_doctored_snapshot(seed: int = 7) -> World:

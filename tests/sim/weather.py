@@ -39,7 +39,7 @@ class Weather:
     `crash_every_effects`: the mean number of effects between two crashes in the middle of carrying them out; 0: none.
     `upstart`: how likely whoever has just won an election is hit at that moment. `ghosts`: how likely old messages come
     again then. `pace_s`: operators wait up to this after an answer; `idle`: none of them works. `mixed`: how likely
-    hosts of two versions meet. `labelled`: how likely hosts' labels change.
+    hosts of two versions meet. `labelled`: how likely hosts' labels change. `starts_s`: how long a replica takes to.
     """
 
     calm_after_s: float
@@ -65,6 +65,7 @@ class Weather:
     port_taken: float = 0.0
     unreached: float = 0.0
     ailing: float = 0.0
+    starts_s: float = 0.0
     weights: dict[str, float] = field(default_factory=dict)
     limits: RaftLimits = field(default_factory=RaftLimits)
     compaction: Compaction = field(default_factory=Compaction)

@@ -233,7 +233,7 @@ class World:
         agent.life += 1
         agent.disk.starts += 1
         agent.timer_at, agent.led_term = float("inf"), 0
-        agent.host = SimHost(self, agent)
+        agent.host = SimHost(self, agent, runs=agent.host.runs if agent.life > 1 else {})
         self.checks.restarted(agent.id, agent.disk)
         settings = NodeSettings(
             id=agent.id,
