@@ -1,16 +1,27 @@
-"""SWIM over UDP: every datagram is signed by its sender, for its receiver, and counts once.
+"""Datagrams between members: SWIM, and heartbeats with their answers. Each is for one receiver, and counts once.
 
-    version 1 │ sender id 26 │ boot 8 │ sequence 8 │ message (msgpack) │ Ed25519 signature 64      bytes
+    form 1 │ sender id 26 │ boot 8 │ sequence 8 │ message (msgpack) │ proof      bytes
 
-The signature also covers cluster, epoch and the receiver's id, which are not sent. A datagram is checked in this
-order: length → known member → token bucket → signature → (boot, sequence) window; so a stranger costs a look-up, and a
-flood under a member's name costs that name's own bucket, not the processor.
+| form | message | proof |
+|---|---|---|
+| 1 | SWIM | Ed25519 signature, 64 |
+| 2 | SWIM | HMAC-SHA256, its first 16 |
+| 3 | a heartbeat or its answer | HMAC-SHA256, its first 16 |
+
+The proof also covers cluster, epoch and the receiver's id, which are not sent. The key of the HMAC is the receiver's:
+each agent gives each peer one over their TLS link, in its hello, made of a secret of this start of it. A signature
+costs fifty times as much, and is for members without a link.
+
+A datagram is checked in this order: length → known member → token bucket (signatures only) → proof → (boot, sequence)
+window; so a stranger costs a look-up, and a flood under a member's name costs that name's own bucket, not the
+processor.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import hmac
 import socket
 import struct
 from collections import Counter
@@ -26,20 +37,30 @@ from agent.errors import InputError, InvariantBroken, PortTaken
 from agent.model.identity import AGENT_ID_LENGTH
 from agent.model.types import AgentId, ClusterId
 from agent.net.addresses import is_ip
+from agent.net.frames import KEY_BYTES
+from agent.raft.messages import Heartbeat, HeartbeatResponse
 from agent.swim import MAX_DATAGRAM_BYTES, MAX_MESSAGE_BYTES, SwimMessage
 
-DATAGRAM_VERSION: Final = 1
+Beat = Heartbeat | HeartbeatResponse
+
+SIGNED_SWIM: Final = 1
+KEYED_SWIM: Final = 2
+KEYED_BEAT: Final = 3
 
 _HEAD = struct.Struct(f">B{AGENT_ID_LENGTH}sQQ")
 _SIGNATURE_BYTES: Final = 64
 _CONTEXT: Final = b"muster datagram\x00"  # a signature over a datagram can be none over anything else
 
-MIN_DATAGRAM_BYTES: Final = _HEAD.size + 1 + _SIGNATURE_BYTES
+# Half of SHA-256: nobody guesses 128 bits (RFC 2104 §5).
+_MAC_BYTES: Final = 16
+_PROOF_BYTES: Final = {SIGNED_SWIM: _SIGNATURE_BYTES, KEYED_SWIM: _MAC_BYTES, KEYED_BEAT: _MAC_BYTES}
+
+MIN_DATAGRAM_BYTES: Final = _HEAD.size + 1 + _MAC_BYTES
 
 # Read per turn of the loop before others get theirs: 64 verifications are about 10 ms, well below a heartbeat.
 DATAGRAMS_PER_TICK: Final = 64
 
-# A member sends a few a second (probes, acks, gossip; more in a large cluster while many are suspected).
+# A member without a link sends a few a second (probes, acks, gossip; more in a large cluster while many are suspected).
 BUCKET_RATE_PER_S: Final = 50.0
 BUCKET_BURST: Final = 100
 
@@ -50,7 +71,8 @@ WINDOW_DATAGRAMS: Final = 128
 RECEIVE_BUFFER_BYTES: Final = 1024 * 1024
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder: msgspec.msgpack.Decoder[SwimMessage] = msgspec.msgpack.Decoder(SwimMessage)
+_swim: msgspec.msgpack.Decoder[SwimMessage] = msgspec.msgpack.Decoder(SwimMessage)
+_beats: msgspec.msgpack.Decoder[Beat] = msgspec.msgpack.Decoder(Beat)
 
 if _HEAD.size + MAX_MESSAGE_BYTES + _SIGNATURE_BYTES > MAX_DATAGRAM_BYTES:
     raise InvariantBroken("a SWIM message and its envelope don't fit into a datagram")
@@ -104,25 +126,38 @@ class TokenBucket(Struct):
 
 
 class _Sender(Struct):
-    key: Ed25519PublicKey
+    """A member: how it proves itself to us."""
+
+    signing_key: Ed25519PublicKey
+    mac_key: bytes
     bucket: TokenBucket
     window: ReplayWindow = field(default_factory=ReplayWindow)
 
 
 class Envelope:
     """Seals and opens datagrams; sans-IO. `drops` counts, by the check that failed: `length`, `version`, `unknown`,
-    `rate`, `signature`, `replay`, `message`.
+    `rate`, `signature`, `replay`, `message`. `key_for`: the key that we gave a peer, for what it sends us.
     """
 
     def __init__(
-        self, id: AgentId, cluster: ClusterId, epoch: int, boot: int, key: Ed25519PrivateKey, drops: Counter[str]
+        self,
+        id: AgentId,
+        cluster: ClusterId,
+        epoch: int,
+        boot: int,
+        signing_key: Ed25519PrivateKey,
+        drops: Counter[str],
+        *,
+        key_for: Callable[[AgentId], bytes],
     ) -> None:
         self._id = id
         self._cluster = cluster
         self._boot = boot
-        self._key = key
+        self._signing_key = signing_key
+        self._key_for = key_for
         self._sequence = 0
         self._senders: dict[AgentId, _Sender] = {}
+        self._keys: dict[AgentId, bytes] = {}
         self.epoch = epoch
         self.drops = drops
 
@@ -132,27 +167,45 @@ class Envelope:
             del self._senders[gone]
         for peer, raw in keys.items():
             if peer != self._id and peer not in self._senders:
-                self._senders[peer] = _Sender(Ed25519PublicKey.from_public_bytes(raw), TokenBucket())
+                public = Ed25519PublicKey.from_public_bytes(raw)
+                self._senders[peer] = _Sender(public, self._key_for(peer), TokenBucket())
 
-    def set_boot(self, peer: AgentId, boot: int) -> None:
-        """A peer link told which start the peer is in: nothing of an earlier one is accepted, whatever was seen.
+    def linked(self, peer: AgentId, boot: int, key: bytes) -> None:
+        """A peer link told which start the peer is in, and the key for what we send it; b"": it takes signatures only.
 
-        A host whose disk went back in time counts its starts anew; the link is proof, the window only a memory.
+        Nothing of an earlier start is accepted, whatever was seen: a host whose disk went back in time counts its
+        starts anew. The link is proof, the window only a memory.
         """
+        if len(key) == KEY_BYTES:
+            self._keys[peer] = key
         sender = self._senders.get(peer)
         if sender is not None and sender.window.boot != boot:
             sender.window = ReplayWindow(boot=boot)
 
-    def seal(self, to: AgentId, message: SwimMessage) -> bytes:
-        """The datagram for `to`. Raises InvariantBroken when the message is too long: SWIM's own bound excludes it."""
+    def unlinked(self, peer: AgentId) -> None:
+        """The peer may start anew now, with other keys."""
+        self._keys.pop(peer, None)
+
+    def takes_beats(self, peer: AgentId) -> bool:
+        """Whether there is a key for it."""
+        return peer in self._keys
+
+    def seal(self, to: AgentId, message: SwimMessage | Beat) -> bytes:
+        """The datagram for `to`. Raises InvariantBroken when the message is too long: SWIM's own bound excludes it; and
+        KeyError for a heartbeat to whom there is no key for."""
+        key = self._keys.get(to)
+        if isinstance(message, Beat):
+            form, key = KEYED_BEAT, self._keys[to]
+        else:
+            form = SIGNED_SWIM if key is None else KEYED_SWIM
         self._sequence += 1
-        head = _HEAD.pack(DATAGRAM_VERSION, self._id.encode("ascii"), self._boot, self._sequence)
-        body = head + _encoder.encode(message)
+        body = _HEAD.pack(form, self._id.encode("ascii"), self._boot, self._sequence) + _encoder.encode(message)
         if len(body) + _SIGNATURE_BYTES > MAX_DATAGRAM_BYTES:
             raise InvariantBroken(f"a datagram of {len(body) + _SIGNATURE_BYTES} bytes")
-        return body + self._key.sign(self._signed(to, body))
+        covered = self._covered(to, body)
+        return body + (self._signing_key.sign(covered) if key is None else _mac(key, covered))
 
-    def open(self, data: bytes, now: float) -> tuple[AgentId, SwimMessage] | None:
+    def open(self, data: bytes, now: float) -> tuple[AgentId, SwimMessage | Beat] | None:
         """Sender and message, or None for anything that doesn't pass; counted."""
         judged = self._judge(data, now)
         if isinstance(judged, str):
@@ -160,38 +213,53 @@ class Envelope:
             return None
         return judged
 
-    def _judge(self, data: bytes, now: float) -> tuple[AgentId, SwimMessage] | str:
+    def _judge(self, data: bytes, now: float) -> tuple[AgentId, SwimMessage | Beat] | str:
         if not MIN_DATAGRAM_BYTES <= len(data) <= MAX_DATAGRAM_BYTES:
             return "length"
-        version, raw_id, boot, sequence = _HEAD.unpack_from(data)
-        if version != DATAGRAM_VERSION:
+        form, raw_id, boot, sequence = _HEAD.unpack_from(data)
+        proof_bytes = _PROOF_BYTES.get(form)
+        if proof_bytes is None:
             return "version"
+        if len(data) <= _HEAD.size + proof_bytes:
+            return "length"
         peer = raw_id.decode("ascii", "replace")
         sender = self._senders.get(peer)
         if sender is None:
             return "unknown"
-        if not sender.bucket.take(now):
+        if form == SIGNED_SWIM and not sender.bucket.take(now):
             return "rate"
-        body = data[:-_SIGNATURE_BYTES]
-        try:
-            sender.key.verify(data[-_SIGNATURE_BYTES:], self._signed(self._id, body))
-        except InvalidSignature:
+        body, proof = data[:-proof_bytes], data[-proof_bytes:]
+        if not _proves(sender, form, proof, self._covered(self._id, body)):
             return "signature"
         if not sender.window.accept(boot, sequence):
             return "replay"
         try:
-            return peer, _decoder.decode(body[_HEAD.size :])
+            return peer, (_beats if form == KEYED_BEAT else _swim).decode(body[_HEAD.size :])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
             return "message"
 
-    def _signed(self, to: AgentId, body: bytes) -> bytes:
+    def _covered(self, to: AgentId, body: bytes) -> bytes:
         return b"".join((_CONTEXT, f"{self._cluster}.{self.epoch}.{to}\x00".encode("ascii"), body))
+
+
+def _mac(key: bytes, covered: bytes) -> bytes:
+    return hmac.digest(key, covered, "sha256")[:_MAC_BYTES]
+
+
+def _proves(sender: _Sender, form: int, proof: bytes, covered: bytes) -> bool:
+    if form != SIGNED_SWIM:
+        return hmac.compare_digest(proof, _mac(sender.mac_key, covered))
+    try:
+        sender.signing_key.verify(proof, covered)
+    except InvalidSignature:
+        return False
+    return True
 
 
 class Datagrams:
     """The UDP socket around an `Envelope`. `on_message(sender, message)` is called from the event loop."""
 
-    def __init__(self, envelope: Envelope, on_message: Callable[[AgentId, SwimMessage], None]) -> None:
+    def __init__(self, envelope: Envelope, on_message: Callable[[AgentId, SwimMessage | Beat], None]) -> None:
         self._envelope = envelope
         self._on_message = on_message
         self._loop = asyncio.get_running_loop()
@@ -222,8 +290,8 @@ class Datagrams:
             self._socket.close()
             self._socket = None
 
-    def send(self, to: AgentId, host: str, port: int, message: SwimMessage) -> bool:
-        """Sign and send to the member `to` at an IP address. False when the kernel wouldn't take it; counted."""
+    def send(self, to: AgentId, host: str, port: int, message: SwimMessage | Beat) -> bool:
+        """Seal and send to the member `to` at an IP address. False when the kernel wouldn't take it; counted."""
         if self._socket is None:
             return False
         if not is_ip(host):  # the kernel takes none, and `sendto` would ask a resolver, on the event loop
@@ -231,7 +299,7 @@ class Datagrams:
             return False
         try:
             self._socket.sendto(self._envelope.seal(to, message), (host, port))
-        except OSError:  # full buffer, no route: SWIM asks again by itself
+        except OSError:  # full buffer, no route: SWIM asks again by itself, and heartbeats come all the time
             self._envelope.drops["send"] += 1
             return False
         return True

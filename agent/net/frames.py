@@ -23,6 +23,9 @@ FRAMING_VERSION: Final = 1
 # The largest frames are a status of 10,000 replicas (about 5 MiB), an instruction and a snapshot's part (1 MiB each).
 MAX_FRAME_BYTES: Final = 8 * 1024 * 1024
 
+# Of an HMAC-SHA256, as long as what it makes.
+KEY_BYTES: Final = 32
+
 # Before a peer has said who it is: a hello is about 1 KiB.
 MAX_HELLO_FRAME_BYTES: Final = 8 * 1024
 
@@ -40,7 +43,8 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello", omit_default
     """The first frame of each side; the server's comes only after it has checked the client's.
 
     `token` is the hello JWT (agent.instruction). The rest is what peers learn of each other; `boot` grows with each
-    start of the agent; `frames` is the highest version of frames that it knows.
+    start of the agent; `frames` is the highest version of frames that it knows. `datagram_key`: for the datagrams that
+    the receiver sends to this agent (agent.net.datagrams); b"" says that it knows only signed ones.
     """
 
     token: Annotated[str, msgspec.Meta(max_length=MAX_TOKEN_BYTES)]
@@ -53,6 +57,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello", omit_default
     api_port: Port
     peer_port: Port
     frames: Annotated[int, msgspec.Meta(ge=1, le=2**31)] = 1
+    datagram_key: Annotated[bytes, msgspec.Meta(max_length=KEY_BYTES)] = b""
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused", omit_defaults=True):

@@ -6,6 +6,8 @@ frame is what makes a link, and it is sent only after everything was checked. Th
 
 from __future__ import annotations
 
+import hmac
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +19,7 @@ from agent.errors import InputError, NotAuthenticated
 from agent.instruction import public_hex, read_hello, sign_hello
 from agent.model.identity import agent_id_of
 from agent.model.types import AgentId, ClusterId, Digest, Label
-from agent.net.frames import Hello, RefusalReason, Refused, decode_opening, encode_frame
+from agent.net.frames import KEY_BYTES, Hello, RefusalReason, Refused, decode_opening, encode_frame
 from agent.net.link import Link, PeerInfo
 from agent.net.tls import peer_identity, session_binding
 from agent.node.versions import FRAME_VERSION, spoken_with
@@ -51,10 +53,15 @@ class LocalAgent:
     api_port: int
     peer_port: int
     signing_key: Ed25519PrivateKey = field(repr=False)
+    datagram_secret: bytes = field(default_factory=lambda: secrets.token_bytes(KEY_BYTES), repr=False)
 
     def __post_init__(self) -> None:
         if agent_id_of(bytes.fromhex(public_hex(self.signing_key))) != self.id:
             raise ValueError("the id isn't the signing key's")
+
+    def datagram_key(self, peer: AgentId) -> bytes:
+        """What `peer` proves its datagrams to us with: the same on all links of this start, another for each peer."""
+        return hmac.digest(self.datagram_secret, peer.encode(), "sha256")
 
     def hello(self, audience: AgentId, binding: Digest) -> Hello:
         """The hello for `audience` on the session with that binding."""
@@ -69,6 +76,7 @@ class LocalAgent:
             api_port=self.api_port,
             peer_port=self.peer_port,
             frames=FRAME_VERSION,
+            datagram_key=self.datagram_key(audience),
         )
 
 
@@ -152,6 +160,7 @@ async def _hear(link: Link, me: LocalAgent, peer: Certified, authority: Authorit
         agent_version=opening.agent_version,
         level=opening.level,
         frames=frames,
+        datagram_key=opening.datagram_key,
         host=link.host,
         api_port=opening.api_port,
         peer_port=opening.peer_port,

@@ -38,7 +38,8 @@ class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Who is at the other end, as certificate and hello say. `known`: our ledger names it as a member.
 
     `frames`: the version of frames that both know (agent.node.versions). `host` is the IP address it is seen at;
-    `dialled`: this side opened the connection. `boot` grows with each start of the peer's agent.
+    `dialled`: this side opened the connection. `boot` grows with each start of the peer's agent. `datagram_key`: what
+    we prove our datagrams to it with.
     """
 
     id: AgentId
@@ -49,6 +50,7 @@ class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
     agent_version: str
     level: int
     frames: int
+    datagram_key: bytes
     host: str
     api_port: int
     peer_port: int
@@ -56,6 +58,10 @@ class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
     signing_key: bytes
     known: bool
     dialled: bool
+
+    def __repr__(self) -> str:
+        """Without the key."""
+        return f"PeerInfo(id={self.id!r}, name={self.name!r}, host={self.host!r}, boot={self.boot})"
 
 
 class Link(asyncio.Protocol):

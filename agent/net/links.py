@@ -195,6 +195,24 @@ class LinkTable:
             link.flush()
         self._held.clear()
 
+    def spoke(self, peer: AgentId) -> None:
+        """`peer` hears of this agent beside its link, which needn't say so now."""
+        if (up := self._up.get(peer)) is not None:
+            up.link.last_sent = self._loop.time()
+
+    def heard(self, peer: AgentId) -> bool:
+        """`peer` proved beside its link that it lives; whether there is one. `ride_along` follows, once that was taken.
+
+        Bytes that nobody acknowledges still end the link.
+        """
+        if (up := self._up.get(peer)) is not None:
+            up.link.last_received = self._loop.time()
+        return up is not None
+
+    def ride_along(self) -> None:
+        """This agent is awake: let the links speak that soon had to."""
+        self._pulse.ride_along()
+
     def close(self, peer: AgentId, reason: DownReason = "asked") -> None:
         """Close the link with `peer`; it may come again."""
         self._drop(peer, reason, at_once=False)

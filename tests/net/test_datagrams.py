@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import socket
 from collections import Counter
 
@@ -19,11 +20,13 @@ from agent.net.datagrams import (
     BUCKET_BURST,
     MIN_DATAGRAM_BYTES,
     WINDOW_DATAGRAMS,
+    Beat,
     Datagrams,
     Envelope,
     ReplayWindow,
     TokenBucket,
 )
+from agent.raft.messages import Heartbeat, HeartbeatResponse
 from agent.swim import MAX_DATAGRAM_BYTES, Ack, Claim, Gossip, Ping, Update
 from agent.swim.messages import MAX_ID_BYTES, MAX_UPDATES_PER_MESSAGE
 from tests.support.waiting import wait_for
@@ -41,7 +44,14 @@ class Agent:
         self.public = self.key.public_key().public_bytes_raw()
         self.id = agent_id_of(self.public)
         self.drops: Counter[str] = Counter()
-        self.envelope = Envelope(self.id, cluster, epoch, boot, self.key, self.drops)
+        self.secret = self.key.private_bytes_raw()
+        self.envelope = Envelope(self.id, cluster, epoch, boot, self.key, self.drops, key_for=self.key_for)
+
+    def key_for(self, peer: str) -> bytes:
+        return hmac.digest(self.secret, peer.encode(), "sha256")
+
+    def linked(self, other: Agent, boot: int = 1) -> None:
+        self.envelope.linked(other.id, boot, other.key_for(self.id))
 
     def knows(self, *others: Agent) -> None:
         self.envelope.set_members({other.id: other.public for other in others})
@@ -64,6 +74,68 @@ def test_a_members_datagram_is_opened_with_its_sender(a: Agent, b: Agent) -> Non
     assert not b.drops
 
 
+@pytest.mark.parametrize(
+    "message", [Ping(1, 0), Heartbeat(term=1, commit=2, round=3), HeartbeatResponse(term=1, round=3)]
+)
+def test_linked_members_need_no_signatures(
+    a: Agent, b: Agent, message: Ping | Beat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a.linked(b)
+    monkeypatch.setattr(Ed25519PrivateKey, "sign", lambda *_: pytest.fail("signed"), raising=False)
+    data = a.envelope.seal(b.id, message)
+    assert len(data) < MIN_DATAGRAM_BYTES + 60
+    assert b.envelope.open(data, 0.0) == (a.id, message)
+    assert b.envelope.open(data, 0.0) is None
+    assert b.drops == {"replay": 1}
+
+
+def test_a_heartbeat_is_never_sent_to_whom_there_is_no_key_for(a: Agent, b: Agent) -> None:
+    assert not a.envelope.takes_beats(b.id)
+    with pytest.raises(KeyError):
+        a.envelope.seal(b.id, Heartbeat(term=1, commit=2, round=3))
+    a.envelope.linked(b.id, 1, b"")  # an agent that knows only signed ones
+    assert not a.envelope.takes_beats(b.id)
+    assert b.envelope.open(a.envelope.seal(b.id, Ping(1, 0)), 0.0) == (a.id, Ping(1, 0))
+    a.linked(b)
+    a.envelope.unlinked(b.id)
+    assert not a.envelope.takes_beats(b.id)
+
+
+def test_a_key_is_for_one_sender_one_receiver_and_one_start(a: Agent, b: Agent) -> None:
+    other, beat = Agent(), Heartbeat(term=1, commit=2, round=3)
+    b.knows(a, other)
+    other.envelope.linked(b.id, 1, b.key_for(a.id))  # a's, in other hands
+    assert b.envelope.open(other.envelope.seal(b.id, beat), 0.0) is None
+    a.linked(b)
+    a.linked(other)
+    assert b.envelope.open(a.envelope.seal(other.id, beat), 0.0) is None
+    b.secret = b"another start"
+    b.knows(other)
+    b.knows(a)
+    assert b.envelope.open(a.envelope.seal(b.id, beat), 0.0) is None
+    assert b.drops == {"signature": 3}
+
+
+def test_what_is_proved_by_a_key_is_no_other_form(a: Agent, b: Agent) -> None:
+    """A SWIM message taken for a heartbeat would be one that nobody sent."""
+    a.linked(b)
+    for form in (datagrams.SIGNED_SWIM, datagrams.KEYED_BEAT):
+        data = a.envelope.seal(b.id, Ping(1, 0, (Update("m" * 26, "o" * 26, Claim.ALIVE, 0),)))
+        assert b.envelope.open(bytes([form]) + data[1:], 0.0) is None
+    assert b.drops == {"signature": 2}
+
+
+def test_a_flood_of_forged_signatures_holds_no_heartbeat_up(a: Agent, b: Agent) -> None:
+    forged = bytearray(a.envelope.seal(b.id, Ping(1, 0)))
+    forged[-1] ^= 1
+    for _ in range(2 * BUCKET_BURST):
+        b.envelope.open(bytes(forged), 0.0)
+    a.linked(b)
+    for number in range(2 * BUCKET_BURST):  # as reads send, many a second
+        beat = Heartbeat(term=1, commit=2, round=number)
+        assert b.envelope.open(a.envelope.seal(b.id, beat), 0.0) == (a.id, beat)
+
+
 def test_the_largest_swim_message_fits() -> None:
     a, b = Agent(), Agent()
     b.knows(a)
@@ -81,7 +153,7 @@ def test_a_wrong_length_is_dropped_first(b: Agent, size: int) -> None:
 
 
 def test_a_stranger_is_dropped_before_its_signature_costs_anything(b: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Envelope, "_signed", lambda *_: pytest.fail("verified a stranger"))
+    monkeypatch.setattr(Envelope, "_covered", lambda *_: pytest.fail("verified a stranger"))
     stranger = b"\x01" + b"z" * 26 + bytes(100)
     assert b.envelope.open(stranger, 0.0) is None
     assert b.drops == {"unknown": 1}
@@ -100,10 +172,12 @@ def test_a_flood_under_a_members_name_is_stopped_before_signatures(a: Agent, b: 
     assert b.drops == {"signature": BUCKET_BURST, "rate": 500 - BUCKET_BURST}
 
 
-@given(st.integers(min_value=1), st.integers(0, 7))
-def test_a_single_changed_bit_is_noticed(position: int, bit: int) -> None:
+@given(st.booleans(), st.integers(min_value=1), st.integers(0, 7))
+def test_a_single_changed_bit_is_noticed(linked: bool, position: int, bit: int) -> None:
     a, b = Agent(), Agent()
     b.knows(a)
+    if linked:
+        a.linked(b)
     data = bytearray(a.envelope.seal(b.id, Ping(1, 0)))
     data[position % len(data)] ^= 1 << bit
     assert b.envelope.open(bytes(data), 0.0) is None
@@ -144,7 +218,7 @@ def test_what_a_link_says_of_the_peers_start_overrules_the_memory(a: Agent, b: A
     again = Agent(boot=1, key=a.key)
     ahead = Agent(boot=9, key=a.key)
     assert b.envelope.open(ahead.envelope.seal(b.id, Ping(1, 0)), 0.0) is not None
-    b.envelope.set_boot(a.id, 1)
+    b.linked(again)
     assert b.envelope.open(again.envelope.seal(b.id, Ping(1, 0)), 0.0) is not None
 
 
@@ -173,9 +247,9 @@ def test_naming_the_members_again_keeps_their_windows(a: Agent, b: Agent) -> Non
 def test_hostile_bytes_are_dropped_and_counted(data: bytes) -> None:
     a, b = Agent(), Agent()
     b.knows(a)
-    for attempt in (data, (b"\x01" + a.id.encode() + data)[:MAX_DATAGRAM_BYTES]):
+    for attempt in (data, *((bytes([form]) + a.id.encode() + data)[:MAX_DATAGRAM_BYTES] for form in range(5))):
         assert b.envelope.open(attempt, 0.0) is None
-    assert b.drops.total() == 2
+    assert b.drops.total() == 6
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2 * WINDOW_DATAGRAMS)), max_size=200))
@@ -259,7 +333,7 @@ async def test_oversized_and_foreign_datagrams_are_counted(pair: tuple[Agent, Ag
     at_b = Datagrams(b.envelope, lambda *_: pytest.fail("taken"))
     port = at_b.start("127.0.0.2", 0)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as raw:
-        for data in (b"", b"x", bytes(9000), b"\x02" + bytes(200), b"\x01" + bytes(200)):
+        for data in (b"", b"x", bytes(9000), b"\x09" + bytes(200), b"\x01" + bytes(200)):
             raw.sendto(data, ("127.0.0.2", port))
         await wait_for(lambda: b.drops.total() == 5)
     assert b.drops == {"length": 3, "version": 1, "unknown": 1}

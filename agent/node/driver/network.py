@@ -1,7 +1,8 @@
-"""The agent's network as the driver uses it: peer links, SWIM datagrams, and where peers may be found."""
+"""The agent's network as the driver uses it: peer links, datagrams, and where peers may be found."""
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import Counter
 from collections.abc import Iterable
@@ -11,7 +12,8 @@ from agent.config import Config
 from agent.errors import TooLarge
 from agent.model.types import AgentId, Digest
 from agent.net.addresses import AddressPolicy, all_addresses
-from agent.net.datagrams import Datagrams, Envelope
+from agent.net.beats import Beats
+from agent.net.datagrams import Beat, Datagrams, Envelope
 from agent.net.handshake import LocalAgent, Standing
 from agent.net.link import DownReason, PeerInfo
 from agent.net.links import LinkTable
@@ -19,7 +21,8 @@ from agent.net.names import Names
 from agent.net.pulse import LinkTiming
 from agent.net.tls import peer_client_context, peer_server_context
 from agent.node.context import Peer
-from agent.node.messages import Frame
+from agent.node.messages import Frame, RaftFrame
+from agent.raft import RaftTiming
 from agent.state import ClusterState
 from agent.storage.identity import Identity
 from agent.swim import SwimMessage
@@ -60,7 +63,11 @@ class Network:
             policy=self.policy,
             timing=LinkTiming.wan() if config.timing == "wan" else LinkTiming.lan(),
         )
-        self._envelope = Envelope(me.id, me.cluster, me.epoch, me.boot, me.signing_key, self.drops)
+        self._loop = asyncio.get_running_loop()
+        self._beats = Beats(getattr(RaftTiming, config.timing)().heartbeat_s)
+        self._envelope = Envelope(
+            me.id, me.cluster, me.epoch, me.boot, me.signing_key, self.drops, key_for=me.datagram_key
+        )
         self._datagrams = Datagrams(self._envelope, self._message)
         self._names = Names(self.policy.dialable)
 
@@ -97,13 +104,24 @@ class Network:
     def send(self, peer: AgentId, frame: Frame, *, hold: bool = False) -> bool:
         """A frame over the link, if there is one with room; `hold`: it leaves by `flush`.
 
-        One that no peer would take is dropped and counted.
+        One that no peer would take is dropped and counted. Heartbeats and their answers may go by datagram instead.
         """
+        if isinstance(frame, RaftFrame) and isinstance(frame.message, Beat) and self._send_beat(peer, frame.message):
+            return True
         try:
             return self.links.send(peer, frame, hold=hold)
         except TooLarge:  # e.g. a status, made large by what a member reports of itself
             self.links.counts["send-too-large"] += 1
             return False
+
+    def _send_beat(self, peer: AgentId, beat: Beat) -> bool:
+        """Whether it needs no link any more."""
+        ways, info = self._beats.ways(peer, beat, self._loop.time()), self.links.peer(peer)
+        if not ways.datagram or info is None or not self._datagrams.send(peer, info.host, info.peer_port, beat):
+            return False
+        if not ways.link:
+            self.links.spoke(peer)
+        return not ways.link
 
     def flush(self) -> None:
         """Let go of the frames that were held."""
@@ -153,7 +171,9 @@ class Network:
 
     def link_up(self, peer: PeerInfo) -> None:
         """A link, whoever dialled it."""
-        self._envelope.set_boot(peer.id, peer.boot)
+        self._envelope.linked(peer.id, peer.boot, peer.datagram_key)
+        if self._envelope.takes_beats(peer.id):
+            self._beats.linked(peer.id, self._loop.time())
         self.inputs.link_up(
             Peer(
                 id=peer.id,
@@ -168,11 +188,22 @@ class Network:
 
     def link_down(self, peer: AgentId, reason: DownReason) -> None:
         """The link is gone."""
+        self._envelope.unlinked(peer)
+        self._beats.unlinked(peer)
         self.inputs.link_down(peer, reason)
 
     def frame(self, peer: AgentId, frame: Frame) -> None:
         """A frame; `Alive` too, since hearing it is the news."""
+        if isinstance(frame, RaftFrame) and isinstance(frame.message, Beat):
+            self._beats.came(peer, frame.message, self._loop.time(), by_datagram=False)
         self.inputs.frame(peer, frame)
 
-    def _message(self, sender: AgentId, message: SwimMessage) -> None:
-        self.inputs.datagram(sender, message)
+    def _message(self, sender: AgentId, message: SwimMessage | Beat) -> None:
+        if not isinstance(message, Beat):
+            self.inputs.datagram(sender, message)
+        elif self.links.heard(sender):
+            self._beats.came(sender, message, self._loop.time(), by_datagram=True)
+            self.inputs.frame(sender, RaftFrame(message=message))
+            self.links.ride_along()
+        else:
+            self.drops["unlinked"] += 1

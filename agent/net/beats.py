@@ -1,0 +1,89 @@
+"""Which way heartbeats and their answers go: by datagram where those are known to come through both ways, else over the
+link; sans-IO.
+
+A link is a TCP connection: one lost segment holds up everything behind it for 0.2 s, the next time for 0.4 s, and so
+on, and an election begins although all are well. A datagram that is lost costs one heartbeat.
+
+Only an answered heartbeat proves that datagrams pass in both directions. So an answer goes the way its heartbeat came,
+and a heartbeat goes over the link too unless one was answered by datagram just now. When a firewall begins to drop
+datagrams, the next but one heartbeat goes over the link, before anybody's patience ends.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from msgspec import Struct
+
+from agent.model.types import AgentId
+from agent.raft.messages import Heartbeat, HeartbeatResponse
+
+# Heartbeats that may be unanswered before the link carries them too: two and some. With the next one that is less than
+# the least patient follower waits (agent.raft.config: 3 heartbeats at least).
+UNANSWERED_BEATS: Final = 2.5
+
+# Where nothing is answered for so long, datagrams are most likely shut out: from then on one is tried now and then.
+TRIES_S: Final = 5.0
+RETRY_S: Final = 1.0
+
+
+class Ways(Struct, frozen=True):
+    """Over the link, by datagram, or both."""
+
+    link: bool
+    datagram: bool
+
+
+class _Path(Struct):
+    """With one peer. `link_round`, `datagram_round`: (term, round) of its newest heartbeat that came each way."""
+
+    answered_at: float = -math.inf
+    trying_since: float = -math.inf
+    tried_at: float = -math.inf
+    link_round: tuple[int, int] | None = None
+    datagram_round: tuple[int, int] | None = None
+
+
+class Beats:
+    """`heartbeat_s`: how often a leader speaks (agent.raft.config). Times are one clock's seconds."""
+
+    def __init__(self, heartbeat_s: float) -> None:
+        self._patience_s = UNANSWERED_BEATS * heartbeat_s
+        self._paths: dict[AgentId, _Path] = {}
+
+    def linked(self, peer: AgentId, now: float) -> None:
+        """There is a link with that peer, which takes heartbeats by datagram; nothing is known of them yet."""
+        self._paths[peer] = _Path(trying_since=now)
+
+    def unlinked(self, peer: AgentId) -> None:
+        """The link is gone."""
+        self._paths.pop(peer, None)
+
+    def came(self, peer: AgentId, beat: Heartbeat | HeartbeatResponse, now: float, *, by_datagram: bool) -> None:
+        """One of the peer's has come."""
+        path = self._paths.get(peer)
+        if path is None:
+            return
+        if isinstance(beat, HeartbeatResponse):
+            path.answered_at = now if by_datagram else path.answered_at
+        elif by_datagram:
+            path.datagram_round = (beat.term, beat.round)
+        else:
+            path.link_round = (beat.term, beat.round)
+
+    def ways(self, peer: AgentId, beat: Heartbeat | HeartbeatResponse, now: float) -> Ways:
+        """How to send this one."""
+        path = self._paths.get(peer)
+        if path is None:
+            return Ways(link=True, datagram=False)
+        if isinstance(beat, HeartbeatResponse):
+            this = (beat.term, beat.round)
+            by_datagram = path.datagram_round == this
+            return Ways(link=not by_datagram or path.link_round == this, datagram=by_datagram)
+        proved = now - path.answered_at <= self._patience_s
+        hopeful = now - max(path.answered_at, path.trying_since) < TRIES_S
+        tried = proved or hopeful or now - path.tried_at >= RETRY_S
+        if tried:
+            path.tried_at = now
+        return Ways(link=not proved, datagram=tried)
