@@ -175,6 +175,7 @@ def test_a_pair_that_is_partitioned_is_named_whoever_is_asked(desk: Desk, throug
 def test_udp_alone_that_is_dropped_is_named_with_its_direction_and_the_command(desk: Desk) -> None:
     hook = "type filter hook input priority 0; policy accept;"
     rules = f"table inet shut {{\n chain input {{\n {hook}\n udp dport 9998 drop\n }}\n}}\n"
+    before = desk.status()["term"]
     desk.lab.host("n2").run(["nft", "-f", "-"], input=rules)
     try:
         finding = wait_for_finding(desk, "network", "n1 to n2")
@@ -189,6 +190,7 @@ def test_udp_alone_that_is_dropped_is_named_with_its_direction_and_the_command(d
     finally:
         on(desk, "n2", "nft", "delete", "table", "inet", "shut")
     wait_well(desk)
+    assert desk.status()["term"] == before, "heartbeats went over the links meanwhile"
 
 
 def test_a_docker_that_was_stopped_is_named_with_the_command_that_starts_it(desk: Desk) -> None:

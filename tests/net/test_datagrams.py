@@ -1,4 +1,4 @@
-"""SWIM datagrams: signed, for one receiver, counted once; every check in its order."""
+"""Datagrams: proved, for one receiver, counted once; every check in its order."""
 
 from __future__ import annotations
 
