@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from msgspec import Struct
 
@@ -48,13 +48,14 @@ class Consensus(Struct):
     def reconfigured(self) -> None:
         """Who counts has changed."""
         self.lives.reconfigured(self.context.raft.configuration.members)
+        self.lives.forget(self.context.state.expelled)
 
     def pump(self, when: Instant) -> None:
         """Tell how far our disk is."""
         if self._moved and when.mono >= self._kept_at:
             self._kept_told, self._kept_at = self.context.raft.applied, when.mono + KEPT_EVERY_S
-            for member in self.context.raft.configuration.members:
-                self._tell_kept(member)
+            for peer in self._rememberers:
+                self._tell_kept(peer)
 
     def deadline(self) -> float:
         """When `pump` is next wanted without other cause."""
@@ -64,13 +65,21 @@ class Consensus(Struct):
     def _moved(self) -> bool:
         return self.context.raft.applied > self._kept_told
 
+    @property
+    def _rememberers(self) -> Collection[AgentId]:
+        """Who keeps our words: all that count with us; of a sole voter, whoever follows it."""
+        configuration, context = self.context.raft.configuration, self.context
+        if configuration.members == (context.id,):
+            return context.peers.keys() & context.state.members.keys()
+        return configuration.members if context.id in configuration else ()
+
     def _tell_kept(self, peer: AgentId) -> None:
-        """What is applied is on the disk, and stays."""
+        """What is applied is on the disk, and stays. Who has a word of the peer's shows it, counted or not."""
         raft, context = self.context.raft, self.context
-        if peer in context.peers and peer in raft.configuration and context.id in raft.configuration:
+        if peer in context.peers and (peer in self._rememberers or self.lives.word(peer).word):
             if self._word[0] != raft.applied:
                 self._word = raft.applied, self._signed(raft.applied)
-            life = self.lives.life(peer)
+            life = self.lives.word(peer)
             told = KeptFrame(
                 boot=context.boot,
                 index=raft.applied,
@@ -78,6 +87,7 @@ class Consensus(Struct):
                 word=self._word[1],
                 remembered=life.up_to,
                 shown=life.word,
+                went_back=raft.fenced,
             )
             context.send(peer, told)
 
@@ -97,9 +107,12 @@ class Consensus(Struct):
         if frame.remembered <= raft.last_index or self.context.id not in raft.configuration:
             return
         if hmac.compare_digest(frame.shown, self._signed(frame.remembered)):  # how far they agree tells nobody more
-            if not raft.fenced:
-                self._tell_went_back(self.context.id, when)
+            first = not raft.fenced
             raft.fence(frame.remembered, when.mono)
+            if first:
+                self._tell_went_back(self.context.id, when)
+                for peer in self._rememberers:
+                    self._tell_kept(peer)
 
     def judged(self, snapshot: Snapshot, sound: bool | None, when: Instant) -> None:
         """A leader's snapshot is believed, or not, or judged no more (agent.node.vouching)."""

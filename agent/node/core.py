@@ -118,11 +118,11 @@ class NodeCore:
         self._consensus = Consensus(self._context, self.chronicle, self._drop, Lives.of(boot.lives), settings.sign)
         self._disk = Disk(self._context, self._consensus.lives, boot.commit)
         self._inquiries = Inquiries(self._context, self.status)
-        self._followers = Followers(self._context)
+        self._followers = Followers(self._context, machine.chains.at)
         self._vouching = Vouching(self._context, self.chronicle, machine.vouches_for)
         self.coordination = Coordination(self._context, self.chronicle)
         max_bytes, reached = settings.limits.snapshot_bytes, self.coordination.reached
-        self._following = Following(self._context, self._vouching, max_bytes, reached)
+        self._following = Following(self._context, self._vouching, self.chronicle, max_bytes, reached)
         self.epochs = Epochs(self._context, machine, max_bytes)
         tell = self.coordination.report
         self._host = LocalHost(self._context, settings.host, settings.agent_version, settings.sign, tell)
@@ -148,6 +148,7 @@ class NodeCore:
         self._unsettled: Instant | None = when
         self._due_rest: float | None = None  # the parts' that move with the rest alone, as it last left them
         self._settle()
+        self._following.begin(when)
 
     # Reading
 

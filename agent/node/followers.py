@@ -8,12 +8,13 @@ of memory and no more, and holds nobody else up.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 from msgspec import Struct, field
 
 from agent import errors
 from agent.model.fault import fault_of
-from agent.model.types import AgentId
+from agent.model.types import AgentId, Digest
 from agent.node.context import Context, Lead
 from agent.node.instant import Instant
 from agent.node.messages import FollowLedger, Ledger, SnapshotPart
@@ -54,13 +55,14 @@ class _Follower(Struct):
     """Invariants: everything below `next` was sent on `call`, and `told` with it; sent <= taken + WINDOW_PARTS.
 
     `snapshot` with `offset`: what is being sent instead of entries, from where on. `resumes`: what it asked for.
-    `moved_at`: seconds, when it last took a part.
+    `moved_at`: seconds, when it last took a part. `compared`: its ledger so far is known to be ours.
     """
 
     call: int
     next: int
     moved_at: float
     resumes: FollowLedger
+    compared: bool = False
     told: Lead | None = None
     snapshot: Snapshot | None = None
     offset: int = 0
@@ -79,6 +81,7 @@ class Followers(Struct):
     """
 
     context: Context
+    chain_at: Callable[[int], Digest | None]
     _followers: dict[AgentId, _Follower] = field(default_factory=dict)
     _behind: set[AgentId] = field(default_factory=set)
     _loading: set[AgentId] = field(default_factory=set)
@@ -120,13 +123,38 @@ class Followers(Struct):
             self._behind.update(self._followers)
         for peer in sorted(self._behind):
             follower = self._followers[peer]
-            while follower.has_room and (part := self._next_part(peer, follower, commit, lead)) is not None:
+            if not follower.compared:
+                self._compare(peer, follower)
+            through = commit if follower.compared else 0
+            while peer in self._followers and follower.has_room:
+                if (part := self._next_part(peer, follower, through, lead)) is None:
+                    break
                 follower.sent, follower.told = follower.sent + 1, lead
                 self.context.reply(peer, follower.call, part, end=False)
-        self._behind.clear()
+        self._behind = {peer for peer, follower in self._followers.items() if not follower.compared}
         for peer in [peer for peer in self._loading if when.mono >= self._followers[peer].moved_at + STALLED_S]:
             fault = fault_of(errors.TooMany(f"nothing of a snapshot was taken for {STALLED_S:.0f} s"))
             self.context.fail(peer, self._followers[peer].call, fault)
+            self.peer_lost(peer)
+
+    def _compare(self, peer: AgentId, follower: _Follower) -> None:
+        """Whether what the subscriber has is what we had there: entries behind it fit by their index alone.
+
+        One whose disk was put back may have gone on alone. It is given a snapshot, and takes that if it loses nothing
+        by it; without one there is nothing for it. One that is ahead of us is compared when we get there.
+        """
+        before, snapshot = follower.resumes.index - 1, self.context.raft.snapshot
+        if self.context.state.index < before:
+            return
+        follower.compared = True
+        chain = self.chain_at(before)
+        if follower.resumes.chain in ("", chain):
+            return
+        if snapshot is not None and snapshot.index > before:
+            self._begin_snapshot(peer, follower)
+        elif chain is not None:
+            apart = errors.Conflict(f"the ledger up to entry {before} is of another history", where="ledger")
+            self.context.fail(peer, follower.call, fault_of(apart))
             self.peer_lost(peer)
 
     def _next_part(self, peer: AgentId, follower: _Follower, commit: int, lead: Lead | None) -> Ledger | None:

@@ -24,9 +24,12 @@ from agent.raft import Life
 
 
 class Lives(Struct):
-    """Bounded by the configuration: whoever leaves it is forgotten. `changed`: the disk lacks some of it."""
+    """`_known`: of those who count. `_former`: the last words of those who don't any more, to be shown to them all the
+    same: an older disk may know nothing of that. `changed`: the disk lacks some of it.
+    """
 
     _known: dict[AgentId, Life] = field(default_factory=dict)
+    _former: dict[AgentId, Life] = field(default_factory=dict)
     changed: bool = False
 
     @classmethod
@@ -52,7 +55,7 @@ class Lives(Struct):
         if peer not in members:
             return False
         known = self.life(peer)
-        if told.boot > known.boot and told.last < known.up_to:
+        if told.boot >= known.boot and (told.went_back or (told.boot > known.boot and told.last < known.up_to)):
             return self._goes_back(known)
         if told.boot >= known.boot:
             further = replace(known, up_to=told.index, word=told.word) if told.index > known.up_to else known
@@ -62,6 +65,10 @@ class Lives(Struct):
     def life(self, peer: AgentId) -> Life:
         """What is remembered of it."""
         return self._known.get(peer) or Life(agent=peer)
+
+    def word(self, peer: AgentId) -> Life:
+        """What it told us of its disk last, whether or not it still counts."""
+        return self._known.get(peer) or self._former.get(peer) or Life(agent=peer)
 
     def _goes_back(self, known: Life) -> bool:
         self._note(replace(known, went_back=True))
@@ -73,9 +80,20 @@ class Lives(Struct):
             self.changed = True
 
     def reconfigured(self, members: Collection[AgentId]) -> None:
-        """Who has left may come anew."""
+        """Who has left may come anew; its words stay true of the disk that it had."""
         for peer in self._known.keys() - set(members):
-            del self._known[peer]
+            life = self._known.pop(peer)
+            if life.word:
+                self._former[peer] = Life(agent=peer, up_to=life.up_to, word=life.word)
+            self.changed = True
+        for peer in self._former.keys() & set(members):
+            del self._former[peer]
+            self.changed = True
+
+    def forget(self, expelled: Collection[AgentId]) -> None:
+        """They don't come back."""
+        for peer in self._former.keys() & set(expelled):
+            del self._former[peer]
             self.changed = True
 
     def count(self, peer: AgentId) -> bool:
@@ -87,4 +105,4 @@ class Lives(Struct):
         if not self.changed:
             return None
         self.changed = False
-        return tuple(self._known.values())
+        return (*self._known.values(), *self._former.values())

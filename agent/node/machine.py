@@ -14,6 +14,7 @@ from agent.control.clock import is_far_ahead
 from agent.model.ledger import GenesisEntry, decode_entry
 from agent.model.types import AgentId, Digest, Millis
 from agent.node.auditing import audit_of
+from agent.node.chains import Chains
 from agent.node.effects import Audit
 from agent.raft.messages import Append
 from agent.state import (
@@ -91,7 +92,9 @@ class Taken(Struct, frozen=True):
 
 
 class Machine:
-    """`state` is what the ledger says at `state.index`. Signatures were checked up to `verified_through`."""
+    """`state` is what the ledger says at `state.index`, `chains` by which history it got there. Signatures were checked
+    up to `verified_through`.
+    """
 
     def __init__(
         self,
@@ -110,6 +113,7 @@ class Machine:
         self._due: _Due | None = None
         self._taken: list[Taken] = []
         self._disbelieved: int | None = None
+        self.chains = Chains(state.index, state.chain)
 
     @classmethod
     def boot(cls, genesis: bytes, boot: raft.Boot, compaction: Compaction) -> Machine:
@@ -144,6 +148,7 @@ class Machine:
         if entry.index != self.state.index + 1:
             raise errors.InvariantBroken(f"entry {entry.index} behind state {self.state.index}")
         applied = self._apply(entry)
+        self.chains.add(self.state.chain)
         self._weight.add(entry)
         if self._weight.is_due(entry.index, self._compaction):
             data = encode_snapshot(self.state)
@@ -201,6 +206,7 @@ class Machine:
     def restore(self, snapshot: raft.Snapshot) -> None:
         """A snapshot that we vouched for takes the state's place."""
         self.state = decode_snapshot(snapshot.data, verify=False)
+        self.chains.begin(self.state.index, self.state.chain)
         self.verified_through = snapshot.index
         self._weight = _Weight(snapshot=len(snapshot.data))
         self._due = None

@@ -110,13 +110,15 @@ class FollowLedger(Struct, frozen=True, kw_only=True, tag="ledger", omit_default
     """An observer subscribes to committed entries from `index` on. Answered by `Ledger` parts until a `Cancel`.
 
     The voter goes a few parts ahead of what `TakenFrame`s say. `snapshot`, `digest`, `offset`: index and sha256 of a
-    snapshot that the observer has the first bytes of.
+    snapshot that the observer has the first bytes of. `chain`: the ledger's hash before `index` as the observer has it,
+    which has to be the voter's too; "" where it doesn't know.
     """
 
     index: Annotated[int, Meta(ge=0, le=MAX_INDEX)]
     snapshot: Annotated[int, Meta(ge=0, le=MAX_INDEX)] = 0
     digest: Digest | Literal[""] = ""
     offset: Annotated[int, Meta(ge=0, le=MAX_INDEX)] = 0
+    chain: Digest | Literal[""] = ""
 
 
 class FetchEpoch(Struct, frozen=True, kw_only=True, tag="epoch", omit_defaults=True):
@@ -301,7 +303,7 @@ class KeptFrame(Struct, frozen=True, kw_only=True, tag="kept", omit_defaults=Tru
 
     Between those that consensus counts, when they are linked and as they move on. `boot` counts the sender's starts;
     `word` is its signature for `index`. `remembered`: the highest `index` that the sender has heard from the receiver
-    itself, and `shown` what that one signed.
+    itself, and `shown` what that one signed. `went_back`: the sender was shown such a word of its own, and is fenced.
     """
 
     boot: Annotated[int, Meta(ge=0, le=2**62)]
@@ -310,6 +312,7 @@ class KeptFrame(Struct, frozen=True, kw_only=True, tag="kept", omit_defaults=Tru
     word: Word = b""
     remembered: Index = 0
     shown: Word = b""
+    went_back: bool = False
 
 
 class Unheard(Struct, frozen=True, kw_only=True, tag="unheard", omit_defaults=True):

@@ -15,12 +15,14 @@ from msgspec import Struct, field
 
 from agent.model.types import AgentId
 from agent.node.choosing import links_for, voter_for
+from agent.node.chronicle import Chronicle
 from agent.node.context import Context, Lead
 from agent.node.effects import Want
 from agent.node.followers import WINDOW_PARTS
 from agent.node.instant import Instant
 from agent.node.machine import are_readable
 from agent.node.messages import (
+    Failed,
     FollowLedger,
     Frame,
     Ledger,
@@ -54,6 +56,8 @@ AVOIDED_S = 300.0
 
 # A voter that is followed for less isn't blamed for what the coordinator didn't hear: this host was away itself.
 BLAMELESS_S = 10.0
+
+COMPARES_CHAINS = 2  # the version of frames (agent.node.versions) since which a voter compares `FollowLedger.chain`
 
 # Between two looks at which members are reached through no voter: one that was away through several changes of voters
 # knows nobody whom to dial, and a voter may not pass on what others report, or the ledger to them. The coordinator
@@ -111,6 +115,7 @@ class Following(Struct):
 
     context: Context
     vouching: Vouching
+    chronicle: Chronicle
     max_snapshot_bytes: int
     reached: Callable[[Instant], Collection[AgentId]]
     _arriving: Arriving = field(default_factory=Arriving)
@@ -131,9 +136,16 @@ class Following(Struct):
     _leaderless_since: float | None = None
     _alone_since: float | None = None
     _lost: bool = False
+    _told_apart: bool = False
     _absent: frozenset[AgentId] = frozenset()
     _seek_at: float | None = None
     _pumped_at: float = float("-inf")
+
+    def begin(self, when: Instant) -> None:
+        """What is here is applied. Who needs no vote meets the others first: an older disk may have been put back."""
+        context, state = self.context, self.context.state
+        context.raft.await_peers(state.members.keys() - state.expelled - {context.id}, when.mono)
+        self.want()
 
     def pump(self, when: Instant) -> None:
         """Follow the right voter, or nobody where we vote ourselves; and be linked with whom that takes."""
@@ -170,8 +182,8 @@ class Following(Struct):
         if self._voter is not None and (impatient or when.mono >= self._judged_until):
             self._avoid(when)
         wanted = self._choice(when) if when.mono >= self._retry_at else self._voter
-        if wanted == self._voter:
-            return
+        if wanted == self._voter or self.context.state.index < self.context.raft.commit:
+            return  # what is here is applied first: which history it is has to be told
         self._leave()
         if wanted is None:
             if self.context.raft.leader is not None:
@@ -190,6 +202,7 @@ class Following(Struct):
             snapshot=arriving.index,
             digest=arriving.digest,
             offset=len(arriving.data),
+            chain=self.context.state.chain,
         )
         self._call = self.context.call(wanted, request, on_reply)
 
@@ -204,6 +217,7 @@ class Following(Struct):
         """
         configuration, state, me = self.context.raft.configuration, self.context.state, self.context.id
         others = frozenset(state.members) if self._lost else self._absent & state.members.keys()
+        others |= self.context.raft.awaited
         if me in configuration:
             return frozenset((*configuration.voters, *configuration.learners, *others)) - {me} - state.expelled
         voters = [voter for voter in configuration.voters if voter not in state.expelled]
@@ -239,7 +253,8 @@ class Following(Struct):
 
     def _notice_alone(self, when: Instant) -> None:
         context, voters = self.context, self.context.raft.configuration.voters
-        alone = context.raft.leader is None and (self._voter is None or self._lost) and voters != (context.id,)
+        alone = context.raft.leader is None and (self._voter is None or self._lost)
+        alone = alone and (voters != (context.id,) or context.raft.fenced)
         alone = alone and not any(voter in context.peers for voter in voters)
         if not alone:
             self._alone_since = None
@@ -286,11 +301,17 @@ class Following(Struct):
         configuration = self.context.raft.configuration
         if self.context.id in configuration and not self._left_behind(when):
             return None
-        voters = self.context.peers if self._lost else configuration.voters
+        voters = self._anybody if self._lost else configuration.voters
         linked = {voter for voter in voters if voter in self.context.peers}
         if linked <= self._avoided.keys() and self._has_tried_all(when):
             self._avoided.clear()
         return voter_for(self.context.id, linked - self._avoided.keys())
+
+    @property
+    def _anybody(self) -> Collection[AgentId]:
+        """Who is linked, and where this host may have decided something alone, compares histories."""
+        peers, fenced = self.context.peers, self.context.raft.fenced
+        return [peer.id for peer in peers.values() if not fenced or peer.frames >= COMPARES_CHAINS]
 
     def _has_tried_all(self, when: Instant) -> bool:
         """Whether every voter that is there had the time to be linked; who votes itself is linked with all of them."""
@@ -325,10 +346,20 @@ class Following(Struct):
             self._tell_taken()
             return
         if reply is not None:
+            self._notice_apart(reply, when)
             self._give_up(when)
         else:
             self._left = self._voter  # its link broke: the next one at once
             self._leave()
+
+    def _notice_apart(self, reply: Reply, when: Instant) -> None:
+        """Once: this host follows nobody, and somebody has to do something."""
+        if not isinstance(reply, Failed) or reply.fault.kind != "conflict" or self._told_apart:
+            return
+        self._told_apart = True
+        here, there = self.context.name_of(self.context.id), self.context.name_of(self._voter or "")
+        what = f"{here} decided something alone, and can't follow {there}: {reply.fault.what}; install {here} anew"
+        self.chronicle.tell(when, "member", what, host=here)
 
     def _give_up(self, when: Instant) -> None:
         self._avoid(when)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, get_args
 
 from agent.raft.config import RaftLimits, RaftTiming
@@ -286,6 +286,15 @@ class Raft:
         else:
             self._election.peer_linked(id, now)
 
+    def await_peers(self, ids: Collection[str], now: float) -> None:
+        """At a start: a sole voter that led before is linked with these first, or waits; see `Election.await_peers`."""
+        self._election.await_peers(ids, now)
+
+    @property
+    def awaited(self) -> frozenset[str]:
+        """See `await_peers`."""
+        return frozenset(self._election.awaited)
+
     def peer_unlinked(self, id: str, now: float) -> None:
         """The link to `id` closed. A leader's closed link means most likely that its process is gone."""
         self._now = now
@@ -333,15 +342,7 @@ class Raft:
 
         Raises ValueError when `index` isn't applied yet or not after the last snapshot.
         """
-        state, log, term = self._state, self._state.log, self.term_at(index)
-        if term is None or index > log.applied or (state.snapshot is not None and index <= state.snapshot.index):
-            raise ValueError(f"can't compact at {index}: applied {log.applied}, first entry {self.first_index}")
-        state.snapshot = state.outbox.snapshot = Snapshot(
-            index=index, term=term, configuration=state.membership.at(index), data=data
-        )
-        log.compact(index - keep_entries)
-        state.membership.compact(index)
-        state.outbox.compact_to = log.base_index
+        self._state.compact(index, data, keep_entries)
 
     # --- time and output ---------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 from agent.raft.messages import PreVote, PreVoteResponse, Vote, VoteResponse
 from agent.raft.quorum import VoteResult, tally
@@ -25,6 +26,7 @@ class Election:
         self._short_delays_left = 0
         self._forced = False
         self._given_up = False
+        self.awaited: set[str] = set()
         self.wait(now)
         if state.configuration.voters == (state.id,):
             self._due = now
@@ -42,6 +44,17 @@ class Election:
         timing = self._state.timing
         self._timeout = self._state.rng.uniform(timing.election_timeout_min_s, timing.election_timeout_max_s)
         self._due = now + self._timeout
+
+    def await_peers(self, ids: Collection[str], now: float) -> None:
+        """A sole voter needs nobody to be elected, also where its disk went back: these may know, and tell (`fence`).
+
+        It waits for links with all of them, or for as long as others wait for a leader. Who never led forgot nothing.
+        """
+        state = self._state
+        if state.configuration.voters == (state.id,) and state.term and state.role is Role.FOLLOWER:
+            self.awaited = set(ids) - state.linked
+            if self.awaited:
+                self._due = now + state.timing.election_timeout_max_s
 
     def heard_leader(self, now: float) -> None:
         """A valid message of this term's leader."""
@@ -69,7 +82,11 @@ class Election:
         A campaign under way asks the newcomer too.
         """
         state, timing = self._state, self._state.timing
-        if state.role is Role.FOLLOWER:
+        if self.awaited:
+            self.awaited.discard(peer)
+            if not self.awaited:  # what they have to say comes as soon as the link is up
+                self._due = min(self._due, now + timing.first_election_delay_max_s)
+        elif state.role is Role.FOLLOWER:
             unled = state.leader is None and self._heard_leader_at == -math.inf
             if unled and state.is_voter and state.linked_to_majority():
                 greeting_s = timing.link_loss_delay_min_s if state.term else 0.0  # nobody led term 0
@@ -100,6 +117,7 @@ class Election:
         self._state.role, self._state.leader = role, None
         self._forced = forced
         self._given_up = False
+        self.awaited.clear()
         self._granted.clear()
         self._refused.clear()
         self.wait(now)

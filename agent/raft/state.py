@@ -122,6 +122,18 @@ class RaftState:
         if self.fenced_at is not None and self.log.commit >= self.fenced_at and not self.knows(self.id):
             self.fenced_at = None
 
+    def compact(self, index: int, data: bytes, keep_entries: int) -> None:
+        """See `Raft.compact`."""
+        log, term = self.log, self.log.term_at(index)
+        if term is None or index > log.applied or (self.snapshot is not None and index <= self.snapshot.index):
+            raise ValueError(f"can't compact at {index}: applied {log.applied}, first entry {log.base_index + 1}")
+        self.snapshot = self.outbox.snapshot = Snapshot(
+            index=index, term=term, configuration=self.membership.at(index), data=data
+        )
+        log.compact(index - keep_entries)
+        self.membership.compact(index)
+        self.outbox.compact_to = log.base_index
+
     def drop(self, reason: str) -> None:
         """A remote's fault, or bad luck of the network: counted, nothing else."""
         self.dropped[reason] += 1
