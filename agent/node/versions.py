@@ -9,7 +9,7 @@ stays as it is for good; a later one may only add:
   default where an earlier one says nothing. So the default has to mean what was so before.
 
 Everything else is a kind of its own. Arrays (consensus, SWIM) and closed structs get no fields. What a version looks
-like is kept in tests/net/shapes/, and what an agent of an earlier version makes of it is played in the simulator.
+like is kept in tests/net/kept_shapes/, and what an agent of an earlier version makes of it is played in the simulator.
 """
 
 from __future__ import annotations

@@ -292,7 +292,6 @@ class Raft:
 
     @property
     def awaited(self) -> frozenset[str]:
-        """See `await_peers`."""
         return frozenset(self._election.awaited)
 
     def peer_unlinked(self, id: str, now: float) -> None:

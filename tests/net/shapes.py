@@ -1,7 +1,7 @@
 """What goes over a peer link, written down: every struct with its fields' types and bounds.
 
-One file for each version of the frames (agent.node.versions), `tests/net/shapes/<version>.json`. The newest is written
-anew from what the code has by `python -m tests.net.shapes`; the others never change again.
+One file for each version of the frames (agent.node.versions), `tests/net/kept_shapes/<version>.json`. The newest is
+written anew from what the code has by `python -m tests.net.shapes`; the others never change again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from agent.node.messages import Frame
 from agent.node.versions import FRAME_VERSION, SINCE
 from agent.swim import SwimMessage
 
-FOLDER = Path(__file__).parent / "shapes"
+FOLDER = Path(__file__).parent / "kept_shapes"
 ROOTS: Mapping[str, Any] = {"Frame": Frame, "Opening": Opening, "SwimMessage": SwimMessage, "HostReport": HostReport}
 """`HostReport` travels as the bytes that its host signed."""
 

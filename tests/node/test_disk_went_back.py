@@ -7,6 +7,7 @@ import copy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent.control.autopilot import DEAD_S, HEALTHY_S
 from agent.node.disk import SETTLES_S
@@ -160,6 +161,26 @@ def test_one_that_remembers_is_enough() -> None:
     assert "shop" in away.up.context.state.stacks
 
 
+def test_one_that_went_back_by_the_start_that_it_makes_now_says_so_itself() -> None:
+    """Nobody else can tell by the count of its starts; shown its own word it tells all, and is replaced."""
+    cluster, victim, older = with_an_old_copy()
+    coordinator = cluster.elect()
+    cluster.crash(victim.name)
+    cluster.start(victim.name)
+    cluster.run(1.0)
+    put_back(cluster, victim, older)
+    assert victim.disk.starts == older.starts + 1
+    cluster.run(1.0)
+    assert victim.up.context.raft.fenced
+    assert said(victim)
+    assert said(coordinator)
+    cluster.until(lambda: victim.id not in coordinator.up.context.raft.configuration.members, within_s=DEAD_S + 5.0)
+    cluster.until(lambda: victim.id in coordinator.up.context.raft.configuration.voters, within_s=HEALTHY_S + 10.0)
+    cluster.run(1.0)
+    assert len(said(coordinator)) == 1
+    assert victim.up.context.state.chain == coordinator.up.context.state.chain
+
+
 def test_what_it_never_signed_for_this_is_no_word_of_it() -> None:
     cluster = Cluster(3)
     liar = cluster.elect()
@@ -255,6 +276,25 @@ def test_only_who_is_in_the_configuration_is_remembered() -> None:
     assert not lives.linked("a", 4, ("a",)), "told once"
     lives.reconfigured(())
     assert lives.count("a")
+
+
+def test_the_words_of_who_left_are_kept_to_be_shown_until_it_counts_again_or_is_expelled() -> None:
+    lives = Lives()
+    lives.linked("a", 3, ("a",))
+    lives.kept("a", tells(3, 7, 7), ("a",))
+    lives.kept("a", replace(tells(4, 7, 7), went_back=True), ("a",))
+    assert not lives.count("a")
+    lives.reconfigured(())
+    assert lives.life("a") == Life(agent="a")
+    assert (lives.word("a").up_to, lives.word("a").word) == (7, b"7")
+    assert lives.count("a")
+    again = Lives.of(lives.take() or ())
+    again.reconfigured(())
+    assert again.word("a") == lives.word("a")
+    again.forget(("a",))
+    assert not again.word("a").word
+    lives.reconfigured(("a",))
+    assert lives.word("a") == Life(agent="a"), "it comes anew"
 
 
 @given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 20)), max_size=12))

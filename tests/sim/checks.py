@@ -37,7 +37,10 @@ class _Seen:
 
 @dataclass(slots=True)
 class Checks:
-    """Remembers votes, leaders by term, committed entries, states and configurations by index, and answers."""
+    """Remembers votes, leaders by term, committed entries, states and configurations by index, and answers.
+
+    `put_back`: whose disk somebody put an older copy in the place of. By that disk alone a sole voter could be elected.
+    """
 
     disks: dict[str, SimDisk] = field(default_factory=dict)
     leaders: dict[int, str] = field(default_factory=dict)
@@ -50,6 +53,7 @@ class Checks:
     heard: dict[tuple[str, str], float] = field(default_factory=dict)
     leads_since: dict[str, tuple[tuple[int, Configuration], float]] = field(default_factory=dict)
     revisions: dict[tuple[str, int], tuple[str, int]] = field(default_factory=dict)
+    put_back: set[str] = field(default_factory=set)
     term: int = 0
     last: int = 1
     _seen: dict[str, _Seen] = field(default_factory=dict)
@@ -172,7 +176,7 @@ class Checks:
     def _nobody_electable_without(self, entry: Entry) -> None:
         """Raft §5.4.2, fig. 8, and §4.1: should all crash now, could somebody be elected who lacks the entry?"""
         for name, disk in self.disks.items():
-            if disk.holds(entry):
+            if disk.holds(entry) or name in self.put_back:
                 continue
             voters, last = disk.configuration.voters, disk.last
             if name not in voters:

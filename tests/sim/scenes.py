@@ -28,6 +28,7 @@ SOON_S = 0.0002
 ONE_BY_ONE_S = 0.001
 LOOK_S = 0.02  # shorter than what hosts take to do what they are told
 LONG_S = 6.0  # how long paths stay shut
+SCENE = {"name": "scene", "services": {"web": {"runtime": "process", "command": ["serve"]}}}
 TAIL = 300  # entries that only a minority has: more than a new leader writes until the old one leads again
 
 
@@ -267,10 +268,41 @@ def _forget_beside_one_away(world: World, copied_after_s: float) -> None:
     world.after(LONG_S, put_back)
 
 
+def a_sole_voters_disk_that_went_back() -> World:
+    """Two hosts, of which one votes, become three that all do; then the first one's disk is that of before."""
+
+    def script(world: World) -> None:
+        world.after(4.0, lambda: _grow_and_forget(world))
+
+    return World(10, size=2, until_s=100.0, given=Weather.slow(), script=script)
+
+
+def _grow_and_forget(world: World) -> None:
+    first = _leader(world)
+    older = copy.deepcopy(first.disk)
+    world.operators.join(1)
+
+    def once_grown() -> None:
+        if len(_leader(world).voters) < 3:
+            world.after(1.0, once_grown)
+            return
+        world.after(LONG_S, put_back)
+
+    def put_back() -> None:
+        world.faults += 1
+        world.crash(first)
+        first.disk = older
+        world.checks.put_back.add(first.id)
+        world.start(first)
+        world.after(0.0, lambda: world.operators.send(late, first))
+
+    late = world.operators.sign("deploy", "stack:scene", 1, SCENE)
+    once_grown()
+
+
 def _ask_both(world: World) -> None:
     first, target = _leader(world), "stack:scene"
     others = [world.agents[voter] for voter in first.voters if voter != first.id]
-    content = {"name": "scene", "services": {"web": {"runtime": "process", "command": ["serve"]}}}
     _shut(world, [first.id], [other.id for other in others])
     for other in others:  # they hear that it is gone; it hears nothing
         world.hand_in(other, lambda core, when: core.context.raft.peer_unlinked(first.id, when.mono))
@@ -280,7 +312,7 @@ def _ask_both(world: World) -> None:
         if second is None:
             world.after(SOON_S, once_elected)
             return
-        sent = world.operators.sign("deploy", target, 1, content)
+        sent = world.operators.sign("deploy", target, 1, SCENE)
         world.operators.send(sent, second)
         once_applied(sent)
 

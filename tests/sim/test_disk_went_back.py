@@ -7,7 +7,8 @@ import copy
 import pytest
 
 from tests.sim.disk import SimDisk
-from tests.sim.scenes import a_disk_that_went_back_beside_one_that_was_away
+from tests.sim.scenes import a_disk_that_went_back_beside_one_that_was_away, a_sole_voters_disk_that_went_back
+from tests.sim.test_healing import named, voters
 from tests.sim.weather import Weather
 from tests.sim.world import SimAgent, World
 
@@ -49,6 +50,15 @@ def test_a_voter_with_an_older_disk_is_replaced_and_comes_anew(seed: int, starts
     assert all(victim.id in agent.voters for agent in others), "it is a voter again"
     changes = [configuration for _, configuration in world.checks.configurations]
     assert any(victim.id not in configuration.voters for configuration in changes), "and it wasn't in between"
+
+
+def test_a_sole_voter_whose_disk_is_from_before_the_cluster_grew_comes_anew() -> None:
+    """It decides nothing alone, though it could, and though it is asked to."""
+    world = a_sole_voters_disk_that_went_back().run()
+    first = named(world, "n1")
+    assert first.core is not None
+    assert not first.core.context.raft.fenced
+    assert voters(world) == {"n1", "n2", "n3"}
 
 
 @pytest.mark.parametrize("copied_after_s", [0.0, 4.0])
