@@ -121,10 +121,9 @@ class NodeCore:
         self._followers = Followers(self._context, machine.chains.at)
         self._vouching = Vouching(self._context, self.chronicle, machine.vouches_for)
         self.coordination = Coordination(self._context, self.chronicle)
-        max_bytes, reached = settings.limits.snapshot_bytes, self.coordination.reached
+        max_bytes, tell, reached = settings.limits.snapshot_bytes, self.coordination.report, self.coordination.reached
         self._following = Following(self._context, self._vouching, self.chronicle, max_bytes, reached)
         self.epochs = Epochs(self._context, machine, max_bytes)
-        tell = self.coordination.report
         self._host = LocalHost(self._context, settings.host, settings.agent_version, settings.sign, tell)
         self.coordination.asking.ask_here = self._host.asked
         self._passing = Passing(self._context, tell, self._host.asked, self._drop)
