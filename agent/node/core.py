@@ -37,9 +37,10 @@ from agent.node.followers import Followers
 from agent.node.inquiries import Inquiries
 from agent.node.instant import Instant
 from agent.node.lives import Lives
-from agent.node.local_host import LocalHost
+from agent.node.local_host import LOOKS_EVERY_S, LocalHost
 from agent.node.machine import Compaction, Machine
 from agent.node.messages import (
+    SETTLED_AT_ONCE,
     Alive,
     AskFrame,
     CallFrame,
@@ -129,20 +130,18 @@ class NodeCore:
         self._passing = Passing(self._context, tell, self._host.asked, self._drop)
         self._viewing = Viewing(self._context, self.coordination, self._host, self.epochs)
         self._due: Mapping[str, Callable[[], float]] = {
-            "raft": core.deadline,
             "kept": self._consensus.deadline,
-            "swim": swim.deadline,
             "submissions": self.submissions.deadline,
             "inquiries": self._inquiries.deadline,
             "following": self._following.deadline,
             "vouching": self._vouching.deadline,
             "host": self._host.deadline,
             "coordination": self.coordination.deadline,
-            "disk": self._disk.deadline,
         }
         self._configuration = core.configuration
         self._lead: Lead | None = None
-        self._stirred = True  # whether there was more than messages of consensus since the rest was last run on
+        # When the rest was last run on, and whether there was more than messages of consensus since.
+        self._ran_at, self._stirred = when.mono, True
         self._members_changed(when)
         self._unsettled: Instant | None = when
         self._due_rest: float | None = None  # the parts' that move with the rest alone, as it last left them
@@ -160,14 +159,15 @@ class NodeCore:
         """When `on_deadline` is wanted at the latest, in monotonic seconds, or a little earlier: see `deadlines`."""
         self._settle()
         if self._due_rest is None:
-            self._due_rest = min([due() for part, due in self._due.items() if part not in ("raft", "swim", "disk")])
+            self._due_rest = min([due() for due in self._due.values()])
         context = self._context
         return min(self._due_rest, context.raft.deadline(), context.swim.latest(), self._disk.deadline())
 
     def deadlines(self) -> dict[str, float]:
         """The deadline of each part, as it is now."""
         self._settle()
-        return {part: due() for part, due in self._due.items()}
+        raft, swim, disk = self._context.raft.deadline, self._context.swim.deadline, self._disk.deadline
+        return {part: due() for part, due in {"raft": raft, "swim": swim, "disk": disk, **self._due}.items()}
 
     def take_effects(self) -> list[Effect]:
         """The effects since the last call, in order: what all inputs together made possible is run on only now."""
@@ -229,12 +229,11 @@ class NodeCore:
             self._stirred |= not known
         elif isinstance(frame, KeptFrame):
             self._consensus.kept(sender, frame, when)
-            self._stirred = True
         elif not (known or self._following.hears(sender, frame) or self._vouching.hears(sender, frame)):
             self._drop("unknown_member")
         else:
             self._member_frame(sender, frame, when)
-            self._stirred = True
+            self._stirred |= not isinstance(frame, SETTLED_AT_ONCE)
         if known:
             self._context.swim.link_alive(sender, when.mono)
         self._unsettled = when
@@ -356,7 +355,7 @@ class NodeCore:
     def _run_swim(self, when: Instant) -> None:
         if when.mono >= self._context.swim.deadline():
             self._context.swim.on_deadline(when.mono)
-            self._stirred = True  # often enough to notice what nobody tells, as that a clock was set
+            self._stirred |= when.mono >= self._ran_at + LOOKS_EVERY_S
 
     def _beat(self, sender: AgentId, when: Instant, *, of_raft: bool = True) -> Stir:
         """What idle agents hear all the time: mostly nothing comes of it, or just the answer."""
@@ -390,7 +389,7 @@ class NodeCore:
 
     def _run_on(self, when: Instant) -> None:
         while True:
-            self._stirred, self._due_rest = False, None
+            self._stirred, self._due_rest, self._ran_at = False, None, when.mono
             self._notice_leader(when)
             self.epochs.pump(when)
             self._consensus.pump(when)

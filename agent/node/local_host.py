@@ -21,6 +21,7 @@ from agent.node.passing import signed_report
 from agent.state import STATE_LEVEL
 
 REPORT_EVERY_S = 5.0  # soft state told again, in case a frame was dropped; changes are told at once
+LOOKS_EVERY_S = 0.5  # a probe brings no look sooner than this after the last; that a clock was set nobody tells
 
 
 class LocalHost(Struct):

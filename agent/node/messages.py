@@ -336,3 +336,6 @@ Frame = (
     | Unheard
     | Alive
 )
+
+SETTLED_AT_ONCE = AskFrame | SwimFrame
+"""Whoever takes these in does all that follows from them at once."""

@@ -149,10 +149,12 @@ class Following(Struct):
 
     def pump(self, when: Instant) -> None:
         """Follow the right voter, or nobody where we vote ourselves; and be linked with whom that takes."""
-        self._pumped_at = when.mono
+        self._pumped_at, absent = when.mono, self._absent
         self._seek(when)
         if self._is_fed:
             self._leaderless_since = self._alone_since = self._searching_since = None
+            if self._absent == absent:
+                return  # who counts and who is a member changes with a call of `want`
         else:
             self._notice_alone(when)
             self._choose(when)

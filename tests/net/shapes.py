@@ -146,13 +146,14 @@ def _bounds(info: inspect.Type) -> str:
 def fields_later_than(version: int) -> dict[type[Struct], set[str]]:
     """Of the structs that there are today: the fields that this version doesn't know."""
     known, later = kept(version)["structs"], {}
-    for name, struct in _classes().items():
+    for name, struct in classes_in(*ROOTS.values()).items():
         if name in known and (new := set(struct.__struct_encode_fields__) - known[name]["fields"].keys()):
             later[struct] = new
     return later
 
 
-def _classes() -> dict[str, type[Struct]]:
+def classes_in(*roots: Any) -> dict[str, type[Struct]]:
+    """Every struct that one of these types is or may hold, by its name."""
     found: dict[str, type[Struct]] = {}
 
     def look(info: Any) -> None:
@@ -169,7 +170,7 @@ def _classes() -> dict[str, type[Struct]]:
             for one in getattr(info, part, ()):
                 look(one)
 
-    for root in ROOTS.values():
+    for root in roots:
         look(inspect.type_info(root))
     return found
 

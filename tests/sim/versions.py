@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import msgspec
@@ -30,7 +30,7 @@ from agent.model.types import AgentId
 from agent.node.messages import Frame, ReportFrame
 from agent.node.versions import FRAME_VERSION, version_of
 from agent.state import ClusterState
-from tests.net.shapes import fields_later_than
+from tests.net.shapes import classes_in, fields_later_than
 from tests.sim.checks import Violated
 
 EARLIER, LATER = 1, 2
@@ -81,7 +81,7 @@ class Versions:
             return frame
         if isinstance(frame, ReportFrame) and frame.host == sender and self._frames[sender] < FRAME_VERSION:
             return self._told_earlier(frame)
-        told: Frame = _without(frame, LATER_FIELDS)
+        told: Frame = _without(frame, LATER_FIELDS) if _holds_later(type(frame)) else frame
         return told
 
     def _told_earlier(self, frame: ReportFrame) -> ReportFrame:
@@ -123,6 +123,12 @@ class Versions:
             behind = [member for member in state.members if self._levels.get(member, LATER) < state.level]
             if behind:
                 raise Violated(f"{name} is at level {state.level}, which {', '.join(behind)} can't apply")
+
+
+@cache
+def _holds_later(kind: type[Struct]) -> bool:
+    """Whether the earlier version lacks a field of it, or of what may be in it."""
+    return not LATER_FIELDS.keys().isdisjoint(classes_in(kind).values())
 
 
 def _without(what: Any, later: Mapping[type[Struct], set[str]]) -> Any:
