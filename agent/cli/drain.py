@@ -181,6 +181,8 @@ def _why(item: Left) -> str:
     if item.stays:
         return f"stays: {item.why}"
     if item.next:
+        if item.alone:
+            return f"stops, and starts on {item.next}: {item.alone}"
         healthy = item.why == "healthy"
         return f"is healthy on {item.next}, and stops here" if healthy else f"until it is healthy on {item.next}"
     alone = f"stops before it starts elsewhere: {item.alone}" if item.alone else ""

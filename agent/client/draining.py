@@ -80,7 +80,14 @@ class Evacuation:
             return Left(replica=name, host=replica.host, stays=bool(replica.stays), why=why, alone=replica.alone)
         if replica.predecessor in names:
             self._left.add(name)
-            return Left(replica=name, host=replica.predecessor, stays=False, why=_how(replica), next=replica.host)
+            return Left(
+                replica=name,
+                host=replica.predecessor,
+                stays=False,
+                why=_how(replica),
+                next=replica.host,
+                alone=replica.alone,
+            )
         if name in self._left and service.wanted and replica.state != "healthy":
             return Left(replica=name, host=replica.host, stays=False, why=_how(replica))
         return None

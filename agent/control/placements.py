@@ -105,7 +105,7 @@ def lone_reason(state: ClusterState, service: Service, host: Member) -> str:
     if service.runtime == "docker" and host.address.startswith("127."):
         return "hosts on one machine share its Docker, where names are unique"
     if state.level < PREDECESSOR_LEVEL:
-        return "a member runs a version that can't keep it until then"
+        return "not all members have told that their version can keep it until then"
     return ""
 
 

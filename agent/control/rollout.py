@@ -272,10 +272,11 @@ class _Rollout:
 
     def _arrived(self) -> Iterator[Assignment]:
         """What doesn't need its predecessor any more: it is healthy itself, or isn't to run."""
-        for key, item in sorted(self._current.items()):
+        moving = {key: item for key, item in self._current.items() if item.predecessor is not None}
+        for key, item in sorted(moving.items()):
             generation = self._stack.generations.get(key.service, 0)
             asked = (item.instruction, item.generation) == (self._stack.deployed, generation)
-            if item.predecessor is None or not asked or key in self._changes or key in self._plan.release:
+            if not asked or key in self._changes or key in self._plan.release:
                 continue
             if rests(self._stack, key.service) or self._judge(item).verdict == "done":
                 yield replace(item, predecessor=None)

@@ -15,6 +15,7 @@ from agent.formats.timestamps import rfc3339
 from agent.host.facts import container_name
 from agent.model.errand import ErrandKind
 from agent.model.ledger import Assignment, Phase
+from agent.model.reason import with_note
 from agent.model.report import ObservedReplica, ReplicaState
 from agent.model.spec import ReplicaKey
 from agent.model.stack import Service
@@ -196,6 +197,10 @@ class StackViews(Struct, frozen=True):
             return _unseen(assignment, "pending", "" if found is None else "its host hasn't begun")
         if found.state == "stopped" and assignment.service in stack.held:
             return replace(found, reason="its turn hasn't come")
+        before = self.state.members.get(assignment.predecessor.host) if assignment.predecessor is not None else None
+        if before is not None and found.state not in ("healthy", "stopped"):
+            note = f"{before.name} runs it until it is healthy"
+            return replace(found, reason=with_note(found.reason, f"; {note}") if found.reason else note)
         return found
 
 

@@ -121,6 +121,14 @@ async def test_it_is_told_that_a_replica_runs_until_its_successor_is_healthy(
         assert (await agent("drain", "n1")).out.splitlines()[-1] == "n1: is empty"
 
 
+def test_what_runs_in_one_place_at_a_time_is_not_said_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    n2 = HostStatus(id="a" * 26, name="n2", address="192.0.2.2", role="voter", state="alive", fit=False)
+    alone = "it writes to /srv/data, which hosts may share"
+    left = Left(replica="shop/db.1", host="n2", stays=False, why="pending", next="n3", alone=alone)
+    _Screen(Options(), [n2]).tell(Look(over=False, left=(left,)))
+    assert capsys.readouterr().out == f"  shop/db.1 on n2: stops, and starts on n3: {alone}\n"
+
+
 async def test_a_dry_run_says_what_would_move_and_how_and_what_would_stay(agent: Agent, running: FakeCluster) -> None:
     shared = (Volume(source="/srv/data", container_path="/data"),)
     deploy(running, web=process(), db=process(volumes=shared), pinned=process(host="n1"))

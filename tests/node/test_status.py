@@ -325,6 +325,7 @@ def test_who_still_runs_what_moved_is_named_until_it_says_that_it_does_no_more()
     hosts = {"n1": up(ledger, "n1", replica()), "n2": up(ledger, "n2", replica("starting"))}
     moving = the_service(build_status(ledger.state, view(ledger, hosts))).replicas[0]
     assert (moving.host, moving.state, moving.predecessor) == ("n2", "starting", "n1")
+    assert moving.reason == "n1 runs it until it is healthy"
     ledger.assign(ledger.assignment("n2"))
     for told, named in ((up(ledger, "n1", replica("stopping")), "n1"), (up(ledger, "n1"), "")):
         hosts = {"n1": told, "n2": up(ledger, "n2", replica())}
@@ -337,7 +338,7 @@ def test_how_a_replica_would_move_is_known_before_a_drain() -> None:
     ledger.deploy(stack(web=service(), db=service(volumes=shared), pinned=service(host="n2", volumes=shared)))
     ledger.assign(*(ledger.assignment("n2", name) for name in ("web", "db", "pinned")))
     before = build_status(ledger.state, view(ledger))
-    assert all("runs a version" in each.replicas[0].alone for each in before.stacks[0].services if each.name == "web")
+    assert all("not all members" in each.replicas[0].alone for each in before.stacks[0].services if each.name == "web")
     ledger.propose(LevelEntry(at=ledger.now_ms, level=STATE_LEVEL))
     found = build_status(ledger.state, view(ledger))
     alone = {each.name: each.replicas[0].alone for each in found.stacks[0].services}
