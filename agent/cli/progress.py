@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 LOOK_EVERY_S = 1.0  # when no event comes
+LOOK_AGAIN_S = 0.2  # when many come: nobody reads faster, and the hosts have better to do just then than to answer
 EVENTS_WITHIN_S = 1.0  # after a status that says it is over; a stream that is being made anew isn't waited for longer
 MAX_REPLICAS_NAMED = 4  # of a service, one by one; the fifth makes the line longer than a terminal
 MAX_CHECK_LINES = 20  # hosts told one by one; of more only how many are done
@@ -54,6 +55,7 @@ class Watch:
     _told: dict[str, str] = field(default_factory=dict)
     _phase: int = -1
     _happened: asyncio.Event = field(default_factory=asyncio.Event)
+    _ended: asyncio.Event = field(default_factory=asyncio.Event)
     _all_heard: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def until_done(self) -> StackStatus | None:
@@ -86,9 +88,13 @@ class Watch:
                     if screen is not None:
                         screen.update(self._picture())
                 with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_AGAIN_S):
+                        await self._ended.wait()
+                with suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_EVERY_S):
                         await self._happened.wait()
                 self._happened.clear()
+                self._ended.clear()
 
     def _judge(self, status: Status) -> bool:
         """Whether it is over. Raises DeploymentFailed."""
@@ -158,6 +164,7 @@ class Watch:
                     if (event.stack, event.revision) != (self.stack, self.revision):
                         continue
                     if event.kind == "phase" and event.state in _ENDS:
+                        self._ended.set()
                         self._all_heard.set()
                     elif event.kind == "phase":
                         self._say_phase(event.state)

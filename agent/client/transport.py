@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import re
 import ssl
 from contextlib import AbstractAsyncContextManager
@@ -49,8 +50,10 @@ class HttpsTransport:
 
     async def _dial(self, endpoint: Endpoint) -> Streams:
         """Whom it leads to is known before anything is sent over it."""
+        # An address has no race to run, in which asyncio may lose a socket when it is cut.
+        delay_s = None if _is_address(endpoint.address) else NEXT_ADDRESS_AFTER_S
         reader, writer = await asyncio.open_connection(
-            endpoint.address, endpoint.port, ssl=self._context, happy_eyeballs_delay=NEXT_ADDRESS_AFTER_S
+            endpoint.address, endpoint.port, ssl=self._context, happy_eyeballs_delay=delay_s
         )
         try:
             _check_agent(writer.get_extra_info("ssl_object"), self._members if endpoint.id is not None else frozenset())
@@ -90,6 +93,14 @@ def pinned_context(anchor: CertificatePem) -> ssl.SSLContext:
     except (ssl.SSLError, ValueError):
         raise InputError("the cluster's certificate isn't one", where="cluster.crt") from None
     return context
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_agent(tls: ssl.SSLObject, known: frozenset[AgentId]) -> None:

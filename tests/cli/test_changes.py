@@ -29,6 +29,7 @@ from tests.support.waiting import wait_for
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(progress, "LOOK_AGAIN_S", 0.02)
     monkeypatch.setattr(progress, "EVENTS_WITHIN_S", 0.02)  # most of these tests tell none
 
 

@@ -16,6 +16,7 @@ from agent.client.endpoints import Endpoint
 from agent.client.http import Request
 from agent.client.transport import HttpsTransport
 from agent.net.tls import api_server_context
+from tests.support.fake_node import FakeCluster
 from tests.support.trust import Trust, found
 
 
@@ -57,3 +58,27 @@ def test_closing_leaves_no_connection_open_to_an_agent_that_has_fallen_silent(tm
         asyncio.run(watch(endpoint))
         gc.collect()
     assert [str(warning.message) for warning in left] == []
+
+
+async def test_who_stops_waiting_at_any_moment_leaves_no_connection_behind(running: FakeCluster) -> None:
+    endpoint = Endpoint(address="127.0.0.1", port=running.nodes["n1"].server.port)
+    with warnings.catch_warnings(record=True) as left:
+        warnings.simplefilter("always")
+        answered, turns = False, 0
+        while not answered:
+            transport = HttpsTransport(running.home.trust_anchor, frozenset())
+            asking = asyncio.create_task(ask(transport, endpoint))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            answered = asking.done()
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+            await transport.close()
+            turns += 1
+        gc.collect()
+    assert [str(warning.message) for warning in left] == []
+
+
+async def ask(transport: HttpsTransport, endpoint: Endpoint) -> None:
+    async with transport.request(endpoint, Request(method="GET", path="/health")) as answer:
+        assert b"".join([part async for part in answer])
