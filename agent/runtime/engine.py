@@ -43,7 +43,8 @@ _SERVER = re.compile(r"[A-Za-z]{1,32}/(\S{1,64})")  # such as Docker/20.10.24 (l
 _LOADED = re.compile(r"Loaded image(?: ID)?: (\S{1,512})")
 _NO_JSON = (msgspec.DecodeError, UnicodeDecodeError)
 _AWAY = (aiohttp.ClientError, TimeoutError, OSError, *_NO_JSON)
-_EVENTS = ("create", "start", "die", "stop", "kill", "destroy", "oom", "health_status", "pause", "unpause")
+# "start" comes behind "create", "die" behind "kill": whoever looked at those would do so while the engine is at work.
+_EVENTS = ("start", "die", "destroy", "oom", "health_status", "pause", "unpause")
 
 
 class NotThere(errors.NotFound):

@@ -16,6 +16,7 @@ from agent import errors
 from agent.host import Desired, HostObservation, Refused
 from agent.model.report import ObservedReplica
 from agent.model.stack import HealthCommand, HealthProbe
+from agent.node.driver import hosting as hosting_module
 from agent.node.driver.acting import MAX_PARALLEL_REPLICAS
 from agent.node.driver.hosting import Hosting
 from agent.node.effects import Reconcile
@@ -187,6 +188,28 @@ class TestWithAnEngineInMemory:
         host.want(wanted(spec(ports=(8444,))))
         await host.until("healthy")
         assert host.now.busy_ports == ()
+
+    async def test_the_engine_is_asked_what_it_is_by_sweeps_and_when_it_was_away_and_not_at_each_change(
+        self, engine: FakeRuntime, host: Host, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def available() -> bool:
+            return any(each.available for each in host.now.runtimes)
+
+        await wait_for(available)
+        monkeypatch.setattr(hosting_module, "SWEEP_INTERVAL_S", 3600.0)
+        host.want(wanted(spec()))
+        await host.until("healthy")
+        before = engine.asked
+        engine.end(key("web"))
+        await wait_for(lambda: host.replica().restarts == 1 and host.replica().state == "healthy")
+        assert engine.asked == before
+        engine.away = True
+        engine.hint()
+        await wait_for(lambda: not available())
+        engine.away = False
+        engine.hint()
+        await wait_for(available)
+        assert engine.asked > before
 
     async def test_an_engine_that_is_away_says_nothing_about_its_replicas(
         self, engine: FakeRuntime, host: Host

@@ -290,14 +290,13 @@ async def test_changes_tell_which_replica(runtime: DockerRuntime, engine: docker
     assert await asyncio.wait_for(anext(changes), 5) is None  # connected: anything may have changed
     workload = await runtime.start(replica(restart_policy="no"), quiet)
     assert await asyncio.wait_for(anext(changes), 5) == key("web")
+    more = asyncio.ensure_future(anext(changes))
+    assert await asyncio.wait((more,), timeout=0.3) == (set(), {more}), "a start is told once"
     begun = time.monotonic()
     await asyncio.to_thread(engine.kill, workload.id, signal.SIGKILL)
 
-    async def ended() -> bool:
-        await anext(changes)
-        return (await the_one(runtime)).state == "exited"
-
-    await wait_for(ended)
+    assert await more == key("web")
+    assert (await the_one(runtime)).state == "exited"
     assert time.monotonic() - begun < 2
 
 

@@ -43,6 +43,7 @@ class FakeRuntime:
         self.slow_look = asyncio.Event()
         self.slow_look.set()
         self.looking = 0
+        self.asked = 0
         self.output: list[RawLine] = []
         self.tidied: list[tuple[frozenset[str], frozenset[str]]] = []
         self.still_used = False
@@ -62,6 +63,7 @@ class FakeRuntime:
         self._hints.close()
 
     async def info(self) -> RuntimeInfo:
+        self.asked += 1
         return RuntimeInfo(name=self.name, available=not self.away, version="fake")
 
     async def resources(self) -> HostResources:

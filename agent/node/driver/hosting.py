@@ -83,6 +83,7 @@ class Hosting:
         self._memory = ReconcileMemory()
         self._workloads: dict[RuntimeName, tuple[Workload, ...]] = {}
         self._infos: dict[RuntimeName, RuntimeInfo] = {}
+        self._unasked: set[RuntimeName] = set()
         self._resources = HostResources()
         self._dirty: set[RuntimeName] = set(self._runtimes)
         self._sweep_at = 0.0
@@ -223,6 +224,7 @@ class Hosting:
             now = time.monotonic()
             if now >= self._sweep_at:
                 self._dirty |= self._runtimes.keys()
+                self._unasked |= self._runtimes.keys()
                 self._sweep_at = now + SWEEP_INTERVAL_S
             await self._observe()
             if self._desired is not None:
@@ -266,7 +268,10 @@ class Hosting:
         try:
             async with asyncio.timeout(ENGINE_TIMEOUT_S):
                 self._workloads[runtime.name] = await runtime.observe()
-                self._infos[runtime.name] = await runtime.info()
+                # An engine that shows its workloads is there; which one it is needn't be asked at every change.
+                if runtime.name in self._unasked or not self._available(runtime.name):
+                    self._infos[runtime.name] = await runtime.info()
+                    self._unasked.discard(runtime.name)
         except TimeoutError:
             reason = f"no answer within {ENGINE_TIMEOUT_S:g} s"
         except errors.MusterError as error:
