@@ -1,7 +1,7 @@
 """Installing: all hosts at once, in three rounds with a look at all of them in between.
 
-1. Reach each host and look; where no two lines lead to one, send the agent's files, have keys made. Who is slow to
-   answer holds up nobody's files, only what needs all hosts.
+1. Reach each host and look; send the agent's files, which stay beside their place until it is known that no two lines
+   lead to one host; then put them there and have keys made. Who is slow to answer holds up only what needs all hosts.
 2. The genesis is made of the hosts reached, or the new ones are enrolled; identities go out, agents start.
 3. Wait until all of them see each other.
 
@@ -74,6 +74,7 @@ class Installation:
         self._cache, self._password, self._dry = cache, password, dry
         self._own = Target.own()
         self._bundles: dict[Target, asyncio.Task[Bundle]] = {}
+        self._sending: dict[str, asyncio.Task[tuple[Bundle, bool]]] = {}
         self._connecting = asyncio.Semaphore(CONNECTING_AT_ONCE)
         self._restarting = asyncio.Semaphore(1)
         self._restart: dict[str, tuple[bool, bool]] = {}
@@ -94,9 +95,10 @@ class Installation:
                     self._display.done(site.host.alias, self._told(site))
             return [self._result(site) for site in self.sites]
         finally:
-            for task in self._bundles.values():
+            tasks = [*self._sending.values(), *self._bundles.values()]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*self._bundles.values(), return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             await asyncio.gather(*(site.close() for site in self.sites))
 
     @property
@@ -142,19 +144,26 @@ class Installation:
         site.notes += plan.notes
         if facts.installed.certificate is not None:
             site.id = member_of(facts.installed.certificate, self._home.cluster.id)
-        self._bundle(plan.target)  # while others are looked at
+        self._sending[site.host.alias] = asyncio.create_task(
+            self._send(site, plan.target)
+        )  # while others are looked at
+
+    async def _send(self, site: Site, target: Target) -> tuple[Bundle, bool]:
+        """What the host lacks of the agent's files, to beside their place; whether those there were damaged."""
+        bundle = await asyncio.shield(self._bundle(target))
+        looked = await site.look(bundle)
+        if not looked.present or looked.damaged:
+            site.changed.append(f"version {bundle.version}" if not looked.present else "damaged files")
+            if not self._dry:
+                await site.unpack(bundle)
+        return bundle, bool(looked.damaged)
 
     async def _prepare(self, site: Site) -> None:
         """Everything that needs no other host."""
         plan, facts = site.plan, site.facts
         assert plan is not None
         assert facts is not None
-        bundle = await asyncio.shield(self._bundle(plan.target))
-        looked = await site.look(bundle)
-        if not looked.present or looked.damaged:
-            site.changed.append(f"version {bundle.version}" if not looked.present else "damaged files")
-            if not self._dry:
-                await site.unpack(bundle)
+        bundle, damaged = await self._sending[site.host.alias]
         unit = {"path": UNIT_FILE, "text": resource("systemd/muster-agent.service").read_text("utf-8"), "mode": 0o644}
         changed = await site.apply(
             version=bundle.version,
@@ -164,7 +173,7 @@ class Installation:
             files=(unit,),
             dry=self._dry,
         )
-        stale = bool(looked.damaged) or any("/opt/muster" in each or each == UNIT_FILE for each in changed)
+        stale = damaged or any("/opt/muster" in each or each == UNIT_FILE for each in changed)
         self._restart[site.host.alias] = (stale, UNIT_FILE in changed)
         if not facts.installed.granted or site.id not in self._members():
             site.fresh = True
@@ -311,8 +320,10 @@ class Installation:
             await self._relabel(site, seen.labels)
         if installed.active == "active" and self._restart[site.host.alias][0]:
             site.changed.append("restarted")
-        elif installed.active != "active" or installed.enabled != "enabled":
+        elif installed.active != "active":
             site.changed.append("started")
+        elif installed.enabled != "enabled":
+            site.changed.append("enabled")
 
     # Round 3
 

@@ -152,7 +152,8 @@ class Site:
         answer = await self._ask("start", START_TIMEOUT_S, restart=restart, reload=reload)
         started = convert(answer, Started, "start")
         if started.did:
-            self.changed.append("restarted" if restart else "started")
+            ran = self.facts is not None and self.facts.installed.active == "active"
+            self.changed.append("restarted" if restart else "enabled" if ran else "started")
         if started.ended:
             self.notes.append(f"its agent didn't run, {started.ended}")
 

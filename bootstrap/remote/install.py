@@ -35,8 +35,10 @@ COMPOSE_PACKAGES = ("docker-compose-v2", "docker-compose")
 Step = Callable[[str], None]
 
 
-def apply(ask: dict[str, Any], step: Step) -> dict[str, Any]:
+def apply(ask: dict[str, Any], step: Step, staging: tree.Staging) -> dict[str, Any]:
     """Make the host so: `files` ({path, text, mode}), `version`, `launcher`, `docker`, `firewall` (commands).
+
+    The version is the one there, or the one that came before (`staging`).
 
     With `dry` nothing is changed. `changed` says what was, or would be; `notes` what a person should know.
     """
@@ -57,6 +59,7 @@ def apply(ask: dict[str, Any], step: Step) -> dict[str, Any]:
         if not dry:
             must(["groupadd", "--system", layout.GROUP])
     if ask["version"] is not None:
+        staging.place(ask["version"])
         changed += tree.activate(ask["version"], ask["launcher"], dry)
     for file in ask["files"]:
         if put(file["path"], file["text"].encode(), file["mode"], dry):

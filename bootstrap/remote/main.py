@@ -17,12 +17,12 @@ Answer = Callable[[dict[str, Any]], object]
 
 def serve(wire: Wire, ssh_connection: str) -> None:
     """Answer until the end of input. A question that fails is answered too, and the next one taken."""
-    joining = install.Joining()
+    joining, staging = install.Joining(), tree.Staging()
     answers: dict[str, Answer] = {
         "probe": lambda ask: probe(ask, ssh_connection),
         "look": lambda ask: tree.look(ask["version"], ask["manifest"]),
-        "unpack": lambda ask: tree.unpack(wire, ask),
-        "apply": lambda ask: install.apply(ask, wire.step),
+        "unpack": lambda ask: staging.unpack(wire, ask),
+        "apply": lambda ask: install.apply(ask, wire.step, staging),
         "request": joining.request,
         "accept": joining.accept,
         "take": install.take,
@@ -32,24 +32,28 @@ def serve(wire: Wire, ssh_connection: str) -> None:
         "remove": lambda ask: removal.remove(ask, wire.step),
     }
     wire.hello()
-    while True:
-        ask = wire.receive()
-        if ask is None:
-            joining.end()
-            return
-        wire.expect(ask.get("size", 0))
+    try:
+        while (ask := wire.receive()) is not None:
+            _answer(wire, answers, ask)
+    finally:
+        joining.end()
+        staging.end()
+
+
+def _answer(wire: Wire, answers: dict[str, Answer], ask: dict[str, Any]) -> None:
+    wire.expect(ask.get("size", 0))
+    try:
         try:
-            try:
-                answer = answers[ask["do"]](ask)
-            finally:
-                for _ in wire.blob():
-                    pass
-        except Failure as failure:
-            wire.failed(failure)
-        except OSError as error:
-            wire.failed(disk_failure(error, ""))
-        else:
-            wire.done(answer)
+            answer = answers[ask["do"]](ask)
+        finally:
+            for _ in wire.blob():
+                pass
+    except Failure as failure:
+        wire.failed(failure)
+    except OSError as error:
+        wire.failed(disk_failure(error, ""))
+    else:
+        wire.done(answer)
 
 
 def main() -> None:

@@ -76,11 +76,11 @@ def unit_state() -> dict[str, str]:
     if not under_systemd():
         return {"active": "", "enabled": ""}
     output = run(["systemctl", "show", "--property=ActiveState,UnitFileState", layout.UNIT])
-    if output.code != 0:
+    values = dict(line.partition("=")[::2] for line in lines(output.out))
+    if output.code != 0 or not values.get("ActiveState"):
         what = f"systemd doesn't say how the agent is: {output.said or 'no answer'}"
         raise Failure(what, fix="`systemctl status` there says more; then run this again.")
-    values = dict(line.partition("=")[::2] for line in lines(output.out))
-    return {"active": values.get("ActiveState", ""), "enabled": values.get("UnitFileState", "")}
+    return {"active": values["ActiveState"], "enabled": values.get("UnitFileState", "")}
 
 
 def under_systemd() -> bool:

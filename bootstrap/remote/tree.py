@@ -7,13 +7,12 @@ import hashlib
 import os
 import secrets
 import shutil
-import subprocess
-import tarfile
-from collections.abc import Iterator
+import threading
 from typing import Any
 
 from bootstrap.remote import layout
-from bootstrap.remote.system import ENVIRONMENT, digest, disk_failure, link, put, read, which
+from bootstrap.remote.archive import extract
+from bootstrap.remote.system import digest, disk_failure, link, put, read
 from bootstrap.remote.wire import Failure, Wire
 
 MAX_MANIFEST_BYTES = 16_777_216  # 100,000 files
@@ -36,22 +35,67 @@ def look(version: str, manifest: str) -> dict[str, Any]:
     return {"present": True, "damaged": damaged[:SHOWN] + ["…"] * (len(damaged) > SHOWN)}
 
 
-def unpack(wire: Wire, ask: dict[str, Any]) -> None:
-    """Take the tarball that follows, check its digest, and put it in its place. Raises Failure."""
-    version, wanted = ask["version"], ask["sha256"]
-    place = os.path.join(layout.VERSIONS, version)
-    beside = f"{layout.VERSIONS}/.{version}.{secrets.token_hex(6)}"
-    try:
-        os.makedirs(beside, 0o755)
+class Staging:
+    """A version that came and isn't in its place yet: other hosts may still have to be looked at before that."""
+
+    def __init__(self) -> None:
+        self._version = ""
+        self._beside = ""
+        self._syncing: threading.Thread | None = None
+        self._error: OSError | None = None
+
+    def unpack(self, wire: Wire, ask: dict[str, Any]) -> None:
+        """Take the tarball that follows and check its digest. Raises Failure."""
+        self.end()
+        place = os.path.join(layout.VERSIONS, ask["version"])
+        self._version = ask["version"]
+        self._beside = f"{layout.VERSIONS}/.{self._version}.{secrets.token_hex(6)}"
         try:
-            if _extract(wire.blob(), beside) != wanted:
+            os.makedirs(self._beside, 0o755)
+            if extract(wire.blob(), self._beside) != ask["sha256"]:
                 raise Failure("the files that came aren't those that were sent", place, "Run this again.")
-            _sync(beside)
-            _move(beside, place)
+        except OSError as error:
+            self.end()
+            raise disk_failure(error, place) from error
+        except BaseException:
+            self.end()
+            raise
+        self._error = None
+        self._syncing = threading.Thread(target=self._sync)  # while the operator's side sees to the others
+        self._syncing.start()
+
+    def place(self, version: str) -> None:
+        """Put it where it belongs, if that version came: once it is on the disk. Raises Failure."""
+        if not self._beside or version != self._version:
+            return
+        place = os.path.join(layout.VERSIONS, version)
+        try:
+            self._synced()
+            if self._error is not None:
+                raise self._error
+            _move(self._beside, place)
+        except OSError as error:
+            raise disk_failure(error, place) from error
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
-    except OSError as error:
-        raise disk_failure(error, place) from error
+            self.end()
+
+    def end(self) -> None:
+        """Leave nothing of it beside its place."""
+        self._synced()
+        if self._beside:
+            shutil.rmtree(self._beside, ignore_errors=True)
+            self._beside = ""
+
+    def _synced(self) -> None:
+        if self._syncing is not None:
+            self._syncing.join()
+            self._syncing = None
+
+    def _sync(self) -> None:
+        try:
+            _sync(self._beside)
+        except OSError as error:
+            self._error = error
 
 
 def activate(version: str, launcher: str, dry: bool) -> list[str]:
@@ -91,52 +135,6 @@ def _foreign_command() -> bool:
     if not os.path.lexists(layout.COMMAND):
         return False
     return not (os.path.islink(layout.COMMAND) and os.readlink(layout.COMMAND).startswith(layout.ROOT))
-
-
-def _extract(blocks: Iterator[bytes], directory: str) -> str:
-    """Unpack into the directory; the sha256 of what came. All of it is read whatever happens."""
-    seen = hashlib.sha256()
-    if which("tar") is None or which("gzip") is None:
-        return _extract_slowly(blocks, directory)
-    argv = ["tar", "-xzf", "-", "--no-same-owner", "-C", directory]
-    process = subprocess.Popen(
-        argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=ENVIRONMENT
-    )
-    assert process.stdin is not None
-    broken = False
-    for block in blocks:
-        seen.update(block)
-        if not broken:
-            try:
-                process.stdin.write(block)
-            except BrokenPipeError:
-                broken = True
-    _, complaint = process.communicate()
-    if process.returncode != 0:
-        text = complaint.decode("utf-8", "replace")
-        for number, name in (("No space left", 28), ("Read-only file system", 30), ("quota exceeded", 122)):
-            if number in text:
-                raise OSError(name, os.strerror(name), directory)
-        raise Failure(f"tar failed: {text.strip()[-300:]}", directory)
-    return seen.hexdigest()
-
-
-def _extract_slowly(blocks: Iterator[bytes], directory: str) -> str:
-    """Where there is no tar command."""
-    import tempfile
-
-    seen = hashlib.sha256()
-    with tempfile.TemporaryFile(dir=layout.VERSIONS) as file:
-        for block in blocks:
-            seen.update(block)
-            file.write(block)
-        file.seek(0)
-        with tarfile.open(fileobj=file, mode="r:gz") as archive:
-            if hasattr(tarfile, "data_filter"):
-                archive.extractall(directory, filter="data")
-            else:
-                archive.extractall(directory)  # noqa: S202 the operator's own tarball; its digest is checked next
-    return seen.hexdigest()
 
 
 def _move(beside: str, place: str) -> None:

@@ -26,12 +26,13 @@ from tests.bootstrap.facts import facts
 from tests.bootstrap.identities import Host, host
 
 PATIENCE_S = 10.0  # for what takes milliseconds
-CHANGING = {"unpack", "apply", "request", "accept", "start"}
+CHANGING = {"apply", "request", "accept", "start"}
+"""What came by `unpack` lies beside its place until `apply`, and goes with the connection."""
 BUNDLE = Bundle(version="1", path=Path("bundle"), size=1, sha256="0" * 64, manifest="0" * 64, unpacked=1)
 
 
 class Helper:
-    """One host's side of a connection: it answers, once `after` was prepared, and remembers what it was asked."""
+    """One host's side of a connection: it remembers what it was asked. It answers once `after` was asked to `until`."""
 
     def __init__(
         self,
@@ -40,10 +41,11 @@ class Helper:
         address: str | None = None,
         *,
         after: Helper | None = None,
+        until: str = "apply",
     ) -> None:
         self.asked: list[str] = []
-        self.prepared = asyncio.Event()
-        self.after = after
+        self.reached: dict[str, asyncio.Event] = {do: asyncio.Event() for do in ("unpack", "apply")}
+        self.after = after.reached[until] if after is not None else None
         self._answers: dict[str, Any] = {
             "probe": msgspec.to_builtins(facts(clock_ms=time.time_ns() // 1_000_000, **found)),
             "look": {"present": True, "damaged": ()},
@@ -59,8 +61,8 @@ class Helper:
 
     async def ask(self, do: str, **said: Any) -> Any:
         self.asked.append(do if not said.get("dry") else f"{do} dry")
-        if do == "apply":
-            self.prepared.set()
+        if do in self.reached:
+            self.reached[do].set()
         if do not in self._answers:
             raise MusterError(f"{do} goes wrong")
         return self._answers[do]
@@ -82,7 +84,7 @@ def install(
     async def opened(host: InventoryHost, _settings: SshSettings, _password: str | None = None) -> Helper:
         helper = helpers[host.alias]
         if helper.after is not None:
-            await asyncio.wait_for(helper.after.prepared.wait(), PATIENCE_S)
+            await asyncio.wait_for(helper.after.wait(), PATIENCE_S)
         return helper
 
     def built(_target: Target, _cache: Path) -> Bundle:
@@ -126,6 +128,19 @@ def test_a_host_that_is_slow_to_answer_holds_up_nobody(monkeypatch: pytest.Monke
         assert helper.asked == ["probe", "look", "apply", "request"]
 
 
+def test_files_are_sent_to_a_host_while_others_are_looked_at_and_change_nothing_there_yet(
+    monkeypatch: pytest.MonkeyPatch, home: Home
+) -> None:
+    first = Helper({})
+    first.answers("look", {"present": False, "damaged": ()})
+    first.answers("unpack", None)
+    twin = Helper({"hostname": "twin"}, after=first, until="unpack")
+    results, _ = install(monkeypatch, home, "first\ntwin\n", {"first": first, "twin": twin})
+    assert first.asked == ["probe", "look", "unpack"]
+    assert CHANGING.isdisjoint(twin.asked)
+    assert (results["first"].state, results["twin"].state) == ("failed", "failed")
+
+
 def test_a_late_line_that_leads_to_a_host_of_another_is_refused_before_it_changes_anything(
     monkeypatch: pytest.MonkeyPatch, home: Home
 ) -> None:
@@ -134,7 +149,7 @@ def test_a_late_line_that_leads_to_a_host_of_another_is_refused_before_it_change
     helpers = {"quick": quick, "twin": Helper({"hostname": "twin"}, after=quick)}
     results, _ = install(monkeypatch, home, "quick\ntwin\n", helpers, dry=True)
     assert results["twin"].what == "quick has its address too, 10.0.0.7"
-    assert helpers["twin"].asked == ["probe"]
+    assert CHANGING.isdisjoint(helpers["twin"].asked)
     assert results["quick"].state == "planned"
 
 
@@ -166,13 +181,18 @@ def test_a_line_with_labels_or_a_group_gives_a_host_all_of_them(
     assert results["n1"].notes == ()
 
 
-@pytest.mark.parametrize("unit", [{"active": "inactive"}, {"active": "failed"}, {"enabled": "disabled"}])
-def test_a_dry_run_tells_of_an_agent_that_it_would_start(
-    monkeypatch: pytest.MonkeyPatch, home: Home, unit: dict[str, str]
+@pytest.mark.parametrize(
+    ("unit", "change"),
+    [({"active": "inactive"}, "started"), ({"active": "failed"}, "started"), ({"enabled": "disabled"}, "enabled")],
+)
+@pytest.mark.parametrize("dry", [True, False])
+def test_an_agent_that_does_not_run_is_started_and_one_that_would_not_after_a_boot_enabled(
+    monkeypatch: pytest.MonkeyPatch, home: Home, unit: dict[str, str], change: str, dry: bool
 ) -> None:
     home, helper = member(home, host("n1"), {}, **unit)
-    results, _ = install(monkeypatch, home, "n1\n", {"n1": helper}, dry=True)
-    assert results["n1"].changed == ("started",)
+    helper.answers("start", {"did": True, "ended": ""})
+    results, _ = install(monkeypatch, home, "n1\n", {"n1": helper}, dry=dry)
+    assert results["n1"].changed == (change,)
 
 
 def test_a_dry_run_tells_of_an_agent_that_it_would_restart(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:

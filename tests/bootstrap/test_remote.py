@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
+import random
 import struct
 import subprocess
 import sys
+import tarfile
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from bootstrap.bundle import pack
 from bootstrap.probe import OPEN, PORTS
 from bootstrap.program import HELLO, LOADER, LOADING, TOO_OLD, program
 from bootstrap.remote import firewall, install, layout, main, probe, system, tree
+from bootstrap.remote.archive import extract
 from bootstrap.remote.wire import BLOCK_BYTES, Failure, Wire
 
 TIMEOUT_S = 30.0
@@ -115,20 +120,34 @@ def test_a_frame_that_is_cut_or_none_ends_in_a_failure_or_the_end(data: bytes) -
 # Files
 
 
-def unpacked(files: dict[str, bytes], version: str = "v1") -> tuple[list[Any], str]:
+def sent(packed: bytes, version: str = "v1", sha256: str | None = None) -> bytes:
+    """The question that brings a tarball."""
+    wanted = sha256 or hashlib.sha256(packed).hexdigest()
+    return frame({"do": "unpack", "version": version, "sha256": wanted, "size": len(packed)}) + packed
+
+
+def unpacked(files: dict[str, bytes], version: str = "v1") -> str:
+    """It came, and was put in its place; the manifest's digest."""
     packed, manifest = pack(files)
-    ask = {"do": "unpack", "version": version, "sha256": hashlib.sha256(packed).hexdigest(), "size": len(packed)}
-    return served(frame(ask), packed), hashlib.sha256(manifest).hexdigest()
+    staging = tree.Staging()
+    data = sent(packed, version)
+    wire = Wire(io.BytesIO(data), io.BytesIO())
+    ask = wire.receive()
+    assert ask is not None
+    wire.expect(ask["size"])
+    staging.unpack(wire, ask)
+    assert version not in [path.name for path in Path(layout.VERSIONS).iterdir()], "not before it is asked to"
+    staging.place(version)
+    return hashlib.sha256(manifest).hexdigest()
 
 
-@pytest.mark.parametrize("with_tar", [True, False])
-def test_a_tarball_is_unpacked_whole_and_each_changed_file_is_seen(
-    places: Path, with_tar: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not with_tar:
-        monkeypatch.setattr(tree, "which", lambda name: None)
-    answers, manifest = unpacked({"lib/a.py": b"a", "lib/sub/b.py": b"b"})
-    assert answers == [{"done": None}]
+LONG = "/".join(["lib", "long" * 30, "longer" * 30, "x.py"])
+
+
+def test_a_tarball_is_unpacked_whole_and_each_changed_file_is_seen(places: Path) -> None:
+    files = {"lib/a.py": b"a", "lib/sub/b.py": b"b", "lib/empty": b"", "lib/big": bytes(3_000_000), LONG: b"x" * 512}
+    manifest = unpacked(files)
+    assert {name: (places / "versions/v1" / name).read_bytes() for name in files} == files
     assert tree.look("v1", manifest) == {"present": True, "damaged": []}
     assert [path.name for path in (places / "versions").iterdir()] == ["v1"]
     (places / "versions/v1/lib/a.py").write_text("A")
@@ -140,8 +159,64 @@ def test_a_tarball_is_unpacked_whole_and_each_changed_file_is_seen(
 
 def test_other_bytes_than_those_sent_are_refused_and_leave_nothing(places: Path) -> None:
     packed, _ = pack({"lib/a.py": b"a"})
-    [answer] = served(frame({"do": "unpack", "version": "v", "sha256": "0" * 64, "size": len(packed)}), packed)
+    [answer] = served(sent(packed, sha256="0" * 64))
     assert "aren't those that were sent" in answer["failed"]["what"]
+    assert list((places / "versions").iterdir()) == []
+
+
+def test_what_came_and_was_never_wanted_in_its_place_goes_with_the_connection(places: Path) -> None:
+    packed, _ = pack({"lib/a.py": b"a"})
+    assert served(sent(packed)) == [{"done": None}]
+    assert list((places / "versions").iterdir()) == []
+
+
+def test_a_connection_that_breaks_within_a_file_leaves_nothing(places: Path) -> None:
+    packed, _ = pack({"lib/a.py": random.Random(1).randbytes(200_000)})
+    [answer] = served(sent(packed)[: -len(packed) // 2])
+    assert "the connection ended within a file" in answer["failed"]["what"]
+    assert list((places / "versions").iterdir()) == []
+
+
+NAMES = st.from_regex(r"[a-z]{1,60}(/[a-z]{1,60}){0,3}", fullmatch=True)
+
+
+@given(st.dictionaries(NAMES, st.binary(max_size=2000)), st.integers(1, 700))
+def test_any_tree_comes_as_it_was_packed_however_it_is_cut_into_blocks(files: dict[str, bytes], block: int) -> None:
+    assume(not any(f"{other}/".startswith(f"{name}/") for name in files for other in files if other != name))
+    packed, manifest = pack(files)
+    with tempfile.TemporaryDirectory() as directory:
+        blocks = (packed[at : at + block] for at in range(0, len(packed), block))
+        assert extract(blocks, directory) == hashlib.sha256(packed).hexdigest()
+        there = [path for path in Path(directory).rglob("*") if path.is_file()]
+        found = {path.relative_to(directory).as_posix(): path.read_bytes() for path in there}
+    assert found == {**files, "MANIFEST": manifest}
+
+
+def archive(name: str, kind: bytes = tarfile.REGTYPE, size: int = 1) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, size
+    content = info.tobuf(tarfile.GNU_FORMAT) + b"x".ljust(tarfile.BLOCKSIZE, b"\0") + bytes(1024)
+    return gzip.compress(content, mtime=0)
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        archive("../x"),
+        archive("/x"),
+        archive("lib/../../x"),
+        archive("x", tarfile.SYMTYPE, 0),
+        archive("x", tarfile.DIRTYPE, 0),
+        archive("x", size=2**40),
+        archive("x", size=5000),
+        gzip.compress(b"x" * 700, mtime=0),
+        b"no gzip",
+    ],
+)
+def test_what_is_no_tarball_of_ours_writes_nothing_elsewhere(places: Path, hostile: bytes) -> None:
+    [answer] = served(sent(hostile))
+    assert answer["failed"]["what"].startswith("what came is no tarball of ours: ")
+    assert [path.name for path in places.iterdir()] == ["versions"]
     assert list((places / "versions").iterdir()) == []
 
 
@@ -310,7 +385,7 @@ def test_a_unit_is_as_systemd_says(monkeypatch: pytest.MonkeyPatch) -> None:
     assert probe.unit_state() == {"active": "activating", "enabled": "enabled"}
 
 
-@pytest.mark.parametrize("code", [1, -1, -2])
+@pytest.mark.parametrize("code", [1, -1, -2, 0])
 def test_a_systemd_that_says_nothing_is_not_an_agent_that_does_not_run(
     monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:

@@ -44,7 +44,7 @@ def install_on(hosts: int, runs: int) -> list[Figure]:
 def warm_up(desk: Desk) -> Path:
     """An operator has the bundle from the first install on; every tool finds its own byte code."""
     desk.install("--name", "warm")
-    desk.run("bootstrap", "uninstall", "hosts.txt", "--yes", "--home", ".config/muster/warm")
+    take_away(desk, "warm")
     [bundle] = (desk.sources / "cache" / "muster").glob("bundle-*.tar.gz")
     for make in (pyinfra, ansible):
         if tool := make(desk, bundle):
@@ -65,6 +65,12 @@ def measure_ours(desk: Desk, name: str, took: Took) -> None:
     """A cluster made, and again, and taken away."""
     for what in ("install", "install again"):
         took(what, desk.run("bootstrap", "install", "hosts.txt", "--name", name).seconds)
+    take_away(desk, name)
+
+
+def take_away(desk: Desk, name: str) -> None:
+    """Ours."""
+    clean(desk)
     desk.run("bootstrap", "uninstall", "hosts.txt", "--yes", "--home", f".config/muster/{name}")
 
 
