@@ -155,6 +155,8 @@ class Connections:
             raise NotTrusted(f"no TLS with it: {_words(error)}") from None
         except TimeoutError:
             raise NotConnected("no answer in time") from None
+        except UnicodeError:  # of a name, which Python encodes before it looks it up
+            raise NotConnected("it isn't a host's name") from None
         except OSError as error:
             raise NotConnected(_words(error)) from None
         connection = _Connection(streams, self._authority(endpoint))

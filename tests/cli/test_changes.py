@@ -255,6 +255,31 @@ async def test_that_workers_are_registered_is_told_though_a_status_says_healthy_
     assert said.out.splitlines()[-2:] == ["  job is registered with web on n1", "shop: healthy"]
 
 
+async def test_many_events_are_one_look_and_the_end_is_looked_at_at_once(
+    agent: Agent, running: FakeCluster, plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "LOOK_AGAIN_S", 60.0)
+    node = running.nodes["n1"]
+    fields: dict[str, Any] = {"stack": "shop", "revision": 1}
+
+    def statuses() -> int:
+        return sum(record.url == "/api/v1/deployment/status" for record in node.records)
+
+    def happens() -> None:
+        for number in range(1, 20):
+            node.node.tell(event(number, "shop/web.1 starts", kind="replica", service="web", **fields))
+        looks.append(statuses())
+        phase(running, "healthy")
+        node.node.tell(event(20, "shop is healthy", kind="phase", state="healthy", **fields))
+
+    looks: list[int] = []
+    said = await during(
+        agent("deploy", str(plan), "--via", "n1"), (lambda: bool(node.node.listeners) and statuses() == 1, happens)
+    )
+    assert said.code == 0, said
+    assert (looks, statuses()) == ([1], 2)
+
+
 async def test_of_many_replicas_it_is_told_how_many_are_where_and_one_of_each(
     agent: Agent, running: FakeCluster
 ) -> None:

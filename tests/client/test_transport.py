@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from agent.client.endpoints import Endpoint
-from agent.client.http import Request
+from agent.client.http import NotConnected, Request
 from agent.client.transport import HttpsTransport
 from agent.net.tls import api_server_context
 from tests.support.fake_node import FakeCluster
@@ -82,3 +84,11 @@ async def test_who_stops_waiting_at_any_moment_leaves_no_connection_behind(runni
 async def ask(transport: HttpsTransport, endpoint: Endpoint) -> None:
     async with transport.request(endpoint, Request(method="GET", path="/health")) as answer:
         assert b"".join([part async for part in answer])
+
+
+@pytest.mark.parametrize("name", ["a..b", "x" * 64 + ".example.org"])
+async def test_what_cannot_be_a_name_says_so(running: FakeCluster, name: str) -> None:
+    transport = HttpsTransport(running.home.trust_anchor, frozenset())
+    with pytest.raises(NotConnected, match="name"):
+        await ask(transport, Endpoint(address=name))
+    await transport.close()
