@@ -106,4 +106,4 @@ def _shown(field: str, service: Service) -> str:
     value: Any = getattr(service, field)
     if field == "environment":
         value = sorted(value)
-    return msgspec.json.encode(value).decode()
+    return msgspec.json.encode(None if value is msgspec.UNSET else value).decode()

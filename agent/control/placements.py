@@ -99,6 +99,8 @@ def lone_reason(state: ClusterState, service: Service, host: Member) -> str:
 
     Where nothing speaks against it both run for a moment, so that nobody is refused meanwhile.
     """
+    if service.move_order == "stop-first":
+        return "its plan says stop-first"
     for volume in service.volumes:
         if volume.source.startswith("/") and not volume.read_only:
             return f"it writes to {volume.source}, which hosts may share"

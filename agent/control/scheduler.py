@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter, defaultdict
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
 from agent.control.facts import ClusterFacts
@@ -72,7 +72,7 @@ def same_container(one: Service, other: Service) -> bool:
 
 def _as_it_runs(service: Service) -> Service:
     ports = tuple(replace(port, validation="all") for port in service.ports)
-    return replace(service, host=None, labels={}, replicas=1, role="service", ports=ports)
+    return replace(service, host=None, labels={}, replicas=1, role="service", ports=ports, move_order=UNSET)
 
 
 class _Planner:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
 from agent.formats.durations import duration_text
@@ -88,6 +88,7 @@ def _instance(service: Service) -> Instance:
         runtime=service.runtime,
         resources=_resources(service.resources),
         health=_health(service.health),
+        move_order="start-first" if service.move_order is UNSET else service.move_order,
     )
 
 

@@ -140,6 +140,8 @@ def _service(instance: Instance, role: Role, pin: Pin, where: str) -> Service:
         "health": _health(instance, f"{where}.health"),
         "resources": _resources(instance, f"{where}.resources"),
     }
+    if instance.move_order != "start-first":
+        fields["move_order"] = instance.move_order
     return convert(fields, Service, where)
 
 

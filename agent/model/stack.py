@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from agent.model.types import ContainerName, Digest, Label, LabelKey, Labels, LabelValue, Port
 
@@ -111,7 +111,8 @@ class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     """A workload with replicas. `replicas` slots, or `global`: one on every host that fits.
 
     `host` pins (a member's name); `labels` are constraints that a host's labels must have. A single replica without
-    pin keeps `container_name` as it is; further slots get `-2`, `-3`, … behind it.
+    pin keeps `container_name` as it is; further slots get `-2`, `-3`, … behind it. `move_order`: a replica that moves
+    to another host ends before its successor starts; unset: afterwards (never written out: see `Stack.level`).
     """
 
     runtime: RuntimeName = "docker"
@@ -131,6 +132,7 @@ class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     health: HealthProbe | None = None
     resources: Resources = Resources()
     stop_grace_ms: DurationMs = 10_000
+    move_order: Literal["stop-first"] | UnsetType = UNSET
 
 
 class StackFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -151,6 +153,11 @@ class Stack(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
     name: Label
     services: Annotated[dict[Label, Service], Meta(min_length=1, max_length=MAX_SERVICES)]
     files: Annotated[dict[FilePath, StackFile], Meta(max_length=MAX_FILES)] = {}
+
+    @property
+    def level(self) -> int:
+        """Of the ledger, from which on every member can read it. Who doesn't know a field refuses the whole body."""
+        return 2 if any(service.move_order is not UNSET for service in self.services.values()) else 1
 
     def __post_init__(self) -> None:
         total = sum(file.size for file in self.files.values())

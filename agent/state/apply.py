@@ -24,6 +24,7 @@ from agent.model.ledger import (
     decode_entry,
     encode_entry,
 )
+from agent.model.stack import Stack
 from agent.model.types import Digest, Jti, Millis
 from agent.state import epochs
 from agent.state.errors import UnknownEntry
@@ -182,8 +183,8 @@ def _instruct(
     except MusterError as error:
         return base, replace(applied, result=_unbelieved(base, entry.body, error))
     claims = verified.claims
-    if _comes_later(base, claims.act):
-        what = f"a host doesn't run a version yet that knows {claims.act}"
+    if _comes_later(base, claims.act, verified.body):
+        what = f"a host doesn't run a version yet that knows all that this {claims.act} says"
         later = Unprocessable(what, where="act", fix="`agent members` shows which: upgrade it, or expel it.")
         return base, replace(applied, result=_unbelieved(base, entry.body, later))
     applied = replace(applied, act=claims.act)
@@ -209,9 +210,11 @@ def _instruct(
     return state, _changes(base, state, replace(applied, result=result))
 
 
-def _comes_later(state: ClusterState, act: Act) -> bool:
-    """Whether the ledger's level isn't the act's yet: the state has to stay as it stays at an agent of before."""
-    return ACT_LEVELS.get(act, 1) > state.level
+def _comes_later(state: ClusterState, act: Act, body: Body) -> bool:
+    """Whether the ledger isn't at the level of the act, or of its body, yet: the state has to stay as it stays at an
+    agent of before."""
+    level = body.level if isinstance(body, Stack) else 1
+    return max(ACT_LEVELS.get(act, 1), level) > state.level
 
 
 def _answered(state: ClusterState, claims: Claims) -> InstructionResult | None:

@@ -26,8 +26,8 @@ CONTEXT = HostContext(address="192.0.2.1")
 
 def world(*names: str, level: int = STATE_LEVEL, **services: Service) -> World:
     ledger = Ledger(*names)
-    assert ledger.deploy(stack(**services)).outcome == "applied"
     made = World(ledger, level=level)
+    assert ledger.deploy(stack(**services)).outcome == "applied"
     made.settle()
     assert made.phase() == "healthy"
     made.history.clear()
@@ -226,11 +226,23 @@ def test_its_ports_there_are_nobodys_until_it_goes() -> None:
 
 @pytest.mark.parametrize(
     "alone",
-    [service(volumes=(SHARED,)), service(volumes=(Volume(source="./certs", container_path="/certs"), SHARED))],
+    [
+        service(move_order="stop-first"),
+        service(volumes=(SHARED,)),
+        service(volumes=(Volume(source="./certs", container_path="/certs"), SHARED)),
+    ],
 )
-def test_who_writes_to_a_path_of_its_host_runs_in_one_place_at_a_time(alone: Service) -> None:
+def test_who_is_told_so_or_writes_to_a_path_of_its_host_runs_in_one_place_at_a_time(alone: Service) -> None:
     made = moving(world("n1", "n2", web=alone))
     assert (made.hosts_of("web"), kept(made)) == ({1: "n2"}, "")
+
+
+def test_to_say_so_restarts_nothing() -> None:
+    made = world("n1", "n2", web=service())
+    made.ledger.deploy(stack(web=service(move_order="stop-first")))
+    made.settle()
+    assert made.batches() == [[ReplicaKey(stack="shop", service="web", slot=1)]]
+    assert not [errand for errands in made.errands.values() for errand in errands if isinstance(errand, Prepare)]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from agent.errors import InputError
 from agent.formats.generate import decode_distributed, generate
@@ -127,6 +128,7 @@ services = st.builds(
         start_period_ms=st.integers(0, 86_400_000),
     ),
     resources=st.builds(Resources, memory_mib=st.integers(0, 100_000), cpu_millis=st.integers(0, 100_000)),
+    move_order=st.sampled_from([UNSET, "stop-first"]),
 )
 
 

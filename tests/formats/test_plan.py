@@ -244,6 +244,7 @@ def test_the_optional_keys() -> None:
         command=["serve", "--fast"],
         ports=[{"host_port": 8080, "container_port": 80}],
         resources={"memory": "512m", "cpus": 0.5},
+        move_order="stop-first",
         health={"http": {"port": 80, "path": "/health", "scheme": "https"}, "interval": "500ms", "timeout": "1s"},
     )
     assert (got.replicas, got.labels, got.command) == (3, {"zone": "a"}, ("serve", "--fast"))
@@ -251,6 +252,8 @@ def test_the_optional_keys() -> None:
     assert got.health == HealthProbe(
         kind="http", container_port=80, path="/health", scheme="https", interval_ms=500, timeout_ms=1000
     )
+    assert got.move_order == "stop-first"
+    assert service(move_order="start-first") == service()
     assert service(replicas="global").replicas == "global"
     assert service(docker_image={"ref": "x:1", "digest": "sha256:" + "0" * 64}).image == Image(
         ref="x:1", digest="sha256:" + "0" * 64
@@ -324,6 +327,7 @@ def test_a_process_has_a_command_and_no_image() -> None:
         ),
         ({"networks": ["Net_1"]}, "$.main.networks[0]", "RFC 1123"),
         ({"restart_policy": "sometimes"}, "$.main.restart_policy", 'one of "always"'),
+        ({"move_order": "first"}, "$.main.move_order", 'one of "start-first"'),
         ({"user": "-oProxyCommand=x"}, "$.main.user", "got"),
         ({"host": "-oProxyCommand=x"}, "$.main.host", "an IP address or a host name"),
         ({"replicas": "global"}, "$.main.host", "can't be pinned"),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from agent.errors import InvariantBroken
 from agent.instruction import encode_body
-from agent.model.instruction import Cancel, Drain, Enrol, Expel, Grant, Relabel, Revoke, Services, Undrain
+from agent.model.instruction import Act, Cancel, Drain, Enrol, Expel, Grant, Relabel, Revoke, Services, Undrain
 from agent.model.ledger import InstructionEntry, LevelEntry, encode_entry
+from agent.model.stack import Service
 from agent.state import STATE_LEVEL, SnapshotRefused, UnknownEntry, apply, decode_snapshot, digest, encode_snapshot
 from tests.support.ledger import Ledger, genesis_entry, member, operator, service, stack, tampered
 
@@ -172,6 +174,22 @@ def test_an_act_of_a_later_level_changes_nothing_until_the_ledger_is_there(monke
     assert frozen_but_for_history(ledger) == before
     ledger.state = replace(ledger.state, level=2)
     assert ledger.deploy(stack()).outcome == "applied"
+
+
+@pytest.mark.parametrize("act", ["deploy", "place"])
+def test_so_does_a_deploy_with_what_came_with_a_later_level(act: Act) -> None:
+    """Also written out as it is by default: an agent of before refuses the body for the field's name."""
+    ledger = Ledger()
+    before = frozen_but_for_history(ledger)
+    body = stack(web=service(move_order="stop-first"))
+    answer = ledger.instruct(act, "stack:shop", body)
+    assert (answer.outcome, answer.target, answer.fix != "") == ("refused", "cluster", True)
+    assert frozen_but_for_history(ledger) == before
+    for written in (None, "start-first"):
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert({"image": {"ref": "app:1"}, "move_order": written}, Service)
+    ledger.propose(LevelEntry(at=ledger.now_ms, level=body.level))
+    assert ledger.instruct(act, "stack:shop", body).outcome == "applied"
 
 
 def test_skipping_the_signature_gives_the_same_state() -> None:
