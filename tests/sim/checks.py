@@ -39,12 +39,14 @@ class _Seen:
 class Checks:
     """Remembers votes, leaders by term, committed entries, states and configurations by index, and answers.
 
+    `logged`: each entry that was ever on a disk, by index and term, and the term of the one before it there.
     `put_back`: whose disk somebody put an older copy in the place of. By that disk alone a sole voter could be elected.
     """
 
     disks: dict[str, SimDisk] = field(default_factory=dict)
     leaders: dict[int, str] = field(default_factory=dict)
     votes: dict[tuple[str, int], str] = field(default_factory=dict)
+    logged: dict[tuple[int, int], tuple[int | None, Entry]] = field(default_factory=dict)
     committed: dict[int, Entry] = field(default_factory=dict)
     committed_in: dict[int, int] = field(default_factory=dict)
     configurations: list[tuple[int, Configuration]] = field(default_factory=list)
@@ -77,6 +79,25 @@ class Checks:
                     kept = [entry for entry in persist.entries if entry.index == index]
                     if not kept or kept[0].term != committed.term:
                         raise Violated(f"{name} truncates committed entry {index}")
+
+        self._log_matching(name, disk, persist)
+
+    def _log_matching(self, name: str, disk: SimDisk, persist: Persist) -> None:
+        """Raft §5.3: the same index and term is the same entry, behind the same term; and so on back to the first."""
+        snapshot = persist.snapshot or disk.snapshot
+        before: int | None = None
+        for entry in persist.entries:
+            if entry is persist.entries[0]:
+                mine = disk.log.get(entry.index - 1)
+                is_snapshot = snapshot is not None and snapshot.index == entry.index - 1
+                before = snapshot.term if is_snapshot and snapshot is not None else mine.term if mine else None
+            known, same = self.logged.setdefault((entry.index, entry.term), (before, entry))
+            if same != entry or (known is not None and before is not None and known != before):
+                where = f"entry {entry.index} of term {entry.term}"
+                raise Violated(
+                    f"log matching (Raft §5.3): {name}'s {where} is another, or behind another, than was seen"
+                )
+            before = entry.term
 
     def says(self, name: str, to: str, message: Message) -> None:
         """One vote a term and member, over all its lives (Raft §5.2)."""

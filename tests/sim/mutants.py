@@ -129,6 +129,16 @@ def _same_timeout_for_everybody(_original: Any) -> Any:
     return mutant
 
 
+def _appends_behind_anything(take: Any) -> Any:
+    def mutant(self: Follower, leader: str, append: Append) -> None:
+        mine = self._state.log.term_at(append.prev_index)
+        if mine is not None and mine != append.prev_term:
+            append = msgspec.structs.replace(append, prev_term=mine)
+        take(self, leader, append)
+
+    return mutant
+
+
 def _truncates_what_is_there(_original: Any) -> Any:
     def mutant(self: RaftLog, entries: Any) -> int | None:
         entries = [entry for entry in entries if entry.index > self.base_index]
@@ -294,6 +304,7 @@ MUTANTS: dict[str, tuple[Any, str, Mutation]] = {
     "pre-vote bumps terms": (Election, "on_pre_vote", _pre_vote_bumps_terms),
     "election timeout the same for all, once": (Election, "wait", _same_timeout_for_everybody),
     "no CheckQuorum": (Leadership, "quorum_active", _always(True)),
+    "append behind another entry": (Follower, "_take", _appends_behind_anything),
     "late append truncates": (RaftLog, "merge", _truncates_what_is_there),
     "change before an own-term commit": (Leadership, "propose_configuration", _change_before_own_commit),
     "two changes at once": (Leadership, "propose_configuration", _two_changes_at_once),
