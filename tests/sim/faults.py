@@ -183,19 +183,24 @@ class Faults:
     # Membership
 
     def _meddle(self) -> None:
-        """Somebody in a hurry: legal changes proposed to whoever believes that it leads, at any moment."""
+        """Somebody in a hurry: legal changes proposed to whoever believes that it leads, at any moment.
+
+        Of members as its ledger names them: a leader knows of no others, and doesn't answer what they ask.
+        """
         for agent in self._world.alive():
             self._haste(agent)
 
     def _haste(self, agent: SimAgent) -> None:
         for _ in range(self._rng.randint(1, MAX_HASTE)):
             if agent.core is not None and agent.core.context.raft.is_leader and not agent.paused:
-                current = agent.core.context.raft.configuration
-                self._world.propose_configuration(agent, self._changed(current))
+                context = agent.core.context
+                wanted = self._changed(context.raft.configuration, context.state.members.keys())
+                self._world.propose_configuration(agent, wanted)
 
-    def _changed(self, current: Configuration) -> Configuration:
+    def _changed(self, current: Configuration, members: Collection[AgentId]) -> Configuration:
         voters, learners = set(current.voters), set(current.learners)
-        agent = self._rng.choice([id for id in self._world.agents if id not in self._expelled])
+        able = [id for id in self._world.agents if id in members and id not in self._expelled]
+        agent = self._rng.choice(able or current.voters)
         if agent in voters and len(voters) > 1 and not self._expelled:  # else the rest may be no majority
             voters.discard(agent)
         elif agent not in voters and (agent in learners or self._rng.random() < 0.5):
