@@ -6,6 +6,7 @@ import asyncio
 import getpass
 import os
 import re
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -30,6 +31,8 @@ from bootstrap.ssh import SshSettings
 F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_NAME = "muster"
+_NOT_AGAIN = {"hosts", "limit", "dry_run", "as_json", "progress", "new_cluster", "yes"}
+"""Of a command that is given again: whom, and what was asked for or done once."""
 
 
 def host_options(command: F) -> F:
@@ -262,9 +265,29 @@ def _summary(home: Home, results: Sequence[HostResult], recovery: Path | None, h
     if recovery is not None:
         click.echo(f"The recovery key is {recovery}: put it away offline; it is the way back if your own key is lost.")
     if failed:
-        names = ",".join(result.host for result in failed)
-        click.echo(
-            f"Again for {'that host' if len(failed) == 1 else 'those'}: bootstrap install {hosts} --limit {names}"
-        )
+        whom = "that host" if len(failed) == 1 else "those"
+        click.echo(f"Again for {whom}: {again(hosts, limit=','.join(result.host for result in failed))}")
     if not dry and (home.path / GENESIS_FILE).exists() and len(failed) < len(results):
+        if not _is_found(home):
+            click.echo(f"Commands find this cluster with --home, or: export MUSTER_HOME={shlex.quote(str(home.path))}")
         click.echo("Next: agent status        agent deploy PLAN.json        agent logs STACK")
+
+
+def again(hosts: Path, *, limit: str | None) -> str:
+    """The command line that was given, to be given again; for these hosts alone, or for all."""
+    context = click.get_current_context()
+    parts = ["bootstrap", str(context.info_name), str(hosts)]
+    for option in context.command.params:
+        name, value = option.name or "", context.params.get(option.name or "")
+        if name in _NOT_AGAIN or context.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE:
+            continue
+        parts += [option.opts[0]] if isinstance(value, bool) else [option.opts[0], str(value)]
+    return shlex.join([*parts, *(["--limit", limit] if limit is not None else [])])
+
+
+def _is_found(home: Home) -> bool:
+    """Whether `agent` takes this home when none is named."""
+    try:
+        return find_home(None, os.environ).resolve() == home.path.resolve()
+    except (InputError, NotFound):
+        return False

@@ -96,7 +96,7 @@ class Site:
 
     async def unpack(self, bundle: Bundle) -> None:
         """Send the tarball."""
-        self.tell("sending the agent")
+        self.tell(f"sending the agent, {bundle.size // 1_000_000} MB")
         await self._ask("unpack", UNPACK_TIMEOUT_S, blob=bundle.path, version=bundle.version, sha256=bundle.sha256)
 
     async def apply(

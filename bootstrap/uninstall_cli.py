@@ -15,7 +15,7 @@ from agent.errors import EXIT_DEGRADED, InputError
 from agent.formats.durations import parse_duration_ms
 from agent.home import Home, find_home, open_home
 from bootstrap.departure import Confirm
-from bootstrap.install_cli import choose, host_options, make_display, read_hosts, sudo_password
+from bootstrap.install_cli import again, choose, host_options, make_display, read_hosts, sudo_password
 from bootstrap.progress import Display
 from bootstrap.ssh import SshSettings
 from bootstrap.uninstall import Removal, RemovalResult
@@ -122,10 +122,9 @@ def _summary(home: Home, results: Sequence[RemovalResult], hosts: Path, *, whole
     done = len(results) - len(failed)
     click.echo(f"\ncluster {home.cluster.name}: {done} of {len(results)} hosts {'looked at' if dry else 'uninstalled'}")
     if failed:
-        names = ",".join(result.host for result in failed)
-        click.echo(
-            f"Again for {'that host' if len(failed) == 1 else 'those'}: bootstrap uninstall {hosts} --limit {names}"
-        )
+        # With --limit hosts leave a cluster first, which takes one that is there; of a whole one nothing is left.
+        limit = None if whole else ",".join(result.host for result in failed)
+        click.echo(f"Again, when that is mended: {again(hosts, limit=limit)}")
     if any(result.kept for result in results):
         click.echo("--delete-volumes deletes what was kept.")
     if whole and not failed and not dry:

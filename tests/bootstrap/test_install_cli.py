@@ -1,0 +1,68 @@
+"""What `bootstrap install` and `uninstall` say at their end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+
+from agent.home import GENESIS_FILE, Home
+from bootstrap import install_cli, uninstall_cli
+from bootstrap.home import create_home
+from bootstrap.install import HostResult
+from bootstrap.uninstall import RemovalResult
+
+WELL = HostResult(host="n1", name="n1", address="10.0.0.1", state="installed", changed=(), notes=())
+OFF = HostResult(host="n2", name=None, address=None, state="failed", changed=(), notes=(), what="no answer")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.delenv("MUSTER_HOME", raising=False)
+    return made(tmp_path, "muster")
+
+
+def made(config: Path, name: str) -> Home:
+    home = create_home(config / "muster" / name, name=name, operator="ann", recovery_file=config / f"{name}.key")
+    (home.path / GENESIS_FILE).write_text("{}")
+    return home
+
+
+def said(home: Home, capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
+    with click.Context(install_cli.install, info_name="install") as context:
+        install_cli.install.parse_args(context, ["hosts.txt", *arguments])
+        install_cli._summary(home, [WELL, OFF], None, Path("hosts.txt"), dry=False)
+    return capsys.readouterr().out.splitlines()
+
+
+def test_the_command_for_those_left_has_all_that_was_given(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = said(
+        home, capsys, "--identity-file", "my keys/id", "--accept-new", "--no-docker", "--new-cluster", "--limit", "n*"
+    )
+    again = "bootstrap install hosts.txt --identity-file 'my keys/id' --accept-new --no-docker --limit n2"
+    assert f"Again for that host: {again}" in lines
+
+
+def test_a_home_that_commands_would_not_find_is_named(
+    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not any("MUSTER_HOME" in line for line in said(home, capsys))
+    other = made(tmp_path, "other")
+    assert f"Commands find this cluster with --home, or: export MUSTER_HOME={other.path}" in said(other, capsys)
+    monkeypatch.setenv("MUSTER_HOME", str(other.path))
+    assert not any("MUSTER_HOME" in line for line in said(other, capsys))
+
+
+@pytest.mark.parametrize(("whole", "limit"), [(True, ""), (False, " --limit n2")])
+def test_hosts_left_of_a_cluster_that_is_gone_need_not_leave_it_first(
+    home: Home, capsys: pytest.CaptureFixture[str], whole: bool, limit: str
+) -> None:
+    results = [RemovalResult(host="n1", removed=("the agent",)), RemovalResult(host="n2", what="no answer")]
+    with click.Context(uninstall_cli.uninstall, info_name="uninstall") as context:
+        uninstall_cli.uninstall.parse_args(context, ["hosts.txt", "--yes"])
+        uninstall_cli._summary(home, results, Path("hosts.txt"), whole=whole, dry=False)
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        f"Again, when that is mended: bootstrap uninstall hosts.txt{limit}"
+    )
