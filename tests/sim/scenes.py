@@ -246,7 +246,7 @@ def a_disk_that_went_back_beside_one_that_was_away(copied_after_s: float = 0.0) 
         world.after(4.0, lambda: _forget_beside_one_away(world, copied_after_s))
 
     often = Compaction(every_entries=8, kept_entries=0)
-    weather = replace(Weather.fair(), compaction=often, pace_s=0.5)
+    weather = replace(Weather.fair(), compaction=often, pace_s=1.0)
     return World(9, size=3, until_s=80.0, given=weather, script=script)
 
 

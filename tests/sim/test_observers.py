@@ -4,6 +4,7 @@ on seeing all of them, and what operators send through them applies once."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -18,6 +19,7 @@ from tests.sim.test_voters import coordinator
 from tests.sim.weather import Weather
 from tests.sim.world import SimAgent, World
 
+CALM = replace(Weather.fair(), pace_s=3.0)  # every instruction goes to all of them
 SIZE = 15  # five vote, ten don't
 MOVES_S = 1.0  # until who lost its voter follows another one, and has told the coordinator
 NOTICED_S = 2.0  # a host that is silent (agent.net.links)
@@ -92,7 +94,7 @@ def test_who_loses_its_voter_follows_another_one_soon_and_comes_back(
             world.after(FIRST_AT_S + number * APART_S, partial(lose, world))
 
     until_s = FIRST_AT_S + 3 * APART_S + REPORT_EVERY_S + LINGER_S
-    world = World(21, size=SIZE, until_s=until_s, given=Weather.fair(), script=script).run()
+    world = World(21, size=SIZE, until_s=until_s, given=CALM, script=script).run()
     assert len(lost) == 3
     assert world.operators.applied_at > until_s - 10.0
     must_be_spread(world)
@@ -121,7 +123,7 @@ def test_who_follows_a_voter_that_holds_the_ledgers_news_back_follows_another_on
         world.after(FIRST_AT_S, lambda: withhold(world))
         world.after(FIRST_AT_S + FOUND_S, lambda: must_know_all(world))
 
-    World(seed, size=SIZE, until_s=FIRST_AT_S + FOUND_S + 1.0, given=Weather.fair(), script=script).run()
+    World(seed, size=SIZE, until_s=FIRST_AT_S + FOUND_S + 1.0, given=CALM, script=script).run()
 
 
 @pytest.mark.parametrize("seed", [31, 32])

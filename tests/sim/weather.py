@@ -118,4 +118,4 @@ class Weather:
     @classmethod
     def slow(cls) -> Weather:
         """As fair; for stories of minutes, as every instruction costs time until the end."""
-        return cls(calm_after_s=0.0, pace_s=4.0)
+        return cls(calm_after_s=0.0, pace_s=8.0)
