@@ -105,6 +105,7 @@ class Connections:
         self._authority = authority
         self._open: set[_Connection] = set()
         self._kept: dict[Endpoint, list[_Connection]] = {}
+        self._closed = False
 
     @asynccontextmanager
     async def request(self, endpoint: Endpoint, request: Request) -> AsyncIterator[Answer]:
@@ -124,6 +125,7 @@ class Connections:
 
     async def close(self) -> None:
         """End all, without a word where a peer would have to answer it first."""
+        self._closed = True
         for connection in self._open:
             connection.abort()
         self._open.clear()
@@ -160,6 +162,9 @@ class Connections:
         except OSError as error:
             raise NotConnected(_words(error)) from None
         connection = _Connection(streams, self._authority(endpoint))
+        if self._closed:  # while it was dialled: nobody would end it
+            connection.abort()
+            raise NotConnected("it isn't wanted any more")
         self._open.add(connection)
         return connection
 
@@ -298,8 +303,8 @@ def _told() -> Iterator[None]:
     """What fails in an exchange, in words."""
     try:
         yield
-    except h11.RemoteProtocolError as error:
-        raise TransportError(f"its answer isn't HTTP: {error}") from None
+    except h11.RemoteProtocolError:
+        raise TransportError("its answer isn't HTTP") from None
     except TimeoutError:
         raise TransportError("no answer in time") from None
     except ConnectionError as error:

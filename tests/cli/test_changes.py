@@ -21,7 +21,7 @@ from agent.model.errand import ErrandFinding
 from agent.model.instruction import Scale
 from agent.model.ledger import AssignEntry, Assignment, Phase, Slot
 from tests.cli.conftest import Agent, Said
-from tests.support.fake_node import FakeCluster, event
+from tests.support.fake_node import FakeCluster, RunningNode, event
 from tests.support.shop import instruct, open_shop, phase, place, seen
 from tests.support.waiting import wait_for
 
@@ -69,6 +69,11 @@ async def during(command: Any, *steps: tuple[Callable[[], Any], Callable[[], obj
         return await asyncio.wait_for(task, 20)
     finally:
         task.cancel()
+
+
+def statuses(node: RunningNode) -> int:
+    """How often it was asked for the whole status."""
+    return sum(record.url == "/api/v1/deployment/status" for record in node.records)
 
 
 def revision(cluster: FakeCluster, stack: str = "shop") -> int:
@@ -233,12 +238,9 @@ async def test_that_workers_are_registered_is_told_though_a_status_says_healthy_
     node = running.nodes["n1"]
     fields: dict[str, Any] = {"stack": "shop", "revision": 1}
 
-    def statuses() -> int:
-        return sum(record.url == "/api/v1/deployment/status" for record in node.records)
-
     def healthy() -> None:
         phase(running, "healthy")
-        looks[0] = statuses()
+        looks[0] = statuses(node)
 
     def registered() -> None:
         what = "shop/job is registered with web on n1"
@@ -249,7 +251,7 @@ async def test_that_workers_are_registered_is_told_though_a_status_says_healthy_
     said = await during(
         agent("deploy", str(plan), "--via", "n1"),
         (lambda: bool(node.node.listeners), healthy),
-        (lambda: statuses() > looks[0], registered),
+        (lambda: statuses(node) > looks[0], registered),
     )
     assert said.code == 0, said
     assert said.out.splitlines()[-2:] == ["  job is registered with web on n1", "shop: healthy"]
@@ -262,22 +264,19 @@ async def test_many_events_are_one_look_and_the_end_is_looked_at_at_once(
     node = running.nodes["n1"]
     fields: dict[str, Any] = {"stack": "shop", "revision": 1}
 
-    def statuses() -> int:
-        return sum(record.url == "/api/v1/deployment/status" for record in node.records)
-
     def happens() -> None:
         for number in range(1, 20):
             node.node.tell(event(number, "shop/web.1 starts", kind="replica", service="web", **fields))
-        looks.append(statuses())
+        looks.append(statuses(node))
         phase(running, "healthy")
         node.node.tell(event(20, "shop is healthy", kind="phase", state="healthy", **fields))
 
     looks: list[int] = []
     said = await during(
-        agent("deploy", str(plan), "--via", "n1"), (lambda: bool(node.node.listeners) and statuses() == 1, happens)
+        agent("deploy", str(plan), "--via", "n1"), (lambda: bool(node.node.listeners) and statuses(node) == 1, happens)
     )
     assert said.code == 0, said
-    assert (looks, statuses()) == ([1], 2)
+    assert (looks, statuses(node)) == ([1], 2)
 
 
 async def test_of_many_replicas_it_is_told_how_many_are_where_and_one_of_each(

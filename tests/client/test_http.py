@@ -273,6 +273,23 @@ async def test_closing_ends_what_is_under_way() -> None:
             await waiting
 
 
+async def test_closing_ends_what_is_still_dialled() -> None:
+    async def dial(endpoint: Endpoint) -> Streams:
+        await closed.wait()
+        return await asyncio.open_connection(endpoint.address, endpoint.port)
+
+    closed = asyncio.Event()
+    async with asking(None, OK) as client:
+        connections = Connections(dial, lambda _: "n1")
+        late = asyncio.create_task(Asking(client.peer, connections, client.endpoint).ask())
+        await asyncio.sleep(0)  # it dials
+        await connections.close()
+        closed.set()
+        with pytest.raises(NotConnected):
+            await late
+        await wait_for(lambda: client.peer.open == 0)
+
+
 async def test_who_takes_the_connection_and_says_nothing_in_tls_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "CONNECT_TIMEOUT_S", SILENCE_S)
 
