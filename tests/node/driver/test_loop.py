@@ -18,7 +18,7 @@ from agent.node.driver import loop
 from agent.node.effects import Serve, Unserve
 from agent.node.messages import Alive, CallFrame, CancelFrame, Failed, FollowLogs, Logs, RaftFrame, ReplyFrame
 from agent.raft import RaftTiming
-from agent.raft.messages import Append, PreVote, Vote, VoteResponse
+from agent.raft.messages import Append, Heartbeat, PreVote, Vote, VoteResponse
 from tests.node.cluster import stack
 from tests.node.driver.parts import Bench, bench, signed_deploy
 from tests.support.ledger import CLUSTER, key_of_person
@@ -146,6 +146,22 @@ async def test_the_sockets_are_heard_before_a_timer_is_believed() -> None:
         at.driver.core.deadlines = lambda: {"raft": early}  # type: ignore[method-assign]  # now something is
         at.driver._on_timer(early)
         assert seen == [False, True]
+
+
+async def test_a_heartbeat_puts_a_timer_off_that_would_soon_wake_the_agent_for_nothing() -> None:
+    async with bench(voters=3) as at:
+        at.driver.start()
+        at.link("n2")
+        at.says("n2", RaftFrame(message=Heartbeat(term=1, commit=0, round=1)))
+        await wait_for(lambda: at.frames_to("n2", RaftFrame), what="the heartbeat was answered")
+        now = asyncio.get_running_loop().time()
+        for early, put_off in ((now + 10 * loop.SOON_S, False), (now + loop.SOON_S / 2, True)):
+            assert at.driver._timer is not None
+            at.driver._timer.cancel()
+            at.driver._timer = asyncio.get_running_loop().call_at(early, lambda: None)
+            at.driver.core.deadline = lambda: now + 100.0  # type: ignore[method-assign]  # nothing has to happen soon
+            at.says("n2", RaftFrame(message=Heartbeat(term=1, commit=0, round=2)))
+            assert (at.driver._timer.when() == now + 100.0) == put_off
 
 
 async def test_a_late_timer_lets_the_sockets_speak_first() -> None:
