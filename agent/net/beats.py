@@ -5,8 +5,8 @@ A link is a TCP connection: one lost segment holds up everything behind it for 0
 on, and an election begins although all are well. A datagram that is lost costs one heartbeat.
 
 Only an answered heartbeat proves that datagrams pass in both directions. So an answer goes the way its heartbeat came,
-and a heartbeat goes over the link too unless one was answered by datagram just now. When a firewall begins to drop
-datagrams, the next but one heartbeat goes over the link, before anybody's patience ends.
+and a heartbeat goes over the link too unless the one before was answered by datagram. When a firewall begins to drop
+datagrams, one heartbeat is lost, and the next goes over the link.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from msgspec import Struct
 from agent.model.types import AgentId
 from agent.raft.messages import Heartbeat, HeartbeatResponse
 
-# Heartbeats that may be unanswered before the link carries them too: two and some. With the next one that is less than
-# the least patient follower waits (agent.raft.config: 3 heartbeats at least).
-UNANSWERED_BEATS: Final = 2.5
+Beat = Heartbeat | HeartbeatResponse
+
+# The newest answer proves for so many heartbeats' time that datagrams pass: until the next one is sent, a little late.
+# With one more at risk a follower would wait within 50 ms of its patience (agent.raft.config); busy hosts are later.
+PROVED_BEATS: Final = 1.5
 
 # Where nothing is answered for so long, datagrams are most likely shut out: from then on one is tried now and then.
 TRIES_S: Final = 5.0
@@ -49,7 +51,7 @@ class Beats:
     """`heartbeat_s`: how often a leader speaks (agent.raft.config). Times are one clock's seconds."""
 
     def __init__(self, heartbeat_s: float) -> None:
-        self._patience_s = UNANSWERED_BEATS * heartbeat_s
+        self._proved_s = PROVED_BEATS * heartbeat_s
         self._paths: dict[AgentId, _Path] = {}
 
     def linked(self, peer: AgentId, now: float) -> None:
@@ -60,7 +62,7 @@ class Beats:
         """The link is gone."""
         self._paths.pop(peer, None)
 
-    def came(self, peer: AgentId, beat: Heartbeat | HeartbeatResponse, now: float, *, by_datagram: bool) -> None:
+    def came(self, peer: AgentId, beat: Beat, now: float, *, by_datagram: bool) -> None:
         """One of the peer's has come."""
         path = self._paths.get(peer)
         if path is None:
@@ -72,7 +74,7 @@ class Beats:
         else:
             path.link_round = (beat.term, beat.round)
 
-    def ways(self, peer: AgentId, beat: Heartbeat | HeartbeatResponse, now: float) -> Ways:
+    def ways(self, peer: AgentId, beat: Beat, now: float) -> Ways:
         """How to send this one."""
         path = self._paths.get(peer)
         if path is None:
@@ -81,7 +83,7 @@ class Beats:
             this = (beat.term, beat.round)
             by_datagram = path.datagram_round == this
             return Ways(link=not by_datagram or path.link_round == this, datagram=by_datagram)
-        proved = now - path.answered_at <= self._patience_s
+        proved = now - path.answered_at <= self._proved_s
         hopeful = now - max(path.answered_at, path.trying_since) < TRIES_S
         tried = proved or hopeful or now - path.tried_at >= RETRY_S
         if tried:

@@ -37,11 +37,9 @@ from agent.errors import InputError, InvariantBroken, PortTaken
 from agent.model.identity import AGENT_ID_LENGTH
 from agent.model.types import AgentId, ClusterId
 from agent.net.addresses import is_ip
+from agent.net.beats import Beat
 from agent.net.frames import KEY_BYTES
-from agent.raft.messages import Heartbeat, HeartbeatResponse
 from agent.swim import MAX_DATAGRAM_BYTES, MAX_MESSAGE_BYTES, SwimMessage
-
-Beat = Heartbeat | HeartbeatResponse
 
 SIGNED_SWIM: Final = 1
 KEYED_SWIM: Final = 2

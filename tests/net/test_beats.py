@@ -12,6 +12,7 @@ from agent.raft.messages import Heartbeat, HeartbeatResponse
 
 TIMING = RaftTiming.lan()
 BEAT_S = TIMING.heartbeat_s
+LATE_S = BEAT_S / 2  # of timers on a busy host, all in all, while a follower waits
 BOTH, LINK, DATAGRAM = Ways(link=True, datagram=True), Ways(link=True, datagram=False), Ways(link=False, datagram=True)
 
 
@@ -65,7 +66,8 @@ def test_when_datagrams_stop_the_link_carries_the_next_before_anybody_loses_pati
         "peer", Heartbeat(term=1, commit=0, round=missed), answered_at + missed * preset.heartbeat_s
     ).link:
         missed += 1
-    assert missed * preset.heartbeat_s < preset.election_timeout_min_s
+    assert missed == 2, "one is lost"
+    assert missed * preset.heartbeat_s + preset.heartbeat_s / 2 < preset.election_timeout_min_s
 
 
 @pytest.mark.parametrize(("there", "back"), [(False, True), (True, False), (False, False)])
@@ -113,4 +115,4 @@ def test_whatever_datagrams_get_lost_no_follower_waits_long_enough_for_an_electi
     for there, back in passes:
         pair.beat(there=there, back=back)
     gaps = [later - earlier for earlier, later in zip(pair.heard, [*pair.heard[1:], pair.now], strict=True)]
-    assert max(gaps) < TIMING.election_timeout_min_s
+    assert max(gaps) + LATE_S < TIMING.election_timeout_min_s

@@ -16,11 +16,11 @@ from agent.errors import InvariantBroken, PortTaken
 from agent.instruction import new_key
 from agent.model.identity import agent_id_of
 from agent.net import datagrams
+from agent.net.beats import Beat
 from agent.net.datagrams import (
     BUCKET_BURST,
     MIN_DATAGRAM_BYTES,
     WINDOW_DATAGRAMS,
-    Beat,
     Datagrams,
     Envelope,
     ReplayWindow,

@@ -12,8 +12,8 @@ from agent.config import Config
 from agent.errors import TooLarge
 from agent.model.types import AgentId, Digest
 from agent.net.addresses import AddressPolicy, all_addresses
-from agent.net.beats import Beats
-from agent.net.datagrams import Beat, Datagrams, Envelope
+from agent.net.beats import Beat, Beats
+from agent.net.datagrams import Datagrams, Envelope
 from agent.net.handshake import LocalAgent, Standing
 from agent.net.link import DownReason, PeerInfo
 from agent.net.links import LinkTable
