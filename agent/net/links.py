@@ -442,10 +442,9 @@ class LinkTable:
 
     # --- keeping alive ---
 
-    def _look_over(self, now: float, stalled: bool) -> None:
+    def _look_over(self, now: float, unread: bool) -> None:
         for peer, up in list(self._up.items()):
-            # We ourselves were away: what the peers sent meanwhile is still in the sockets. Judge at the next tick.
-            if not stalled and now - up.link.last_received >= self.timing.silence_timeout_s:
+            if not unread and now - up.link.last_received >= self.timing.silence_timeout_s:
                 self._drop(peer, "silent", at_once=True)
             elif self._is_over(peer, up, now):
                 self.close(peer)

@@ -54,8 +54,8 @@ class LinkTiming(Struct, frozen=True, kw_only=True):
 
 
 class Pulse:
-    """`links`: all that are up. `look(now, stalled)` follows whenever they were spoken on; `stalled`: this agent itself
-    was away for longer than a link is quiet.
+    """`links`: all that are up. `look(now, unread)` follows whenever they were spoken on; `unread`: what their peers
+    have sent may be in the sockets still, so that silence says nothing.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Pulse:
 
     def start(self) -> None:
         """Begin; `stop` ends it."""
-        self._schedule()
+        self._schedule(rest_s=0.0)
 
     def stop(self) -> None:
         """Speak no more."""
@@ -82,25 +82,31 @@ class Pulse:
         """A frame has woken us: what is nearly due goes now, and needs no waking of its own."""
         if self._timer is not None and self._loop.time() >= self._early_due:
             self._timer.cancel()
-            self._beat()
+            self._beat(unread=True)  # the turn of the loop that brought this frame may bring more
+            self._schedule(rest_s=0.0)
 
     def answer(self, link: Link) -> None:
         """The peer has said that it lives. Where ours is due soon it goes now, with TCP's acknowledgement."""
         if link.queued_bytes == 0 and link.last_received - link.last_sent >= self._timing.alive_interval_s / 2:
             _say_alive(link)
 
-    def _beat(self) -> None:
+    def _on_timer(self) -> None:
+        """Behind what the sockets brought in this turn; after a stall of this agent itself, that may not be all."""
+        interval_s = self._timing.alive_interval_s
+        self._beat(unread=self._loop.time() - self._timer_due > interval_s)
+        self._schedule(rest_s=interval_s * EARLY_SHARE)
+
+    def _beat(self, *, unread: bool) -> None:
         now, timing = self._loop.time(), self._timing
-        stalled = now - self._timer_due > timing.alive_interval_s
         quiet_s = timing.alive_interval_s * (1 - EARLY_SHARE)
         for link in self._links():
             if link.queued_bytes == 0 and now - link.last_sent >= quiet_s:
                 _say_alive(link)
-        self._look(now, stalled)
-        self._schedule()
+        self._look(now, unread)
 
-    def _schedule(self) -> None:
-        """When the first link is due, to be told that we live or to be judged silent; and from when a frame will do."""
+    def _schedule(self, *, rest_s: float) -> None:
+        """When the first link is due, to be told that we live or to be judged silent, but not within `rest_s`; and from
+        when a frame will do."""
         now, timing = self._loop.time(), self._timing
         sent = heard = now
         for link in self._links():
@@ -108,8 +114,8 @@ class Pulse:
             heard = min(heard, link.last_received)
         due = min(sent + timing.alive_interval_s, heard + timing.silence_timeout_s)
         self._early_due = max(due - timing.alive_interval_s * EARLY_SHARE, now + timing.alive_interval_s * LOOK_SHARE)
-        self._timer_due = max(due, now + timing.alive_interval_s * EARLY_SHARE)
-        self._timer = self._loop.call_at(self._timer_due, self._beat)
+        self._timer_due = max(due, now + rest_s)
+        self._timer = self._loop.call_at(self._timer_due, self._on_timer)
 
 
 def _say_alive(link: Link) -> None:

@@ -286,8 +286,27 @@ async def test_a_stall_of_our_own_is_not_a_peers_silence(pair: list[Node]) -> No
         for up in a.table._up.values():
             up.link.last_received -= 10.0
         a.table._pulse._timer.cancel()  # type: ignore[union-attr]  # a started table has one
-        a.table._pulse._beat()
+        a.table._pulse._on_timer()
         assert a.downs == []
+
+
+async def test_a_frame_judges_no_other_link_whose_bytes_may_have_come_with_it(pair: list[Node]) -> None:
+    """The timer does, which comes behind all that the sockets brought, and isn't put off by frames."""
+    a, b = pair
+    async with running(a, b):
+        a.knows(b)
+        await wait_for(lambda: a.linked(b) and b.linked(a))
+        for up in a.table._up.values():
+            up.link.last_received -= 10.0
+        pulse = a.table._pulse
+        for _ in range(3):
+            pulse._early_due = 0.0  # as after a stall, in which all links got due
+            a.table.ride_along()
+            assert a.downs == []
+        assert pulse._timer_due <= asyncio.get_running_loop().time()
+        pulse._timer.cancel()  # type: ignore[union-attr]  # a started table has one
+        pulse._on_timer()
+        assert a.downs == [(b.id, "silent")]
 
 
 async def test_a_restarted_peer_replaces_its_old_link_before_anybody_missed_it(pair: list[Node]) -> None:
