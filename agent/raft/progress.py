@@ -139,10 +139,13 @@ class Progress:
         return True
 
     def answered_heartbeat(self, round: int, last_index: int) -> None:
-        """It is alive: probe again, and look for a lost Append when nothing moved since its last answer."""
+        """It is alive: look for a lost Append, at once while probing, else when nothing moved since its last answer.
+
+        Without its entries: heartbeats overtake what a slow link still carries, and must not make it more.
+        """
         self.round = max(self.round, round)
         if self.state is ProgressState.PROBE:
-            self.paused = False
+            self.check = self.paused
         elif self.state is ProgressState.REPLICATE and self.match < last_index:
             self.check = self.match == self._match_at_heartbeat
         self._match_at_heartbeat = self.match

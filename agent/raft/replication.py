@@ -134,6 +134,8 @@ class Replication:
         snapshot = progress.snapshot
         if snapshot is None or snapshot.index != response.index or response.offset > len(snapshot.data):
             return
+        if response.offset == progress.offset < len(snapshot.data):
+            return  # to a chunk that went out twice: what it asks for is on its way
         progress.offset = response.offset
         if response.offset < len(snapshot.data):
             self._send_chunk(member, progress, now)

@@ -119,3 +119,17 @@ def test_a_silent_pipeline_is_checked_at_the_second_heartbeat_without_news() -> 
     assert not progress.check
     progress.answered_heartbeat(2, last_index=6)
     assert progress.check
+
+
+def test_a_probe_that_may_still_be_on_its_way_is_repeated_without_its_entries() -> None:
+    progress = Progress(next=5, now=0.0, max_messages=3, max_bytes=100)
+    assert progress.ready_for_entries()
+    progress.sent(9, 100, commit=0)
+    for round in (1, 2):
+        progress.answered_heartbeat(round, last_index=9)
+        assert progress.check
+        assert not progress.ready_for_entries()
+        progress.sent(4, 0, commit=0)
+        assert not progress.check
+    progress.accepted(4)
+    assert progress.ready_for_entries(), "whether or not the first one arrived"

@@ -107,6 +107,15 @@ class TestSending:
         assert only(bench.receive("b", alive), InstallSnapshot, "b").offset == 0
         assert not of(bench.receive("b", alive), InstallSnapshot)
 
+    def test_answers_to_a_chunk_that_went_out_twice_ask_for_the_next_once(self) -> None:
+        """Else each repetition doubled all that follows, on a link that is slow already."""
+        bench = leader_with_snapshot()
+        bench.now += 1.0
+        bench.receive("b", HeartbeatResponse(term=2, round=1))
+        next_wanted = InstallSnapshotResponse(term=2, index=5, offset=4)
+        assert only(bench.receive("b", next_wanted), InstallSnapshot, "b").offset == 4
+        assert not of(bench.receive("b", next_wanted), InstallSnapshot)
+
     def test_a_new_link_repeats_it_at_once(self) -> None:
         bench = leader_with_snapshot()
         bench.raft.peer_linked("b", bench.now)
