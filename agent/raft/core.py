@@ -183,8 +183,7 @@ class Raft:
         if known or not state.is_voter:
             self._election.heard_leader(self._now)
         elif fresh:
-            # What a stranger says later doesn't put the own campaign off: it may lie.
-            self._election.wait(self._now)
+            self._election.wait(self._now)  # what a stranger says later doesn't put the own campaign off: it may lie
         was_voter = state.is_voter
         if isinstance(message, Append):
             self._follower.on_append(sender, message)
@@ -200,6 +199,7 @@ class Raft:
             self._election.wait(self._now)
         elif was_voter and not self._state.is_voter:
             self._state.follow(self.term, self.leader)
+            self._election.awaited.clear()
 
     def _on_leader_answer(self, sender: str, answer: LeaderAnswer) -> None:
         leadership = self._leadership

@@ -62,6 +62,22 @@ def test_it_does_not_lead_before_it_has_met_the_others_and_comes_anew() -> None:
     must_come_anew(cluster, founder)
 
 
+def test_who_is_gone_for_good_is_not_dialled_for_ever() -> None:
+    cluster, founder, _ = of_two()
+    cluster.enrol("n3")
+    cluster.run(1.0)
+    older = copy.deepcopy(founder.disk)
+    cluster.crash("n3")
+    cluster.enrol("n4")
+    cluster.until(lambda: len(founder.up.context.raft.configuration.voters) == 3, within_s=2 * HEALTHY_S)
+    founder.result(founder.deploy("later"))
+    cluster.run(1.0)
+    put_back(cluster, founder, older)
+    cluster.run(5.0)
+    must_come_anew(cluster, founder)
+    assert cluster.n("n3").id not in founder.wanted
+
+
 def test_nor_where_the_others_have_gone_on_without_it_meanwhile() -> None:
     cluster, founder, older = grown()
     cluster.crash("n1")
