@@ -116,6 +116,13 @@ def test_a_key_is_for_one_sender_one_receiver_and_one_start(a: Agent, b: Agent) 
     assert b.drops == {"signature": 3}
 
 
+def test_the_key_of_a_member_that_was_removed_proves_nothing(a: Agent, b: Agent) -> None:
+    a.linked(b)
+    b.knows()
+    assert b.envelope.open(a.envelope.seal(b.id, Heartbeat(term=1, commit=2, round=3)), 0.0) is None
+    assert b.drops == {"unknown": 1}
+
+
 def test_what_is_proved_by_a_key_is_no_other_form(a: Agent, b: Agent) -> None:
     """A SWIM message taken for a heartbeat would be one that nobody sent."""
     a.linked(b)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -146,6 +147,20 @@ async def test_when_datagrams_stop_heartbeats_and_answers_take_the_link(pair: tu
         leader.network.send(follower.id, RaftFrame(message=Heartbeat(term=1, commit=0, round=leader.round)))
         await asyncio.sleep(BEAT_S)
     assert [await leader.beat(follower) for _ in range(3)] == [2] * 3
+
+
+async def test_a_heartbeat_of_whom_there_is_no_link_with_counts_no_more(pair: tuple[Side, Side]) -> None:
+    """It may have been on its way since before the link went down, and whoever counts for a leader is linked."""
+    leader, follower = pair
+    late = Heartbeat(term=1, commit=0, round=99)
+    data = leader.network._envelope.seal(follower.id, late)
+    leader.network.want([])
+    follower.network.links.close(leader.id)
+    await wait_for(lambda: not (leader.linked or follower.linked))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as raw:
+        raw.sendto(data, (follower.address, follower.port))
+    await wait_for(lambda: follower.network.drops["unlinked"] == 1)
+    assert late not in follower.came
 
 
 @pytest.mark.usefixtures("older")
