@@ -37,9 +37,9 @@ def drain(hosts: tuple[str, ...], wait: str, detach: bool, dry_run: bool) -> int
     """Move what runs on each HOST, by name or id, elsewhere, and place nothing more there.
 
     One replica of a service leaves at a time, while all others of it are healthy: it goes on here until it is healthy
-    where it goes, unless it writes to a path of the host. What is pinned or has a named volume stays, and so does what
-    fits nowhere else. The host stays a member and a voter. Exits 3 when something is left there; the hosts are drained
-    all the same, until `agent undrain`.
+    where it goes, unless it writes to a path of the host or its plan says otherwise. What is pinned or has a named
+    volume stays, and so does what fits nowhere else. The host stays a member and a voter. Exits 3 when something is
+    left there; the hosts are drained all the same, until `agent undrain`.
     """
     options = current_options()
     wait_s = parse_duration_ms(wait, where="--wait") / 1000
