@@ -442,7 +442,7 @@ def test_a_dry_run_says_what_would_move_and_what_would_end(desk: Desk) -> None:
         desk.lab.host(name).load_image("muster-web:demo")
     service = {
         "docker_image": "muster-web:demo",
-        "replicas": 3,
+        "replicas": 1,
         "ports": [{"host_port": 8090, "container_port": 8080}],
         "health": {"http": {"port": 8080, "path": "/health"}, "interval": "1s"},
     }
@@ -450,28 +450,29 @@ def test_a_dry_run_says_what_would_move_and_what_would_end(desk: Desk) -> None:
     (desk.lab.operator.home / "pair.json").write_text(
         json.dumps({"stack": "pair", "services": {"web": service, "kept": kept}})
     )
-    desk.run("agent", "drain", "n1", "n4", "--detach")  # so that the three go to n2, n3 and n5
+    desk.run("agent", "drain", "n1", "n2", "n3", "n4", "--detach")  # so that it goes to n5
     desk.run("agent", "deploy", "pair.json")
-    desk.run("agent", "undrain", "n1", "n4")
+    desk.run("agent", "undrain", "n1", "n2", "n3", "n4")
+    desk.run("agent", "drain", "n1", "--detach")  # it has no image
     assert "pair/web" in desk.run("agent", "ps").stdout
     planned = desk.run("bootstrap", "uninstall", "hosts.txt", "--dry-run", "--limit", "n5")
-    assert "would move: n5: pair/web." in planned.stdout
+    assert "would move: n5: pair/web.1" in planned.stdout
     assert "would end: n5: pair/kept.1 (pinned to n5)" in planned.stdout
     assert active(desk, "n5") == "active"
 
 
-def test_uninstalling_one_drains_and_expels_it_while_its_services_go_on_answering(desk: Desk) -> None:
+def test_uninstalling_one_drains_and_expels_it_while_its_service_of_one_goes_on_answering(desk: Desk) -> None:
     with answers(desk, 8090) as counted:
         result = desk.run("bootstrap", "uninstall", "hosts.txt", "--yes", "--limit", "n5")
         found = desk.wait_all_alive(["n1", "n2", "n3", "n4"])
     assert counted() >= (10, 0)
     assert counted()[1] == 0, "rounds in which nobody answered"
     assert "n5: draining" in result.stdout
-    assert "moved: n5: pair/web." in result.stdout
+    assert "moved: n5: pair/web.1" in result.stdout
     assert "ended: n5: pair/kept.1 (pinned to n5)" in result.stdout
     (pair,) = (stack for stack in found["stacks"] if stack["name"] == "pair")
     (web,) = (service for service in pair["services"] if service["name"] == "web")
-    assert web["healthy"] == 3
+    assert web["healthy"] == 1
     assert active(desk, "n5") == "inactive"
     desk.wait_all_alive(["n1", "n2", "n3", "n4"])
     for path in ("/opt/muster", "/etc/muster", "/var/lib/muster", "/usr/local/bin/agent", UNIT):
