@@ -70,7 +70,7 @@ class Consensus(Struct):
         """Who keeps our words: all that count with us; of a sole voter, whoever follows it."""
         configuration, context = self.context.raft.configuration, self.context
         if configuration.members == (context.id,):
-            return context.peers.keys() & context.state.members.keys()
+            return sorted(context.peers.keys() & context.state.members.keys())
         return configuration.members if context.id in configuration else ()
 
     def _tell_kept(self, peer: AgentId) -> None:

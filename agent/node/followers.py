@@ -131,7 +131,8 @@ class Followers(Struct):
                     break
                 follower.sent, follower.told = follower.sent + 1, lead
                 self.context.reply(peer, follower.call, part, end=False)
-        self._behind = {peer for peer, follower in self._followers.items() if not follower.compared}
+        kept = self._behind & self._followers.keys()
+        self._behind = {peer for peer in kept if not self._followers[peer].compared}
         for peer in [peer for peer in self._loading if when.mono >= self._followers[peer].moved_at + STALLED_S]:
             fault = fault_of(errors.TooMany(f"nothing of a snapshot was taken for {STALLED_S:.0f} s"))
             self.context.fail(peer, self._followers[peer].call, fault)

@@ -110,7 +110,7 @@ class Following(Struct):
     `_searching_since`: we have nobody to follow. `_alone_since`: no voter that our ledger names is linked; after a
     while anybody linked is asked, since the voters may be others by now: a host may be enrolled, or come back, when
     all founders are gone. `_judged`: the snapshot that is whole and not decided on yet, `_behind` what came behind it.
-    `_wanted`: the links last asked for.
+    `_wanted`: the links last asked for; `_meets`: those that are awaited at a start were among them.
     """
 
     context: Context
@@ -137,6 +137,7 @@ class Following(Struct):
     _alone_since: float | None = None
     _lost: bool = False
     _told_apart: bool = False
+    _meets: bool = True
     _absent: frozenset[AgentId] = frozenset()
     _seek_at: float | None = None
     _pumped_at: float = float("-inf")
@@ -153,7 +154,7 @@ class Following(Struct):
         self._seek(when)
         if self._is_fed:
             self._leaderless_since = self._alone_since = self._searching_since = None
-            if self._absent == absent:
+            if self._absent == absent and not self._meets:
                 return  # who counts and who is a member changes with a call of `want`
         else:
             self._notice_alone(when)
@@ -161,6 +162,7 @@ class Following(Struct):
             self._notice_searching(when)
         if self.wanted() != self._wanted:
             self.want()
+        self._meets = bool(self.context.raft.awaited)
 
     def link_up(self, peer: AgentId) -> None:
         """One that isn't heard, or stays behind, is told by us who coordinate: to it all may look well."""

@@ -118,7 +118,10 @@ def test_a_sole_voter_that_nobody_is_linked_with_leads_after_a_while() -> None:
     cluster.start("n1")
     cluster.run(WAITS_S / 2)
     assert not founder.up.context.raft.is_leader
+    assert founder.wanted == {cluster.n("n2").id}
     cluster.until(lambda: founder.up.context.raft.is_leader, within_s=WAITS_S)
+    cluster.run(1.0)
+    assert not founder.wanted, "who wants it dials"
 
 
 def test_a_host_alone_waits_for_nobody() -> None:
