@@ -264,21 +264,23 @@ def _does(check: HostCheck) -> str:
     return f"{text}: {check.detail}" if check.detail else text
 
 
-def _hosts(service: ServiceStatus) -> str:
-    count = Counter(replica.host for replica in service.replicas)
+def _hosts(service: ServiceStatus, *, removing: bool = False) -> str:
+    """Where its replicas are; of one that was moving when it was removed, where it ran."""
+    count = Counter((removing and replica.predecessor) or replica.host for replica in service.replicas)
     return ", ".join(f"{host} {number}" if number > 1 else host for host, number in sorted(count.items()))
 
 
 def _going(service: ServiceStatus) -> str:
     """What is left of a service that is being removed."""
-    text = f"{len(service.replicas)} left, on {_hosts(service)}" if service.replicas else ""
+    text = f"{len(service.replicas)} left, on {_hosts(service, removing=True)}" if service.replicas else ""
     why = next((_why(replica) for replica in service.replicas if replica.reason), "")
     return text + why
 
 
 def _lost_hosts(before: StackStatus | None, after: Status) -> tuple[str, ...]:
     """Hosts that had replicas of it and can't say whether those are gone."""
-    had = {replica.host for service in (before.services if before else ()) for replica in service.replicas}
+    replicas = [replica for service in (before.services if before else ()) for replica in service.replicas]
+    had = {host for replica in replicas for host in (replica.host, replica.predecessor)}
     return tuple(sorted(host.name for host in after.hosts if host.name in had and host.state in _LOST))
 
 

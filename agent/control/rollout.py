@@ -40,6 +40,7 @@ from agent.state import (
     key_of,
     rests,
     service_of,
+    serving,
     wants_stopped,
 )
 
@@ -248,18 +249,28 @@ class _Rollout:
         The rest stays assigned, so that nobody is told of ports that are free and of volumes that nothing uses
         while a container still runs there.
         """
-        return [key for key, assignment in self._current.items() if self._is_gone(assignment)]
+        told = (host.report for host in self._facts.hosts.values() if host.report is not None and not host.lost)
+        there = {
+            (item.service, item.slot) for report in told for item in report.replicas if item.stack == self._stack.name
+        }
+        return [
+            key
+            for key, item in self._current.items()
+            if (key.service, key.slot) not in there
+            and all(self._has_looked(host, item) for host in {item.host, serving(item).host})
+        ]
 
-    def _is_gone(self, assignment: Assignment) -> bool:
-        host = self._facts.of(assignment.host)
-        if host.lost:
+    def _has_looked(self, host: AgentId, assignment: Assignment) -> bool:
+        """Whether what the host doesn't report of the replica isn't there, or it can't report any more."""
+        facts = self._facts.of(host)
+        if facts.lost:
             return True
-        if host.report is None or host.report.applied < self._stack.moved_index:
+        if facts.report is None or facts.report.applied < self._stack.moved_index:
             return False
         service = service_of(self._state, assignment)
-        away = {runtime.name for runtime in host.report.runtimes if not runtime.available}
+        away = {runtime.name for runtime in facts.report.runtimes if not runtime.available}
         # An agent that has just started and whose engine doesn't answer has seen nothing yet, and so reports nothing.
-        return (service is None or service.runtime not in away) and self._reports.observed(assignment) is None
+        return service is None or service.runtime not in away
 
     def _undisturbed(self, key: ReplicaKey) -> bool:
         """Whether a change ends no running container: another pointer, a port it couldn't have, a host that is lost."""
@@ -271,14 +282,19 @@ class _Rollout:
         return before is not None and stays and same_container(before, self._services[key.service])
 
     def _arrived(self) -> Iterator[Assignment]:
-        """What doesn't need its predecessor any more: it is healthy itself, or isn't to run."""
+        """What doesn't need its predecessor any more: it is healthy itself, or isn't to run.
+
+        If it is to move on, that is for the next decision: it is its own successor's predecessor then.
+        """
         moving = {key: item for key, item in self._current.items() if item.predecessor is not None}
         for key, item in sorted(moving.items()):
             generation = self._stack.generations.get(key.service, 0)
             asked = (item.instruction, item.generation) == (self._stack.deployed, generation)
-            if not asked or key in self._changes or key in self._plan.release:
+            changed = key in self._changes and self._changes[key].host == item.host
+            if not asked or changed or key in self._plan.release:
                 continue
             if rests(self._stack, key.service) or self._judge(item).verdict == "done":
+                self._changes.pop(key, None)
                 yield replace(item, predecessor=None)
 
     def _leaving(self) -> set[ReplicaKey]:

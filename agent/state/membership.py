@@ -14,6 +14,7 @@ from agent.model.cluster import MAX_API_KEYS, MAX_MEMBERS, MAX_OPERATORS, Operat
 from agent.model.identity import agent_id_of
 from agent.model.instruction import Act, Body, Enrol, Grant, GrantKey, Relabel
 from agent.model.types import AgentId, OperatorName, Target
+from agent.state.placing import assignments_without
 from agent.state.queries import assignments_on, member_named
 from agent.state.signed import Signed
 from agent.state.stacks import forget_removed, with_revision
@@ -48,7 +49,7 @@ def _enrol(state: ClusterState, signed: Signed, body: Body) -> ClusterState:
 def _expel(state: ClusterState, signed: Signed, _body: Body) -> ClusterState:
     """Remove a member for ever; its assignments go with it, so that the coordinator places them elsewhere.
 
-    What moved away and was still to be waited for there goes as well.
+    What was moving there is where it still runs; what was moving away doesn't run there any more.
     """
     agent = _member(state, signed)
     if len(state.members) == 1:
@@ -65,11 +66,7 @@ def _expel(state: ClusterState, signed: Signed, _body: Body) -> ClusterState:
         expelled=state.expelled | {agent},
         drained=state.drained - {agent},
         evidence=_without(state.evidence, f"member:{agent}/", f"host:{agent}/"),
-        assignments={
-            key: replace(item, predecessor=None) if item.predecessor and item.predecessor.host == agent else item
-            for key, item in state.assignments.items()
-            if key not in lost
-        },
+        assignments=assignments_without(state, agent),
         stacks={**state.stacks, **stacks},
     )
     return forget_removed(state, frozenset(stacks))

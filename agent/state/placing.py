@@ -11,8 +11,8 @@ from msgspec.structs import replace
 from agent.model.ledger import AssignedPort, AssignEntry, Assignment, Phase, PhaseEntry, Predecessor
 from agent.model.spec import ReplicaKey
 from agent.model.stack import MAX_REPLICAS, PortSpec, Role, Service
-from agent.model.types import Label
-from agent.state.queries import deployed_stack, key_of, satisfies, wanted_replicas
+from agent.model.types import AgentId, Label
+from agent.state.queries import deployed_stack, key_of, satisfies, service_of, wanted_replicas
 from agent.state.stacks import drop_unreferenced, forget_amendments, forget_removed, keep_evidence
 from agent.state.types import ClusterState, StackState
 
@@ -168,6 +168,20 @@ def _check_predecessor(state: ClusterState, what: str, assignment: Assignment, b
 def predecessor_of(current: Assignment) -> Predecessor:
     """What an assignment is to the one that follows it on another host."""
     return Predecessor(host=current.host, ports=current.ports)
+
+
+def assignments_without(state: ClusterState, gone: AgentId) -> dict[ReplicaKey, Assignment]:
+    """All of them without that host: what was moving there is its predecessor's again, if that one may have it."""
+    left: dict[ReplicaKey, Assignment] = {}
+    for key, item in state.assignments.items():
+        before = item.predecessor
+        if item.host == gone and before is not None:
+            service, member = service_of(state, item), state.members[before.host]
+            if service is not None and satisfies(member, service) and _ports_fit(service, before.ports):
+                left[key] = replace(item, host=before.host, ports=before.ports, predecessor=None)
+        elif item.host != gone:
+            left[key] = replace(item, predecessor=None) if before is not None and before.host == gone else item
+    return left
 
 
 def _ports_fit(service: Service, ports: tuple[AssignedPort, ...]) -> bool:

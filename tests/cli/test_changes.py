@@ -419,6 +419,20 @@ async def test_removing_tells_where_replicas_are_left(
     assert "removed" not in said.out
 
 
+async def test_removing_tells_where_one_ran_that_was_moving(
+    agent: Agent, running: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "REMOVAL_PATIENCE_S", 0.3)
+    open_shop(running)
+
+    def half() -> None:
+        running.ledger.report("n1", seen(running, "job", "stopping"))
+        let_go(running, "web")
+
+    said = await during(agent("remove", "shop", "--yes"), (lambda: revision(running) == 2, half))
+    assert "shop: not all of it is gone yet: job: 1 left, on n1" in said.err
+
+
 async def test_a_removal_names_the_host_that_could_not_confirm_it(agent: Agent, running: FakeCluster) -> None:
     open_shop(running)
     running.ledger.dead.add("n2")

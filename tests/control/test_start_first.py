@@ -5,18 +5,20 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent.control import decide
 from agent.control.progress import HEALTHY_DEADLINE_MS
 from agent.host import HostContext, desired
 from agent.model.errand import Prepare
+from agent.model.instruction import Expel
 from agent.model.ledger import LevelEntry
 from agent.model.spec import ReplicaKey
 from agent.model.stack import PortSpec, Service, Volume
 from agent.model.types import AgentId
 from agent.state import STATE_LEVEL
 from tests.control.test_scheduler import check_placed
-from tests.control.world import World
+from tests.control.world import World, seen
 from tests.support.ledger import Ledger, service, stack
 
 PORT = PortSpec(host_port=8443, container_port=8443)
@@ -212,6 +214,70 @@ def test_a_removal_meanwhile_stops_both() -> None:
     made = moving(world("n1", "n2", web=service()))
     made.ledger.remove()
     assert kept(made) == ""
+
+
+def test_a_removal_meanwhile_is_over_when_both_hosts_say_so() -> None:
+    made = moving(world("n1", "n2", web=service()))
+    made.stopping.add("n1")
+    made.ledger.remove()
+    made.settle()
+    assert made.phase() == "removing"
+    made.stopping.clear()
+    made.settle()
+    assert "shop" not in made.state.stacks
+
+
+@pytest.mark.parametrize("fault", ["silent", "without_engine"])
+def test_a_removal_waits_for_an_old_host_that_cannot_know_yet(fault: str) -> None:
+    made = moving(world("n1", "n2", web=service()))
+    getattr(made, fault).add("n1")
+    made.ledger.remove()
+    made.settle()
+    assert made.phase() == "removing"
+    getattr(made, fault).clear()
+    made.dead["n1"] = "dead"
+    made.settle()
+    assert "shop" not in made.state.stacks
+
+
+def test_what_is_still_ending_where_it_was_is_waited_for_too() -> None:
+    made = world("n1", "n2", web=service(host="n2"))
+    (item,) = made.state.assignments.values()
+    made.ledger.remove()
+    facts = made.facts()
+    old = facts.hosts[made.ledger.id("n1")]
+    assert old.report is not None
+    ending = replace(old, report=replace(old.report, replicas=(seen(item, "stopping"),)))
+    hosts = {**facts.hosts, made.ledger.id("n1"): ending}
+    assert not decide(made.state, replace(facts, hosts=hosts), made.ledger.now_ms).entries
+    hosts[made.ledger.id("n1")] = replace(ending, lost=True)
+    assert decide(made.state, replace(facts, hosts=hosts), made.ledger.now_ms).entries
+
+
+def test_one_that_is_healthy_where_it_is_to_leave_again_needs_its_first_host_no_more() -> None:
+    made = moving(world("n1", "n2", "n3", web=service()))
+    (to,) = made.hosts_of("web").values()
+    third = "n3" if to == "n2" else "n2"
+    made.unfit[third, "web"] = "no image"
+    made.ledger.drain(to)
+    made.settle()
+    assert (made.hosts_of("web"), kept(made)) == ({1: to}, "n1")
+    made.sick_slots.clear()
+    made.settle()
+    assert (made.hosts_of("web"), kept(made)) == ({1: to}, "")
+    made.unfit.clear()
+    made.settle()
+    assert (made.hosts_of("web"), kept(made)) == ({1: third}, "")
+
+
+def test_the_next_host_is_expelled_and_it_is_where_it_runs() -> None:
+    made = moving(world("n1", "n2", "n3", web=service()))
+    (to,) = made.hosts_of("web").values()
+    made.ledger.instruct("expel", f"member:{made.ledger.id(to)}", Expel())
+    assert (made.hosts_of("web"), kept(made)) == ({1: "n1"}, "")
+    while made.hosts_of("web") == {1: "n1"}:
+        made.step()
+    assert (made.hosts_of("web"), kept(made)) == ({1: "n3" if to == "n2" else "n2"}, "n1")
 
 
 def test_its_ports_there_are_nobodys_until_it_goes() -> None:

@@ -21,7 +21,7 @@ from agent.model.report import (
 from agent.model.spec import ReplicaKey
 from agent.model.status import HostState
 from agent.model.types import AgentId, Label
-from agent.state import STATE_LEVEL, ClusterState, key_of, rests, service_of
+from agent.state import STATE_LEVEL, ClusterState, key_of, rests, service_of, serving
 from tests.support.ledger import Ledger
 
 DOCKER = (RuntimeInfo(name="docker", available=True), RuntimeInfo(name="process", available=True))
@@ -190,12 +190,13 @@ class World:
             return HostFacts(liveness="unknown", awaited=True, drained=drained)
         mine = [item for item in self.state.assignments.values() if item.host == member.id]
         busy = [conflict for item in mine for conflict in self._conflicts(member, item)]
+        replicas = [one for item in mine if (one := self._replica(item, busy)) is not None]
         told = report(
             member.id,
             applied=self.state.index,
             memory_mib=self.memory.get(member.name, 8192),
             runtimes=NO_DOCKER if member.name in self.without_engine else DOCKER,
-            replicas=[one for item in mine if (one := self._replica(item, busy)) is not None],
+            replicas=[*replicas, *self._left_behind(member)],
             busy=[*busy, *self.refused.get(member.id, ())],
             findings=[found for errand in self.errands.get(member.id, ()) if (found := self._find(member, errand))],
         )
@@ -245,6 +246,17 @@ class World:
             for port in item.ports
             if (member.name, port.host_port) in self.taken
         ]
+
+    def _left_behind(self, member: Member) -> list[ObservedReplica]:
+        """What moved away from the host and still runs there."""
+        left: list[ObservedReplica] = []
+        for item in self.state.assignments.values():
+            if serving(item).host == member.id != item.host:
+                if not self.state.stacks[item.stack].removing:
+                    left.append(seen(item, "healthy"))
+                elif member.name in self.stopping:
+                    left.append(seen(item, "stopping"))
+        return left
 
     def _replica(self, item: Assignment, busy: list[PortConflict]) -> ObservedReplica | None:
         stack = self.state.stacks[item.stack]

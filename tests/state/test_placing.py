@@ -20,7 +20,7 @@ from agent.model.ledger import (
     Slot,
 )
 from agent.model.spec import ReplicaKey
-from agent.model.stack import InstructionRef, PortSpec
+from agent.model.stack import InstructionRef, PortSpec, Service
 from agent.state import PORT_TRIES, PREDECESSOR_LEVEL, SnapshotRefused, decode_snapshot, encode_snapshot
 from agent.state.placing import MOVES
 from tests.support.ledger import Ledger, member, service, stack
@@ -157,6 +157,30 @@ class TestPredecessors:
         ledger.instruct("expel", f"member:{ledger.id('n1')}", Expel())
         assert ledger.state.assignments[WEB] == ledger.assignment("n2")
         assert decode_snapshot(encode_snapshot(ledger.state)) == ledger.state
+
+    def test_it_has_the_replica_again_when_the_next_host_is_expelled(self) -> None:
+        ledger = self.ledger()
+        self.after(ledger, "n2", "n1")
+        ledger.instruct("expel", f"member:{ledger.id('n2')}", Expel())
+        assert ledger.state.assignments[WEB] == ledger.assignment("n1")
+        assert ledger.state.stacks["shop"].moved_index == ledger.state.index
+        assert decode_snapshot(encode_snapshot(ledger.state)) == ledger.state
+
+    @pytest.mark.parametrize(
+        "other", [service(host="n2"), service(ports=(PortSpec(host_port=8443, container_port=8443),))]
+    )
+    def test_but_not_what_another_plan_forbids_there(self, other: Service) -> None:
+        ledger = self.ledger()
+        self.after(ledger, "n2", "n1")
+        ledger.deploy(stack(web=other))
+        ports = tuple(
+            AssignedPort(container_port=port.container_port, host_port=port.host_port) for port in other.ports
+        )
+        before = Predecessor(host=ledger.id("n1"))
+        changed = replace(ledger.assignment("n2"), ports=ports, predecessor=before)
+        assert not ledger.assign(changed).ignored
+        ledger.instruct("expel", f"member:{ledger.id('n2')}", Expel())
+        assert not ledger.state.assignments
 
     def test_a_snapshot_with_one_is_read_and_a_lie_about_it_is_not(self) -> None:
         ledger = self.ledger()
