@@ -205,8 +205,10 @@ class _Connection:
         return not gone and time.monotonic() - self._used_s < KEPT_S
 
     def renew(self) -> bool:
-        """Whether it may have another exchange; the one before it is over."""
+        """Whether it may have another exchange; the one before it is over, and nothing came that nobody asked for."""
         if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
+            return False
+        if self._http.trailing_data[0]:
             return False
         self._http.start_next_cycle()
         self._used_s = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -24,6 +25,8 @@ SILENCE_S = 45.0  # three of the agent's keepalives
 RECONNECT_S = 30.0  # an election and a restart take less
 RETRY_S = 0.5  # between two tries
 MAX_LINE_BYTES = 1_048_576  # an examination with its log; a log line of 16,384 characters in JSON has 100 KB
+
+_ID = re.compile(r" ?[!-~]{1,128}")  # agents' have at most 50; it is sent back in a header
 
 _Replica = tuple[str, int, str]
 
@@ -123,7 +126,7 @@ async def _server_sent(
         async for text in lines:
             name, _, value = text.decode("utf-8", "replace").partition(":")
             if name == "id":
-                number = value.removeprefix(" ")
+                number = value.removeprefix(" ") if _ID.fullmatch(value) else ""
             elif name == "data":
                 data = value.removeprefix(" ")
             elif not text and data:

@@ -165,6 +165,12 @@ async def test_one_that_was_not_used_for_long_is_not_used_again(monkeypatch: pyt
         await wait_for(lambda: client.peer.open == 1)
 
 
+async def test_what_nobody_asked_for_is_not_taken_for_the_next_answer() -> None:
+    async with asking(None, OK + OK.replace(b"ok", b"no"), OK) as client:
+        assert [await client.ask(), await client.ask()] == [(200, b"ok")] * 2
+        assert client.peer.connections == 2
+
+
 async def test_a_redirection_is_an_answer_and_is_not_followed() -> None:
     moved = b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"
     async with asking(None, moved) as client:
@@ -213,13 +219,15 @@ async def test_an_answer_that_breaks_off_is_none(begun: bytes) -> None:
         b"HTTP/1.1 200 OK\r\n" + b"X: " + b"x" * 1_000_000,
         CHUNKED + b"1;" + b"x" * 1_000_000,
         CHUNKED + b"nonsense\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"\xff" * 5_000 + b"\r\n\r\n",
     ],
-    ids=["not HTTP", "two lengths", "an endless head", "an endless extension", "no size"],
+    ids=["not HTTP", "two lengths", "an endless head", "an endless extension", "no size", "a long line"],
 )
 async def test_what_is_not_http_is_refused_and_never_gathered(answer: bytes) -> None:
     async with asking(None, answer) as client:
-        with pytest.raises(TransportError, match="isn't HTTP"):
+        with pytest.raises(TransportError, match="isn't HTTP") as told:
             await client.ask(Request(method="GET", path="/", timeout_s=10.0))
+        assert len(str(told.value)) < 300
         await wait_for(lambda: client.peer.open == 0)
 
 
