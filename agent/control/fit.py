@@ -78,7 +78,8 @@ def fit(
 ) -> Fit:
     """Whether the replica can run on the host by what it has: runtime, resources, ports. Its state isn't looked at.
 
-    `current` is the replica's assignment now: an assigned port sticks while it is on that host and allowed.
+    `current` is the replica's assignment now: a port that it has on that host sticks while it is allowed, also where
+    it is about to move from.
     """
     report = facts.of(member.id).report
     if report is None:
@@ -86,7 +87,8 @@ def fit(
     reason = _runtime_reason(service, report) or _resource_reason(key, service, member, report, placements)
     if reason:
         return Fit(reason=reason)
-    sticking = current.ports if current is not None and current.host == member.id else ()
+    places = (current, current.predecessor) if current is not None else ()
+    sticking = next((at.ports for at in places if at is not None and at.host == member.id), ())
     return _ports(key, service, member, report, placements, sticking)
 
 

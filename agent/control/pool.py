@@ -11,7 +11,7 @@ from agent.control.facts import ClusterFacts
 from agent.control.fit import fit, state_reason
 from agent.control.placements import Placements
 from agent.model.cluster import Member
-from agent.model.ledger import AssignedPort
+from agent.model.ledger import AssignedPort, Assignment
 from agent.model.spec import ReplicaKey
 from agent.model.stack import Service
 from agent.model.types import AgentId, Label
@@ -58,11 +58,14 @@ class Pool:
         for heap in self._heaps.values():
             heapq.heapify(heap)
 
-    def draw(self, key: ReplicaKey) -> tuple[AgentId, tuple[AssignedPort, ...]] | None:
-        """The best host for the replica and its ports there, counted as taken by the service; None when none fits."""
+    def draw(self, key: ReplicaKey, current: Assignment | None) -> tuple[AgentId, tuple[AssignedPort, ...]] | None:
+        """The best host for the replica, assigned as `current` now, and its ports there; None when none fits.
+
+        It is counted as taken by the service.
+        """
         while (place := self._best_place()) is not None:
             member = self._members[self._heaps[place][0][-1]]
-            found = fit(key, self._service, member, self._facts, self._placements)
+            found = fit(key, self._service, member, self._facts, self._placements, current)
             if not found.reason:
                 self._on_host[member.id] += 1
                 self._count(member, 1)

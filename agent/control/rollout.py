@@ -37,10 +37,10 @@ from agent.state import (
     ClusterState,
     StackState,
     deployed_stack,
+    hosts_of,
     key_of,
     rests,
     service_of,
-    serving,
     wants_stopped,
 )
 
@@ -256,8 +256,7 @@ class _Rollout:
         return [
             key
             for key, item in self._current.items()
-            if (key.service, key.slot) not in there
-            and all(self._has_looked(host, item) for host in {item.host, serving(item).host})
+            if (key.service, key.slot) not in there and all(self._has_looked(host, item) for host in hosts_of(item))
         ]
 
     def _has_looked(self, host: AgentId, assignment: Assignment) -> bool:

@@ -225,7 +225,7 @@ class _Planner:
         awaited = [name for name, host in hosts if host.awaited and not host.drained]
         pool = Pool(service, allowed, self._state.members, spread, self._facts, self._placements)
         for key in keys:
-            found = pool.draw(key) if not awaited else None
+            found = pool.draw(key, self._current.get(key)) if not awaited else None
             if found is not None:
                 self._add(key, service, *found)
                 continue

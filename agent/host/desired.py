@@ -18,7 +18,7 @@ from agent.model.ledger import Assignment
 from agent.model.spec import ReplicaKey, ReplicaSpec
 from agent.model.stack import Service, Stack
 from agent.model.types import AgentId, ClusterId, HostAddress, Labels
-from agent.state.queries import rests
+from agent.state.queries import hosts_of, rests
 from agent.state.types import ClusterState
 
 PORT_CHOICES = 100  # docs/seed.md "Automatic port binding": increment and retry up to 100 ports
@@ -107,8 +107,7 @@ def desired(state: ClusterState, agent: AgentId, context: HostContext) -> Desire
 def _concerning(state: ClusterState, agent: AgentId) -> Iterator[tuple[ReplicaKey, Assignment]]:
     """What is assigned to the host, and what was before its successor's turn came."""
     for key, assignment in state.assignments.items():
-        before = assignment.predecessor
-        if assignment.host == agent or (before is not None and before.host == agent):
+        if agent in hosts_of(assignment):
             yield key, assignment
 
 

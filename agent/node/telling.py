@@ -76,8 +76,9 @@ def tell_applied(chronicle: Chronicle, context: Context, applied: Applied, when:
                 )
     for key in sorted(applied.assigned):
         if (assignment := state.assignments.get(key)) is not None:
-            host = context.name_of(assignment.host)
-            _tell_replica(chronicle, when, key, "assignment", f"{key} is assigned to {host}", host, "assigned")
+            host, before = context.name_of(assignment.host), assignment.predecessor
+            moves = f"moves from {context.name_of(before.host)} to" if before is not None else "is assigned to"
+            _tell_replica(chronicle, when, key, "assignment", f"{key} {moves} {host}", host, "assigned")
     for key in sorted(applied.released):
         _tell_replica(chronicle, when, key, "assignment", f"{key} is released", "", "released")
 

@@ -70,6 +70,11 @@ def key_of(assignment: Assignment) -> ReplicaKey:
     return ReplicaKey(stack=assignment.stack, service=assignment.service, slot=assignment.slot)
 
 
+def hosts_of(assignment: Assignment) -> frozenset[AgentId]:
+    """Where something of the replica may run: on its host, and on its predecessor's."""
+    return frozenset((assignment.host, serving(assignment).host))
+
+
 def serving(assignment: Assignment) -> Assignment | Predecessor:
     """Whose host and ports others reach the replica by: its predecessor's, until it is healthy itself."""
     return assignment.predecessor or assignment

@@ -23,6 +23,7 @@ from tests.support.ledger import Ledger, service, stack
 
 PORT = PortSpec(host_port=8443, container_port=8443)
 SHARED = Volume(source="/srv/data", container_path="/data")
+WEB = ReplicaKey(stack="shop", service="web", slot=1)
 CONTEXT = HostContext(address="192.0.2.1")
 
 
@@ -172,6 +173,19 @@ def test_the_next_host_dies_and_it_comes_back_to_where_it_runs_once_that_may_be_
     assert (made.hosts_of("web"), kept(made)) == ({1: "n1"}, "")
     (item,) = made.state.assignments.values()
     assert [port.host_port for port in item.ports] == [PORT.host_port]
+
+
+def test_back_where_it_runs_it_has_the_ports_that_it_has_there() -> None:
+    made = world("n1", "n2", api=service(host="n1", ports=(PORT,)), web=service(ports=(PORT,), host="n1"))
+    made.ledger.deploy(stack(web=service(ports=(PORT,))))
+    made.settle()
+    had = made.state.assignments[WEB].ports
+    assert [port.host_port for port in had] == [PORT.host_port + 1], "api had the other one"
+    moving(made)
+    made.dead["n2"] = "dead"
+    made.ledger.undrain("n1")
+    made.settle()
+    assert (made.hosts_of("web"), made.state.assignments[WEB].ports) == ({1: "n1"}, had)
 
 
 def test_the_old_host_dies_and_nobody_waits_for_it() -> None:

@@ -24,7 +24,7 @@ from agent.node.driver.logs import BUFFERED_LINES, LogService
 from agent.node.driver.loop import Driver
 from agent.node.driver.streams import together
 from agent.node.messages import MAX_WITHIN_MS, FollowLogs
-from agent.state import deployed_stack, wanted_replicas
+from agent.state import deployed_stack, hosts_of, wanted_replicas
 
 LOOK_INTERVAL_S = 0.2  # for what has joined; it costs a comparison while nothing has
 RETRY_S = 0.5  # before the second try to read a replica's output; doubled for each further one
@@ -51,11 +51,12 @@ class Placements:
         self._found: frozenset[Placed] = frozenset()
 
     def now(self) -> frozenset[Placed]:
-        """Each with its host."""
+        """Each with its host; one that moves also with the host that it moves from."""
         assignments = self._driver.state.assignments
         if assignments is not self._looked_at:
             self._looked_at = assignments
-            self._found = frozenset((key, each.host) for key, each in assignments.items() if self._matches(key))
+            matching = ((key, each) for key, each in assignments.items() if self._matches(key))
+            self._found = frozenset((key, host) for key, each in matching for host in hosts_of(each))
         return self._found
 
     @property

@@ -12,6 +12,7 @@ from agent.model.types import AgentId, Label
 from agent.model.usage import ReplicaUsage, SilentHost, Usage
 from agent.node.driver.loop import Driver
 from agent.node.messages import GetUsage, Reply, UsageIs
+from agent.state import hosts_of
 
 WITHIN_S = 6.0  # two samples of a host with a hundred containers take 2 s; a person waits no longer
 
@@ -31,7 +32,8 @@ class UsageService:
     async def ask(self, stack: Label | None, visible: Callable[[Label], bool]) -> Usage:
         """All hosts' with replicas of the stack, or of all that are visible; ends within WITHIN_S."""
         placed = self._driver.state.assignments
-        hosts = {each.host for key, each in placed.items() if stack in (None, key.stack) and visible(key.stack)}
+        wanted = (each for key, each in placed.items() if stack in (None, key.stack) and visible(key.stack))
+        hosts = {host for each in wanted for host in hosts_of(each)}
         name_of = self._driver.core.context.name_of
         ordered = sorted(hosts, key=name_of)
         answers = await asyncio.gather(*(self._of(host, stack) for host in ordered))

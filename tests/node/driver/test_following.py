@@ -8,12 +8,16 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from agent import errors
 from agent.model.events import LogLine
+from agent.model.ledger import LevelEntry, Predecessor
 from agent.model.spec import ReplicaKey
-from agent.node.driver.following import Following, Placed
+from agent.node.driver.following import Following, Placed, Placements
 from agent.node.messages import FollowLogs
+from agent.state import PREDECESSOR_LEVEL
+from tests.support.ledger import Ledger, service, stack
 from tests.support.waiting import wait_for
 
 FIRST, SECOND = ReplicaKey(stack="shop", service="web", slot=1), ReplicaKey(stack="shop", service="web", slot=2)
@@ -94,6 +98,18 @@ async def shown(
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     return found
+
+
+def test_one_that_moves_is_read_where_it_runs_and_where_it_is_to_run() -> None:
+    ledger = Ledger("n1", "n2")
+    ledger.deploy(stack(web=service(replicas=2)))
+    ledger.propose(LevelEntry(at=ledger.now_ms, level=PREDECESSOR_LEVEL))
+    ledger.assign(ledger.assignment("n1"), ledger.assignment("n2", slot=2))
+    placements = Placements(ledger, "shop", service="web", slot=None)  # type: ignore[arg-type]  # it has a state, too
+    n1, n2 = ledger.id("n1"), ledger.id("n2")
+    assert placements.now() == {(FIRST, n1), (SECOND, n2)}
+    ledger.assign(replace(ledger.assignment("n2"), predecessor=Predecessor(host=n1)))
+    assert placements.now() == {(FIRST, n1), (FIRST, n2), (SECOND, n2)}
 
 
 async def test_a_replica_that_is_placed_later_joins_with_all_it_says() -> None:
