@@ -25,7 +25,7 @@ from agent.state import ClusterState, beginnings, deployed_stack
 
 
 def services_view(status: Status) -> Services:
-    """All services of all stacks, and where their replicas are reached."""
+    """All services of all stacks, and where their replicas are reached: one that moves, in both places."""
     addresses = {host.name: host.address for host in status.hosts}
     return Services(
         as_of=status.as_of,
@@ -38,13 +38,14 @@ def services_view(status: Status) -> Services:
                 healthy=service.healthy,
                 endpoints=tuple(
                     ServiceEndpoint(
-                        slot=replica.slot,
-                        host=replica.host,
-                        address=addresses.get(replica.host, replica.host),
-                        state=replica.state,
-                        ports=replica.ports,
+                        slot=replica.slot, host=host, address=addresses.get(host, host), state=state, ports=ports
                     )
                     for replica in service.replicas
+                    for host, state, ports in (
+                        (replica.host, replica.state, replica.ports),
+                        (replica.predecessor, replica.predecessor_state, replica.predecessor_ports),
+                    )
+                    if state is not None
                 ),
             )
             for stack in status.stacks

@@ -133,7 +133,7 @@ class ImageProgress(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ServiceEndpoint(Struct, frozen=True, kw_only=True):
-    """Where a replica is reached."""
+    """Where a replica is reached. One that moves has a second, where it runs until its successor is healthy."""
 
     slot: int
     host: str

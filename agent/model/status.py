@@ -82,6 +82,9 @@ class ReplicaStatus(Struct, frozen=True, kw_only=True):
     """Why it has to end before its successor elsewhere starts; empty: it goes on until that one is healthy."""
     predecessor: str = ""
     """The host that still runs what was there before the replica moved."""
+    predecessor_state: ReplicaState | None = None
+    """What that host says of it."""
+    predecessor_ports: tuple[AssignedPort, ...] = ()
 
 
 class ServiceStatus(Struct, frozen=True, kw_only=True):

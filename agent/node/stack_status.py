@@ -53,22 +53,21 @@ class StackViews(Struct, frozen=True):
             for item in facts.report.replicas
         }
 
-    def _left(self, seen: Iterable[tuple[AgentId, ReplicaKey]]) -> dict[ReplicaKey, Label]:
+    def _left(self, seen: Iterable[tuple[AgentId, ReplicaKey]]) -> dict[ReplicaKey, AgentId]:
         """By replica that moved: the host that has something of it still, by the ledger or by its own word."""
         hosts = {key: item.predecessor.host for key, item in self.state.assignments.items() if item.predecessor}
         for host, key in seen:
             placed = self.state.assignments.get(key)
             if placed is not None and placed.host != host and not self.facts.of(host).lost:
                 hosts.setdefault(key, host)
-        members = self.state.members
-        return {key: members[host].name for key, host in hosts.items() if host in members}
+        return {key: host for key, host in hosts.items() if host in self.state.members}
 
     def _stack(
         self,
         stack: StackState,
         assignments: list[Assignment],
         seen: dict[tuple[AgentId, ReplicaKey], ObservedReplica],
-        left: Mapping[ReplicaKey, Label],
+        left: Mapping[ReplicaKey, AgentId],
     ) -> StackStatus:
         planned = deployed_stack(self.state, stack).services
         by_service: dict[Label, list[Assignment]] = defaultdict(list)
@@ -156,7 +155,7 @@ class StackViews(Struct, frozen=True):
         assignment: Assignment,
         seen: dict[tuple[AgentId, ReplicaKey], ObservedReplica],
         staying: Mapping[ReplicaKey, str],
-        left: Mapping[ReplicaKey, Label],
+        left: Mapping[ReplicaKey, AgentId],
     ) -> ReplicaStatus:
         key = ReplicaKey(stack=assignment.stack, service=assignment.service, slot=assignment.slot)
         member = self.state.members.get(assignment.host)
@@ -164,6 +163,8 @@ class StackViews(Struct, frozen=True):
         found = self._judged(stack, assignment, seen.get((assignment.host, key)))
         image = service.image.ref if service is not None and service.image is not None else ""
         ref = found.image_ref or image
+        before = left.get(key)
+        there = seen.get((before, key)) if before is not None else None
         stays = staying.get(key, "") or (bound_reason(service, member) if service and member else "")
         return ReplicaStatus(
             slot=assignment.slot,
@@ -178,7 +179,9 @@ class StackViews(Struct, frozen=True):
             restarts=found.restarts,
             stays=stays,
             alone=lone_reason(self.state, service, member) if service and member and not stays else "",
-            predecessor=left.get(key, ""),
+            predecessor=self.state.members[before].name if before is not None else "",
+            predecessor_state=there.state if there is not None else None,
+            predecessor_ports=there.ports if there is not None else (),
         )
 
     def _unheard(self, assignment: Assignment) -> bool:

@@ -24,12 +24,13 @@ from agent.instruction import kid_of, new_key, public_hex, sign_access
 from agent.model.api import PROBLEM_MEDIA_TYPE, REDACTED
 from agent.model.cluster import Operator
 from agent.model.instruction import Remove, Scale
+from agent.model.ledger import AssignedPort
 from agent.model.usage import ReplicaUsage, Usage
 from agent.model.workers import AddWorker
 from agent.telemetry.api_log import ApiStats
 from tests.support.fake_node import NOTHING, FakeCluster, RunningNode, event, line
 from tests.support.schemas import violations
-from tests.support.shop import SECRET, instruct, open_shop, shop, signed
+from tests.support.shop import SECRET, instruct, open_shop, seen, shop, signed
 from tests.support.waiting import wait_for
 
 PATIENCE_S = 5.0  # for what takes milliseconds, on a busy machine
@@ -235,6 +236,19 @@ async def test_services_say_where_replicas_are_reached(client: aiohttp.ClientSes
     assert (web_service["wanted"], web_service["healthy"]) == (1, 1)
     endpoint = web_service["endpoints"][0]
     assert (endpoint["host"], endpoint["address"], endpoint["ports"][0]["host_port"]) == ("n1", "127.0.0.1", 8443)
+
+
+async def test_a_replica_that_moves_is_reached_in_both_places(
+    client: aiohttp.ClientSession, cluster: FakeCluster
+) -> None:
+    open_shop(cluster)
+    ports = (AssignedPort(container_port=8443, host_port=8444),)
+    cluster.ledger.report("n2", replace(seen(cluster, "web", "healthy"), ports=ports))
+    async with client.get("/api/v1/services") as response:
+        services = (await response.json())["services"]
+    web_service = next(each for each in services if each["name"] == "web")
+    there = [(each["slot"], each["host"], each["ports"][0]["host_port"]) for each in web_service["endpoints"]]
+    assert there == [(1, "n1", 8443), (1, "n2", 8444)]
 
 
 async def test_api_stats_are_seeds_fields_by_route_template(client: aiohttp.ClientSession) -> None:

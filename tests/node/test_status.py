@@ -322,10 +322,14 @@ def test_who_still_runs_what_moved_is_named_until_it_says_that_it_does_no_more()
     ledger.propose(LevelEntry(at=ledger.now_ms, level=STATE_LEVEL))
     was = ledger.assignment("n1")
     ledger.assign(replace(ledger.assignment("n2"), predecessor=predecessor_of(was)))
-    hosts = {"n1": up(ledger, "n1", replica()), "n2": up(ledger, "n2", replica("starting"))}
+    ports = (AssignedPort(container_port=80, host_port=8080),)
+    hosts = {"n1": up(ledger, "n1", replica(ports=ports)), "n2": up(ledger, "n2", replica("starting"))}
     moving = the_service(build_status(ledger.state, view(ledger, hosts))).replicas[0]
     assert (moving.host, moving.state, moving.predecessor) == ("n2", "starting", "n1")
     assert moving.reason == "n1 runs it until it is healthy"
+    assert (moving.predecessor_state, moving.predecessor_ports) == ("healthy", ports)
+    silent = the_service(build_status(ledger.state, view(ledger, {"n1": up(ledger, "n1")}))).replicas[0]
+    assert (silent.predecessor, silent.predecessor_state) == ("n1", None)
     ledger.assign(ledger.assignment("n2"))
     for told, named in ((up(ledger, "n1", replica("stopping")), "n1"), (up(ledger, "n1"), "")):
         hosts = {"n1": told, "n2": up(ledger, "n2", replica())}
