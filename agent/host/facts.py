@@ -10,7 +10,7 @@
 port mapping), the container port in Docker |
 | `MUSTER_ENDPOINTS` | the file that says where all replicas of the stack are, replaced when that changes |
 | `MAIN_HOST`, `MAIN_PORT` | where the stack's main instance is reached; not there before it has a host; while it \
-moves where it was, until its successor is healthy |
+moves where it is to be, as the replica keeps what it was told for longer than that takes |
 | `WORKER_INDEX` | workers only: 1, 2, …, unique in the stack |
 
 The plan's own `MAIN_HOST`, `MAIN_PORT` and `WORKER_INDEX` win; its `MUSTER_*` don't.
@@ -25,7 +25,6 @@ from agent.host.endpoints import DIRECTORY, FILE_NAME, VARIABLE
 from agent.model.ledger import Assignment
 from agent.model.spec import ReplicaKey
 from agent.model.stack import Service, Stack
-from agent.state.queries import serving
 from agent.state.types import ClusterState
 
 _REFERENCE = re.compile(r"\$(?:\$|\{([A-Za-z_][A-Za-z0-9_]*)\})")
@@ -52,27 +51,23 @@ def facts_for(
     if endpoints:
         directory = f"{endpoints}/{assignment.stack}" if service.runtime == "process" else DIRECTORY
         facts[VARIABLE] = f"{directory}/{FILE_NAME}"
-    facts.update(_main(state, assignment, stack))
+    facts.update(_main(state, assignment.stack, stack))
     if service.role == "worker":
         facts["WORKER_INDEX"] = str(_worker_index(stack, assignment))
     planned = service.environment
     return {name: value for name, value in facts.items() if name.startswith("MUSTER_") or name not in planned}
 
 
-def _main(state: ClusterState, told: Assignment, stack: Stack) -> dict[str, str]:
-    """What the replica of `told` gets; to itself, a main that moves is where it is to be."""
+def _main(state: ClusterState, stack_name: str, stack: Stack) -> dict[str, str]:
     for name, service in stack.services.items():
         if service.role != "main":
             continue
-        assigned = state.assignments.get(ReplicaKey(stack=told.stack, service=name, slot=1))
-        if assigned is None:
-            continue
-        at = assigned if (told.service, told.slot) == (name, 1) else serving(assigned)
-        member = state.members.get(at.host)
-        if member is None:
+        assigned = state.assignments.get(ReplicaKey(stack=stack_name, service=name, slot=1))
+        member = state.members.get(assigned.host) if assigned else None
+        if assigned is None or member is None:
             continue
         found = {"MAIN_HOST": member.address}
-        for port in at.ports:
+        for port in assigned.ports:
             if port.protocol == "tcp":
                 return {**found, "MAIN_PORT": str(port.host_port)}
         return found

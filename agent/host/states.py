@@ -11,7 +11,7 @@
 | runs | nothing yet | pending |
 | stopped | nothing, or ended | stopped |
 | refused by the host | anything | failed |
-| until its successor elsewhere is healthy | runs | healthy; unhealthy if its check fails |
+| until its successor elsewhere is healthy | runs | healthy; unhealthy if its engine says so |
 | not at all | still there | stopping |
 """
 
