@@ -248,6 +248,24 @@ class TestWithAnEngineInMemory:
             await host.round(applied)
         assert engine.tidied == [], "and no more once it is done"
 
+    async def test_volumes_of_a_removed_stack_go_though_the_host_is_busy_until_nobody_wants_that_any_more(
+        self, engine: FakeRuntime, host: Host
+    ) -> None:
+        other = spec("api", key=key("api", stack="other"))
+        engine.hold.clear()
+        host.want(wanted(other, delete_volumes_of=frozenset({"shop"})), applied=1)
+        await wait_for(lambda: host.now.applied == 1 and engine.calls)
+        host.want(wanted(other), applied=2)
+        await wait_for(lambda: host.now.applied == 2)
+        assert engine.tidied == []
+        engine.hold.set()
+        await wait_for(lambda: (frozenset({"other"}), frozenset({"shop"})) in engine.tidied)
+        engine.tidied.clear()
+        host.want(wanted(spec(), other), applied=3)
+        await host.until("healthy")
+        await wait_for(lambda: engine.tidied)
+        assert not any(volumes for _, volumes in engine.tidied), "it is there again, and keeps what it has"
+
     async def test_an_engine_that_never_comes_does_not_have_another_tidied_up_again_and_again(
         self, engine: FakeRuntime, tmp_path: Path
     ) -> None:

@@ -90,6 +90,7 @@ class Hosting:
         self._resources_at = 0.0
         self._compose_at = 0.0
         self._tidied: dict[RuntimeName, tuple[frozenset[str], frozenset[str]]] = {}
+        self._doomed: frozenset[str] = frozenset()
         self._swept: frozenset[str] | None = None
         self._words: dict[ReplicaKey, asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -126,6 +127,8 @@ class Hosting:
         self._applied = wanted.applied
         if desired != self._desired:
             self._desired = desired
+            # A stack goes from the ledger as soon as its replicas are gone; its volumes are deleted here all the same.
+            self._doomed = (self._doomed | desired.delete_volumes_of) - desired.stacks
             self._compose_at = time.monotonic() + SWEEP_INTERVAL_S
             if self._supplies is not None:
                 self._supplies.want(desired)
@@ -350,12 +353,14 @@ class Hosting:
         if desired is None or self._executor.busy:
             return
         there = {workload.key.stack for workload in self._everything()}
-        wanted = (desired.stacks | there, desired.delete_volumes_of - there)
+        wanted = (desired.stacks | there, self._doomed - there)
         for runtime in self._runtimes.values():
             if self._tidied.get(runtime.name) != wanted and self._available(runtime.name):
                 with contextlib.suppress(errors.MusterError):  # tried again at the next round; nothing depends on it
                     if await runtime.tidy(*wanted):
                         self._tidied[runtime.name] = wanted
+        if all(self._tidied.get(name) == wanted for name in self._runtimes):
+            self._doomed -= wanted[1] - desired.delete_volumes_of
         if self._supplies is not None and self._swept != wanted[0]:
             with contextlib.suppress(errors.MusterError, OSError):
                 await self._supplies.sweep(wanted[0])
