@@ -44,6 +44,7 @@ class Connection:
     @classmethod
     async def open(cls, host: InventoryHost, settings: ssh.SshSettings, password: str | None = None) -> Connection:
         """Log in and start the helper there. Raises MusterError that says what to do."""
+        ssh.check_key(host, settings)
         resolved = None if host.local else await asyncio.to_thread(ssh.resolve, host, settings)
         user = ("root" if os.geteuid() == 0 else "") if resolved is None else resolved.user
         process = await asyncio.create_subprocess_exec(

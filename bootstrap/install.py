@@ -150,7 +150,10 @@ class Installation:
 
     async def _send(self, site: Site, target: Target) -> tuple[Bundle, bool]:
         """What the host lacks of the agent's files, to beside their place; whether those there were damaged."""
-        bundle = await asyncio.shield(self._bundle(target))
+        building = self._bundle(target)
+        if not building.done():
+            site.tell("waiting for the files to send: they are put together, once for each version")
+        bundle = await asyncio.shield(building)
         looked = await site.look(bundle)
         if not looked.present or looked.damaged:
             site.changed.append(f"version {bundle.version}" if not looked.present else "damaged files")

@@ -121,7 +121,7 @@ class Site:
             dry=dry,
         )
         applied: Applied = convert(answer, Applied, "apply")
-        self.changed += applied.changed
+        self.changed += [each for each in applied.changed if each not in self.changed]
         self.notes += applied.notes
         return applied.changed
 

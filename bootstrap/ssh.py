@@ -11,7 +11,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from agent.errors import MusterError, NotAllowed, RuntimeUnavailable, TimedOut, Unreachable
+from agent.errors import MusterError, NotAllowed, NotFound, RuntimeUnavailable, TimedOut, Unreachable
 from bootstrap.inventory import InventoryHost
 from bootstrap.program import LOADER, LOADING, TOO_OLD
 
@@ -72,6 +72,14 @@ def key_file(host: InventoryHost, settings: SshSettings) -> str | None:
     """The private key that was named for this host."""
     named = host.key or settings.identity_file
     return os.path.abspath(os.path.expanduser(named)) if named else None
+
+
+def check_key(host: InventoryHost, settings: SshSettings) -> None:
+    """Without the file that was named ssh would try its others, silently. Raises NotFound."""
+    key = key_file(host, settings)
+    if key is not None and "%" not in key and not os.path.exists(key) and not host.local:
+        fix = f"Name one that is there: key=FILE in {host.where}, or --identity-file FILE."
+        raise NotFound("there is no such key", where=key, fix=fix)
 
 
 def helper_command(host: InventoryHost, settings: SshSettings, user: str) -> list[str]:

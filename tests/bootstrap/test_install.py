@@ -195,6 +195,13 @@ def test_an_agent_that_does_not_run_is_started_and_one_that_would_not_after_a_bo
     assert results["n1"].changed == (change,)
 
 
+def test_what_would_change_is_told_once(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:
+    home, helper = member(home, host("n1"), {})
+    helper.answers("apply", {"changed": ("group muster",), "notes": ()})
+    results, _ = install(monkeypatch, home, "n1\n", {"n1": helper}, dry=True)
+    assert results["n1"].changed == ("group muster",)
+
+
 def test_a_dry_run_tells_of_an_agent_that_it_would_restart(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:
     home, helper = member(home, host("n1"), {})
     helper.answers("look", {"present": True, "damaged": ["lib/agent/errors.py"]})

@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.errors import NotFound
 from bootstrap.inventory import InventoryHost, parse_inventory
 from bootstrap.program import LOADER
 from bootstrap.ssh import (
     Resolved,
     SshSettings,
     arguments,
+    check_key,
     environment,
     explain,
     helper_command,
@@ -47,6 +49,17 @@ def test_nothing_is_asked_nothing_forwarded_and_the_host_stands_behind_two_hyphe
 
 def test_new_keys_are_believed_only_when_told() -> None:
     assert "StrictHostKeyChecking=accept-new" in options_of(arguments(host(), SshSettings(accept_new=True)))
+
+
+def test_a_named_key_that_is_not_there_is_told_before_ssh_tries_others(tmp_path: Path) -> None:
+    (tmp_path / "key").touch()
+    check_key(host(f"n1 key={tmp_path}/key"), SshSettings())
+    check_key(host(), SshSettings())
+    check_key(host("n1 key=%d/.ssh/key"), SshSettings())  # ssh's own words (ssh_config(5), TOKENS)
+    for one, settings in ((host("n1 key=/none"), SshSettings()), (host("n1"), SshSettings(identity_file="/none"))):
+        with pytest.raises(NotFound) as caught:
+            check_key(one, settings)
+        assert (caught.value.what, caught.value.where) == ("there is no such key", "/none")
 
 
 def test_a_named_key_is_the_only_one_and_the_lists_wins() -> None:
