@@ -144,9 +144,8 @@ class Installation:
         site.notes += plan.notes
         if facts.installed.certificate is not None:
             site.id = member_of(facts.installed.certificate, self._home.cluster.id)
-        self._sending[site.host.alias] = asyncio.create_task(
-            self._send(site, plan.target)
-        )  # while others are looked at
+        # While others are looked at.
+        self._sending[site.host.alias] = asyncio.create_task(self._send(site, plan.target))
 
     async def _send(self, site: Site, target: Target) -> tuple[Bundle, bool]:
         """What the host lacks of the agent's files, to beside their place; whether those there were damaged."""
