@@ -154,7 +154,7 @@ def test_three_hosts_become_a_cluster_though_a_fourth_is_not_there(desk: Desk) -
     assert result.returncode == 3, result.stdout + result.stderr
     assert "10.77.0.99: failed: no answer on the network" in result.stdout
     assert "cluster shop: 3 installed, 1 failed" in result.stdout
-    assert "bootstrap install hosts.txt --limit 10.77.0.99" in result.stdout
+    assert "bootstrap install hosts.txt --name shop --limit 10.77.0.99" in result.stdout
     assert "put it away offline" in result.stdout
     found = desk.wait_all_alive(["n1", "n2", "n3"])
     assert found["quorum"] == {"voters": 3, "reachable": 3, "tolerates": 1}

@@ -18,7 +18,7 @@ from agent.net.pulse import LinkTiming
 from agent.net.tls import peer_client_context, peer_server_context
 from agent.node.messages import Alive, Frame
 from agent.storage.identity import Identity
-from tests.support.trust import Trust, found
+from tests.support.trust import Trust, found, introduction
 
 QUICK = LinkTiming(
     alive_interval_s=0.1,
@@ -54,18 +54,7 @@ class Node:
         return self.identity.id
 
     def local_agent(self, *, epoch: int = 1) -> LocalAgent:
-        return LocalAgent(
-            id=self.id,
-            name="n",
-            cluster=self.identity.genesis.cluster,
-            epoch=epoch,
-            boot=self.boot,
-            agent_version="1.2.3",
-            level=1,
-            api_port=9999,
-            peer_port=9998,
-            signing_key=self.identity.signing_key,
-        )
+        return introduction(self.identity, epoch=epoch, boot=self.boot)
 
     async def start(self, *, epoch: int = 1) -> None:
         self.table = LinkTable(

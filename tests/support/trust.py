@@ -16,6 +16,7 @@ from cryptography.x509.oid import NameOID
 from agent.instruction import encode_genesis, new_key, public_hex, sign_genesis
 from agent.model.cluster import Genesis, IdentityGrant, IdentityRequest, Member, Operator
 from agent.model.identity import server_name
+from agent.net.handshake import LocalAgent
 from agent.storage import identity
 
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
@@ -129,3 +130,19 @@ def found(directory: Path, count: int, trust: Trust | None = None) -> list[ident
     for request, certificate in certified:
         identity.accept(directory / request.name, trust.grant(certificate, genesis))
     return [identity.load(directory / name) for name in names]
+
+
+def introduction(host: identity.Identity, *, epoch: int = 1, boot: int = 1, peer_port: int = 9998) -> LocalAgent:
+    """What that host's agent says of itself when it links."""
+    return LocalAgent(
+        id=host.id,
+        name="n",
+        cluster=host.genesis.cluster,
+        epoch=epoch,
+        boot=boot,
+        agent_version="1.2.3",
+        level=1,
+        api_port=9999,
+        peer_port=peer_port,
+        signing_key=host.signing_key,
+    )

@@ -23,7 +23,7 @@ from agent.state import ClusterState, genesis_state
 from agent.storage.identity import Identity
 from agent.swim import SwimMessage
 from bootstrap.ports import choose
-from tests.support.trust import found
+from tests.support.trust import found, introduction
 from tests.support.waiting import wait_for
 
 BEAT_S = RaftTiming.local().heartbeat_s
@@ -33,19 +33,7 @@ class Side:
     """One agent that is nothing but its network: answers heartbeats, and notes what came and what its link carried."""
 
     def __init__(self, identity: Identity, address: str, port: int) -> None:
-        genesis = identity.genesis
-        me = LocalAgent(
-            id=identity.id,
-            name="n",
-            cluster=genesis.cluster,
-            epoch=genesis.epoch,
-            boot=1,
-            agent_version="0.1.0",
-            level=1,
-            api_port=9999,
-            peer_port=port,
-            signing_key=identity.signing_key,
-        )
+        genesis, me = identity.genesis, introduction(identity, peer_port=port)
         self.id, self.address, self.port = identity.id, address, port
         self.state: ClusterState = genesis_state(encode_entry(GenesisEntry(at=genesis.created_at, genesis=genesis)))
         config = Config(listen=address, peer_port=port, timing="local", seeds=(), discovery_mdns=False)

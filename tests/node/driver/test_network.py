@@ -13,7 +13,6 @@ from msgspec.structs import replace
 from agent.config import Config
 from agent.errors import TooLarge
 from agent.model.ledger import GenesisEntry, encode_entry
-from agent.net.handshake import LocalAgent
 from agent.net.link import PeerInfo
 from agent.node.context import Peer
 from agent.node.driver import network as network_module
@@ -21,7 +20,7 @@ from agent.node.driver.network import Network
 from agent.node.messages import Alive
 from agent.state import ClusterState, genesis_state
 from agent.storage.identity import Identity
-from tests.support.trust import found
+from tests.support.trust import found, introduction
 
 
 @pytest.fixture(scope="module")
@@ -54,19 +53,7 @@ def network(identities: list[Identity]) -> tuple[Network, ClusterState]:
     """n1's, not listening. Called inside a loop."""
     identity = identities[0]
     genesis = identity.genesis
-    me = LocalAgent(
-        id=identity.id,
-        name="n1",
-        cluster=genesis.cluster,
-        epoch=genesis.epoch,
-        boot=1,
-        agent_version="0.1.0",
-        level=1,
-        api_port=9999,
-        peer_port=9998,
-        signing_key=identity.signing_key,
-    )
-    made = Network(Config(listen="127.0.0.1"), identity, me, random.Random(1))
+    made = Network(Config(listen="127.0.0.1"), identity, introduction(identity), random.Random(1))
     state = genesis_state(encode_entry(GenesisEntry(at=genesis.created_at, genesis=genesis)))
     made.inputs = Inputs(state)
     return made, state
