@@ -64,7 +64,10 @@ class Streams:
     async def events(
         self, request: web.Request, source: AsyncIterator[Event], agent: AgentId, *, follow: bool
     ) -> web.StreamResponse:
-        """`id:` is `<agent id>:<number>`, since each agent numbers its own; a comment is the keepalive."""
+        """`id:` is `<agent id>:<number>`, since each agent numbers its own; a comment is the keepalive.
+
+        The answer begins at once, since nothing can fail any more: who sees it begin hears what happens from then on.
+        """
 
         def encode(event: Event | None) -> bytes:
             if event is None:
@@ -72,7 +75,7 @@ class Streams:
             head = f"id: {agent}:{event.id}\nevent: {event.kind}\ndata: "
             return head.encode() + _encoder.encode(event) + b"\n\n"
 
-        return await self._send(request, source, "text/event-stream", encode, follow=follow)
+        return await self._send(request, source, "text/event-stream", encode, follow=follow, first_s=0.0)
 
     async def raw(self, request: web.Request, source: AsyncIterator[bytes], media: str) -> web.StreamResponse:
         """Bytes as they come; the first may take long, and until then an error is told as one."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 LOOK_EVERY_S = 1.0  # when no event comes
 LOOK_AGAIN_S = 0.2  # when many come: nobody reads faster, and the hosts have better to do just then than to answer
+LISTENS_WITHIN_S = 0.5  # a connection; events that came before it are heard of no more
 EVENTS_WITHIN_S = 1.0  # after a status that says it is over; a stream that is being made anew isn't waited for longer
 MAX_REPLICAS_NAMED = 4  # of a service, one by one; the fifth makes the line longer than a terminal
 MAX_CHECK_LINES = 20  # hosts told one by one; of more only how many are done
@@ -48,6 +49,7 @@ class Watch:
     removing: bool = False
     newest: StackStatus | None = None
     _seen: bool = False
+    _watched: bool = False
     _began: float = field(default_factory=time.monotonic)
     _left: int = 0
     _left_since: float = field(default_factory=time.monotonic)
@@ -56,6 +58,7 @@ class Watch:
     _phase: int = -1
     _happened: asyncio.Event = field(default_factory=asyncio.Event)
     _ended: asyncio.Event = field(default_factory=asyncio.Event)
+    _listens: asyncio.Event = field(default_factory=asyncio.Event)
     _all_heard: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def until_done(self) -> StackStatus | None:
@@ -71,6 +74,10 @@ class Watch:
             await asyncio.gather(listening, return_exceptions=True)
 
     async def _look(self) -> StackStatus | None:
+        """The first time once events are listened to: those of what isn't over by then are all heard."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LISTENS_WITHIN_S):
+                await self._listens.wait()
         with self._screen() as screen:
             heard = time.monotonic()
             while True:
@@ -85,6 +92,7 @@ class Watch:
                     if self._judge(status):
                         await self._say_outcome()
                         return self.newest
+                    self._watched = True
                     if screen is not None:
                         screen.update(self._picture())
                 with suppress(TimeoutError):
@@ -138,9 +146,10 @@ class Watch:
     async def _say_outcome(self) -> None:
         """The last line, behind what events tell of the way there, though the status may be sooner than they are."""
         if self.newest is not None and not self.removing:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(EVENTS_WITHIN_S):
-                    await self._all_heard.wait()
+            if self._watched:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(EVENTS_WITHIN_S):
+                        await self._all_heard.wait()
             self._say_phase(self.newest.phase)
             return
         if not self.options.json:
@@ -153,11 +162,12 @@ class Watch:
         try:
             await self._hear()
         finally:
+            self._listens.set()
             self._all_heard.set()
 
     async def _hear(self) -> None:
         with suppress(MusterError):
-            async with aclosing(self.client.events(follow=True)) as events:
+            async with aclosing(self.client.events(follow=True, opened=self._listens.set)) as events:
                 async for event in events:
                     if event.stack in ("", self.stack):
                         self._happened.set()

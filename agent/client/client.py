@@ -153,9 +153,14 @@ class Client:
         """What became of an instruction. Raises NotFound."""
         return await self._read(f"/api/v1/instructions/{quote(jti, safe='')}", InstructionResult)
 
-    def events(self, *, follow: bool = True, recent: bool = False) -> AsyncGenerator[Event, None]:
-        """What happens; goes on with another member when one is lost. Raises Unreachable."""
-        return streams.events(self, follow=follow, recent=recent)
+    def events(
+        self, *, follow: bool = True, recent: bool = False, opened: Callable[[], None] | None = None
+    ) -> AsyncGenerator[Event, None]:
+        """What happens; goes on with another member when one is lost. Raises Unreachable.
+
+        `opened` is called each time when a member tells from now on, though nothing happens yet.
+        """
+        return streams.events(self, follow=follow, recent=recent, opened=opened)
 
     def logs(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, TypeVar
 
@@ -34,9 +34,15 @@ _Replica = tuple[str, int, str]
 class _Reconnects:
     """Bounds how long a stream is tried again in vain. A stream that never began fails at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, opened: Callable[[], None] | None = None) -> None:
+        self._opened = opened
         self._began = False
         self._since: float | None = None
+
+    def opened(self) -> None:
+        """A member tells from now on."""
+        if self._opened is not None:
+            self._opened()
 
     def came(self) -> None:
         """Something came."""
@@ -54,10 +60,12 @@ class _Reconnects:
         await asyncio.sleep(RETRY_S)
 
 
-async def events(client: Client, *, follow: bool, recent: bool) -> AsyncGenerator[Event, None]:
+async def events(
+    client: Client, *, follow: bool, recent: bool, opened: Callable[[], None] | None
+) -> AsyncGenerator[Event, None]:
     """See Client.events."""
     params = {"follow": _boolean(follow), "recent": _boolean(recent)}
-    reconnects = _Reconnects()
+    reconnects = _Reconnects(opened)
     last_id = ""
     while True:
         headers = {"Last-Event-ID": last_id} if last_id else {}
@@ -148,6 +156,7 @@ async def _lines(
         async with client.open(endpoint, request) as answer:
             if answer.status != 200:
                 await client.refuse(endpoint, answer)
+            reconnects.opened()
             async for part in answer:
                 reconnects.came()
                 *whole, rest = (rest + part).split(b"\n")

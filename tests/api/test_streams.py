@@ -124,6 +124,13 @@ async def test_events_carry_their_agents_id_and_number(client: aiohttp.ClientSes
     await wait_for(lambda: not running.node.listeners)
 
 
+async def test_who_sees_events_begin_hears_what_happens_from_then_on(
+    client: aiohttp.ClientSession, running: RunningNode
+) -> None:
+    async with client.get(EVENTS):
+        assert running.node.listeners, "the answer has begun, and nobody listens"
+
+
 async def told(client: aiohttp.ClientSession, query: str, last: str | None = None) -> list[int]:
     headers = {"Last-Event-ID": last} if last is not None else {}
     async with client.get(EVENTS + query, headers=headers) as response:

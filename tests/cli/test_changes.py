@@ -18,7 +18,7 @@ from agent.cli import progress
 from agent.client.client import LAST_FILE
 from agent.errors import EXIT_DEGRADED
 from agent.model.errand import ErrandFinding
-from agent.model.instruction import Scale
+from agent.model.instruction import InstructionResult, Scale
 from agent.model.ledger import AssignEntry, Assignment, Phase, Slot
 from tests.cli.conftest import Agent, Said
 from tests.support.fake_node import FakeCluster, RunningNode, event
@@ -250,11 +250,29 @@ async def test_that_workers_are_registered_is_told_though_a_status_says_healthy_
     looks = [0]
     said = await during(
         agent("deploy", str(plan), "--via", "n1"),
-        (lambda: bool(node.node.listeners), healthy),
+        (lambda: bool(node.node.listeners) and statuses(node) > 0, healthy),
         (lambda: statuses(node) > looks[0], registered),
     )
     assert said.code == 0, said
     assert said.out.splitlines()[-2:] == ["  job is registered with web on n1", "shop: healthy"]
+
+
+async def test_what_is_over_before_anybody_listens_is_not_waited_for(
+    agent: Agent, running: FakeCluster, plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "EVENTS_WITHIN_S", 60.0)
+    node = running.nodes["n1"].node
+    submit = node.submit
+
+    async def over_at_once(token: str, body: bytes) -> InstructionResult:
+        result = await submit(token, body)
+        phase(running, "healthy")
+        return result
+
+    monkeypatch.setattr(node, "submit", over_at_once)
+    said = await during(agent("deploy", str(plan), "--via", "n1"))
+    assert said.code == 0, said
+    assert said.out.splitlines()[-1] == "shop: healthy"
 
 
 async def test_many_events_are_one_look_and_the_end_is_looked_at_at_once(
