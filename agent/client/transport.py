@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import re
 import ssl
 from contextlib import AbstractAsyncContextManager
@@ -13,6 +12,7 @@ from typing import Protocol
 from agent.client.endpoints import Endpoint
 from agent.client.http import Answer, Connections, NotTrusted, Request, Streams
 from agent.errors import InputError
+from agent.formats.addresses import is_ip
 from agent.model.identity import AGENT_ID_LENGTH, SAN_SUFFIX
 from agent.model.types import AgentId, CertificatePem
 
@@ -51,7 +51,7 @@ class HttpsTransport:
     async def _dial(self, endpoint: Endpoint) -> Streams:
         """Whom it leads to is known before anything is sent over it."""
         # An address has no race to run, in which asyncio may lose a socket when it is cut.
-        delay_s = None if _is_address(endpoint.address) else NEXT_ADDRESS_AFTER_S
+        delay_s = None if is_ip(endpoint.address) else NEXT_ADDRESS_AFTER_S
         reader, writer = await asyncio.open_connection(
             endpoint.address, endpoint.port, ssl=self._context, happy_eyeballs_delay=delay_s
         )
@@ -93,14 +93,6 @@ def pinned_context(anchor: CertificatePem) -> ssl.SSLContext:
     except (ssl.SSLError, ValueError):
         raise InputError("the cluster's certificate isn't one", where="cluster.crt") from None
     return context
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _check_agent(tls: ssl.SSLObject, known: frozenset[AgentId]) -> None:

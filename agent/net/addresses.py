@@ -54,15 +54,6 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def is_ip(host: str) -> bool:
-    """Whether `host` is an IP address; else it is a name."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
 def all_addresses() -> tuple[LocalAddress, ...]:
     """Every IPv4 and IPv6 address of the interfaces that are up."""
     up = {name for name, stats in psutil.net_if_stats().items() if stats.isup}

@@ -34,9 +34,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from msgspec import Struct, field
 
 from agent.errors import InputError, InvariantBroken, PortTaken
+from agent.formats.addresses import is_ip
 from agent.model.identity import AGENT_ID_LENGTH
 from agent.model.types import AgentId, ClusterId
-from agent.net.addresses import is_ip
 from agent.net.beats import Beat
 from agent.net.frames import KEY_BYTES
 from agent.swim import MAX_DATAGRAM_BYTES, MAX_MESSAGE_BYTES, SwimMessage

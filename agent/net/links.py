@@ -24,10 +24,11 @@ import msgspec
 from msgspec import Struct
 
 from agent.errors import InputError
+from agent.formats.addresses import is_ip
 from agent.model.types import AgentId, Digest
 from agent.net import handshake
 from agent.net.acceptor import listen
-from agent.net.addresses import Address, AddressPolicy, is_ip
+from agent.net.addresses import Address, AddressPolicy
 from agent.net.dialler import Dialler
 from agent.net.frames import RefusalReason, decode_frame, encode_frame
 from agent.net.handshake import Certified, HandshakeFailed, LocalAgent, Standing

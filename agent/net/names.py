@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from agent.net.addresses import is_ip
+from agent.formats.addresses import is_ip
 
 # An address is asked for again after this long; until the answer is in, the one before goes on being used.
 FRESH_S: Final = 60.0

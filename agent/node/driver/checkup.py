@@ -20,6 +20,7 @@ import msgspec
 
 from agent import __version__, errors
 from agent.config import Config
+from agent.formats.addresses import is_ip
 from agent.model.cluster import Member
 from agent.model.doctor import (
     Connects,
@@ -33,7 +34,7 @@ from agent.model.doctor import (
     WantedPort,
 )
 from agent.model.types import AgentId
-from agent.net.addresses import all_addresses, is_ip, is_loopback
+from agent.net.addresses import all_addresses, is_loopback
 from agent.node.driver.announcing import Announcing
 from agent.node.driver.hosting import Hosting
 from agent.node.driver.loop import Driver
