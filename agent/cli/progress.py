@@ -75,9 +75,7 @@ class Watch:
 
     async def _look(self) -> StackStatus | None:
         """The first time once events are listened to: those of what isn't over by then are all heard."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LISTENS_WITHIN_S):
-                await self._listens.wait()
+        await _wait(self._listens, LISTENS_WITHIN_S)
         with self._screen() as screen:
             heard = time.monotonic()
             while True:
@@ -95,12 +93,8 @@ class Watch:
                     self._watched = True
                     if screen is not None:
                         screen.update(self._picture())
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_AGAIN_S):
-                        await self._ended.wait()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_EVERY_S):
-                        await self._happened.wait()
+                await _wait(self._ended, LOOK_AGAIN_S)
+                await _wait(self._happened, LOOK_EVERY_S)
                 self._happened.clear()
                 self._ended.clear()
 
@@ -147,9 +141,7 @@ class Watch:
         """The last line, behind what events tell of the way there, though the status may be sooner than they are."""
         if self.newest is not None and not self.removing:
             if self._watched:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(EVENTS_WITHIN_S):
-                        await self._all_heard.wait()
+                await _wait(self._all_heard, EVENTS_WITHIN_S)
             self._say_phase(self.newest.phase)
             return
         if not self.options.json:
@@ -244,6 +236,12 @@ class Watch:
         if self._told.get(about) != text and not self.options.json:
             self._told[about] = text
             say(text)
+
+
+async def _wait(event: asyncio.Event, at_most_s: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(at_most_s):
+            await event.wait()
 
 
 def _check_lines(checks: Sequence[HostCheck]) -> Iterator[tuple[str, str]]:
