@@ -5,13 +5,22 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import random
+import signal
 import time
-from collections.abc import Iterator
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import FrameType
 
+from tests.sim.checks import Violated
 from tests.sim.world import World
 
 MAX_WORLDS = 1_000_000  # of a batch that ends by time
+WORLD_LIMIT_S = 120.0  # the longest of thousands took 5 s alone
+LAST_CALLS = 8  # told of a world that doesn't end
 
 
 @dataclass(slots=True)
@@ -40,16 +49,42 @@ def size_of(seed: int) -> int:
     return (1, 3, 3, 4, 5)[seed % 5]
 
 
+@contextmanager
+def in_time(limit_s: float = WORLD_LIMIT_S) -> Iterator[None]:
+    """End a world that doesn't end by itself, whether it burns a core or waits; raises `Violated` where it is.
+
+    For a process's first thread, whose one alarm it sets.
+    """
+
+    def late(_: int, frame: FrameType | None) -> None:
+        last = reversed(traceback.extract_stack(frame)[-LAST_CALLS:])
+        calls = " < ".join(f"{call.name} ({call.lineno})" for call in last)
+        raise Violated(f"not over after {limit_s:.0f} s: {calls}")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def processes(jobs: int, prepare: Callable[[], None]) -> ProcessPoolExecutor:
+    """Each begins with `prepare`. One that dies ends the run with `BrokenProcessPool`, where a `Pool` would wait on."""
+    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=prepare)
+
+
 def run_batch(*, worlds: int, for_s: float | None, seconds: float, jobs: int) -> Report:
     """Fresh worlds until there are `worlds`, or until `for_s` are over; `jobs` processes."""
     report, begin = Report(), time.monotonic()
     report.first_seed = random.SystemRandom().getrandbits(32)
     count = MAX_WORLDS if for_s is not None else worlds
-    seeds: Iterator[tuple[int, float]] = ((report.first_seed + number, seconds) for number in range(count))
-    with multiprocessing.get_context("spawn").Pool(jobs, initializer=_prepare) as pool:
-        window = [pool.apply_async(_run, next(seeds)) for _ in range(min(2 * jobs, count))]
+    seeds = iter(range(report.first_seed, report.first_seed + count))
+    with processes(jobs, _prepare) as pool:
+        window = deque(pool.submit(play, next(seeds), seconds) for _ in range(min(2 * jobs, count)))
         while window:
-            seed, events, faults, processor_s, error = window.pop(0).get()
+            seed, events, faults, processor_s, error = window.popleft().result()
             report.processor_s += processor_s
             report.worlds += 1
             report.events += events
@@ -59,7 +94,7 @@ def run_batch(*, worlds: int, for_s: float | None, seconds: float, jobs: int) ->
             late = for_s is not None and time.monotonic() - begin > for_s
             following = None if late else next(seeds, None)
             if following is not None:
-                window.append(pool.apply_async(_run, following))
+                window.append(pool.submit(play, following, seconds))
     report.took_s = time.monotonic() - begin
     return report
 
@@ -70,13 +105,15 @@ def _prepare() -> None:
     gc.disable()
 
 
-def _run(seed: int, seconds: float) -> tuple[int, int, int, float, str | None]:
+def play(seed: int, seconds: float) -> tuple[int, int, int, float, str | None]:
+    """One world: its seed, events, faults, seconds of a processor, and what was wrong."""
     begin = time.process_time()
     world = World(seed, size=size_of(seed), until_s=seconds)
     error: str | None = None
     try:
-        world.run()
-    except (AssertionError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as broken:
+        with in_time():
+            world.run()
+    except Exception as broken:  # noqa: BLE001 - whatever it is, it is told with its seed, and fails the batch
         error = f"{type(broken).__name__}: {broken}"[:600]
     events, faults = world.events, world.faults
     del world

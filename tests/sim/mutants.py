@@ -6,7 +6,6 @@ Each replaces a function of the real code for the length of a run; nothing in th
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -39,6 +38,7 @@ from agent.raft.reads import PendingReads
 from agent.raft.replication import Replication
 from agent.raft.state import Outbox
 from agent.swim import SwimConfig
+from tests.sim.batch import in_time, processes
 from tests.sim.disk import SimDisk
 from tests.sim.scenes import (
     a_disk_that_went_back,
@@ -399,7 +399,8 @@ def worlds_until_caught(name: str, seeds: int = MAX_SEEDS) -> tuple[int, str] | 
     with switched_on(name):
         for number, world in enumerate(worlds_for(name, seeds), 1):
             try:
-                world.run()
+                with in_time():
+                    world.run()
             except CAUGHT as caught:
                 return number, f"{type(caught).__name__}: {caught}"
     return None
@@ -420,8 +421,8 @@ def main(names: tuple[str, ...], seeds: int, jobs: int) -> None:
     missed, begin = 0, time.monotonic()
     tasks = [(name, seeds) for name in names or MUTANTS]
     click.echo(f"{'bug':42} worlds  seconds  what showed it")
-    with multiprocessing.get_context("spawn").Pool(jobs, initializer=gc.freeze) as pool:
-        for name, caught, took_s in pool.imap(_hunt, tasks):
+    with processes(jobs, gc.freeze) as pool:
+        for name, caught, took_s in pool.map(_hunt, tasks):
             missed += caught is None
             worlds, how = caught or (seeds, "NOT CAUGHT")
             click.echo(f"{name:42} {worlds:6}  {took_s:7.1f}  {how[:110]}")
