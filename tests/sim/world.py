@@ -166,18 +166,23 @@ class World:
             self.script(self)
 
     def _end(self) -> None:
-        settled = [agent for agent in self.alive() if agent.id not in self.left_out]
+        settled = [agent for agent in self.alive() if agent.id not in self.left_out and self._belongs(agent)]
         self.checks.agree_at_last(
-            ((agent.id, agent.core) for agent in settled if agent.core is not None and not self._expelled(agent)),
-            self._settled,
+            ((agent.id, agent.core) for agent in settled if agent.core is not None), self._settled
         )
         self.operators.must_be_linearizable()
 
     def _note_settled(self) -> None:
         self._settled = self.checks.last
 
-    def _expelled(self, agent: SimAgent) -> bool:
-        return any(agent.id in other.core.context.state.expelled for other in self.alive() if other.core is not None)
+    def _belongs(self, agent: SimAgent) -> bool:
+        """Whether somebody knows it as a member, and nobody as expelled.
+
+        Who asked to join may have asked only those who couldn't pass it on.
+        """
+        states = [other.core.context.state for other in self.alive() if other.core is not None]
+        known = any(agent.id in state.members for state in states)
+        return known and not any(agent.id in state.expelled for state in states)
 
     def _must_have_progressed(self) -> None:
         """With the faults over and a majority up, instructions apply again."""
