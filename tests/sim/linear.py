@@ -1,25 +1,34 @@
-"""Linearizability of what operators were answered, per target (Wing & Gong 1993, with Lowe's memory of states, 2017).
+"""Linearizability of what operators were answered, per target (Wing & Gong 1993), decided without a search.
 
-A target is a register of (revision, digest) that an instruction moves on by exactly one. An instruction that wasn't
-answered stays open: it may take effect at any time after it was sent, or never. A conflict is told also of one that
-took effect, when another one came on top of it before it was asked for again: only the newest answer is kept.
+A target is a register of revisions that an instruction moves on by exactly one. An instruction that wasn't answered
+stays open: it may take effect at any time after it was sent, or never. A conflict is told also of one that took effect,
+when another one came on top of it before it was asked for again: only the newest answer is kept.
+
+Of any register the question is NP-complete (Gibbons & Korach 1997): a search doubles its orders with every instruction
+that may have taken effect or not. Of this one it isn't: each revision is taken once, by one instruction of that number,
+so an order is no more than the moments when 1, 2, 3, … were taken; and an answer to an instruction speaks only of the
+moments of its own revision and of the one before. One pass over the revisions finds the moments that each can have.
 """
 
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Answered = Literal["applied", "conflict"]
-Register = tuple[int, str]
 
 
 @dataclass(slots=True, eq=False)
 class Operation:
-    """One instruction: sent first at `invoked`, answered at `returned` (seconds); without an answer inf and None."""
+    """One instruction: sent first at `invoked`, answered at `returned` (seconds); without an answer inf and None.
+
+    `digest` is of this one alone.
+    """
 
     revision: int
     digest: str
@@ -28,50 +37,59 @@ class Operation:
     outcome: Answered | None = None
 
 
+class _Window(NamedTuple):
+    """Between which moments an instruction was looked at, both included; a moment is how many were sent and answered
+    before it, so that what happens between two of these happens in any order."""
+
+    first: int
+    last: int
+    outcome: Answered | None
+
+
 def linearizable(operations: Sequence[Operation]) -> bool:
     """Whether some order that respects real time explains every answer."""
-    history = sorted(operations, key=lambda operation: operation.invoked)
-    must = sum(1 << number for number, operation in enumerate(history) if operation.outcome is not None)
-    todo: list[tuple[int, Register]] = [(0, (0, ""))]
-    seen = set(todo)
-    while todo:
-        done, register = todo.pop()
-        if done & must == must:
+    windows = _windows(operations)
+    applied = max((operation.revision for operation in operations if operation.outcome == "applied"), default=0)
+    taken = [0]  # the moments when the revision before can have been taken, in order; 0 is there from the beginning
+    for revision in itertools.count(1):
+        rivals = windows[revision]
+        if revision > applied and _explains(rivals, taken[-1], math.inf):
             return True
-        steps = [(number, _step(register, history[number])) for number in _first(history, done)]
-        # What is true just now and changes nothing costs nobody his turn: no other order needs to be tried.
-        free = [(number, after) for number, after in steps if after == register]
-        for number, after in free[:1] or steps:
-            following = (done | 1 << number, after or register)
-            if after is not None and following not in seen:
-                seen.add(following)
-                todo.append(following)
-    return False
+        taken = _taken(rivals, taken)
+        if not taken:
+            return False
+    raise AssertionError("unreachable: beyond the last revision nobody has to be explained")
 
 
-def _first(history: Sequence[Operation], done: int) -> list[int]:
-    """Those that can be next: sent before any other that isn't done was answered."""
-    horizon = math.inf
-    candidates = []
-    for number, operation in enumerate(history):
-        if operation.invoked > horizon:
-            break
-        if not done >> number & 1:
-            candidates.append(number)
-            horizon = min(horizon, operation.returned)
-    return [number for number in candidates if history[number].invoked <= horizon]
+def _windows(operations: Sequence[Operation]) -> defaultdict[int, list[_Window]]:
+    """By revision. What was sent in the moment of an answer overlaps with it."""
+    sent = [(operation.invoked, 0, number) for number, operation in enumerate(operations)]
+    answered = [
+        (operation.returned, 1, number) for number, operation in enumerate(operations) if operation.outcome is not None
+    ]
+    moments = {(kind, number): moment for moment, (_, kind, number) in enumerate(sorted(sent + answered))}
+    windows: defaultdict[int, list[_Window]] = defaultdict(list)
+    for number, operation in enumerate(operations):
+        last = moments.get((1, number), len(moments))
+        windows[operation.revision].append(_Window(moments[0, number] + 1, last, operation.outcome))
+    return windows
 
 
-def _step(register: Register, operation: Operation) -> Register | None:
-    """The register after the operation; None when it can't have been answered so just now."""
-    revision, _ = register
-    turn = operation.revision == revision + 1
-    mine = register == (operation.revision, operation.digest)
-    if operation.outcome == "conflict" and not turn:
-        return None if mine else register
-    if turn:
-        return operation.revision, operation.digest
-    return register if mine and operation.outcome == "applied" else None
+def _taken(rivals: Sequence[_Window], before: Sequence[int]) -> list[int]:
+    """When one of `rivals` can have taken their revision, the one before having been taken at one of `before`."""
+    applied = [rival for rival in rivals if rival.outcome == "applied"]
+    if len(applied) > 1:
+        return []
+    first = before[0]
+    moments = {moment for rival in applied or rivals for moment in range(max(rival.first, first), rival.last + 1)}
+    # The later the one before was taken, the more it explains.
+    return [at for at in sorted(moments) if _explains(rivals, before[bisect.bisect_right(before, at) - 1], at)]
+
+
+def _explains(rivals: Sequence[_Window], before: int, at: float) -> bool:
+    """Whether each of `rivals` that was told of a conflict was looked at when it wasn't its turn: before the revision
+    before theirs was taken, or once theirs was, too."""
+    return all(rival.first <= before or at <= rival.last for rival in rivals if rival.outcome == "conflict")
 
 
 def smallest_wrong(operations: Sequence[Operation]) -> list[Operation]:
