@@ -30,11 +30,12 @@ from tests.sim.faults import REFUSED, Faults
 from tests.sim.hosts import SimHost
 from tests.sim.network import Network
 from tests.sim.operators import Operators
+from tests.sim.pace import Pace
 from tests.sim.versions import Versions
 from tests.sim.weather import Weather
 
 START_WALL_MS = 1_800_000_000_000
-MAX_SPINS = 20  # timers at one moment: more is an agent that would burn a core
+MAX_SPINS = 20  # timers at one moment, or as good as: more is an agent that would burn a core
 ROUNDING_S = 1e-7  # between two clocks; a timer that comes too early by it would be set again and again
 
 # What was committed this long before the end has reached everyone: who missed its own removal waits for an election,
@@ -117,6 +118,7 @@ class World:
     _crash_in: float = field(init=False)
     _queue: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     _order: itertools.count[int] = field(default_factory=itertools.count)
+    _pace: Pace = field(default_factory=Pace)
 
     def run(self) -> World:
         """The whole history."""
@@ -125,6 +127,7 @@ class World:
             while self._queue and self._queue[0][0] <= self.until_s:
                 self.now, _, event = heapq.heappop(self._queue)
                 self.events += 1
+                self._pace.count(event, self.now, len(self.agents))
                 event()
             self._end()
         except Violated as error:
@@ -376,7 +379,7 @@ class World:
             return
         when = self._instant(agent)
         if agent.core.deadline() <= when.mono:
-            agent.spins = agent.spins + 1 if agent.fired_at == at else 0
+            agent.spins = agent.spins + 1 if at <= agent.fired_at + 2 * ROUNDING_S else 0
             agent.fired_at = at
             if agent.spins > MAX_SPINS:
                 raise Violated(f"{agent.id}: its timer spins at {when.mono}: {agent.core.deadlines()}")
