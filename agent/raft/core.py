@@ -182,7 +182,7 @@ class Raft:
         self._follow(state.term, sender)
         if known or not state.is_voter:
             self._election.heard_leader(self._now)
-        elif fresh:
+        elif fresh and state.vote != sender:  # else the vote has done so
             self._election.wait(self._now)  # what a stranger says later doesn't put the own campaign off: it may lie
         was_voter = state.is_voter
         if isinstance(message, Append):

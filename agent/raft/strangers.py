@@ -39,5 +39,8 @@ class Strangers:
             return False
         if isinstance(message, PreVoteResponse) and message.granted:
             return False
-        comes_to_lead = isinstance(message, LeaderMessage) and message.term == state.term and state.leader != sender
-        return message.term > state.term or comes_to_lead
+        if message.term > state.term:
+            return True
+        # Who was let through to ask for our vote, and got it, leads that term by it: it may need us, as a voter.
+        at_hand = sender in (state.leader, state.vote)
+        return isinstance(message, LeaderMessage) and message.term == state.term and not at_hand

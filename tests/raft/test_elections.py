@@ -146,6 +146,24 @@ class TestStrangers:
         bench.receive("x", Heartbeat(term=2, commit=1, round=1))
         assert not bench.pre_vote_for(3, 9, 9).granted, "its leadership is protected as anybody's"
 
+    def test_and_leads_us_in_the_term_for_which_we_voted_for_it(self) -> None:
+        """It may need us: a vote that doesn't let it lead would elect it in vain, each time anew."""
+        bench = following(Bench())
+        bench.now += 0.5
+        assert bench.vote_for(2, sender="x").granted
+        sent = bench.receive("x", Append(term=2, prev_index=1, prev_term=0, commit=1))
+        assert only(sent, AppendResponse).accepted
+        assert bench.raft.leader == "x"
+
+    def test_nor_puts_our_campaign_off_by_leading_what_it_was_elected_for(self) -> None:
+        bench = following(Bench())
+        bench.now += 0.5
+        assert bench.vote_for(2, sender="x").granted
+        due = bench.raft.deadline()
+        bench.now += 0.1
+        bench.receive("x", Heartbeat(term=2, commit=1, round=1))
+        assert bench.raft.deadline() == due
+
     def test_it_cannot_thwart_one_election_after_another(self) -> None:
         """A voter heard once every two longest timeouts has time for an election in between."""
         bench = Bench()
