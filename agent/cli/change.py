@@ -74,7 +74,8 @@ restart = _command(
 def remove(stack: str, volumes: bool, yes: bool, detach: bool) -> None:
     """Remove STACK: its replicas stop and go, and the files that came with its plan. Done when its hosts say so.
 
-    Named volumes, and what replicas wrote below the plan's relative paths, stay unless --volumes is given.
+    Named volumes, and what replicas wrote below the plan's relative paths, stay unless --volumes is given. On a host
+    that is dead meanwhile they go once it is back; the command names it.
     """
     _check_stack(stack)
     if not yes:
@@ -100,7 +101,8 @@ def _change(act: Act, stack: str, body: Body, *, detach: bool) -> None:
         known = (await client.status()).stacks if removing and not detach else ()
         before = next((each for each in known if each.name == stack), None)
         result = await client.submit(act, f"stack:{stack}", body)
-        end = await follow(client, options, result, detach=detach, removing=removing, before=before)
+        volumes = isinstance(body, Remove) and body.delete_volumes
+        end = await follow(client, options, result, detach=detach, removing=removing, volumes=volumes, before=before)
         if options.json:
             print_json({"result": result, "stack": end})
 

@@ -40,20 +40,25 @@ _ENDS: tuple[Phase, ...] = ("healthy", "stopped", "failed")
 
 @dataclass(slots=True)
 class Watch:
-    """One stack on its way to `revision`. `removing`: done when it is gone, as its hosts say; `newest`: what it was."""
+    """One stack on its way to `revision`. `removing`: done when it is gone, as its hosts say; `newest`: what it was.
+
+    With `volumes`, which go with it, it is done when only hosts that are lost have something left.
+    """
 
     client: Client
     options: Options
     stack: str
     revision: int
     removing: bool = False
+    volumes: bool = False
     newest: StackStatus | None = None
     _seen: bool = False
     _watched: bool = False
     _began: float = field(default_factory=time.monotonic)
     _left: int = 0
     _left_since: float = field(default_factory=time.monotonic)
-    _lost: tuple[str, ...] = ()
+    _owing: frozenset[str] = frozenset()
+    _lost: frozenset[str] = frozenset()
     _told: dict[str, str] = field(default_factory=dict)
     _phase: int = -1
     _happened: asyncio.Event = field(default_factory=asyncio.Event)
@@ -105,7 +110,7 @@ class Watch:
             # A member that answers for itself may be behind, so a stack that wasn't seen yet is waited for.
             if not self.removing and (self._seen or time.monotonic() - self._began >= PATIENCE_S):
                 raise DeploymentFailed("was removed meanwhile", where=self.stack)
-            self._lost = _lost_hosts(self.newest, status)
+            self._lost = _in_state(status, _LOST)
             return self.removing
         self._seen = True
         if found.revision < self.revision:
@@ -115,8 +120,8 @@ class Watch:
             what = f"{found.changed_by} changed it meanwhile: it is at revision {found.revision}"
             raise DeploymentFailed(what, where=self.stack, fix="`agent status` shows where it stands.")
         self._tell(found)
-        if self.removing:
-            self._wait_for(found)
+        if self.removing and self._is_over(found, status):
+            return True
         if found.phase == "failed":
             self._say_phase("failed")
             sentence, output = split_reason(found.reason or "without a reason")
@@ -127,15 +132,25 @@ class Watch:
             raise DeploymentFailed(f"failed: {sentence}", where=self.stack, fix=fix)
         return not self.removing and found.phase in ("healthy", "stopped")
 
-    def _wait_for(self, stack: StackStatus) -> None:
-        """Raises DeploymentFailed when its hosts haven't confirmed for long that another replica is gone."""
+    def _is_over(self, stack: StackStatus, status: Status) -> bool:
+        """Whether only lost hosts have something left, which go on by themselves once they are back.
+
+        Raises DeploymentFailed when others haven't confirmed for long that another replica is gone.
+        """
         left = sum(len(service.replicas) for service in stack.services)
         if left != self._left:
             self._left, self._left_since = left, time.monotonic()
-        if time.monotonic() - self._left_since >= REMOVAL_PATIENCE_S:
+        late = time.monotonic() - self._left_since >= REMOVAL_PATIENCE_S
+        owing = _hosts_of(stack)
+        # One whose agent was stopped may be back soon, so it is waited for like those that are there.
+        if self.volumes and owing and owing <= _in_state(status, _LOST if late else ("dead",)):
+            self._owing, self._lost = owing, _in_state(status, _LOST)
+            return True
+        if late:
             what = "; ".join(f"{service.name}: {_going(service)}" for service in stack.services if service.replicas)
             fix = "It goes on by itself; `agent status` lists the stack until all hosts have said that theirs are gone."
             raise DeploymentFailed(f"not all of it is gone yet: {what}", where=self.stack, fix=fix)
+        return False
 
     async def _say_outcome(self) -> None:
         """The last line, behind what events tell of the way there, though the status may be sooner than they are."""
@@ -145,9 +160,25 @@ class Watch:
             self._say_phase(self.newest.phase)
             return
         if not self.options.json:
-            say(f"{self.stack}: removed")
-        if self._lost:
-            notice(f"{', '.join(self._lost)} couldn't confirm it: what runs there of {self.stack} goes once it is back")
+            say(f"{self.stack}: removed" + (f", but for what {_names(self._owing)} has of it" if self._owing else ""))
+        for text in self._what_stays():
+            notice(text)
+
+    def _what_stays(self) -> Iterator[str]:
+        """What hosts that couldn't be asked still have of a removed stack, and what becomes of it."""
+        had = _hosts_of(self.newest) if self.newest is not None else frozenset()
+        if self._owing:
+            yield (
+                f"{_names(self._owing)} couldn't delete its volumes: that is done once it is back, and until then "
+                f"`agent status` lists {self.stack}. If it never comes back, `agent expel` it."
+            )
+        elif silent := self._lost & had:
+            yield f"{_names(silent)} couldn't confirm it: what runs there of {self.stack} goes once it is back"
+        if self.volumes and (others := self._lost - had):
+            yield (
+                f"{_names(others)} couldn't be asked: volumes that {self.stack} has there from before stay. "
+                f"`docker volume ls --filter label=muster.stack={self.stack}` lists them there once it is back."
+            )
 
     async def _listen(self) -> None:
         """Events make us look sooner, which the clock does without them, and tell what no status keeps."""
@@ -285,11 +316,18 @@ def _going(service: ServiceStatus) -> str:
     return text + why
 
 
-def _lost_hosts(before: StackStatus | None, after: Status) -> tuple[str, ...]:
-    """Hosts that had replicas of it and can't say whether those are gone."""
-    replicas = [replica for service in (before.services if before else ()) for replica in service.replicas]
-    had = {host for replica in replicas for host in (replica.host, replica.predecessor)}
-    return tuple(sorted(host.name for host in after.hosts if host.name in had and host.state in _LOST))
+def _in_state(status: Status, states: tuple[HostState, ...]) -> frozenset[str]:
+    return frozenset(host.name for host in status.hosts if host.state in states)
+
+
+def _names(hosts: frozenset[str]) -> str:
+    return ", ".join(sorted(hosts))
+
+
+def _hosts_of(stack: StackStatus) -> frozenset[str]:
+    """Where something of it is or was, by its status."""
+    replicas = [replica for service in stack.services for replica in service.replicas]
+    return frozenset(host for replica in replicas for host in (replica.host, replica.predecessor) if host)
 
 
 def _waiting(service: ServiceStatus) -> str:
@@ -319,12 +357,17 @@ async def follow(
     *,
     detach: bool,
     removing: bool = False,
+    volumes: bool = False,
     before: StackStatus | None = None,
 ) -> StackStatus | None:
-    """Say what was accepted, and watch it to its end unless `detach`. `before`: what a stack was that is removed."""
+    """Say what was accepted, and watch it to its end unless `detach`.
+
+    `before`: what a stack was that is removed, and `volumes` whether those go with it.
+    """
     stack = result.target.partition(":")[2]
     if not options.json:
         say(f"{stack}: accepted as revision {result.revision}")
     if detach:
         return None
-    return await Watch(client, options, stack, result.revision, removing=removing, newest=before).until_done()
+    watch = Watch(client, options, stack, result.revision, removing=removing, volumes=volumes, newest=before)
+    return await watch.until_done()

@@ -10,6 +10,7 @@ change = next_change(configuration, state.members, health, me)    # one configur
 from agent.control.autopilot import AgentHealth, VoterChange, next_change, successor
 from agent.control.facts import ClusterFacts, HostFacts
 from agent.control.failure import Sighting, Watch, cluster_facts, next_look, streams
+from agent.control.removal import Removal
 from agent.control.rollout import Decision, decide
 from agent.control.scheduler import Schedule, same_container, schedule
 
@@ -18,6 +19,7 @@ __all__ = [
     "ClusterFacts",
     "Decision",
     "HostFacts",
+    "Removal",
     "Schedule",
     "Sighting",
     "VoterChange",

@@ -25,6 +25,7 @@ from agent.control.facts import ClusterFacts
 from agent.control.placements import Placements
 from agent.control.preparation import PLACE_DEADLINE_MS, judge_preparation, preparations
 from agent.control.progress import HEALTHY_DEADLINE_MS, Progress, Reports, deadline_passed, judge
+from agent.control.removal import Removal
 from agent.control.scheduler import ROLES, Schedule, same_container, schedule
 from agent.control.validation import judge_validation, may_be_asked, reaching, visit_of
 from agent.model.errand import MAX_ERRANDS, Errand, errand_id
@@ -37,7 +38,6 @@ from agent.state import (
     ClusterState,
     StackState,
     deployed_stack,
-    hosts_of,
     key_of,
     rests,
     service_of,
@@ -121,7 +121,8 @@ class _Rollout:
 
     def entries(self) -> Iterator[LedgerEntry]:
         if self._stack.removing:
-            yield from self._assign((), self._gone())
+            removal = Removal(self._state, self._stack, self._facts)
+            yield from self._assign((), removal.let_go(self._current))
             return
         self._plan = schedule(self._state, self._stack.name, self._facts, self._placements)
         self._changes = {key_of(assignment): assignment for assignment in self._plan.assign}
@@ -242,34 +243,6 @@ class _Rollout:
             yield from self._assign(allowed, self._plan.release)
         elif not returned and self._done(list(self._services)) and self._validated().verdict == "done":
             yield self._phase(self._end())
-
-    def _gone(self) -> list[ReplicaKey]:
-        """Of a stack that is being removed: what its hosts report to be gone, or can't, being lost.
-
-        The rest stays assigned, so that nobody is told of ports that are free and of volumes that nothing uses
-        while a container still runs there.
-        """
-        told = (host.report for host in self._facts.hosts.values() if host.report is not None and not host.lost)
-        there = {
-            (item.service, item.slot) for report in told for item in report.replicas if item.stack == self._stack.name
-        }
-        return [
-            key
-            for key, item in self._current.items()
-            if (key.service, key.slot) not in there and all(self._has_looked(host, item) for host in hosts_of(item))
-        ]
-
-    def _has_looked(self, host: AgentId, assignment: Assignment) -> bool:
-        """Whether what the host doesn't report of the replica isn't there, or it can't report any more."""
-        facts = self._facts.of(host)
-        if facts.lost:
-            return True
-        if facts.report is None or facts.report.applied < self._stack.moved_index:
-            return False
-        service = service_of(self._state, assignment)
-        away = {runtime.name for runtime in facts.report.runtimes if not runtime.available}
-        # An agent that has just started and whose engine doesn't answer has seen nothing yet, and so reports nothing.
-        return service is None or service.runtime not in away
 
     def _undisturbed(self, key: ReplicaKey) -> bool:
         """Whether a change ends no running container: another pointer, a port it couldn't have, a host that is lost."""

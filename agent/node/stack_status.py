@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from agent.control.facts import ClusterFacts
 from agent.control.placements import bound_reason, lone_reason
+from agent.control.removal import Removal
 from agent.control.scheduler import Schedule, schedule
 from agent.formats.timestamps import rfc3339
 from agent.host.facts import container_name
@@ -21,7 +22,7 @@ from agent.model.spec import ReplicaKey
 from agent.model.stack import Service
 from agent.model.status import HostCheck, ImageStatus, ReplicaStatus, ServiceStatus, StackStatus
 from agent.model.types import AgentId, Label
-from agent.state import ClusterState, StackState, deployed_stack, service_of, wanted_replicas, wants_stopped
+from agent.state import ClusterState, StackState, deployed_stack, key_of, service_of, wanted_replicas, wants_stopped
 
 _CHECKED: dict[Phase, ErrandKind] = {"preparing": "prepare", "validating": "reach"}
 _SETTLED: tuple[Phase, ...] = ("healthy", "failed", "stopped")
@@ -71,7 +72,7 @@ class StackViews(Struct, frozen=True):
     ) -> StackStatus:
         planned = deployed_stack(self.state, stack).services
         by_service: dict[Label, list[Assignment]] = defaultdict(list)
-        for assignment in assignments:
+        for assignment in self._left_of_removed(stack, assignments) if stack.removing else assignments:
             by_service[assignment.service].append(assignment)
         plan = self._plan(stack, planned, by_service)
         pending = self._pending(stack, plan)
@@ -102,6 +103,22 @@ class StackViews(Struct, frozen=True):
             services=tuple(services),
             checks=self._checks(stack),
         )
+
+    def _left_of_removed(self, stack: StackState, assignments: list[Assignment]) -> Iterator[Assignment]:
+        """What isn't known to be gone, and what is still ending of slots that were given up before."""
+        removal = Removal(self.state, stack, self.facts)
+        assigned = {key_of(item): item for item in assignments}
+        gone = set(removal.gone(assigned))
+        yield from (item for key, item in assigned.items() if key not in gone)
+        for host, found in removal.unassigned(assigned):
+            yield Assignment(
+                stack=stack.name,
+                service=found.service,
+                slot=found.slot,
+                host=host,
+                instruction=replace(stack.deployed, revision=found.revision),
+                ports=found.ports,
+            )
 
     def _checks(self, stack: StackState) -> tuple[HostCheck, ...]:
         """By host; what is left in reports of a rollout that is over says nothing any more."""
@@ -194,6 +211,8 @@ class StackViews(Struct, frozen=True):
         host = self.facts.of(assignment.host)
         if host.lost or host.report is None:
             liveness = "" if host.liveness in ("alive", "unknown") else f"its host is {host.liveness}"
+            if host.lost and stack.removing and stack.delete_volumes:
+                liveness += "; its volumes there go once it is back"
             return _unseen(assignment, "unknown", liveness or "its host hasn't reported to this agent")
         settled = stack.phase == "healthy" or host.report.applied >= stack.moved_index
         if found is None or (not settled and found.revision != assignment.instruction.revision):

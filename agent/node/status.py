@@ -256,6 +256,7 @@ def _host_problems(hosts: tuple[HostStatus, ...]) -> Iterator[Problem]:
 
 def _stack_problems(stacks: tuple[StackStatus, ...], hosts: tuple[HostStatus, ...]) -> Iterator[Problem]:
     drained = {host.name for host in hosts if host.cordoned}
+    dead = {host.name for host in hosts if host.state == "dead"}
     for stack in stacks:
         if stack.phase == "failed":
             fix = f"Mend what the reason says and deploy again; `agent logs {stack.name}` may say more."
@@ -270,6 +271,8 @@ def _stack_problems(stacks: tuple[StackStatus, ...], hosts: tuple[HostStatus, ..
                     yield _replica_problem(stack, service.name, replica)
                 if replica.host in drained and replica.stays:
                     yield _staying_problem(stack, service.name, replica)
+                if stack.phase == "removing" and replica.host in dead:
+                    yield _unremoved_problem(stack, service.name, replica)
 
 
 def _replica_problem(stack: StackStatus, service: str, replica: ReplicaStatus) -> Problem:
@@ -282,6 +285,13 @@ def _staying_problem(stack: StackStatus, service: str, replica: ReplicaStatus) -
     where = f"{stack.name}/{service}.{replica.slot}"
     what = f"stays on {replica.host}, which is drained: {replica.stays}"
     fix = f"Change the plan or make room elsewhere; or end the drain: `agent undrain {replica.host}`."
+    return Problem(severity="warning", where=where, what=what, fix=fix)
+
+
+def _unremoved_problem(stack: StackStatus, service: str, replica: ReplicaStatus) -> Problem:
+    where = f"{stack.name}/{service}.{replica.slot}"
+    what = f"{stack.name} is being removed, and what it left on {replica.host} isn't: {replica.reason}"
+    fix = f"Start {replica.host} again; if it never comes back, `agent expel {replica.host}`."
     return Problem(severity="warning", where=where, what=what, fix=fix)
 
 

@@ -20,9 +20,10 @@ from agent.errors import EXIT_DEGRADED
 from agent.model.errand import ErrandFinding
 from agent.model.instruction import InstructionResult, Scale
 from agent.model.ledger import AssignEntry, Assignment, Phase, Slot
+from agent.model.stack import Volume
 from tests.cli.conftest import Agent, Said
 from tests.support.fake_node import FakeCluster, RunningNode, event
-from tests.support.shop import instruct, open_shop, phase, place, seen
+from tests.support.shop import instruct, open_shop, phase, place, seen, shop
 from tests.support.waiting import wait_for
 
 
@@ -460,6 +461,54 @@ async def test_a_removal_names_the_host_that_could_not_confirm_it(agent: Agent, 
     assert said.code == 0, said
     assert said.out.splitlines()[-1] == "shop: removed"
     assert said.err == "note: n2 couldn't confirm it: what runs there of shop goes once it is back\n"
+
+
+DATA = (Volume(source="data", container_path="/data"),)
+
+
+def with_data(cluster: FakeCluster, web: str) -> None:
+    """web, which has a volume, on the host; job on n1."""
+    instruct(cluster, "deploy", "stack:shop", shop(volumes=DATA))
+    place(cluster, ("web", web), ("job", "n1"))
+    cluster.ledger.report("n1", seen(cluster, "job", "stopping"))
+    cluster.ledger.dead.add("n2")
+
+
+async def test_a_removal_with_volumes_says_what_a_dead_host_still_has(agent: Agent, running: FakeCluster) -> None:
+    with_data(running, web="n2")
+    command = agent("remove", "shop", "--volumes", "--yes", "--via", "n1")
+
+    def ended() -> None:
+        running.ledger.report("n1")
+        let_go(running, "job")
+
+    said = await during(command, (lambda: revision(running) == 2, ended))
+    assert said.code == 0, said
+    assert said.out.splitlines()[-1] == "shop: removed, but for what n2 has of it"
+    assert said.err.startswith("note: n2 couldn't delete its volumes: that is done once it is back")
+    assert "`agent expel` it" in said.err
+    assert said.err.count("note:") == 1
+
+
+async def test_a_removal_with_volumes_names_dead_hosts_that_may_have_some_from_before(
+    agent: Agent, running: FakeCluster
+) -> None:
+    with_data(running, web="n1")
+    command = agent("remove", "shop", "--volumes", "--yes", "--via", "n1")
+    said = await during(command, (lambda: revision(running) == 2, lambda: let_go(running, "web", "job")))
+    assert said.out.splitlines()[-1] == "shop: removed"
+    assert said.err.startswith("note: n2 couldn't be asked: volumes that shop has there from before stay.")
+
+
+async def test_a_removal_with_volumes_waits_for_hosts_that_are_there(
+    agent: Agent, running: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "REMOVAL_PATIENCE_S", 0.3)
+    with_data(running, web="n2")
+    said = await agent("remove", "shop", "--volumes", "--yes", "--via", "n1")
+    assert said.code == EXIT_DEGRADED, said
+    assert "not all of it is gone yet: job: 1 left, on n1" in said.err
+    assert "web: 1 left, on n2 (its host is dead; its volumes there go once it is back)" in said.err
 
 
 async def test_what_the_ledger_refuses_exits_with_its_reason(agent: Agent, running: FakeCluster) -> None:

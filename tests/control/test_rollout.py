@@ -14,7 +14,7 @@ from agent.control import Decision, decide
 from agent.control.preparation import PLACE_DEADLINE_MS
 from agent.control.progress import HEALTHY_DEADLINE_MS, PULL_DEADLINE_MS
 from agent.control.rollout import MAX_CHANGES_PER_ENTRY
-from agent.model.instruction import Enrol
+from agent.model.instruction import Enrol, Expel
 from agent.model.ledger import AssignEntry, PhaseEntry
 from agent.model.spec import ReplicaKey
 from agent.model.stack import PortSpec, Resources, Service, Volume
@@ -354,6 +354,62 @@ class TestRemove:
         made.dead["n2"] = "dead"
         made.stopping.add("n2")
         made.ledger.remove()
+        made.settle()
+        assert "shop" not in made.state.stacks
+
+    @pytest.mark.parametrize(
+        ("kept", "what"),
+        [
+            (True, service(volumes=(Volume(source="data", container_path="/data"),))),
+            (True, service(volumes=(Volume(source="./certs", container_path="/certs"),))),
+            (True, service(runtime="process", image=None, command=("web",))),
+            (False, service(volumes=(Volume(source="/srv", container_path="/srv"),))),
+            (False, service()),
+        ],
+    )
+    def test_a_dead_host_that_has_volumes_to_delete_is_remembered(self, kept: bool, what: Service) -> None:
+        made = world("n1", "n2", web=replace(what, replicas=2))
+        made.settle()
+        made.dead["n2"] = "dead"
+        made.ledger.remove(delete_volumes=True)
+        made.settle()
+        assert (set(made.hosts_of("web").values()) == {"n2"}) == kept
+        del made.dead["n2"]
+        made.settle()
+        assert "shop" not in made.state.stacks
+
+    def test_a_host_that_never_comes_back_is_forgotten_by_expelling_it(self) -> None:
+        made = world("n1", "n2", web=service(replicas=2, volumes=(Volume(source="data", container_path="/data"),)))
+        made.settle()
+        made.dead["n2"] = "dead"
+        made.ledger.remove(delete_volumes=True)
+        made.settle()
+        assert made.ledger.instruct("expel", f"member:{made.ledger.id('n2')}", Expel()).outcome == "applied"
+        assert "shop" not in made.state.stacks
+
+    def test_slots_that_were_given_up_before_and_are_still_ending_are_waited_for(self) -> None:
+        made = world("n1", "n2", web=service(replicas=2))
+        made.settle()
+        ending = made.state.assignments[ReplicaKey(stack="shop", service="web", slot=2)]
+        made.ledger.scale(web=1)
+        made.settle()
+        made.ending = [ending]
+        made.ledger.remove()
+        made.settle()
+        assert made.phase() == "removing", "a container that still ends isn't called removed"
+        made.ending.clear()
+        made.settle()
+        assert "shop" not in made.state.stacks
+
+    def test_a_dead_host_has_nothing_ending(self) -> None:
+        made = world("n1", "n2", web=service(replicas=2))
+        made.settle()
+        ending = made.state.assignments[ReplicaKey(stack="shop", service="web", slot=2)]
+        made.ledger.scale(web=1)
+        made.settle()
+        made.ending = [ending]
+        made.ledger.remove()
+        made.dead[made.state.members[ending.host].name] = "dead"
         made.settle()
         assert "shop" not in made.state.stacks
 

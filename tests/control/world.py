@@ -89,6 +89,7 @@ class World:
     `sick`: (service, command) → state of replicas that don't get healthy; `sick_slots`: the same by (service, slot).
     `dead`, `silent` (never reported): names of hosts. `taken`: (host name, port) that something foreign listens on.
     `stopping`: hosts that are still at it when a stack is to go; `without_engine`: their Docker doesn't answer.
+    `ending`: what isn't assigned any more, and that its host hasn't ended yet.
     `unfit`: (host name, service) → why it can't be prepared there, `pulling`: what is still under way there;
     `blocked`: (host name, host name) where the first doesn't reach the other. `mute` hosts don't answer errands.
     `history`: every entry that `step` proposed; `arrivals`: those that only let predecessors go; `errands`: what hosts
@@ -104,6 +105,7 @@ class World:
         self.silent: set[str] = set()
         self.taken: set[tuple[str, int]] = set()
         self.stopping: set[str] = set()
+        self.ending: list[Assignment] = []
         self.without_engine: set[str] = set()
         self.memory: dict[str, int] = {}
         self.unfit: dict[tuple[str, Label], str] = {}
@@ -248,8 +250,8 @@ class World:
         ]
 
     def _left_behind(self, member: Member) -> list[ObservedReplica]:
-        """What moved away from the host and still runs there."""
-        left: list[ObservedReplica] = []
+        """What moved away from the host, or was given up, and still runs there."""
+        left = [seen(item, "stopping") for item in self.ending if item.host == member.id]
         for item in self.state.assignments.values():
             if serving(item).host == member.id != item.host:
                 if not self.state.stacks[item.stack].removing:

@@ -22,6 +22,7 @@ from tests.support.waiting import wait_for_sync
 
 EXIT_DEGRADED = 3
 PINNED = "pinned"
+DOOMED = "doomed"
 
 
 def revision(desk: Desk, through: str, stack: str = "web") -> int:
@@ -106,6 +107,27 @@ def test_a_restart_of_all_agents_finds_everything_again(pinned: Desk) -> None:
     pinned.cluster.wait_ready()
     assert processes_of(running_pinned(pinned)) == processes_of(before)
     assert revision(pinned, "n3", PINNED) == at
+
+
+def test_a_dead_host_deletes_a_removed_stacks_volumes_once_it_is_back(desk: Desk, tmp_path: Path) -> None:
+    (service,) = json.loads(EXAMPLE.read_text())["services"].values()
+    ports = [{"host_port": 8380, "container_port": 8080}]
+    path = tmp_path / "plan.json"
+    path.write_text(
+        json.dumps({"stack": DOOMED, "services": {"web": {**service, "replicas": 1, "host": "n2", "ports": ports}}})
+    )
+    desk.run("deploy", str(path))
+    kept = desk.cluster.data_dir("n2") / "stacks" / DOOMED / "kept"
+    kept.write_text("data")
+    desk.cluster.kill("n2")
+    said = desk.run("--via", "n1", "remove", DOOMED, "--volumes", "--yes")
+    assert f"{DOOMED}: removed, but for what n2 has of it" in said.stdout
+    assert "couldn't delete its volumes: that is done once it is back" in said.stderr
+    assert kept.exists()
+    desk.cluster.start("n2")
+    desk.cluster.wait_ready()
+    wait_status(desk.cluster, "n1", lambda status: DOOMED not in [each.name for each in status.stacks], "it is gone")
+    wait_for_sync(lambda: not kept.parent.exists())
 
 
 def test_a_clean_stop_hands_over_without_a_refused_instruction(web: Desk) -> None:

@@ -336,6 +336,30 @@ def test_who_still_runs_what_moved_is_named_until_it_says_that_it_does_no_more()
         assert the_service(build_status(ledger.state, view(ledger, hosts))).replicas[0].predecessor == named
 
 
+def test_of_a_stack_that_is_removed_all_that_is_left_is_shown_and_nothing_else() -> None:
+    ledger = shop(web=2)
+    ledger.remove()
+    done = replace(up(ledger, "n1"), report=report(ledger, "n1", applied=ledger.state.index))
+    hosts = {"n1": done, "n2": up(ledger, "n2", replica("stopping", slot=2)), "n3": up(ledger, "n3", replica(slot=7))}
+    found = the_service(build_status(ledger.state, view(ledger, hosts)))
+    left = [(item.slot, item.host, item.state) for item in found.replicas]
+    assert left == [(2, "n2", "stopping"), (7, "n3", "healthy")]
+
+
+def test_a_dead_host_with_volumes_to_delete_says_when_it_will() -> None:
+    ledger = Ledger()
+    ledger.deploy(stack(web=service(volumes=(Volume(source="data", container_path="/data"),))))
+    ledger.assign(ledger.assignment("n2"))
+    ledger.remove(delete_volumes=True)
+    dead = HostFacts(liveness="dead", lost=True)
+    status = build_status(ledger.state, view(ledger, {"n2": dead}))
+    (left,) = the_service(status).replicas
+    assert left.reason == "its host is dead; its volumes there go once it is back"
+    (problem,) = (each for each in status.problems if each.where == "shop/web.1")
+    assert "what it left on n2 isn't" in problem.what
+    assert "`agent expel n2`" in problem.fix
+
+
 def test_how_a_replica_would_move_is_known_before_a_drain() -> None:
     ledger = Ledger()
     shared = (Volume(source="/srv/data", container_path="/data"),)

@@ -1,0 +1,83 @@
+"""What of a stack that is being removed may be let go, by what its hosts report. Pure; coordinator only.
+
+A stack goes with its last assignment (`agent.state.stacks.forget_removed`). Until then its ports and volumes aren't
+called free, and its hosts know what they have to end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from msgspec import Struct
+
+from agent.control.facts import ClusterFacts
+from agent.model.ledger import Assignment
+from agent.model.report import ObservedReplica
+from agent.model.spec import ReplicaKey
+from agent.model.stack import Service
+from agent.model.types import AgentId
+from agent.state import ClusterState, StackState, hosts_of, service_of
+
+
+class Removal(Struct, frozen=True):
+    """Of one stack that is being removed; `facts` are the coordinator's."""
+
+    state: ClusterState
+    stack: StackState
+    facts: ClusterFacts
+
+    def let_go(self, assigned: Mapping[ReplicaKey, Assignment]) -> list[ReplicaKey]:
+        """What to release now; `assigned` are all of the stack.
+
+        The last one stays while something that isn't assigned any more is still ending.
+        """
+        gone = self.gone(assigned)
+        if len(gone) == len(assigned) and self._may_be_ending(assigned):
+            return gone[:-1]
+        return gone
+
+    def gone(self, assigned: Mapping[ReplicaKey, Assignment]) -> list[ReplicaKey]:
+        """What its hosts report to be gone, or can't, being lost."""
+        there = {(found.service, found.slot) for _, found in self._reported()}
+        return [
+            key
+            for key, item in assigned.items()
+            if (key.service, key.slot) not in there and all(self._is_done(host, item) for host in hosts_of(item))
+        ]
+
+    def unassigned(self, assigned: Iterable[ReplicaKey]) -> Iterator[tuple[AgentId, ObservedReplica]]:
+        """What hosts still report of slots that were given up before the removal."""
+        known = {(key.service, key.slot) for key in assigned}
+        for host, found in self._reported():
+            if (found.service, found.slot) not in known:
+                yield host, found
+
+    def _may_be_ending(self, assigned: Iterable[ReplicaKey]) -> bool:
+        awaited = any(host.awaited for host in self.facts.hosts.values())
+        return awaited or next(self.unassigned(assigned), None) is not None
+
+    def _reported(self) -> Iterator[tuple[AgentId, ObservedReplica]]:
+        for host, facts in self.facts.hosts.items():
+            if facts.report is not None and not facts.lost:
+                yield from ((host, found) for found in facts.report.replicas if found.stack == self.stack.name)
+
+    def _is_done(self, host: AgentId, assignment: Assignment) -> bool:
+        """Whether what the host doesn't report of the replica isn't there, or it can't report any more.
+
+        One that is lost isn't let go before it has deleted the volumes that it was to delete: once the stack has gone
+        from the ledger, nothing would tell it when it comes back.
+        """
+        facts = self.facts.of(host)
+        service = service_of(self.state, assignment)
+        if facts.lost:
+            return not (self.stack.delete_volumes and service is not None and _keeps_data(service))
+        if facts.report is None or facts.report.applied < self.stack.moved_index:
+            return False
+        away = {runtime.name for runtime in facts.report.runtimes if not runtime.available}
+        # An agent that has just started and whose engine doesn't answer has seen nothing yet, and so reports nothing.
+        return service is None or service.runtime not in away
+
+
+def _keeps_data(service: Service) -> bool:
+    """Whether something that `delete_volumes` deletes is left of a replica: processes have their working directory."""
+    return service.runtime == "process" or any(not volume.source.startswith("/") for volume in service.volumes)
