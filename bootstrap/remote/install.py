@@ -50,6 +50,7 @@ def apply(ask: dict[str, Any], step: Step, staging: tree.Staging) -> dict[str, A
         if not dry:
             step("installing Docker")
             notes += install_docker()
+            step("putting the agent in its place")  # which fails where the operator left meanwhile: then nothing more
     for command in ask["firewall"]:
         changed.append(f"`{shown(command)}`")
     if not dry:

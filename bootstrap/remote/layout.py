@@ -12,6 +12,7 @@ DATA = "/var/lib/muster"
 LOGS = "/var/log/muster"
 RUN = "/run/muster"
 SOCKET = RUN + "/agent.sock"
+LOCK = "/run/muster-bootstrap.lock"
 UNIT = "muster-agent.service"
 UNIT_FILE = "/etc/systemd/system/" + UNIT
 GROUP = "muster"

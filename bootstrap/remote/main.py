@@ -9,7 +9,7 @@ from typing import Any
 
 from bootstrap.remote import install, removal, tree
 from bootstrap.remote.probe import probe
-from bootstrap.remote.system import disk_failure
+from bootstrap.remote.system import alone, disk_failure
 from bootstrap.remote.wire import Failure, Wire
 
 Answer = Callable[[dict[str, Any]], object]
@@ -22,14 +22,14 @@ def serve(wire: Wire, ssh_connection: str) -> None:
         "probe": lambda ask: probe(ask, ssh_connection),
         "look": lambda ask: tree.look(ask["version"], ask["manifest"]),
         "unpack": lambda ask: staging.unpack(wire, ask),
-        "apply": lambda ask: install.apply(ask, wire.step, staging),
+        "apply": lambda ask: _alone(wire, ask, lambda: install.apply(ask, wire.step, staging)),
         "request": joining.request,
         "accept": joining.accept,
         "take": install.take,
         "start": install.start,
         "wait": install.wait,
         "reach": install.reach,
-        "remove": lambda ask: removal.remove(ask, wire.step),
+        "remove": lambda ask: _alone(wire, ask, lambda: removal.remove(ask, wire.step)),
     }
     wire.hello()
     try:
@@ -38,6 +38,14 @@ def serve(wire: Wire, ssh_connection: str) -> None:
     finally:
         joining.end()
         staging.end()
+
+
+def _alone(wire: Wire, ask: dict[str, Any], act: Callable[[], object]) -> object:
+    """What changes the host, while nobody else does; what only looks waits for nobody."""
+    if ask["dry"]:
+        return act()
+    with alone(wire.step):
+        return act()
 
 
 def _answer(wire: Wire, answers: dict[str, Answer], ask: dict[str, Any]) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import secrets
 import stat
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
+from bootstrap.remote import layout
 from bootstrap.remote.wire import Failure
 
 QUICK_TIMEOUT_S = 30.0  # what asks a daemon that answers at once, unless the machine is busy
@@ -148,6 +151,32 @@ def link(path: str, target: str, dry: bool = False) -> bool:
         os.replace(beside, path)
     except OSError as error:
         raise disk_failure(error, path) from error
+    return True
+
+
+@contextmanager
+def alone(step: Callable[[str], None]) -> Iterator[None]:
+    """Nobody else changes this host meanwhile: a program whose operator left may still be installing Docker.
+
+    Raises OSError when the own operator left while this waited: nobody wants it any more.
+    """
+    handle = os.open(layout.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if not hold(handle):
+            step("waiting: another `bootstrap` is at work there")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            step("going on")
+        yield
+    finally:
+        os.close(handle)
+
+
+def hold(handle: int) -> bool:
+    """Lock the open file or directory until it is closed, by the process's end at the latest; False: somebody has."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
     return True
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from bootstrap.remote import layout
 from bootstrap.remote.archive import extract
-from bootstrap.remote.system import digest, disk_failure, link, put, read
+from bootstrap.remote.system import digest, disk_failure, hold, link, put, read
 from bootstrap.remote.wire import Failure, Wire
 
 MAX_MANIFEST_BYTES = 16_777_216  # 100,000 files
@@ -41,6 +41,7 @@ class Staging:
     def __init__(self) -> None:
         self._version = ""
         self._beside = ""
+        self._held = -1
         self._syncing: threading.Thread | None = None
         self._error: OSError | None = None
 
@@ -52,6 +53,8 @@ class Staging:
         self._beside = f"{layout.VERSIONS}/.{self._version}.{secrets.token_hex(6)}"
         try:
             os.makedirs(self._beside, 0o755)
+            self._held = os.open(self._beside, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            hold(self._held)  # against `_prune` of another program
             if extract(wire.blob(), self._beside) != ask["sha256"]:
                 raise Failure("the files that came aren't those that were sent", place, "Run this again.")
         except OSError as error:
@@ -85,6 +88,9 @@ class Staging:
         if self._beside:
             shutil.rmtree(self._beside, ignore_errors=True)
             self._beside = ""
+        if self._held >= 0:
+            os.close(self._held)
+            self._held = -1
 
     def _synced(self) -> None:
         if self._syncing is not None:
@@ -118,10 +124,19 @@ def activate(version: str, launcher: str, dry: bool) -> list[str]:
 
 
 def _prune(kept: tuple[str, ...]) -> None:
-    """The version before stays: an agent may still run from it, and it is the way back."""
+    """The version before stays: an agent may still run from it, and it is the way back. So does what another program
+    is bringing just now; what one that died had brought goes."""
     for other in sorted(os.listdir(layout.VERSIONS)):
-        if other not in kept:
-            shutil.rmtree(os.path.join(layout.VERSIONS, other), ignore_errors=True)
+        if other in kept:
+            continue
+        path = os.path.join(layout.VERSIONS, other)
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:  # gone by itself
+            continue
+        if hold(handle):
+            shutil.rmtree(path, ignore_errors=True)
+        os.close(handle)
 
 
 def foreign_command() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import hashlib
 import io
@@ -12,7 +13,9 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from bootstrap.program import HELLO, LOADER, LOADING, TOO_OLD, program
 from bootstrap.remote import firewall, install, layout, main, probe, system, tree
 from bootstrap.remote.archive import extract
 from bootstrap.remote.wire import BLOCK_BYTES, Failure, Wire
+from tests.support.waiting import wait_for_sync
 
 TIMEOUT_S = 30.0
 
@@ -56,9 +60,10 @@ def served(*parts: bytes) -> list[Any]:
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The helper's paths, below a directory."""
-    for name in ("ROOT", "VERSIONS", "CURRENT", "COMMAND"):
+    for name in ("ROOT", "VERSIONS", "CURRENT", "COMMAND", "LOCK"):
         monkeypatch.setattr(layout, name, str(tmp_path) + getattr(layout, name))
     (tmp_path / "opt/muster/versions").mkdir(parents=True)
+    (tmp_path / "run").mkdir()
     return tmp_path / "opt/muster"
 
 
@@ -129,16 +134,21 @@ def sent(packed: bytes, version: str = "v1", sha256: str | None = None) -> bytes
 def unpacked(files: dict[str, bytes], version: str = "v1") -> str:
     """It came, and was put in its place; the manifest's digest."""
     packed, manifest = pack(files)
+    staging = brought(packed, version)
+    assert version not in [path.name for path in Path(layout.VERSIONS).iterdir()], "not before it is asked to"
+    staging.place(version)
+    return hashlib.sha256(manifest).hexdigest()
+
+
+def brought(packed: bytes, version: str = "v1") -> tree.Staging:
+    """It came, and lies beside its place."""
     staging = tree.Staging()
-    data = sent(packed, version)
-    wire = Wire(io.BytesIO(data), io.BytesIO())
+    wire = Wire(io.BytesIO(sent(packed, version)), io.BytesIO())
     ask = wire.receive()
     assert ask is not None
     wire.expect(ask["size"])
     staging.unpack(wire, ask)
-    assert version not in [path.name for path in Path(layout.VERSIONS).iterdir()], "not before it is asked to"
-    staging.place(version)
-    return hashlib.sha256(manifest).hexdigest()
+    return staging
 
 
 LONG = "/".join(["lib", "long" * 30, "longer" * 30, "x.py"])
@@ -175,6 +185,77 @@ def test_a_connection_that_breaks_within_a_file_leaves_nothing(places: Path) -> 
     [answer] = served(sent(packed)[: -len(packed) // 2])
     assert "the connection ended within a file" in answer["failed"]["what"]
     assert list((places / "versions").iterdir()) == []
+
+
+# Two programs on one host: the first one's operator left while it installed Docker, say, and came again
+
+
+def test_what_another_program_brings_is_left_alone_and_what_one_that_died_had_brought_goes(places: Path) -> None:
+    packed, manifest = pack({"lib/a.py": b"a"})
+    other = brought(packed)
+    (places / "versions/.v1.0a1b2c3d4e5f/lib").mkdir(parents=True)
+    unpacked({"lib/a.py": b"a"})
+    tree.activate("v1", "#!launcher", dry=False)
+    other.place("v1")
+    assert tree.look("v1", hashlib.sha256(manifest).hexdigest()) == {"present": True, "damaged": []}
+    assert [path.name for path in (places / "versions").iterdir()] == ["v1"]
+
+
+def applying(*, dry: bool) -> bytes:
+    return frame({"do": "apply", "docker": False, "firewall": [], "version": None, "files": [], "dry": dry})
+
+
+@contextmanager
+def somebody_at_work() -> Iterator[None]:
+    with Path(layout.LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def test_changes_wait_until_another_program_is_done_and_say_so(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "GROUP", "root")
+    sink = Told()
+    with somebody_at_work():
+        serving = threading.Thread(target=main.serve, args=(Wire(io.BytesIO(applying(dry=False)), sink), ""))
+        serving.start()
+        wait_for_sync(lambda: b"waiting: another `bootstrap` is at work there" in sink.getvalue(), TIMEOUT_S, what="it")
+        assert b'"done"' not in sink.getvalue()
+    serving.join(TIMEOUT_S)
+    assert sink.getvalue().endswith(b'{"done": {"changed": [], "notes": []}}')
+
+
+def test_what_only_looks_waits_for_nobody(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "GROUP", "root")
+    with somebody_at_work():
+        assert served(applying(dry=True)) == [{"done": {"changed": [], "notes": []}}]
+
+
+def test_nothing_is_changed_for_an_operator_who_left_meanwhile(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = places / "agent.toml"
+    file = {"path": str(wanted), "text": "x", "mode": 0o644}
+    ask = {"do": "apply", "docker": True, "firewall": [], "version": None, "files": [file], "dry": False}
+    left = Told()
+
+    def install_docker() -> list[str]:
+        left.gone = True
+        return []
+
+    monkeypatch.setattr(install, "install_docker", install_docker)
+    with pytest.raises(BrokenPipeError):
+        main.serve(Wire(io.BytesIO(frame(ask)), left), "")
+    assert not wanted.exists()
+
+
+class Told(io.BytesIO):
+    """What the operator's side heard, until it is gone."""
+
+    gone = False
+
+    def write(self, data: Any) -> int:
+        """As a pipe that nobody reads any more."""
+        if self.gone:
+            raise BrokenPipeError
+        return super().write(data)
 
 
 NAMES = st.from_regex(r"[a-z]{1,60}(/[a-z]{1,60}){0,3}", fullmatch=True)
