@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import itertools
 import os
 import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,8 +19,18 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from agent.errors import EXIT_DEGRADED, Conflict, InputError, NotFound, TooLarge, Unreachable
-from agent.home import CLUSTER_FILE, GENESIS_FILE, Home, find_home, homes_directory, open_home
+from agent.errors import EXIT_DEGRADED, Conflict, InputError, MusterError, NotFound, TooLarge, Unreachable
+from agent.home import (
+    CLUSTER_FILE,
+    GENESIS_FILE,
+    Home,
+    find_home,
+    homes_directory,
+    open_home,
+    read_file,
+    read_recovery,
+)
+from agent.instruction import private_key_of, public_hex
 from agent.model.types import is_label
 from bootstrap.bundle import cache_directory
 from bootstrap.home import create_home, put_aside
@@ -96,14 +108,26 @@ def install(
         password=sudo_password() if ask_sudo_password else None,
         dry=dry_run,
     )
-    with display:
-        results = asyncio.run(installation.run())
+    try:
+        with display:
+            results = asyncio.run(installation.run())
+    except BaseException as ended:
+        tell_stopped(ended, hosts, limit)
+        if recovery is not None:
+            click.echo(_recovery_told(recovery), err=True)
+        raise
     if as_json:
         _print_json(installation.home, results, recovery)
     else:
         _summary(installation.home, results, recovery, hosts, dry=dry_run)
     if any(result.state == "failed" for result in results):
         click.get_current_context().exit(EXIT_DEGRADED)
+
+
+def tell_stopped(ended: BaseException, hosts: Path, limit: str | None) -> None:
+    """What a person who stopped it has to know."""
+    if isinstance(ended, KeyboardInterrupt):
+        click.echo(f"What hosts have of it stays; this goes on with it: {again(hosts, limit=limit)}", err=True)
 
 
 def read_hosts(path: Path) -> tuple[InventoryHost, ...]:
@@ -174,7 +198,7 @@ def _fits(host: InventoryHost, pattern: str) -> bool:
 
 
 def _home(explicit: str | None, name: str | None, *, dry: bool, another: bool) -> tuple[Home, Path | None]:
-    """The cluster's home, made when there is none; with it the recovery key's file, if it was made now.
+    """The cluster's home, made when there is none; with it the recovery key's file, before there is a cluster.
 
     `another`: a home whose cluster is over makes way. Raises MusterError.
     """
@@ -188,7 +212,9 @@ def _home(explicit: str | None, name: str | None, *, dry: bool, another: bool) -
         home = open_home(path)
         if name is not None and home.cluster.name != name:
             raise InputError(f"the cluster in {path} is called {home.cluster.name}", where="--name")
-        if not another or not (path / GENESIS_FILE).exists():
+        if not (path / GENESIS_FILE).exists():
+            return home, _recovery_of(home)
+        if not another:
             return home, None
         name = name or home.cluster.name
         _check_over(home)
@@ -199,12 +225,26 @@ def _home(explicit: str | None, name: str | None, *, dry: bool, another: bool) -
         directory = Path(click.get_current_context().with_resource(tempfile.TemporaryDirectory(prefix="muster-plan-")))
         made = create_home(directory / "home", name=called, operator="plan", recovery_file=directory / "recovery.key")
         return made, None
-    recovery = Path(os.environ.get("HOME", "/")) / f"muster-{called}-recovery.key"
-    number = 1
-    while recovery.exists():
-        number += 1
-        recovery = recovery.with_name(f"muster-{called}-recovery-{number}.key")
+    recovery = next(file for file in _recovery_files(called) if not file.exists())
     return create_home(path, name=called, operator=_operator_name(), recovery_file=recovery), recovery
+
+
+def _recovery_files(called: str) -> Iterator[Path]:
+    """Where recovery keys of clusters of that name are made: each where no other is."""
+    first = Path(os.environ.get("HOME", "/")) / f"muster-{called}-recovery.key"
+    yield first
+    for number in itertools.count(2):
+        yield first.with_name(f"muster-{called}-recovery-{number}.key")
+
+
+def _recovery_of(home: Home) -> Path | None:
+    """Its recovery key's file, if it still is where an earlier run made it, which may have been stopped untold."""
+    public = read_recovery(home).key
+    for file in itertools.takewhile(Path.exists, _recovery_files(home.cluster.name)):
+        with suppress(MusterError):
+            if public_hex(private_key_of(read_file(file))) == public:
+                return file
+    return None
 
 
 def _check_over(home: Home) -> None:
@@ -263,7 +303,7 @@ def _summary(home: Home, results: Sequence[HostResult], recovery: Path | None, h
         told += f"{', ' if told else ''}{len(failed)} failed"
     click.echo(f"\ncluster {home.cluster.name}: {told}")
     if recovery is not None:
-        click.echo(f"The recovery key is {recovery}: put it away offline; it is the way back if your own key is lost.")
+        click.echo(_recovery_told(recovery))
     if failed:
         whom = "that host" if len(failed) == 1 else "those"
         click.echo(f"Again for {whom}: {again(hosts, limit=','.join(result.host for result in failed))}")
@@ -271,6 +311,10 @@ def _summary(home: Home, results: Sequence[HostResult], recovery: Path | None, h
         if not _is_found(home):
             click.echo(f"Commands find this cluster with --home, or: export MUSTER_HOME={shlex.quote(str(home.path))}")
         click.echo("Next: agent status        agent deploy PLAN.json        agent logs STACK")
+
+
+def _recovery_told(file: Path) -> str:
+    return f"The recovery key is {file}: put it away offline; it is the way back if your own key is lost."
 
 
 def again(hosts: Path, *, limit: str | None) -> str:

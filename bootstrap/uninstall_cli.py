@@ -15,7 +15,15 @@ from agent.errors import EXIT_DEGRADED, InputError
 from agent.formats.durations import parse_duration_ms
 from agent.home import Home, find_home, open_home
 from bootstrap.departure import Confirm
-from bootstrap.install_cli import again, choose, host_options, make_display, read_hosts, sudo_password
+from bootstrap.install_cli import (
+    again,
+    choose,
+    host_options,
+    make_display,
+    read_hosts,
+    sudo_password,
+    tell_stopped,
+)
 from bootstrap.progress import Display
 from bootstrap.ssh import SshSettings
 from bootstrap.uninstall import Removal, RemovalResult
@@ -73,8 +81,12 @@ def uninstall(
         confirm=_confirm(display) if not yes else lambda _: True,
         wait_s=wait_s,
     )
-    with display:
-        results = asyncio.run(removal.run())
+    try:
+        with display:
+            results = asyncio.run(removal.run())
+    except BaseException as ended:
+        tell_stopped(ended, hosts, limit)
+        raise
     if as_json:
         document = {"ok": all(not result.what for result in results), "hosts": results, "home": str(opened.path)}
         click.echo(msgspec.json.encode(document).decode())

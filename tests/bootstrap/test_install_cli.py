@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
+from agent.errors import MusterError
 from agent.home import GENESIS_FILE, Home
 from bootstrap import install_cli, uninstall_cli
 from bootstrap.home import create_home
@@ -66,3 +67,23 @@ def test_hosts_left_of_a_cluster_that_is_gone_need_not_leave_it_first(
     assert capsys.readouterr().out.splitlines()[-1] == (
         f"Again, when that is mended: bootstrap uninstall hosts.txt{limit}"
     )
+
+
+def test_a_recovery_key_is_told_until_there_is_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever stopped the first run may not have read of it."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "muster-shop-recovery.key").write_text("of another cluster")
+    home, recovery = install_cli._home(str(tmp_path / "home"), "shop", dry=False, another=False)
+    assert recovery == tmp_path / "muster-shop-recovery-2.key"
+    assert install_cli._home(str(home.path), None, dry=False, another=False)[1] == recovery
+    (home.path / GENESIS_FILE).write_text("{}")
+    assert install_cli._home(str(home.path), None, dry=False, another=False)[1] is None
+
+
+def test_who_stops_it_is_told_how_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    with click.Context(install_cli.install, info_name="install") as context:
+        install_cli.install.parse_args(context, ["hosts.txt", "--accept-new", "--limit", "n1"])
+        install_cli.tell_stopped(KeyboardInterrupt(), Path("hosts.txt"), "n1")
+        install_cli.tell_stopped(MusterError("its own words"), Path("hosts.txt"), "n1")
+    told = "What hosts have of it stays; this goes on with it: bootstrap install hosts.txt --accept-new --limit n1\n"
+    assert capsys.readouterr().err == told

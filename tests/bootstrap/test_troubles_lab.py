@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from tests.bootstrap.desk import Desk, desk_of
 from tests.lab import Lab
+from tests.support.waiting import wait_for_sync
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
 
 WELL = ("root@n1 zone=a", "root@n2", "root@n3", "root@n4:2222")
 SERVICE = {"runtime": "process", "command": ["sleep", "1000"], "labels": {"disk": "ssd"}}
+RECOVERY = "muster-muster-recovery.key: put it away offline"
 OLD_PYTHON = """\
 #!/bin/sh
 exec /usr/bin/python3 -I -c "import sys; sys.version_info = (3, 7, 3, 'final', 0); $3"
@@ -47,6 +50,24 @@ def failures(said: str) -> dict[str, tuple[str, str]]:
     return {host: (what, lines[number + 1].strip()) for number, (host, what) in marked}
 
 
+def test_stopped_in_the_middle_it_leaves_nothing_half_done_and_says_how_it_goes_on(desk: Desk) -> None:
+    with desk.popen("bootstrap", "install", desk.write_hosts(*WELL)) as command:
+        assert command.stdout is not None
+        while b"sending the agent" not in (line := command.stdout.readline()):
+            assert line, command.communicate()
+        os.killpg(command.pid, signal.SIGINT)  # as a terminal does for Ctrl-C
+        told = command.communicate(timeout=30)[1].decode()
+    assert command.returncode == 130
+    assert "this goes on with it: bootstrap install hosts.txt\n" in told
+    assert RECOVERY in told
+    files = ["find", "/opt/muster", "/etc/muster", "/var/lib/muster", "-type", "f"]
+
+    def none_left() -> bool:
+        return not any(host.run(files, check=False).stdout for host in desk.lab.hosts.values())
+
+    wait_for_sync(none_left, 10, what="no file left")
+
+
 def test_each_host_tells_what_is_wrong_with_it_and_the_others_become_a_cluster(desk: Desk) -> None:
     desk.lab.host("n2").run(["mv", "/usr/bin/python3", "/usr/bin/python3.away"])
     write = "cat > /usr/local/bin/python3 && chmod 755 /usr/local/bin/python3"
@@ -67,6 +88,7 @@ def test_each_host_tells_what_is_wrong_with_it_and_the_others_become_a_cluster(d
     }
     assert {host["name"] for host in desk.status()["hosts"]} == {"n1", "n4"}
     assert "2 installed, 4 failed" in result.stdout
+    assert RECOVERY in result.stdout, "the home is an earlier run's, but nobody read its end"
     desk.install(hosts=desk.write_hosts(*WELL))
     desk.wait_all_alive(["n1", "n2", "n3", "n4"])
 
