@@ -186,9 +186,8 @@ def _check(facts: Facts) -> None:
         if disk.read_only:
             fix = "`dmesg` there may say why; `mount -o remount,rw /` if it shouldn't be."
             raise RuntimeUnavailable("the disk is read-only", where=path, fix=fix)
-    for path in ("/opt", "/var/lib"):
-        if facts.disks[path].free_bytes < FREE_BYTES:
-            free, wanted = facts.disks[path].free_bytes // 2**20, FREE_BYTES // 2**20
+        if not path.startswith("/etc") and disk.free_bytes < FREE_BYTES:
+            free, wanted = disk.free_bytes // 2**20, FREE_BYTES // 2**20
             fix = f"`df -h {path}` and `du` there show what could go."
             raise RuntimeUnavailable(f"{free} MiB free, {wanted} MiB are needed", where=path, fix=fix)
     if facts.taken:

@@ -69,7 +69,8 @@ class Installed(Struct, frozen=True, kw_only=True):
 
 
 class Facts(Struct, frozen=True, kw_only=True):
-    """All of it. `clock_ms` since the epoch; `ssh_address`: where the operator's ssh came in, or empty."""
+    """All of it. `clock_ms` since the epoch; `ssh_address`: where the operator's ssh came in, or empty. `disks`: by
+    directory, what the agent's files, its data and its configuration lie on, or will."""
 
     hostname: Text
     system: Text

@@ -45,7 +45,7 @@ def probe(ask: dict[str, Any], ssh_connection: str) -> dict[str, Any]:
         "pythons": pythons(ask.get("python")),
         "docker": docker(),
         "package_manager": "apt" if which("apt-get") else "",
-        "disks": {path: _disk(path) for path in ("/opt", "/var/lib", "/etc")},
+        "disks": dict(map(_disk, (layout.ROOT, layout.DATA, layout.CONFIG_DIRECTORY))),
         "taken": taken_ports(ask["ports"]),
         "firewalls": firewalls(ask["open"]),
         "addresses": addresses(),
@@ -164,11 +164,13 @@ def _os_name() -> str:
     return platform.system()
 
 
-def _disk(path: str) -> dict[str, Any]:
+def _disk(path: str) -> tuple[str, dict[str, Any]]:
+    """Of the directory, which may be a disk of its own; where it isn't there, of the nearest one that is."""
     while not os.path.exists(path):
         path = os.path.dirname(path)
     state = os.statvfs(path)
-    return {"free_bytes": state.f_bavail * state.f_frsize, "read_only": bool(state.f_flag & os.ST_RDONLY)}
+    free_bytes = state.f_bavail * state.f_frsize
+    return path, {"free_bytes": free_bytes, "read_only": bool(state.f_flag & os.ST_RDONLY)}
 
 
 def _ssh_address(connection: str) -> str:

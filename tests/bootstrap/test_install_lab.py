@@ -121,15 +121,18 @@ def test_nothing_is_left_on_a_host_whose_disk_is_read_only(desk: Desk) -> None:
         on(desk, "n2", "umount", "/opt")
 
 
-def test_a_disk_that_is_too_full_is_named(desk: Desk) -> None:
-    on(desk, "n2", "mount", "-t", "tmpfs", "-o", "size=8m", "none", "/opt")
-    try:
-        hosts = desk.write_hosts("root@n2", name="one.txt")
-        failed = desk.install("--home", "trial", hosts=hosts, check=False)["hosts"]["n2"]
-        assert "8 MiB free" in failed["what"]
-        assert failed["where"] == "/opt"
-    finally:
-        on(desk, "n2", "umount", "/opt")
+def test_a_disk_that_is_too_full_is_named_also_where_the_agents_data_has_its_own(desk: Desk) -> None:
+    for place in ("/opt", "/var/lib/muster"):
+        on(desk, "n2", "mkdir", "-p", place)
+        on(desk, "n2", "mount", "-t", "tmpfs", "-o", "size=8m", "none", place)
+        try:
+            hosts = desk.write_hosts("root@n2", name="one.txt")
+            failed = desk.install("--home", "trial", hosts=hosts, check=False)["hosts"]["n2"]
+            assert "8 MiB free" in failed["what"]
+            assert failed["where"] == place
+        finally:
+            on(desk, "n2", "umount", place)
+    on(desk, "n2", "rmdir", "/var/lib/muster")
 
 
 def test_a_port_that_is_taken_is_named_with_its_holder(desk: Desk) -> None:

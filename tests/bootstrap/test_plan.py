@@ -61,10 +61,18 @@ def test_a_read_only_disk_is_named(path: str) -> None:
     assert caught.value.where == path
 
 
-def test_a_disk_without_room_is_named_with_what_is_needed() -> None:
-    disks = {each: {"free_bytes": 2**20, "read_only": False} for each in ("/opt", "/var/lib", "/etc")}
-    with pytest.raises(MusterError, match="1 MiB free, 300 MiB are needed"):
+@pytest.mark.parametrize("path", ["/opt", "/var/lib/muster"])
+def test_a_disk_without_room_is_named_with_what_is_needed(path: str) -> None:
+    disks = {each: {"free_bytes": 2**30, "read_only": False} for each in ("/opt", "/var/lib", "/etc")}
+    disks[path] = {"free_bytes": 2**20, "read_only": False}
+    with pytest.raises(MusterError, match="1 MiB free, 300 MiB are needed") as caught:
         plan(disks=disks)
+    assert caught.value.where == path
+
+
+def test_the_configuration_needs_no_room() -> None:
+    disks = {"/opt": {"free_bytes": 2**30, "read_only": False}, "/etc": {"free_bytes": 2**20, "read_only": False}}
+    plan(disks=disks)
 
 
 def test_this_machines_python_is_preferred_since_it_needs_no_download() -> None:

@@ -79,6 +79,7 @@ def test_the_whole_program_runs_from_stdin_and_tells_facts() -> None:
     _, _, rest = done.stdout.partition(HELLO)
     [answer] = frames(rest)
     assert answer["done"]["system"] == "Linux"
+    assert all(Path(path).is_dir() for path in answer["done"]["disks"])
 
 
 def test_a_python_that_is_too_old_says_so_before_anything_of_ours_is_read() -> None:

@@ -112,7 +112,7 @@ class Host:
     @property
     def has_docker(self) -> bool:
         """Whether the running host has Docker, from the start or installed since."""
-        return (self.root / "usr/bin/dockerd").exists()
+        return (self.root / "usr/sbin/dockerd").exists()
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """The argv that runs `argv` as root inside, with a clean environment, in /root."""
