@@ -122,14 +122,17 @@ def _files(keep_stacks: bool) -> None:
                 if name != "stacks" or not keep_stacks:
                     _away(os.path.join(layout.DATA, name))
             if not keep_stacks:
-                os.rmdir(layout.DATA)
+                _away(layout.DATA)
     except OSError as error:
         raise disk_failure(error, layout.ROOT) from error
     run(["groupdel", layout.GROUP])
 
 
 def _away(path: str) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
+    if os.path.ismount(path):  # a disk of its own can't be taken away, and what was on it is
+        for name in os.listdir(path):
+            _away(os.path.join(path, name))
+    elif os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path)
     elif os.path.lexists(path):
         os.unlink(path)

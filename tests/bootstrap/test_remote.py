@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from bootstrap.bundle import pack
 from bootstrap.probe import OPEN, PORTS
 from bootstrap.program import HELLO, LOADER, LOADING, TOO_OLD, program
-from bootstrap.remote import firewall, install, layout, main, probe, system, tree
+from bootstrap.remote import firewall, install, layout, main, probe, removal, system, tree
 from bootstrap.remote.archive import extract
 from bootstrap.remote.wire import BLOCK_BYTES, Failure, Wire
 from tests.support.waiting import wait_for_sync
@@ -186,6 +186,14 @@ def test_a_connection_that_breaks_within_a_file_leaves_nothing(places: Path) -> 
     [answer] = served(sent(packed)[: -len(packed) // 2])
     assert "the connection ended within a file" in answer["failed"]["what"]
     assert list((places / "versions").iterdir()) == []
+
+
+def test_a_directory_that_is_a_disk_of_its_own_is_emptied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data/blobs").mkdir(parents=True)
+    (tmp_path / "data/ledger.db").touch()
+    monkeypatch.setattr("os.path.ismount", lambda path: path == str(tmp_path / "data"))
+    removal._away(str(tmp_path / "data"))
+    assert list(tmp_path.rglob("*")) == [tmp_path / "data"]
 
 
 # Two programs on one host: the first one's operator left while it installed Docker, say, and came again
