@@ -10,12 +10,19 @@ from agent.node.core import NodeCore
 from agent.node.instant import Instant
 from agent.raft import Raft
 from agent.raft.messages import Heartbeat, HeartbeatResponse, Message
+from tests.sim import pace
 from tests.sim.batch import in_time
 from tests.sim.checks import Violated
 from tests.sim.weather import Weather
 from tests.sim.world import World
 
 LIMIT_S = 60.0  # none of them comes near it: it ends a world that isn't ended
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes round is noticed early, as it costs time."""
+    monkeypatch.setattr(pace, "MAX_EVENTS_PER_HOST", 1_000)
 
 
 def goes_round(world: World) -> None:
