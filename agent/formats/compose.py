@@ -18,6 +18,7 @@ from agent.model.stack import HealthCommand, Resources
 from agent.model.types import Label
 
 COMPOSE_VERSION = "3.8"  # SEED's; docker-compose 1.25.5 and later read it, and compose v2 ignores the number
+GRACE_MS = 10_000  # Docker's and compose's own, so it isn't written
 
 _HEADER = "# Written by Muster: what this host runs of the stack. Change the plan and deploy it, not this.\n"
 _ANYWHERE = ("", "0.0.0.0", "::")  # noqa: S104 - compared with, nothing listens here
@@ -108,6 +109,8 @@ def _service(specs: list[ReplicaSpec], publish_address: str) -> dict[str, Any]:
     else:
         entry["network_mode"] = "bridge"  # else compose would have a network of its own here
     entry["restart"] = _Quoted("no") if spec.restart_policy == "no" else spec.restart_policy
+    if spec.stop_grace_ms != GRACE_MS:
+        entry["stop_grace_period"] = duration_text(spec.stop_grace_ms)
     if spec.health_check is not None:
         entry["healthcheck"] = _health_check(spec.health_check)
     if deploy := _deploy(spec.resources, len(specs)):

@@ -115,6 +115,7 @@ class Instance(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, om
     runtime: RuntimeName = "docker"
     resources: PlanResources | None = None
     health: PlanHealth | None = None
+    stop_grace: DurationText = "10s"
     move_order: Literal["start-first", "stop-first"] = "start-first"
     reschedule_after: Any | UnsetType = UNSET
     singleton: Any | UnsetType = UNSET

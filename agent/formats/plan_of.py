@@ -88,6 +88,7 @@ def _instance(service: Service) -> Instance:
         runtime=service.runtime,
         resources=_resources(service.resources),
         health=_health(service.health),
+        stop_grace=duration_text(service.stop_grace_ms),
         move_order="start-first" if service.move_order is UNSET else service.move_order,
     )
 

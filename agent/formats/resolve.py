@@ -139,6 +139,7 @@ def _service(instance: Instance, role: Role, pin: Pin, where: str) -> Service:
         "health_check": _health_check(instance.health_check, f"{where}.health_check"),
         "health": _health(instance, f"{where}.health"),
         "resources": _resources(instance, f"{where}.resources"),
+        "stop_grace_ms": _duration(instance, "stop_grace", where),
     }
     if instance.move_order != "start-first":
         fields["move_order"] = instance.move_order
@@ -258,7 +259,7 @@ def _health(instance: Instance, where: str) -> HealthProbe | None:
     return convert(fields, HealthProbe, where)
 
 
-def _duration(owner: PlanHealth | PlanHealthCheck, name: str, where: str, *, least: int = 1) -> int:
+def _duration(owner: PlanHealth | PlanHealthCheck | Instance, name: str, where: str, *, least: int = 1) -> int:
     place = f"{where}.{name}"
     ms = parse_duration_ms(getattr(owner, name), where=place)
     if not least <= ms <= MAX_DURATION_MS:

@@ -116,12 +116,14 @@ def test_limits_policies_and_commands() -> None:
         spec(
             resources=Resources(memory_mib=512, cpu_millis=500),
             restart_policy="no",
+            stop_grace_ms=90_000,
             command=("sh", "-c", "echo $HOME"),
             health_check=HealthCommand(test=("CMD-SHELL", "true"), start_period_ms=90_000),
         )
     )["services"]["web"]
     assert entry["deploy"]["resources"]["limits"] == {"cpus": "0.5", "memory": "512M"}
     assert entry["restart"] == "no"
+    assert entry["stop_grace_period"] == "1m30s"
     assert entry["command"] == ["sh", "-c", "echo $$HOME"]
     assert entry["healthcheck"]["start_period"] == "1m30s"
 

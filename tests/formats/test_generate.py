@@ -128,6 +128,7 @@ services = st.builds(
         start_period_ms=st.integers(0, 86_400_000),
     ),
     resources=st.builds(Resources, memory_mib=st.integers(0, 100_000), cpu_millis=st.integers(0, 100_000)),
+    stop_grace_ms=st.integers(1, 86_400_000),
     move_order=st.sampled_from([UNSET, "stop-first"]),
 )
 

@@ -244,6 +244,7 @@ def test_the_optional_keys() -> None:
         command=["serve", "--fast"],
         ports=[{"host_port": 8080, "container_port": 80}],
         resources={"memory": "512m", "cpus": 0.5},
+        stop_grace="1m30s",
         move_order="stop-first",
         health={"http": {"port": 80, "path": "/health", "scheme": "https"}, "interval": "500ms", "timeout": "1s"},
     )
@@ -252,6 +253,7 @@ def test_the_optional_keys() -> None:
     assert got.health == HealthProbe(
         kind="http", container_port=80, path="/health", scheme="https", interval_ms=500, timeout_ms=1000
     )
+    assert (got.stop_grace_ms, service().stop_grace_ms) == (90_000, 10_000)
     assert got.move_order == "stop-first"
     assert service(move_order="start-first") == service()
     assert service(replicas="global").replicas == "global"
@@ -327,6 +329,8 @@ def test_a_process_has_a_command_and_no_image() -> None:
         ),
         ({"networks": ["Net_1"]}, "$.main.networks[0]", "RFC 1123"),
         ({"restart_policy": "sometimes"}, "$.main.restart_policy", 'one of "always"'),
+        ({"stop_grace": "0s"}, "$.main.stop_grace", "expected 1ms to 24h, got 0s"),
+        ({"stop_grace": 10}, "$.main.stop_grace", "got 10"),
         ({"move_order": "first"}, "$.main.move_order", 'one of "start-first"'),
         ({"user": "-oProxyCommand=x"}, "$.main.user", "got"),
         ({"host": "-oProxyCommand=x"}, "$.main.host", "an IP address or a host name"),
