@@ -11,9 +11,14 @@ from msgspec import Struct
 
 from agent.instruction import body_digest, encode_body
 from agent.model.api import StackView
-from agent.model.stack import Service, Stack
+from agent.model.stack import Service, Stack, StackFile
 from agent.model.types import Label, Labels
 
+MAX_FILES_SHOWN = 20  # as many as one reads
+
+Change = Literal["added", "removed", "changed", "same"]
+
+_MARKS: Mapping[Change, str] = {"added": "+", "removed": "-", "changed": "~", "same": " "}
 _UNKNOWN: Mapping[Label, Labels] = MappingProxyType({})
 
 
@@ -29,19 +34,21 @@ class ServiceChange(Struct, frozen=True, kw_only=True):
     """What becomes of one service. `changed` without fields: environment values may differ."""
 
     service: str
-    change: Literal["added", "removed", "changed", "same"]
+    change: Change
     fields: tuple[FieldChange, ...] = ()
 
 
 class StackDiff(Struct, frozen=True, kw_only=True):
     """`identical`: the very body that is deployed. `scale` set since ends with a deploy. `nowhere`: services that no
-    host may run by its name and labels, and why; a deploy fails for them before it changes anything.
+    host may run by its name and labels, and why; a deploy fails for them before it changes anything. `files`: those
+    sent along that aren't the same.
     """
 
     stack: str
     revision: int
     identical: bool
     services: tuple[ServiceChange, ...]
+    files: dict[str, Change] = {}
     scale_ends: dict[str, int] = {}
     nowhere: dict[str, str] = {}
 
@@ -59,6 +66,7 @@ def stack_diff(running: StackView | None, wanted: Stack, hosts: Mapping[Label, L
         revision=running.revision if running is not None else 0,
         identical=identical,
         services=tuple(changes),
+        files=_file_changes(running.stack.files if running is not None else {}, wanted.files),
         scale_ends=running.scale if running is not None else {},
         nowhere={name: why for name, service in sorted(wanted.services.items()) if (why := _nowhere(service, hosts))},
     )
@@ -79,14 +87,25 @@ def diff_lines(diff: StackDiff) -> list[str]:
     ends += [f"! {name}: no host may run it, so the deploy would fail: {why}" for name, why in diff.nowhere.items()]
     if diff.identical:
         return [f"{diff.stack}: exactly what is deployed", *ends]
-    marks = {"added": "+", "removed": "-", "changed": "~", "same": " "}
     lines = [f"{diff.stack}: revision {diff.revision + 1}"]
     for change in diff.services:
-        lines.append(f"{marks[change.change]} {change.service}")
+        lines.append(f"{_MARKS[change.change]} {change.service}")
         lines += [f"    {field.field}: {field.before} → {field.after}" for field in change.fields]
-    if all(change.change == "same" for change in diff.services):
+    lines += [f"{_MARKS[change]} ./{path}" for path, change in list(diff.files.items())[:MAX_FILES_SHOWN]]
+    if len(diff.files) > MAX_FILES_SHOWN:
+        lines.append(f"  and {len(diff.files) - MAX_FILES_SHOWN} more files")
+    if not diff.files and all(change.change == "same" for change in diff.services):
         lines.append("    only environment values may differ; they aren't shown")
     return [*lines, *ends]
+
+
+def _file_changes(before: Mapping[str, StackFile], after: Mapping[str, StackFile]) -> dict[str, Change]:
+    added: dict[str, Change] = dict.fromkeys(after.keys() - before.keys(), "added")
+    removed: dict[str, Change] = dict.fromkeys(before.keys() - after.keys(), "removed")
+    changed: dict[str, Change] = {
+        path: "changed" for path in before.keys() & after.keys() if before[path] != after[path]
+    }
+    return dict(sorted((added | removed | changed).items()))
 
 
 def _service_change(name: str, before: Service | None, after: Service | None) -> ServiceChange:
