@@ -291,6 +291,9 @@ def _split_destination(file: str, token: Token) -> tuple[str | None, str, str | 
                 fail(file, token, f"{shown(host)} is no IPv6 address, and a range needs a name around it")
         elif match := re.fullmatch(r"(.*[^:\]]|.*\])?:(\d{1,5})", rest):
             host, port = match[1] or "", match[2]
+    if not _is_ipv6(host) and ":" in re.sub(r"\[[^\]]*\]", "", host):
+        fix = "One host a line, as in Ansible's INI inventories; not YAML." if text.endswith(":") else ""
+        fail(file, token, f"expected a port 1..65535 behind the colon of {shown(host)}", fix=fix)
     if host.startswith("-"):
         fail(file, token, f"a host's name can't begin with a hyphen: {shown(host)}")
     return (user if at else None), host, port

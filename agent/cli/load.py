@@ -80,9 +80,8 @@ def _archive(image: str, directory: Path) -> Path:
         ) from None
     if saved.returncode:
         said = saved.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise NotFound(
-            said[-1][:300] if said else "`docker save` failed", where=image, fix="`docker images` lists them."
-        )
+        what = f"there is no such file, and as an image: {said[-1][:300] if said else '`docker save` failed'}"
+        raise NotFound(what, where=image, fix="`docker images` lists those of this machine.")
     return archive
 
 

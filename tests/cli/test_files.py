@@ -165,3 +165,8 @@ class TestLoad:
         monkeypatch.setenv("PATH", str(tmp_path))
         said = await agent("load", "web:1")
         assert (said.code, "no `docker` on this machine" in said.err) == (1, True)
+        docker = tmp_path / "docker"
+        docker.write_text("#!/bin/sh\necho 'Cannot connect to the Docker daemon.' >&2\nexit 1\n")
+        docker.chmod(0o755)
+        said = await agent("load", "web.tar")
+        assert "web.tar: there is no such file, and as an image: Cannot connect to the Docker daemon." in said.err
