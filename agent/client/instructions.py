@@ -73,7 +73,12 @@ class Submission:
         """The ledger's answer. Raises as `Client.submit`."""
         home, _ = self.client.signer()
         seen = await asyncio.to_thread(seen_index, home)
-        result = await self._bring_in()
+        try:
+            result = await self._bring_in()
+        except asyncio.CancelledError:  # by Ctrl-C
+            if self.uncertain:
+                self.client.notice(f"{self.act} {self.target} was sent, and may be taken all the same. {self._fix}")
+            raise
         if result.repeated or result.outcome != "applied":
             return result
         if result.index <= seen:
@@ -126,6 +131,17 @@ class Submission:
         except TransportError as error:
             self.client.lost(endpoint)
             raise TimedOut(f"{endpoint}: {error}") from None
+        except asyncio.CancelledError:
+            self.uncertain = True
+            raise
+
+    @property
+    def _fix(self) -> str:
+        """For who doesn't know what became of it."""
+        return (
+            f"Look at `agent status`: it was taken if its revision is {self.revision}. If it wasn't, "
+            f"`agent cancel {self.target} --jti {self.jti}` sees that it never is; then give the command again."
+        )
 
     async def _ask(self) -> InstructionResult:
         """What became of it. Raises TimedOut when nobody knows."""
@@ -135,8 +151,7 @@ class Submission:
             raise TimedOut(
                 f"{self.act} {self.target}: what became of it isn't known",
                 where=f"jti {self.jti}",
-                fix=f"Look at `agent status`: it was taken if its revision is {self.revision}. If it wasn't, "
-                f"`agent cancel {self.target} --jti {self.jti}` sees that it never is; then give the command again.",
+                fix=self._fix,
             ) from None
         if result.outcome != "applied":
             raise MusterError(result.what or result.outcome, where=self.target, fix=result.fix)

@@ -3,6 +3,8 @@ instruction")."""
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from agent.client import Client, instructions
@@ -96,6 +98,29 @@ async def test_an_instruction_that_was_applied_before_its_answer_was_lost_gets_t
     assert result.repeated
     assert result.revision == 1
     assert running.ledger.state.stacks["shop"].revision == 1
+
+
+async def test_who_stops_waiting_is_told_that_it_may_be_taken_all_the_same(
+    client: Client, running: FakeCluster, notices: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = asyncio.Event()
+
+    async def never(self: Client, endpoint: object, request: object, type_: object) -> object:
+        if getattr(request, "method", "") != "POST":
+            return await real(self, endpoint, request, type_)  # type: ignore[arg-type]  # passed through
+        sent.set()
+        return await asyncio.Future()
+
+    real = Client.call
+    monkeypatch.setattr(Client, "call", never)
+    waiting = asyncio.create_task(client.submit("deploy", "stack:shop", shop()))
+    await sent.wait()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    [told] = notices
+    assert told.startswith("deploy stack:shop was sent, and may be taken all the same. Look at `agent status`")
+    assert "`agent cancel stack:shop --jti " in told
 
 
 async def test_a_member_that_is_gone_is_passed_over(client: Client, running: FakeCluster) -> None:
