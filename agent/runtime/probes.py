@@ -23,10 +23,12 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: [^\r\n]*)?\r?\n")
 
 
 class Answer(Struct, frozen=True):
-    """`reason` says what was wrong, in a few words; empty when `ok`."""
+    """`reason` says what was wrong, in a few words; empty when `ok`. `refused`: nothing listens at `where`."""
 
     ok: bool
     reason: str = ""
+    where: str = ""
+    refused: bool = False
 
 
 WELL = Answer(True)
@@ -65,6 +67,8 @@ async def _ask(address: str, port: int, tls: ssl.SSLContext | None, request: byt
             writer.write(request)
             await writer.drain()
             line = await reader.readuntil(b"\n")
+    except ConnectionRefusedError:
+        return Answer(False, f"{where}: connection refused", where, refused=True)
     except TimeoutError:
         return Answer(False, f"no answer from {where} within {timeout_s:g} s")
     except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
@@ -80,8 +84,6 @@ async def _ask(address: str, port: int, tls: ssl.SSLContext | None, request: byt
 
 
 def _short(error: Exception) -> str:
-    if isinstance(error, ConnectionRefusedError):
-        return "connection refused"
     if isinstance(error, asyncio.IncompleteReadError | ConnectionResetError):
         return "connection closed without an answer"
     if isinstance(error, ssl.SSLError):

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -414,6 +417,23 @@ class TestWithRealProcesses:
         processes.want(wanted(process_spec("web", "sleep", "60", health=probe)))
         await wait_for(lambda: "connection refused" in processes.replica().reason)
         assert (await processes.until("starting")).reason == "127.0.0.1:9: connection refused"
+
+    @pytest.mark.parametrize("kind", ["tcp", "http"])
+    async def test_a_probe_also_asks_the_address_that_the_program_is_told(
+        self, processes: Host, kind: Literal["tcp", "http"]
+    ) -> None:
+        with socket.create_server(("127.0.0.2", 0)) as free:
+            port = free.getsockname()[1]
+        serve = (sys.executable, "-m", "http.server", "--bind", "127.0.0.2", str(port))
+        probe = HealthProbe(kind=kind, container_port=port)
+        processes.want(wanted(process_spec("web", *serve, health=probe, facts={"MUSTER_HOST": "127.0.0.2"})))
+        await processes.until("healthy")
+
+    async def test_a_probe_says_all_addresses_that_refused(self, processes: Host) -> None:
+        probe = HealthProbe(kind="tcp", container_port=9)
+        processes.want(wanted(process_spec("web", "sleep", "60", health=probe, facts={"MUSTER_HOST": "127.0.0.2"})))
+        await wait_for(lambda: "connection refused" in processes.replica().reason)
+        assert processes.replica().reason == "127.0.0.1:9 and 127.0.0.2:9: connection refused"
 
     async def test_logs_can_be_followed_over_a_restart(self, processes: Host) -> None:
         processes.want(wanted(process_spec("web", "/bin/sh", "-c", "echo up; sleep 60")))

@@ -97,9 +97,23 @@ class Checker:
         port = _port(spec, probe.container_port)
         if port is None:
             return Answer(False, f"container port {probe.container_port} isn't published, so it can't be checked")
-        if probe.kind == "tcp":
-            return await probe_tcp(self._address, port, timeout_s=plan.timeout_s)
-        return await probe_http(self._address, port, scheme=probe.scheme, path=probe.path, timeout_s=plan.timeout_s)
+        refused: list[str] = []
+        for address in self._addresses(spec):
+            if probe.kind == "tcp":
+                answer = await probe_tcp(address, port, timeout_s=plan.timeout_s)
+            else:
+                answer = await probe_http(address, port, scheme=probe.scheme, path=probe.path, timeout_s=plan.timeout_s)
+            if not answer.refused:
+                return answer
+            refused.append(answer.where)
+        return Answer(False, f"{' and '.join(refused)}: connection refused")
+
+    def _addresses(self, spec: ReplicaSpec) -> tuple[str, ...]:
+        """Where the replica may listen. A plain process binds what it likes: all addresses, or the one it is told."""
+        told = spec.facts.get("MUSTER_HOST", "")
+        if spec.runtime != "process" or not told:
+            return (self._address,)
+        return tuple(dict.fromkeys((self._address, told)))
 
 
 def _port(spec: ReplicaSpec, container_port: int) -> int | None:
