@@ -41,6 +41,21 @@ async def test_a_stopped_replica_stays_in_its_file(files: ComposeFiles, tmp_path
     assert "web:" in path(tmp_path).read_text()
 
 
+async def test_what_moves_away_stays_in_its_file_until_its_successor_is_healthy(
+    files: ComposeFiles, tmp_path: Path
+) -> None:
+    shop = frozenset({"shop"})
+    await files.keep(wanted(spec("api")))
+    for beside in (spec("web"), spec("job")):  # while it goes on, others come and go
+        await files.keep(wanted(beside, kept=frozenset({key("api")}), stacks=shop))
+        shown = path(tmp_path).read_text()
+        assert "container_name: shop-api-1" in shown
+    await files.keep(wanted(spec("job")))
+    assert "api:" not in path(tmp_path).read_text()
+    await files.keep(wanted(spec("job"), kept=frozenset({key("api")}), stacks=shop))
+    assert "api:" not in path(tmp_path).read_text(), "what it was is forgotten with it"
+
+
 async def test_what_didnt_change_isnt_written_again(files: ComposeFiles, tmp_path: Path) -> None:
     await files.keep(wanted(spec()))
     before = path(tmp_path).stat()

@@ -15,6 +15,7 @@ from loguru import logger
 
 from agent.errors import StorageError
 from agent.host.desired import Desired
+from agent.model.spec import ReplicaSpec
 from agent.model.types import Label
 from agent.storage.files import make_directory, write_private
 
@@ -28,6 +29,7 @@ class ComposeFiles:
         self._directory = data_dir / "stacks"
         self._publish_address = publish_address
         self._kept: Desired | None = None
+        self._predecessors: tuple[ReplicaSpec, ...] = ()
         self._written: dict[Label, str] = {}
         self._refused = ""
 
@@ -60,7 +62,10 @@ class ComposeFiles:
                 self._written[stack] = text
 
     def _texts(self, desired: Desired) -> dict[Label, str]:
-        specs = sorted((*desired.specs, *desired.stopped), key=lambda spec: spec.key)
+        # Of what moved away the ledger tells where it was, not how it ran: that is what it was when this looked last.
+        before = {spec.key: spec for spec in (*self._predecessors, *(self._kept.specs if self._kept else ()))}
+        self._predecessors = tuple(before[key] for key in desired.kept if key in before)
+        specs = sorted((*desired.specs, *desired.stopped, *self._predecessors), key=lambda spec: spec.key)
         if not any(spec.runtime == "docker" for spec in specs):
             return {}
         from agent.formats.compose import compose_files  # YAML's 18 ms and 1 MB are for hosts that have containers
