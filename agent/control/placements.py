@@ -22,13 +22,15 @@ class Placements:
     """An index over a state's assignments that takes planned ones on top.
 
     A port stays held by what the ledger says *and* by what is planned, so that any part of a plan can be carried out
-    without two replicas on one port. Built in one pass; meant to live for one decision.
+    without two replicas on one port. Resources are counted where they are planned; what is used elsewhere until then is
+    `going`. Built in one pass; meant to live for one decision.
     """
 
     def __init__(self, state: ClusterState) -> None:
         self._state = state
         self.by_stack: dict[Label, dict[ReplicaKey, Assignment]] = defaultdict(dict)
-        self._at: dict[ReplicaKey, tuple[AgentId, Resources]] = {}
+        self._at: dict[ReplicaKey, dict[AgentId, Resources]] = {}
+        self._going: dict[AgentId, dict[ReplicaKey, Resources]] = defaultdict(dict)
         self._holders: dict[AgentId, dict[PortKey, set[ReplicaKey]]] = defaultdict(lambda: defaultdict(set))
         self._memory_mib: dict[AgentId, int] = defaultdict(int)
         self._cpu_millis: dict[AgentId, int] = defaultdict(int)
@@ -39,17 +41,33 @@ class Placements:
             self.take(assignment, service.resources if service is not None else _NOTHING)
 
     def take(self, assignment: Assignment, resources: Resources) -> None:
-        """Count an assignment where it is now, no longer where it was; ports that it had stay held.
+        """Count an assignment of the ledger: on its host, and on its predecessor's, where it runs until then."""
+        self._count(assignment, resources, () if assignment.predecessor is None else (assignment.predecessor.host,))
 
-        A predecessor holds its ports too. What else it uses isn't counted: it goes soon, mostly from a drained host.
+    def plan(self, assignment: Assignment, resources: Resources) -> None:
+        """Count an assignment where it is to be, no longer where it was; ports that it had stay held.
+
+        What it has where it was is `going`: used until this is carried out, and its predecessor has gone.
         """
         key = key_of(assignment)
+        was = self._at.get(key, {})
+        self._count(assignment, resources, ())
+        for host, had in was.items():
+            kept = resources if host == assignment.host else _NOTHING
+            more = Resources(
+                memory_mib=max(had.memory_mib - kept.memory_mib, 0), cpu_millis=max(had.cpu_millis - kept.cpu_millis, 0)
+            )
+            if more != _NOTHING:
+                self._going[host][key] = more
+
+    def _count(self, assignment: Assignment, resources: Resources, also_on: tuple[AgentId, ...]) -> None:
+        key = key_of(assignment)
         self.release(key)
-        host = assignment.host
-        self._at[key] = (host, resources)
-        self._memory_mib[host] += resources.memory_mib
-        self._cpu_millis[host] += resources.cpu_millis
-        self._replicas[host] += 1
+        self._at[key] = dict.fromkeys((assignment.host, *also_on), resources)
+        for host in self._at[key]:
+            self._memory_mib[host] += resources.memory_mib
+            self._cpu_millis[host] += resources.cpu_millis
+            self._replicas[host] += 1
         before = assignment.predecessor
         for at in (assignment, before) if before is not None else (assignment,):
             for port in at.ports:
@@ -57,8 +75,7 @@ class Placements:
 
     def release(self, key: ReplicaKey) -> None:
         """No longer count a replica; its ports stay held until the ledger says that it is gone."""
-        if (was := self._at.pop(key, None)) is not None:
-            host, resources = was
+        for host, resources in self._at.pop(key, {}).items():
             self._memory_mib[host] -= resources.memory_mib
             self._cpu_millis[host] -= resources.cpu_millis
             self._replicas[host] -= 1
@@ -76,13 +93,19 @@ class Placements:
         """What is reserved there, without the replica `but`."""
         return self._cpu_millis[host] - self._own(host, but).cpu_millis
 
+    def going(self, host: AgentId, but: ReplicaKey | None = None) -> Resources:
+        """What is still used there by what is planned elsewhere, or with less; without the replica `but`."""
+        leaving = [resources for key, resources in self._going[host].items() if key != but]
+        return Resources(
+            memory_mib=sum(each.memory_mib for each in leaving), cpu_millis=sum(each.cpu_millis for each in leaving)
+        )
+
     def replicas(self, host: AgentId) -> int:
         """How many replicas of all stacks are there."""
         return self._replicas[host]
 
     def _own(self, host: AgentId, key: ReplicaKey | None) -> Resources:
-        at = self._at.get(key) if key is not None else None
-        return at[1] if at is not None and at[0] == host else _NOTHING
+        return self._at.get(key, {}).get(host, _NOTHING) if key is not None else _NOTHING
 
 
 def bound_reason(service: Service, member: Member) -> str:

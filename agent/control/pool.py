@@ -100,8 +100,9 @@ class Pool:
         report = self._facts.of(host).report
         if report is None:
             return 0
-        memory = self._placements.memory_mib(host) * 1000 // max(report.resources.memory_mib, 1)
-        cpu = self._placements.cpu_millis(host) * 1000 // max(report.resources.cpu_millis, 1)
+        placements, going = self._placements, self._placements.going(host)
+        memory = (placements.memory_mib(host) + going.memory_mib) * 1000 // max(report.resources.memory_mib, 1)
+        cpu = (placements.cpu_millis(host) + going.cpu_millis) * 1000 // max(report.resources.cpu_millis, 1)
         return max(memory, cpu)
 
     def _count(self, member: Member, by: int) -> None:

@@ -133,7 +133,7 @@ class _Rollout:
             yield from self._mend()
         else:
             leaving = self._leaving()
-            rest = [assignment for key, assignment in self._changes.items() if key not in leaving]
+            rest = [assignment for key, assignment in self._with_room().items() if key not in leaving]
             yield from self._assign(
                 [*rest, *(self._changes[key] for key in self._next_out(leaving))], self._plan.release
             )
@@ -146,7 +146,7 @@ class _Rollout:
                 yield self._phase("failed", f"preparation: {prepared.reason}; nothing was changed")
             if prepared.verdict != "done":
                 return
-        early = {key for key in self._changes if self._undisturbed(key)}
+        early = {key for key in self._with_room() if self._undisturbed(key)}
         for role in ROLES:
             names = [name for name, service in sorted(self._services.items()) if service.role == role]
             reason = self._failure(names)
@@ -233,7 +233,7 @@ class _Rollout:
         out = self._next_out(leaving)
         allowed = [
             assignment
-            for key, assignment in self._changes.items()
+            for key, assignment in self._with_room().items()
             if key in out
             or (returned and key not in leaving)
             or self._undisturbed(key)
@@ -289,10 +289,10 @@ class _Rollout:
         out: set[ReplicaKey] = set()
         next_ones: list[Assignment] = []
         for name in sorted({key.service for key in leaving}):
-            going = sorted(key for key in leaving if key.service == name)
+            going = sorted(key for key in leaving if key.service == name and key not in self._plan.later)
             if rests(self._stack, name):
                 out.update(going)
-            elif all(key in leaving for key in self._changes if key.service == name) and self._settled(name):
+            elif going and all(key in leaving for key in self._changes if key.service == name) and self._settled(name):
                 first = min(going, key=lambda key: (self._judge(self._current[key]).verdict == "done", key))
                 next_ones.append(self._changes[first])
         asked = preparations(self._stack, next_ones)
@@ -311,12 +311,16 @@ class _Rollout:
 
     def _allowed(self, name: Label) -> list[ReplicaKey]:
         """Changes of a service that may be made now: fresh replicas all, running ones one by one while all is well."""
-        wanted = sorted(key for key in self._changes if key.service == name)
+        wanted = sorted(key for key in self._with_room() if key.service == name)
         if wants_stopped(self._stack, name):
             return wanted
         running = [key for key in wanted if key in self._current and not self._facts.of(self._current[key].host).lost]
         fresh = [key for key in wanted if key not in running]
         return fresh + (running[:1] if self._settled(name) else [])
+
+    def _with_room(self) -> dict[ReplicaKey, Assignment]:
+        """The changes that don't wait for others to leave their host."""
+        return {key: change for key, change in self._changes.items() if key not in self._plan.later}
 
     def _done(self, names: Iterable[Label]) -> bool:
         wanted = set(names)

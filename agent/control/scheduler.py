@@ -47,13 +47,15 @@ ROLES: tuple[Role, ...] = ("service", "main", "worker")
 class Schedule(Struct, frozen=True, kw_only=True):
     """How a stack's assignments must change to be what its instructions say.
 
-    `assign`: made or replaced; `release`: no longer wanted; any part of them can be carried out on its own. `pending`:
-    why a replica has no host, or can't leave one that is lost ("n3: 512 MiB wanted, 300 MiB free"); `never`: those of
-    them that no member can take, whatever comes back or free. `staying`: why one goes on where it is, though its host
-    is drained.
+    `assign`: made or replaced; `release`: no longer wanted; any part of them can be carried out on its own. `later`:
+    those of `assign` that have no room yet, where what is to leave goes on until its successor is healthy; what they
+    wait for isn't among them. `pending`: why a replica has no host, or can't leave one that is lost ("n3: 512 MiB
+    wanted, 300 MiB free"); `never`: those of them that no member can take, whatever comes back or free. `staying`: why
+    one goes on where it is, though its host is drained.
     """
 
     assign: tuple[Assignment, ...] = ()
+    later: frozenset[ReplicaKey] = frozenset()
     release: tuple[ReplicaKey, ...] = ()
     pending: dict[ReplicaKey, str] = {}
     never: frozenset[ReplicaKey] = frozenset()
@@ -86,6 +88,7 @@ class _Planner:
         for key, assignment in self._current.items():
             self._slots[key.service][key.slot] = assignment
         self._assign: list[Assignment] = []
+        self._later: set[ReplicaKey] = set()
         self._pending: dict[ReplicaKey, str] = {}
         self._staying: dict[ReplicaKey, str] = {}
         self._kept: set[ReplicaKey] = set()
@@ -101,6 +104,7 @@ class _Planner:
         release = sorted(self._current.keys() - self._kept)
         return Schedule(
             assign=tuple(self._assign),
+            later=frozenset(self._later),
             release=tuple(release),
             pending=self._pending,
             never=self._never(),
@@ -278,8 +282,25 @@ class _Planner:
             generation=self._generation(key),
             predecessor=self._predecessor(key, service, host),
         )
-        self._placements.take(assignment, service.resources)
+        self._placements.plan(assignment, service.resources)
         self._assign.append(assignment)
+        if not self._stays_as_it_is(key, service, host) and not self._has_room_now(key, host):
+            self._later.add(key)
+
+    def _stays_as_it_is(self, key: ReplicaKey, service: Service, host: AgentId) -> bool:
+        current = self._current.get(key)
+        before = service_of(self._state, current) if current is not None and current.host == host else None
+        return before is not None and same_container(before, service)
+
+    def _has_room_now(self, key: ReplicaKey, host: AgentId) -> bool:
+        """Whether it fits beside what is planned there and what is only about to leave."""
+        report, going = self._facts.of(host).report, self._placements.going(host, key)
+        if report is None or not (going.memory_mib or going.cpu_millis):
+            return True
+        return (
+            self._placements.memory_mib(host) + going.memory_mib <= report.resources.memory_mib
+            and self._placements.cpu_millis(host) + going.cpu_millis <= report.resources.cpu_millis
+        )
 
     def _predecessor(self, key: ReplicaKey, service: Service, host: AgentId) -> Predecessor | None:
         """What serves until the replica is healthy on `host`: what runs of it now, unless only one may run.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from agent.control import decide
@@ -12,11 +13,11 @@ from agent.control.progress import HEALTHY_DEADLINE_MS
 from agent.host import HostContext, desired
 from agent.model.errand import Prepare
 from agent.model.instruction import Expel
-from agent.model.ledger import LevelEntry
+from agent.model.ledger import Assignment, LevelEntry
 from agent.model.spec import ReplicaKey
-from agent.model.stack import PortSpec, Service, Volume
+from agent.model.stack import PortSpec, Resources, Service, Volume
 from agent.model.types import AgentId
-from agent.state import STATE_LEVEL
+from agent.state import STATE_LEVEL, hosts_of, service_of
 from tests.control.test_scheduler import check_placed
 from tests.control.world import World, seen
 from tests.support.ledger import Ledger, service, stack
@@ -24,6 +25,7 @@ from tests.support.ledger import Ledger, service, stack
 PORT = PortSpec(host_port=8443, container_port=8443)
 SHARED = Volume(source="/srv/data", container_path="/data")
 WEB = ReplicaKey(stack="shop", service="web", slot=1)
+GIB = Resources(memory_mib=1024)
 CONTEXT = HostContext(address="192.0.2.1")
 
 
@@ -67,6 +69,35 @@ def test_it_goes_on_until_its_successor_is_healthy_however_long_that_takes() -> 
     made.sick_slots.clear()
     made.settle()
     assert (made.hosts_of("web"), kept(made)) == ({1: "n2"}, "")
+
+
+def test_its_memory_is_not_free_where_it_still_runs() -> None:
+    made = world("n1", "n2", web=service(resources=GIB), wide=service(host="n2", resources=GIB))
+    assert made.hosts_of("web") == {1: "n1"}
+    made.memory = {"n1": 1024, "n2": 2048}
+    moving(made)
+    made.ledger.undrain("n1")
+    made.ledger.deploy(stack("other", job=service(resources=GIB)))
+    made.settle()
+    assert not made.hosts_of("job", "other")
+    assert made.plan("other").pending[ReplicaKey(stack="other", service="job", slot=1)] == (
+        "n1: 1024 MiB wanted, 0 MiB free; n2: 1024 MiB wanted, 0 MiB free"
+    )
+    made.sick_slots.clear()
+    made.settle()
+    assert made.hosts_of("job", "other") == {1: "n1"}
+
+
+def test_who_takes_its_place_in_the_same_plan_waits_until_it_has_left() -> None:
+    made = world("n1", "n2", web=service(host="n1", resources=GIB))
+    made.memory = {"n1": 1024, "n2": 1024}
+    made.sick_slots["web", 1] = "starting"
+    made.ledger.deploy(stack(web=service(host="n2", resources=GIB), zoo=service(host="n1", resources=GIB)))
+    made.settle()
+    assert (kept(made), made.hosts_of("web"), made.hosts_of("zoo")) == ("n1", {1: "n2"}, {})
+    made.sick_slots.clear()
+    made.settle()
+    assert (made.hosts_of("zoo"), made.phase()) == ({1: "n1"}, "healthy")
 
 
 def test_a_coordinator_that_has_just_begun_lets_nothing_go_before_it_has_heard() -> None:
@@ -400,3 +431,63 @@ def _run(made: World, runs: dict[ReplicaKey, set[AgentId]]) -> None:
         runs[key] = {host for host in had if key in keeps[host] or host == item.host}
         if (key.service, key.slot) not in made.sick_slots:
             runs[key].add(item.host)
+
+
+ROOMY = st.builds(
+    lambda host, memory, order: service(host=host, resources=Resources(memory_mib=memory), move_order=order),
+    st.sampled_from([None, "n1", "n2"]),
+    st.sampled_from([500, 1000]),
+    st.sampled_from([UNSET, UNSET, "stop-first"]),
+)
+SHOPS = st.fixed_dictionaries({"a": ROOMY}, optional={"b": ROOMY})
+CHANGES = st.one_of(
+    SHOPS.map(lambda services: ("deploy", services)),
+    SHOPS.map(lambda services: ("deploy", services)),
+    st.sampled_from(["n1", "n2"]).map(lambda name: ("drain", name)),
+    st.sampled_from(["n1", "n2"]).map(lambda name: ("undrain", name)),
+    st.just(("sicken", "a")),
+    st.just(("heal", "")),
+)
+
+
+def memory_of(made: World, item: Assignment) -> int:
+    placed = service_of(made.state, item)
+    assert placed is not None
+    return placed.resources.memory_mib
+
+
+@settings(max_examples=150, deadline=None)
+@given(SHOPS, st.lists(st.tuples(CHANGES, st.integers(1, 6)), max_size=6))
+def test_no_host_ever_has_more_than_fits(
+    first: dict[str, Service], changes: list[tuple[tuple[str, object], int]]
+) -> None:
+    """Predecessors run until their successors are healthy, so that they count too, whatever happens in between."""
+    made = World(Ledger("n1", "n2", "n3"))
+    made.memory = dict.fromkeys(("n1", "n2", "n3"), 1000)
+    used: dict[tuple[ReplicaKey, AgentId], int] = {}  # a predecessor uses what it was placed with
+    for (kind, value), steps in [(("deploy", first), 20), *changes]:
+        match kind, value:
+            case "deploy", dict():
+                assert made.ledger.deploy(stack(**value)).outcome == "applied"
+            case "sicken", str():
+                made.sick_slots[value, 1] = "starting"
+            case "heal", _:
+                made.sick_slots.clear()
+            case _, str():
+                getattr(made.ledger, kind)(value)
+        for _ in range(steps):
+            made.ledger.now_ms += 10
+            made.step()
+            used |= {(key, item.host): memory_of(made, item) for key, item in made.state.assignments.items()}
+            held = [(key, host) for key, item in made.state.assignments.items() for host in hosts_of(item)]
+            for host in made.state.members:
+                assert sum(used[key, at] for key, at in held if at == host) <= 1000
+    made.sick_slots.clear()
+    for host in made.state.drained:
+        made.ledger.undrain(made.state.members[host].name)
+    made.settle()
+    made.ledger.remove()
+    made.settle()
+    made.ledger.deploy(stack(a=service(replicas=6, resources=Resources(memory_mib=500))))
+    made.settle()
+    assert made.phase() == "healthy", "nothing stays reserved for what has gone"
