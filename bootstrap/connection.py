@@ -128,13 +128,18 @@ class Connection:
     async def _send_file(self, path: Path) -> None:
         with path.open("rb") as file:
             while block := await asyncio.to_thread(file.read, BLOCK_BYTES):
-                await self._write(block)
+                if not await self._write(block):
+                    return
 
-    async def _write(self, data: bytes) -> None:
+    async def _write(self, data: bytes) -> bool:
+        """False: nobody reads any more. What it says at its end is more than that, so it isn't raised."""
         assert self._process.stdin is not None
         self._process.stdin.write(data)
-        with contextlib.suppress(ConnectionError):  # what it says at its end is more than that the pipe is closed
+        try:
             await self._process.stdin.drain()
+        except ConnectionError:
+            return False
+        return True
 
     async def _answer(self, step: Step) -> Any:
         assert self._process.stdout is not None

@@ -7,11 +7,12 @@ import os
 import platform
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
-from agent.errors import MusterError
-from bootstrap.connection import Connection
+from agent.errors import MusterError, Unreachable
+from bootstrap.connection import BLOCK_BYTES, Connection
 from bootstrap.inventory import parse_inventory
 from bootstrap.site import Site
 from bootstrap.ssh import SshSettings
@@ -46,15 +47,19 @@ sys.stderr.write("Last login \x1b[1mtoday\x1b[5i\r\n")
 """
 
 
-@pytest.fixture
-async def hostile() -> AsyncIterator[Connection]:
+async def connected(program: str) -> Connection:
     """The connection to a host whose helper was changed."""
     pipe = asyncio.subprocess.PIPE
-    argv = [sys.executable, "-c", HOSTILE]
-    process = await asyncio.create_subprocess_exec(*argv, stdin=pipe, stdout=pipe, stderr=pipe)
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdin=pipe, stdout=pipe, stderr=pipe)
     (host,) = parse_inventory("localhost name=here")
     connection = Connection(process, host, None)
     await connection._greet()
+    return connection
+
+
+@pytest.fixture
+async def hostile() -> AsyncIterator[Connection]:
+    connection = await connected(HOSTILE)
     yield connection
     await connection.close()
 
@@ -71,3 +76,26 @@ async def test_no_word_of_a_host_steers_the_terminal(hostile: Connection) -> Non
         await hostile.ask("start", limit_s=10)
     assert "\x1b" not in str(ended.value)
     assert "today" in str(ended.value)
+
+
+LEAVING = """
+import sys
+from bootstrap.remote.wire import HELLO
+sys.stdout.buffer.write(HELLO)
+sys.stdout.flush()
+sys.stdin.buffer.read(100_000)
+sys.stderr.write("ssh: connect to host n1 port 22: Connection timed out")
+"""
+
+
+async def test_a_connection_that_breaks_within_a_file_is_told_and_nothing_more_is_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "bundle").write_bytes(bytes(40 * BLOCK_BYTES))
+    connection = await connected(LEAVING)
+    try:
+        with pytest.raises(Unreachable, match="no answer on the network"):
+            await connection.ask("unpack", limit_s=30, blob=tmp_path / "bundle")
+    finally:
+        await connection.close()
+    assert not caplog.records
