@@ -19,6 +19,8 @@ from agent.net import datagrams
 from agent.net.beats import Beat
 from agent.net.datagrams import (
     BUCKET_BURST,
+    KEYED_BURST,
+    KEYED_RATE_PER_S,
     MIN_DATAGRAM_BYTES,
     WINDOW_DATAGRAMS,
     Datagrams,
@@ -141,6 +143,42 @@ def test_a_flood_of_forged_signatures_holds_no_heartbeat_up(a: Agent, b: Agent) 
     for number in range(2 * BUCKET_BURST):  # as reads send, many a second
         beat = Heartbeat(term=1, commit=2, round=number)
         assert b.envelope.open(a.envelope.seal(b.id, beat), 0.0) == (a.id, beat)
+
+
+@pytest.mark.parametrize("message", [Ping(1, 0), Heartbeat(term=1, commit=2, round=3)])
+def test_what_a_member_sends_by_its_key_has_a_bound_of_its_own(a: Agent, b: Agent, message: Ping | Beat) -> None:
+    other = Agent()
+    b.knows(a, other)
+    for sender in (a, other):
+        sender.linked(b)
+    taken = [b.envelope.open(a.envelope.seal(b.id, message), 0.0) is not None for _ in range(KEYED_BURST + 10)]
+    assert taken == [True] * KEYED_BURST + [False] * 10
+    assert b.drops == {"rate": 10}
+    assert b.envelope.open(other.envelope.seal(b.id, message), 0.0) is not None, "nobody else pays for it"
+    assert b.envelope.open(a.envelope.seal(b.id, message), 1 / KEYED_RATE_PER_S) is not None
+
+
+def test_what_others_send_under_a_members_name_costs_it_nothing(a: Agent, b: Agent) -> None:
+    """Whoever is on the network can write any name into a datagram, and repeat one that passed."""
+    a.linked(b)
+    data = a.envelope.seal(b.id, Ping(1, 0))
+    forged = bytearray(data)
+    forged[-1] ^= 1
+    assert b.envelope.open(data, 0.0) is not None
+    for flood in (bytes(forged), data):
+        for _ in range(KEYED_BURST + 1):
+            b.envelope.open(flood, 0.0)
+    assert b.drops == {"signature": KEYED_BURST + 1, "replay": KEYED_BURST + 1}
+    assert b.envelope.open(a.envelope.seal(b.id, Ping(2, 0)), 0.0) is not None
+
+
+def test_who_was_heard_is_known_of_members_only(a: Agent, b: Agent) -> None:
+    assert b.envelope.heard_since(0.0) == frozenset()
+    assert b.envelope.open(a.envelope.seal(b.id, Ping(1, 0)), 5.0) is not None
+    assert b.envelope.heard_since(5.0) == {a.id}
+    assert b.envelope.heard_since(5.1) == frozenset()
+    b.knows()
+    assert b.envelope.heard_since(0.0) == frozenset()
 
 
 def test_the_largest_swim_message_fits() -> None:

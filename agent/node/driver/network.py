@@ -143,7 +143,7 @@ class Network:
 
     def heard_since(self, since: float) -> frozenset[AgentId]:
         """Members of whom a datagram came since then, by the loop's clock."""
-        return frozenset(peer for peer, at in self._datagrams.heard.items() if at >= since)
+        return self._envelope.heard_since(since)
 
     def place_of(self, peer: AgentId) -> tuple[str, int] | None:
         """Where that member's link is seen, else where it was enrolled."""
