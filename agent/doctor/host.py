@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 
+from agent.formats.addresses import is_ip
 from agent.model.doctor import Check, DiskUse, Examination, Finding, FindingSeverity, Unit
 
 AGENT_UNIT = "muster-agent"
@@ -205,7 +206,7 @@ def _config(exam: Examination) -> Iterator[Finding]:
             fix = f"Set `{key} = {of_ledger}` in /etc/muster/agent.toml, or enrol the host anew with the other port."
             yield _found(exam, "error", "config", what, fix)
     known = {*exam.addresses, config.get("advertise"), config.get("listen")}
-    if exam.addresses and _is_ip(enrolled.address) and enrolled.address not in known:
+    if exam.addresses and is_ip(enrolled.address) and enrolled.address not in known:
         what = f"the ledger has it at {enrolled.address}, which isn't an address of this host"
         fix = (
             "Behind NAT say so: `advertise` in /etc/muster/agent.toml. If it moved for good, enrol it anew: `bootstrap "
@@ -216,7 +217,3 @@ def _config(exam: Examination) -> Iterator[Finding]:
         what = "its own labels differ from the enrolled ones, by which replicas are placed"
         fix = "Let agent.toml say what hosts.txt says, or change it there, then `bootstrap install hosts.txt`."
         yield _found(exam, "note", "config", what, fix)
-
-
-def _is_ip(address: str) -> bool:
-    return ":" in address or all(part.isdecimal() for part in address.split("."))

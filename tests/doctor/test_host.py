@@ -142,6 +142,7 @@ def test_each_rule_names_what_it_found(changes: dict[str, Any], severity: str, c
         {"peers": (sight("n2", heard_beacon=False, heard_mdns=False, same_network=False),)},
         {"peers": (sight("n2", heard_beacon=False, heard_mdns=False, linked=False, connects="silent"),)},
         {"enrolled": Enrolled(address="n1.example.com", api_port=9999, peer_port=9998)},
+        {"enrolled": Enrolled(address="1234", api_port=9999, peer_port=9998)},  # a name, too
         {"units": ()},
         {"units": (unit(restarts=2),)},
         {"config": CONFIG | {"discovery_beacon": False, "discovery_mdns": False, "seeds": ["n2:9998"]}},
