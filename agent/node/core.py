@@ -40,6 +40,7 @@ from agent.node.lives import Lives
 from agent.node.local_host import LOOKS_EVERY_S, LocalHost
 from agent.node.machine import Compaction, Machine
 from agent.node.messages import (
+    BEATS,
     SETTLED_AT_ONCE,
     Alive,
     AskFrame,
@@ -67,7 +68,6 @@ from agent.node.submissions import Submissions
 from agent.node.subscriptions import Following
 from agent.node.viewing import Viewing
 from agent.node.vouching import Vouching
-from agent.raft.messages import Heartbeat, HeartbeatResponse
 from agent.state import Applied
 from agent.swim import MemberChanged, Swim, SwimConfig, SwimMessage
 from agent.swim import Send as SwimSend
@@ -224,7 +224,7 @@ class NodeCore:
             return self._beat(sender, when, of_raft=False)
         if isinstance(frame, RaftFrame):
             self._consensus.receive(sender, frame.message, when)
-            if known and isinstance(frame.message, Heartbeat | HeartbeatResponse):
+            if known and isinstance(frame.message, BEATS):
                 return self._beat(sender, when)
             self._stirred |= not known
         elif isinstance(frame, KeptFrame):

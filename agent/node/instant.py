@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from msgspec import Struct
 
 
-class Instant(NamedTuple):
+class Instant(Struct, frozen=True, gc=False):
     """`mono`: seconds, monotonic, for every timer. `wall_ms`: epoch milliseconds, for stamps and `exp` only."""
 
     mono: float

@@ -24,7 +24,7 @@ from agent.model.types import AgentId, Digest, Label
 from agent.model.usage import MAX_USED, ReplicaUsage
 from agent.raft import Configuration, Entry, Message
 from agent.raft.entry import MAX_INDEX, Index, Term
-from agent.raft.messages import MAX_CHUNK_BYTES
+from agent.raft.messages import MAX_CHUNK_BYTES, Heartbeat, HeartbeatResponse
 from agent.swim import SwimMessage
 
 MAX_BLOB_WINDOW_BYTES = 262_144  # one answer: on a 10 Mbit/s link it holds a heartbeat up for 0.2 s
@@ -337,5 +337,9 @@ Frame = (
     | Alive
 )
 
-SETTLED_AT_ONCE = AskFrame | SwimFrame
+# Tuples, as every frame is held against them: `isinstance` takes far longer for a union.
+BEATS = (Heartbeat, HeartbeatResponse)
+"""Idle agents hear nothing else all the time."""
+
+SETTLED_AT_ONCE = (AskFrame, SwimFrame)
 """Whoever takes these in does all that follows from them at once."""

@@ -193,7 +193,7 @@ class Vouching(Struct):
 
     def deadline(self) -> float:
         """When `pump` is next wanted without other cause."""
-        return min((case.ask_at for case in self._cases.values()), default=float("inf"))
+        return min([case.ask_at for case in self._cases.values()]) if self._cases else float("inf")
 
     def _ask_around(self, case: _Case, voters: Collection[AgentId], when: Instant) -> None:
         """Voters by our ledger, of whose silence we keep count, and some by the snapshot's, which anybody may be."""

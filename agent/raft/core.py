@@ -17,6 +17,7 @@ from agent.raft.leadership import Leadership
 from agent.raft.log import open_log
 from agent.raft.membership import Membership
 from agent.raft.messages import (
+    UNTERMED,
     Append,
     AppendResponse,
     Heartbeat,
@@ -115,9 +116,9 @@ class Raft:
         if sender == self.id or self.fenced:
             self._state.drop("fenced" if self.fenced else "message from myself")
             return
-        if not self._strangers.heard(sender, message, now, leader_trusted=self._trusts_leader()):
+        if not self._strangers.heard(sender, message, now, trusts_leader=self._trusts_leader):
             return
-        if isinstance(message, PreVote | ReadIndex | ReadIndexResponse) or self._settle_term(sender, message):
+        if isinstance(message, UNTERMED) or self._settle_term(sender, message):
             self._handlers[type(message)](sender, message)
             self._settle()
 
@@ -146,9 +147,8 @@ class Raft:
         self._state.follow(term, leader)
 
     def _trusts_leader(self) -> bool:
-        if self._leadership is not None:
-            return self._leadership.quorum_active(self._now)
-        return self._election.trusts_leader(self._now)
+        leadership = self._leadership
+        return leadership.quorum_active(self._now) if leadership else self._election.trusts_leader(self._now)
 
     def _on_pre_vote(self, sender: str, request: PreVote) -> None:
         self._election.on_pre_vote(sender, request, self._trusts_leader())

@@ -78,7 +78,7 @@ class Configuration(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
     @property
     def members(self) -> tuple[str, ...]:
         """Everybody who gets the log, sorted."""
-        return tuple(sorted(self.voters + self.learners))
+        return tuple(sorted(self.voters + self.learners)) if self.learners else self.voters
 
     def __contains__(self, id: str) -> bool:
         """Whether `id` gets the log."""

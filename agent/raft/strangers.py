@@ -7,8 +7,9 @@ or it lies: then it must neither depose a leader nor thwart every election.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
-from agent.raft.messages import LeaderMessage, Message, PreVote, PreVoteResponse, ReadIndex, ReadIndexResponse
+from agent.raft.messages import UNTERMED, LeaderMessage, Message, PreVoteResponse
 from agent.raft.state import RaftState
 
 # Between two strangers that are heard, in longest election timeouts: the voters can elect somebody undisturbed.
@@ -22,11 +23,11 @@ class Strangers:
         self._state = state
         self._heard_from = -math.inf
 
-    def heard(self, sender: str, message: Message, now: float, *, leader_trusted: bool) -> bool:
-        """Whether `message` is to be handled; one of a member of ours always is."""
+    def heard(self, sender: str, message: Message, now: float, *, trusts_leader: Callable[[], bool]) -> bool:
+        """Whether `message` is to be handled; one of a member of ours always is, and so `trusts_leader` isn't asked."""
         if self._state.knows(sender) or not self._moves(sender, message):
             return True
-        if leader_trusted or now < self._heard_from:
+        if trusts_leader() or now < self._heard_from:
             self._state.drop("stranger moves the term")
             return False
         self._heard_from = now + PAUSE_TIMEOUTS * self._state.timing.election_timeout_max_s
@@ -35,7 +36,7 @@ class Strangers:
     def _moves(self, sender: str, message: Message) -> bool:
         """Whether taking it would change our term or our leader."""
         state = self._state
-        if isinstance(message, PreVote | ReadIndex | ReadIndexResponse):
+        if isinstance(message, UNTERMED):
             return False
         if isinstance(message, PreVoteResponse) and message.granted:
             return False

@@ -106,22 +106,22 @@ class Swim:
 
     def deadline(self) -> float:
         """When `on_deadline` is due; infinite when nothing is."""
-        gossip_at = self._gossip_at if self._queue and self._roster else _NEVER
-        if self._leaving or not self._roster:
+        roster, probe = self._roster, self._probe
+        gossip_at = self._gossip_at if self._queue.size and not roster.alone else _NEVER
+        if self._leaving or roster.alone:
             return gossip_at
-        due, probe, suspects = min(self._probe_at, self._revive_at, gossip_at), self._probe, self._roster.suspects
+        due, suspects = min(self._probe_at, self._revive_at, gossip_at), roster.suspects
         if probe is not None and probe.ask_at < due and not probe.acked and not probe.asked:
             due = probe.ask_at
         if self._relays or suspects:
-            window = self.config.link_heard_window_ms / 1000
-            nacks = (relay.nack_at for relay in self._relays.values())
-            due = min(due, *nacks, *(member.dead_at(window) for member in suspects))
+            window, relays = self.config.link_heard_window_ms / 1000, self._relays.values()
+            due = min(due, *(relay.nack_at for relay in relays), *(member.dead_at(window) for member in suspects))
         return due
 
     def latest(self) -> float:
         """When `on_deadline` has to be called although nothing else wakes this agent."""
         awaited = self._relays or self._roster.suspects or (self._probe and not self._probe.acked)
-        late_s = 0.0 if self._leaving or self._queue or awaited else self.config.lateness_ms / 1000
+        late_s = 0.0 if self._leaving or self._queue.size or awaited else self.config.lateness_ms / 1000
         return self.deadline() + late_s
 
     # --- inputs ---

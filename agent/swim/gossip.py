@@ -34,17 +34,17 @@ class GossipQueue:
     Invariants: no entry is sent more often than the limit; at most 1 + K entries per member, K the confirmations wanted
     (the core queues no more), so the queue is bounded by the ledger's size. Each entry is in the heap once, and what is
     gone stays there until it comes to its top, or until that is more than half of it: a message costs the same however
-    much news there is.
+    much news there is. `size`: how many wait.
     """
 
     def __init__(self) -> None:
         self._entries: dict[str, dict[str, _Entry]] = {}
         self._heap: list[_Waiting] = []
-        self._size = 0
+        self.size = 0
         self._serial = 0
 
     def __len__(self) -> int:
-        return self._size
+        return self.size
 
     def add(self, update: Update) -> None:
         """Queue `update`; it replaces everything older about that member."""
@@ -58,7 +58,7 @@ class GossipQueue:
                 self._drop(update.member, known)
         entry = _Entry(update, self._serial)
         self._entries.setdefault(update.member, {})[origin] = entry
-        self._size += 1
+        self.size += 1
         heapq.heappush(self._heap, (0, -entry.serial, entry))
 
     def forget(self, member: str) -> None:
@@ -70,7 +70,7 @@ class GossipQueue:
         """Drop all news."""
         self._entries.clear()
         self._heap.clear()
-        self._size = 0
+        self.size = 0
 
     def take(self, count: int, limit: int, *, without: str = "") -> list[Update]:
         """At most `count` updates for one message, least sent first, then latest; none about the member `without`.
@@ -99,7 +99,7 @@ class GossipQueue:
         of_member.pop(origin).gone = True
         if not of_member:
             del self._entries[member]
-        self._size -= 1
-        if len(self._heap) > 2 * self._size + 1:
+        self.size -= 1
+        if len(self._heap) > 2 * self.size + 1:
             self._heap = [waiting for waiting in self._heap if not waiting[2].gone]
             heapq.heapify(self._heap)

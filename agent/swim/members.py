@@ -68,11 +68,14 @@ class Roster:
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self._members: dict[str, Member] = {}
+        self.alone = True  # whether nobody is in it
         self._ids: list[str] = []
         self._order = ProbeOrder(rng)
         self._sync_position = 0
         self._suspects: dict[str, Member] = {}
         self._gone: dict[str, Member] = {}
+        # Those that are suspect, always as it is now: mostly none, and asked about after every input.
+        self.suspects: Collection[Member] = self._suspects.values()
 
     def __iter__(self) -> Iterator[Member]:
         return iter(self._members.values())
@@ -83,11 +86,6 @@ class Roster:
     def get(self, member: str) -> Member | None:
         """The record of `member`, None when the ledger doesn't name it (or it is this agent)."""
         return self._members.get(member)
-
-    @property
-    def suspects(self) -> Collection[Member]:
-        """Those that are suspect: mostly none, and asked about after every input."""
-        return self._suspects.values()
 
     def move(self, member: Member, state: MemberState, now: float) -> None:
         """`member` is in another state from `now` on."""
@@ -124,6 +122,7 @@ class Roster:
             known.address = addresses[member]
             self._members[member] = known
         self._ids = list(self._members)
+        self.alone = not self._ids
         return removed
 
     def next_probe_target(self, needless: Callable[[Member], bool]) -> Member | None:

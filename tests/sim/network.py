@@ -25,6 +25,7 @@ LINK_BACK_S = 0.3  # two agents that can hear each other are linked again within
 MAX_DELAYS = 8  # times the mean: a message that takes longer is a straggler
 STRAGGLES_S = 3.0  # at most this late; elections happen meanwhile
 KEPT_MESSAGES = 64  # to an agent, that may come again much later
+IN_ORDER = (CallFrame, ReplyFrame, CancelFrame, TakenFrame)
 HAUNTING = (Append, AppendResponse, HeartbeatResponse, Vote, VoteResponse)
 
 Input = Callable[[NodeCore, Instant], object]
@@ -142,7 +143,7 @@ class Network:
             return
         if self._world.versions is not None:
             frame = self._world.versions.on_the_wire(sender.id, to, frame)
-        if isinstance(frame, CallFrame | ReplyFrame | CancelFrame | TakenFrame):
+        if isinstance(frame, IN_ORDER):
             self._in_order(sender, receiver, frame)
             return
 
