@@ -19,18 +19,13 @@ import msgspec
 
 from agent.errors import InvariantBroken, StorageError
 from agent.raft import Boot, Configuration, Entry, EntryKind, HardState, Life, Persist, Snapshot
-from agent.storage.files import sync_directory
+from agent.storage.files import ANEW_FIX, sync_directory
 
 APPLICATION_ID = 0x6D757374  # "must": `file ledger.db` and we ourselves know it from any other database
 
 # A snapshot's write makes the WAL as long as itself; once it is in the file the WAL is cut to this: SQLite begins it
 # anew at about that length in any case.
 MAX_KEPT_WAL_BYTES = 4 * 1024 * 1024
-
-NEW_MEMBER_FIX = (
-    "Stop the agent, move `identity` and `ledger.db*` out of this directory, then run `bootstrap install` for this "
-    "host: it comes back as a new member. Never put an older copy back."
-)
 
 # What each version added: a file of an earlier one is brought on by the rest.
 _STEPS = (
@@ -397,7 +392,7 @@ class LedgerFile:
     # --- saying no ---
 
     def _refusal(self, what: str) -> StorageError:
-        return StorageError(what, where=str(self.path), fix=NEW_MEMBER_FIX)
+        return StorageError(what, where=str(self.path), fix=f"{ANEW_FIX} Never put an older copy back.")
 
     def _writing_failed(self, error: sqlite3.Error) -> StorageError:
         return StorageError(

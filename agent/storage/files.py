@@ -8,6 +8,12 @@ from pathlib import Path
 
 from agent.errors import StorageError
 
+ANEW_FIX = (
+    "Stop the agent, move `identity` and `ledger.db*` out of this directory, `agent expel` the host where it still is "
+    "a member, then run `bootstrap install` for it: it comes back as a new member."
+)
+"""For who has lost one of the two, or can't vouch for it."""
+
 
 def make_directory(path: Path) -> None:
     """The directory, 0700, with its parents. Raises StorageError."""

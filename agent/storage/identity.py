@@ -34,7 +34,7 @@ from agent.model.decode import decode_json
 from agent.model.identity import agent_id_of, server_name
 from agent.model.types import AgentId, HostAddress, Label
 from agent.model.workers import HostKeys
-from agent.storage.files import make_directory, read_private, sync_directory, write_private
+from agent.storage.files import ANEW_FIX, make_directory, read_private, sync_directory, write_private
 
 DIRECTORY: Final = "identity"
 
@@ -43,10 +43,6 @@ MAX_GRANT_BYTES: Final = 9 * 1024 * 1024
 MAX_STARTS_DIGITS: Final = 18  # a start a second for longer than there are hosts
 
 _REPAIR: Final = "Run `bootstrap install` for this host again; it repairs the identity."
-_AGAIN: Final = (
-    "Stop the agent, move `identity` and `ledger.db*` out of this directory, then run `bootstrap install` for this "
-    "host: it comes back as a new member."
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +129,7 @@ def accept(data_dir: Path, grant: IdentityGrant) -> None:
     if (home / "ledger").exists() and (home / "grant.json").exists():
         held = _read_grant(home)
         if held.genesis != grant.genesis:
-            raise InputError("this host belongs to another cluster already", where=str(home), fix=_AGAIN)
+            raise InputError("this host belongs to another cluster already", where=str(home), fix=ANEW_FIX)
     write_private(home / "certificate.pem", grant.certificate.encode())
     write_private(home / "grant.json", msgspec.json.encode(grant))  # last: with it the identity is whole
 
@@ -149,7 +145,7 @@ def take(data_dir: Path, keys: HostKeys, grant: IdentityGrant) -> None:
     pems = {"tls.pem": keys.tls.encode(), "signing.pem": keys.signing.encode(), "sealing.pem": keys.sealing.encode()}
     if home.exists() and any(read_private(home / name) != pem for name, pem in pems.items()):
         if (home / "ledger").exists():
-            raise Conflict("this host is an agent already, with other keys", where=str(home), fix=_AGAIN)
+            raise Conflict("this host is an agent already, with other keys", where=str(home), fix=ANEW_FIX)
         shutil.rmtree(home)
     if not home.exists():
         _place(data_dir, home, pems)
@@ -205,7 +201,7 @@ def _read_starts(home: Path) -> int:
         return 0
     text = read_private(home / "starts").decode("ascii", "replace").strip()
     if not (text.isdecimal() and len(text) <= MAX_STARTS_DIGITS):
-        raise StorageError("the count of starts can't be read", where=str(home / "starts"), fix=_AGAIN)
+        raise StorageError("the count of starts can't be read", where=str(home / "starts"), fix=ANEW_FIX)
     return int(text)
 
 
@@ -244,9 +240,9 @@ def _load_keys(home: Path) -> _Keys:
         signing = private_key_of(read_private(home / "signing.pem"), where=str(home / "signing.pem"))
         sealing = serialization.load_pem_private_key(read_private(home / "sealing.pem"), password=None)
     except (ValueError, TypeError, InputError) as error:  # without the contents, whatever they are
-        raise StorageError("a key file isn't a key", where=str(home), fix=_AGAIN) from error
+        raise StorageError("a key file isn't a key", where=str(home), fix=ANEW_FIX) from error
     if not isinstance(tls, ec.EllipticCurvePrivateKey) or not isinstance(sealing, X25519PrivateKey):
-        raise StorageError("a key file holds another kind of key", where=str(home), fix=_AGAIN)
+        raise StorageError("a key file holds another kind of key", where=str(home), fix=ANEW_FIX)
     return _Keys(tls, signing, sealing)
 
 

@@ -18,6 +18,7 @@ from tests.support.waiting import wait_for_sync
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
 
+AGENTS_END = {"n2"}  # its ledger was damaged
 WELL = ("root@n1 zone=a", "root@n2", "root@n3", "root@n4:2222")
 SERVICE = {"runtime": "process", "command": ["sleep", "1000"], "labels": {"disk": "ssd"}}
 RECOVERY = "muster-muster-recovery.key: put it away offline"
@@ -128,6 +129,24 @@ def test_labels_that_change_in_the_list_change_in_the_ledger_too(desk: Desk) -> 
     (replica,) = json.loads(desk.run("agent", "ps", "--json").stdout.splitlines()[0])["replicas"]
     assert replica["host"] == "n1", "the scheduler goes by them"
     desk.run("agent", "remove", "web", "--yes")
+
+
+def test_a_host_whose_ledger_is_damaged_says_what_to_do_and_by_that_comes_back_as_a_new_member(desk: Desk) -> None:
+    host = desk.lab.host("n2")
+    before = {each["name"]: each["id"] for each in desk.status()["hosts"]}
+    host.run(["sh", "-c", "systemctl stop muster-agent && truncate -s 5000 /var/lib/muster/ledger.db"])
+    failed = desk.install("--limit", "n2", check=False)["hosts"]["n2"]
+    assert "the ledger is damaged" in failed["what"]
+    assert "move `identity` and `ledger.db*` out of this directory, `agent expel` the host where it" in failed["what"]
+    host.run(["systemctl", "stop", "muster-agent"])
+    host.run(["sh", "-c", "mkdir /root/old && cd /var/lib/muster && mv identity ledger.db* /root/old"])
+    refused = desk.install("--limit", "n2", check=False)["hosts"]["n2"]
+    assert "`agent expel` that one first" in refused["fix"]
+    desk.run("agent", "expel", "n2", "--yes")
+    desk.install("--limit", "n2")
+    found = desk.wait_all_alive(["n1", "n2", "n3", "n4"])
+    after = {each["name"]: each["id"] for each in found["hosts"]}
+    assert [name for name in before if before[name] != after[name]] == ["n2"]
 
 
 def test_a_cluster_that_is_over_makes_way_for_another_when_told(desk: Desk) -> None:
