@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from msgspec import Meta, Struct
 
 from agent.home import Home, open_home
-from agent.instruction import new_key, private_pem, public_hex, seal
+from agent.instruction import new_key, private_pem, public_hex
+from agent.instruction.sealing import seal
 from agent.model.cluster import IdentityRequest
 from agent.model.decode import convert, decode_json
 from agent.model.identity import agent_id_of, server_name

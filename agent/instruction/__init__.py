@@ -1,6 +1,7 @@
 """Signed words: operators' instructions, genesis, access tokens, the hello between agents. Pure but for fresh jtis.
 
-Seven kinds of JWT over one strict reader (`tokens`); `scopes` says who may do what.
+Seven kinds of JWT over one strict reader (`tokens`); `scopes` says who may do what. `sealing`, whose ciphers few need,
+is imported from there.
 """
 
 from agent.instruction.access import MAX_ACCESS_TTL_S, AccessClaims, access_audience, read_access, sign_access
@@ -38,7 +39,6 @@ from agent.instruction.request import (
     sign_request,
 )
 from agent.instruction.scopes import check_scope, covers_stack, grant_stack, includes, needed_scope
-from agent.instruction.sealing import seal, unseal
 
 __all__ = [
     "DEFAULT_SKEW_S",
@@ -86,7 +86,6 @@ __all__ = [
     "read_hello",
     "read_instruction",
     "read_request",
-    "seal",
     "sign_access",
     "sign_backup",
     "sign_blob",
@@ -95,6 +94,5 @@ __all__ = [
     "sign_instruction",
     "sign_report",
     "sign_request",
-    "unseal",
     "unverified_claims",
 ]

@@ -6,7 +6,6 @@ keys and values that msgspec's own messages leave out.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Callable, Iterable
@@ -197,6 +196,8 @@ def _struct(value: Any, kind: Any, note: str, place: _Place) -> Problem | None:
 
 
 def _unknown(key: object, missing: list[str]) -> str:
+    import difflib  # for what is wrong alone
+
     name = str(key)
     near = difflib.get_close_matches(name[:MAX_SHOWN_CHARACTERS], missing, 1)
     return f"unknown field {shown_key(name)}" + (f"; did you mean {shown_key(near[0])}?" if near else "")

@@ -33,7 +33,8 @@ from msgspec.structs import replace
 from agent.beside import bootstrap_argv
 from agent.errors import Conflict, InputError, MusterError, NotAllowed, NotFound, TooMany
 from agent.formats.timestamps import rfc3339
-from agent.instruction import check_times, new_jti, public_hex, read_instruction, unseal
+from agent.instruction import check_times, new_jti, public_hex, read_instruction
+from agent.instruction.sealing import unseal
 from agent.model.cluster import Member
 from agent.model.decode import decode_json
 from agent.model.instruction import Enrol, InstructionResult

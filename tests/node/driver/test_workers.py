@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from agent.errors import Conflict, InputError, MusterError, NotAllowed, NotAuthenticated, NotFound
 from agent.home import Home
-from agent.instruction import seal, unseal
+from agent.instruction.sealing import seal, unseal
 from agent.model.instruction import InstructionResult
 from agent.model.ledger import GenesisEntry, encode_entry
 from agent.model.workers import AddWorker, Invitation
