@@ -8,6 +8,7 @@ discovery.announce()           # after a change of what is announced
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import random
 from collections import Counter
@@ -33,8 +34,9 @@ ROUND_INTERVAL_S: Final = 30.0
 # everybody by then; mDNS is for networks where they don't, and for who browses.
 MDNS_AFTER_S: Final = 1.0
 
-# Changes come in bursts (a stack starts twenty replicas); they share one round.
-MIN_ROUND_INTERVAL_S: Final = 0.5
+# Changes come in bursts (a stack starts twenty replicas, which turn healthy); they share one round, so long after the
+# first. All hosts hear it and verify it, while engines there still start what the others run already.
+MIN_ROUND_INTERVAL_S: Final = 1.0
 
 
 class DiscoverySettings(Struct, frozen=True, kw_only=True):
@@ -102,7 +104,7 @@ class Discovery:
         return frozenset(self._mdns.heard) if self._mdns is not None else frozenset()
 
     def announce(self) -> None:
-        """Something changed: a round now."""
+        """Something changed: a round soon."""
         self._wake.set()
 
     async def stop(self) -> None:
@@ -130,13 +132,11 @@ class Discovery:
                 self._beacons.send_round(self._compose(), targets)
             if self._mdns_due:
                 await self._follow_interfaces(addresses)
-            await asyncio.sleep(MIN_ROUND_INTERVAL_S)
-            try:
+            with contextlib.suppress(TimeoutError):
                 # A little random, so that hosts started by one hand don't send in step for ever.
                 async with asyncio.timeout(ROUND_INTERVAL_S - MIN_ROUND_INTERVAL_S - self._rng.random()):
                     await self._wake.wait()
-            except TimeoutError:
-                continue
+            await asyncio.sleep(MIN_ROUND_INTERVAL_S)
 
     def _begin_mdns(self) -> None:
         self._mdns_due = True
