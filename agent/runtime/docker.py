@@ -24,11 +24,11 @@ from agent.host.policy import volume_kind
 from agent.model.ledger import AssignedPort
 from agent.model.report import HostResources, RuntimeInfo
 from agent.model.spec import ReplicaKey, ReplicaSpec
-from agent.model.stack import RuntimeName, Volume
+from agent.model.stack import Image, RuntimeName, Volume
 from agent.model.types import AgentId, ClusterId, is_label
 from agent.model.workload import Workload
 from agent.runtime import containers
-from agent.runtime.engine import Engine, EngineRefused
+from agent.runtime.engine import Engine, EngineRefused, NotThere
 from agent.runtime.hints import Hints
 from agent.runtime.images import ensure_image
 from agent.runtime.machine import host_resources
@@ -38,6 +38,7 @@ from agent.runtime.sockets import taken_ports
 AT_ONCE = 4  # containers inspected or sampled at once; the engine serialises most of it anyway
 RECONNECT_FIRST_S = 0.2  # a restart of dockerd takes about a second
 RECONNECT_MAX_S = 5.0  # while it is away
+PREPARED_S = 10.0  # a start comes within a second or two of its preparation; later the image is looked for again
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -62,6 +63,8 @@ class DockerRuntime:
         self._few = asyncio.Semaphore(AT_ONCE)
         self._hints = Hints()
         self._making_networks = asyncio.Lock()
+        self._prepared: dict[Image, tuple[str, float]] = {}
+        self._starting: set[ReplicaKey] = set()
         self._listening: asyncio.Task[None] | None = None
 
     @property
@@ -92,21 +95,30 @@ class DockerRuntime:
         return await self._observe(self._owner)
 
     async def prepare(self, spec: ReplicaSpec, progress: Progress) -> None:
-        await self._image(spec, progress)
+        now = time.monotonic()
+        self._prepared = {image: found for image, found in self._prepared.items() if now < found[1]}
+        image = await self._image(spec, progress)
+        if spec.image is not None:
+            self._prepared[spec.image] = image, time.monotonic() + PREPARED_S
 
     async def taken(self, ports: Sequence[AssignedPort]) -> tuple[int, ...]:
         return await asyncio.to_thread(taken_ports, self._publish_address, ports)
 
     async def load_image(self, archive: Path) -> tuple[str, ...]:
-        return await self._engine.load(archive)
+        try:
+            return await self._engine.load(archive)
+        finally:
+            self._prepared.clear()
 
     async def start(self, spec: ReplicaSpec, progress: Progress) -> Workload:
-        image = await self._image(spec, progress)
-        progress("starting", "")
-        async with self._making_networks:  # two replicas that begin together make one network
-            for network in containers.network_names(spec):
-                await self._engine.ensure_network(network, self._labels(spec.key.stack))
-        return await self._start(spec, image)
+        self._starting.add(spec.key)
+        try:
+            if (prepared := self._prepared_image(spec)) is not None:
+                with contextlib.suppress(NotThere):  # it is gone again
+                    return await self._start(spec, prepared, progress)
+            return await self._start(spec, await self._image(spec, progress), progress)
+        finally:
+            self._starting.discard(spec.key)
 
     async def stop(self, workload_id: str) -> None:
         inspected = await self._engine.inspect(workload_id)
@@ -154,7 +166,9 @@ class DockerRuntime:
                     self._hints.give(None)
                     async for message in messages:
                         pause = RECONNECT_FIRST_S
-                        self._hints.give(_key_of_event(message))
+                        key = _key_of_event(message)
+                        if key not in self._starting or message["Action"] != "start":  # ours is told by its answer
+                            self._hints.give(key)
             except errors.MusterError:
                 pass  # away, or its answer broke off: `info` tells, and the next try follows
             self._hints.give(None)
@@ -166,6 +180,11 @@ class DockerRuntime:
             raise errors.Unprocessable("has no image to run with Docker", where=str(spec.key))
 
         return await ensure_image(self._engine, spec.image, partial(progress, "pulling"))
+
+    def _prepared_image(self, spec: ReplicaSpec) -> str | None:
+        """What `prepare` found just now."""
+        found = self._prepared.get(spec.image) if spec.image is not None else None
+        return found[0] if found is not None and time.monotonic() < found[1] else None
 
     async def _counters(self, workload_id: str) -> Counters | None:
         stats = await self._engine.stats(workload_id)
@@ -196,8 +215,12 @@ class DockerRuntime:
     def _stack_dir(self, stack: str) -> Path:
         return self._data_dir / "stacks" / stack
 
-    async def _start(self, spec: ReplicaSpec, image: str) -> Workload:
+    async def _start(self, spec: ReplicaSpec, image: str, progress: Progress) -> Workload:
         """Start the ended container of this spec again, else make one. What can't be started is removed."""
+        progress("starting", "")
+        async with self._making_networks:  # two replicas that begin together make one network
+            for network in containers.network_names(spec):
+                await self._engine.ensure_network(network, self._labels(spec.key.stack))
         found = await self._observe({**self._owner, **containers.key_labels(spec.key)})
         present = [each for each in found if each.spec_hash == spec.hash]
         for workload in present:

@@ -103,7 +103,8 @@ def test_the_containers_are_what_the_plan_says(desk: Desk) -> None:
     logs = desk.run("agent", "logs", "translator").stdout
     assert f"main is at {desk.lab.host('n1').address}:8443" in logs
     path = "/var/lib/muster/stacks/translator/docker-compose.yml"
-    made = yaml.safe_load(on_host(desk, "main-server", "cat", path))["services"]["translator-main"]
+    shown = on_host(desk, "main-server", "sh", "-c", f"until test -e {path}; do sleep 0.1; done; cat {path}")
+    made = yaml.safe_load(shown)["services"]["translator-main"]
     assert (made["image"], made["container_name"]) == ("translator:latest", "translator-main")
     assert made["healthcheck"]["test"] == ["CMD", "curl", "-f", "https://localhost:8443/health"]
     assert on_host(desk, "main-server", "stat", "-c", "%a", path) == "600"

@@ -266,8 +266,22 @@ class TestWithAnEngineInMemory:
         engine.tidied.clear()
         host.want(wanted(spec(), other), applied=3)
         await host.until("healthy")
-        await wait_for(lambda: engine.tidied)
-        assert not any(volumes for _, volumes in engine.tidied), "it is there again, and keeps what it has"
+        assert engine.tidied == [], "nothing of theirs is to go"
+        host.want(wanted(spec()), applied=4)
+        await wait_for(lambda: engine.tidied == [(frozenset({"shop"}), frozenset())])
+        assert engine.running() == ["shop-web-1"], "it is there again, and keeps what it has"
+
+    async def test_a_start_is_seen_by_its_answer_without_a_look_at_all_that_runs(
+        self, engine: FakeRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("agent.node.driver.hosting.SWEEP_INTERVAL_S", 600.0)
+        async with hosting(engine, tmp_path) as host:
+            host.want(wanted(), applied=1)
+            await wait_for(lambda: host.now.applied == 1)
+            host.want(wanted(spec(), spec("api")), applied=2)
+            await host.until("healthy")
+            await host.until("healthy", "api")
+        assert engine.looks == 1
 
     async def test_an_engine_that_never_comes_does_not_have_another_tidied_up_again_and_again(
         self, engine: FakeRuntime, tmp_path: Path

@@ -193,6 +193,48 @@ async def test_an_ended_container_with_other_facts_is_made_anew(runtime: DockerR
     assert [each.id for each in await runtime.observe()] == [second.id]
 
 
+class TestPreparedImages:
+    async def test_a_start_takes_the_image_that_was_prepared_though_its_tag_moved(
+        self, runtime: DockerRuntime, engine: docker.APIClient
+    ) -> None:
+        made, prepared = await self._tagged(engine), await asyncio.to_thread(engine.inspect_image, IMAGE)
+        await runtime.prepare(made, quiet)
+        assert made.image is not None
+        other = await self._another(engine)
+        await asyncio.to_thread(engine.tag, other, made.image.ref)
+        try:
+            assert (await runtime.start(made, quiet)).image_id == prepared["Id"]
+        finally:
+            await asyncio.to_thread(engine.remove_image, made.image.ref, force=True)
+
+    async def test_an_image_that_is_gone_since_it_was_prepared_is_looked_for_again(
+        self, runtime: DockerRuntime, engine: docker.APIClient
+    ) -> None:
+        other = await self._another(engine)
+        made = await self._tagged(engine, other)
+        assert made.image is not None
+        await runtime.prepare(made, quiet)
+        await asyncio.to_thread(engine.remove_image, other, force=True)
+        await asyncio.to_thread(engine.tag, IMAGE, made.image.ref)
+        try:
+            there = await asyncio.to_thread(engine.inspect_image, IMAGE)
+            assert (await runtime.start(made, quiet)).image_id == there["Id"]
+        finally:
+            await asyncio.to_thread(engine.remove_image, made.image.ref, force=True)
+
+    async def _tagged(self, engine: docker.APIClient, image: str = IMAGE) -> ReplicaSpec:
+        """A replica with an image of a name of its own."""
+        await asyncio.to_thread(engine.tag, image, "muster-test-moving:1")
+        return replica(image=Image(ref="muster-test-moving:1"))
+
+    async def _another(self, engine: docker.APIClient) -> str:
+        """The id of another image with the same programs."""
+        made = await asyncio.to_thread(engine.create_container, IMAGE, ["/bin/true"])
+        committed = await asyncio.to_thread(engine.commit, made["Id"], message=str(time.monotonic_ns()))
+        await asyncio.to_thread(engine.remove_container, made["Id"])
+        return str(committed["Id"])
+
+
 class TestFailedStarts:
     async def test_a_missing_image_is_not_found_with_the_engines_words(
         self, runtime: DockerRuntime, engine: docker.APIClient
@@ -289,15 +331,16 @@ async def test_changes_tell_which_replica(runtime: DockerRuntime, engine: docker
     changes = aiter(runtime.changes())
     assert await asyncio.wait_for(anext(changes), 5) is None  # connected: anything may have changed
     workload = await runtime.start(replica(restart_policy="no"), quiet)
-    assert await asyncio.wait_for(anext(changes), 5) == key("web")
     more = asyncio.ensure_future(anext(changes))
-    assert await asyncio.wait((more,), timeout=0.3) == (set(), {more}), "a start is told once"
+    assert await asyncio.wait((more,), timeout=0.3) == (set(), {more}), "its own start is told by its answer"
     begun = time.monotonic()
     await asyncio.to_thread(engine.kill, workload.id, signal.SIGKILL)
 
     assert await more == key("web")
     assert (await the_one(runtime)).state == "exited"
     assert time.monotonic() - begun < 2
+    await asyncio.to_thread(engine.start, workload.id)
+    assert await asyncio.wait_for(anext(changes), 5) == key("web"), "somebody else's"
 
 
 async def test_logs_have_streams_times_and_can_be_followed(runtime: DockerRuntime) -> None:

@@ -79,6 +79,7 @@ async def test_docker_compose_shows_what_the_host_runs(dockerd: Dockerd, hosting
     hosting.set_desired(Reconcile(desired=wanted(main, *workers), applied=1))
     await wait_for(lambda: [each.state for each in hosting.observation.replicas] == ["healthy"] * 3, 30)
     directory = tmp_path / "stacks" / "shop"
+    await wait_for((directory / "docker-compose.yml").exists)
 
     listed = await compose(dockerd, directory, "ps")
     assert {line.split()[0] for line in listed.splitlines()[2:]} == {

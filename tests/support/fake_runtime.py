@@ -24,7 +24,7 @@ class FakeRuntime:
     `calls` lists what was asked of it; `fail_start` errors are raised by the next starts, in order, `fail_prepare` by
     the next preparations; `taken_ports` can't be bound; `still_used` keeps networks and volumes; `away` makes it
     unreachable; `hold` and `hold_prepare` keep starts and preparations waiting until they are set, `slow_look` keeps
-    what a look has seen.
+    what a look has seen, and `looks` counts them.
     """
 
     def __init__(self, name: RuntimeName = "docker") -> None:
@@ -42,7 +42,7 @@ class FakeRuntime:
         self.hold.set()
         self.slow_look = asyncio.Event()
         self.slow_look.set()
-        self.looking = 0
+        self.looking = self.looks = 0
         self.asked = 0
         self.output: list[RawLine] = []
         self.tidied: list[tuple[frozenset[str], frozenset[str]]] = []
@@ -72,7 +72,7 @@ class FakeRuntime:
     async def observe(self) -> tuple[Workload, ...]:
         self._reachable()
         seen = tuple(self.workloads.values())
-        self.looking += 1
+        self.looking, self.looks = self.looking + 1, self.looks + 1
         await self.slow_look.wait()
         self.looking -= 1
         return seen

@@ -17,6 +17,7 @@ from agent.host.reconcile import Action, Prepare, Remove, Start, Stop
 from agent.host.states import Doing
 from agent.model.spec import ReplicaKey, ReplicaSpec
 from agent.model.stack import RuntimeName
+from agent.model.workload import Workload
 from agent.runtime.protocol import Progress, Runtime
 
 MAX_PARALLEL_REPLICAS = 8  # more would only queue at the engine and the disk, and pulls would starve each other
@@ -24,9 +25,13 @@ MAX_REASON_CHARACTERS = 500  # an engine's message; longer ones are stack traces
 
 
 class Started(Struct, frozen=True, kw_only=True):
-    """A start worked."""
+    """A start worked; `workload` is all that there is of its replica now."""
 
-    key: ReplicaKey
+    workload: Workload
+
+    @property
+    def key(self) -> ReplicaKey:
+        return self.workload.key
 
 
 class StartFailed(Struct, frozen=True, kw_only=True):
@@ -59,6 +64,8 @@ class Supplier(Protocol):
 class Executor:
     """`on_result` is told each start and each failure, `on_change` whenever progress was made. On the event loop.
 
+    `on_change` gets the runtime that has to be looked at, None where there is nothing that it would show.
+
     `supplier` brings what replicas need beside their images; None: nothing is to be had.
     """
 
@@ -74,7 +81,7 @@ class Executor:
         self._on_result = on_result
         self._on_change = on_change
         self._slots = asyncio.Semaphore(MAX_PARALLEL_REPLICAS)
-        self._tasks: dict[ReplicaKey, tuple[tuple[Action, ...], asyncio.Task[None]]] = {}
+        self._tasks: dict[ReplicaKey, tuple[tuple[Action, ...], asyncio.Task[bool]]] = {}
         self._unseen: set[ReplicaKey] = set()
         self.doing: dict[ReplicaKey, Doing] = {}
 
@@ -113,34 +120,37 @@ class Executor:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _done(self, key: ReplicaKey, task: asyncio.Task[None]) -> None:
+    def _done(self, key: ReplicaKey, task: asyncio.Task[bool]) -> None:
         plan, _ = self._tasks.pop(key)
         self.doing.pop(key, None)
         self._unseen.add(key)
-        self._on_change(_runtime_of(plan[0]))
+        is_told = not task.cancelled() and task.exception() is None and task.result()
+        self._on_change(None if is_told else _runtime_of(plan[0]))
         if not task.cancelled() and (error := task.exception()) is not None:
             # Not one of ours: a bug. The loop's handler ends the process (a broken invariant is never gone over).
             asyncio.get_running_loop().call_exception_handler(
                 {"message": f"acting on {key} failed", "exception": error, "task": task}
             )
 
-    async def _run(self, key: ReplicaKey, plan: tuple[Action, ...]) -> None:
+    async def _run(self, key: ReplicaKey, plan: tuple[Action, ...]) -> bool:
+        """Whether what is left of the replica was told: the workload of a start that ends the plan."""
         async with self._slots:
             for action in plan:
                 try:
                     await self._act(action)
                 except errors.PortTaken as error:
                     self._on_result(StartFailed(key=key, reason=_reason(error), busy_ports=error.ports))
-                    return
+                    return False
                 except errors.RuntimeUnavailable as error:
                     self._on_result(ActionFailed(key=key, reason=_reason(error)))
-                    return
+                    return False
                 except errors.MusterError as error:
                     self._on_result(_failure(action, error))
-                    return
+                    return False
                 except OSError as error:  # e.g. the disk is full
                     self._on_result(_failure(action, errors.MusterError(error.strerror or "input/output error")))
-                    return
+                    return False
+        return isinstance(plan[-1], Start)
 
     async def _act(self, action: Action) -> None:
         runtime = self._runtimes.get(_runtime_of(action))
@@ -160,8 +170,7 @@ class Executor:
                 progress("starting", "")
                 if self._supplier is not None:
                     await self._supplier.lay(spec, progress)
-                await runtime.start(spec, progress)
-                self._on_result(Started(key=key))
+                self._on_result(Started(workload=await runtime.start(spec, progress)))
             case Stop(workload_id=workload_id):
                 self._show(key, Doing(state="stopping"))
                 await runtime.stop(workload_id)

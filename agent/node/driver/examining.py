@@ -30,6 +30,7 @@ MAX_PARALLEL_PREPARATIONS = 4  # pulls share one line; more would only starve ea
 MAX_PARALLEL_PROBES = 32  # sockets at once; on a LAN they take milliseconds
 ROUNDS = 2  # requests go round all replicas; a second one shows that each answers more than once
 REACH_PATIENCE_S = 20.0  # a program without a health check may take as long to listen; slower ones need a check
+WORKING_AFTER_S = 0.05  # most preparations are done sooner, and then only that is told
 SURVEY_AGAIN_S = 30.0  # after a survey that failed; somebody may be mending what it was about
 PROBE_TIMEOUT_S = 2.0
 PROBE_PAUSE_FIRST_S = 0.1
@@ -52,6 +53,7 @@ class Examiner:
         self._on_change = on_change
         self._supplier = supplier
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._soon: asyncio.TimerHandle | None = None
         self._findings: dict[str, ErrandFinding] = {}
         self._conflicts: dict[tuple[ReplicaKey, int], tuple[PortConflict, float]] = {}
         self._preparing = asyncio.Semaphore(MAX_PARALLEL_PREPARATIONS)
@@ -79,11 +81,14 @@ class Examiner:
             if errand not in self._running:
                 self._running[errand] = asyncio.create_task(self._run(task), name=f"errand {errand}")
                 self._running[errand].add_done_callback(_must_not_fail)
-                self._found(task, "working")
-        self._on_change()
+                self._note(task, "working")
+        if self._soon is None:
+            self._soon = asyncio.get_running_loop().call_later(WORKING_AFTER_S, self._tell)
 
     async def close(self) -> None:
         """Cut everything under way."""
+        if self._soon is not None:
+            self._soon.cancel()
         running = list(self._running.values())
         self._running.clear()
         for task in running:
@@ -105,8 +110,19 @@ class Examiner:
     def _found(
         self, task: Task, state: FindingState, detail: str = "", *, unreached: tuple[Unreached, ...] = ()
     ) -> None:
-        if task.errand not in self._running:
-            return  # cut meanwhile; an engine may still tell how far it was
+        if task.errand in self._running:  # else cut meanwhile; an engine may still tell how far it was
+            self._note(task, state, detail, unreached=unreached)
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
+        self._on_change()
+
+    def _note(
+        self, task: Task, state: FindingState, detail: str = "", *, unreached: tuple[Unreached, ...] = ()
+    ) -> None:
         self._findings[task.errand] = ErrandFinding(
             errand=task.errand,
             kind="prepare" if isinstance(task, Preparation) else "reach",
@@ -116,7 +132,6 @@ class Examiner:
             detail=detail[:MAX_DETAIL_CHARACTERS],
             unreached=unreached,
         )
-        self._on_change()
 
     # Preparing
 

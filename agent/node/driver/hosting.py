@@ -45,6 +45,8 @@ from agent.node.effects import Examine, Reconcile
 from agent.runtime.protocol import Counters, KeepsVolumes, LoadsImages, RawLine, Runtime
 
 SWEEP_INTERVAL_S = 5.0  # a lost hint is made good within this; an observation costs a few milliseconds
+COMPOSE_AFTER_S = 1.0  # people wait for starts, and nobody for the file of what was started
+APPLIED_WITHIN_S = 0.05  # that an entry changes nothing here is told with what comes of it: mostly an errand
 RESOURCES_INTERVAL_S = 10.0  # load and free disk are only shown
 ENGINE_TIMEOUT_S = 20.0  # an engine that takes longer to list its workloads hangs, and others must not wait for it
 LOG_RUN_INTERVAL_S = 0.2  # while somebody follows a replica between two of its runs; nobody reads faster
@@ -86,9 +88,11 @@ class Hosting:
         self._unasked: set[RuntimeName] = set()
         self._resources = HostResources()
         self._dirty: set[RuntimeName] = set(self._runtimes)
+        self._looking: set[RuntimeName] = set()
         self._sweep_at = 0.0
         self._resources_at = 0.0
-        self._compose_at = 0.0
+        self._compose_from = self._compose_by = 0.0
+        self._soon: asyncio.TimerHandle | None = None
         self._tidied: dict[RuntimeName, tuple[frozenset[str], frozenset[str]]] = {}
         self._doomed: frozenset[str] = frozenset()
         self._swept: frozenset[str] | None = None
@@ -108,6 +112,7 @@ class Hosting:
 
     async def close(self) -> None:
         """Stop looking and acting. Workloads keep running."""
+        self._forget_soon()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -125,14 +130,21 @@ class Hosting:
         """What this host has to run from now on."""
         desired = wanted.desired
         self._applied = wanted.applied
-        if desired != self._desired:
-            self._desired = desired
-            # A stack goes from the ledger as soon as its replicas are gone; its volumes are deleted here all the same.
-            self._doomed = (self._doomed | desired.delete_volumes_of) - desired.stacks
-            self._compose_at = time.monotonic() + SWEEP_INTERVAL_S
-            if self._supplies is not None:
-                self._supplies.want(desired)
-            self._executor.abandon({spec.key: spec.hash for spec in desired.specs})
+        if desired == self._desired:
+            if self._soon is None:
+                self._soon = asyncio.get_running_loop().call_later(APPLIED_WITHIN_S, self._wake.set)
+            return
+        now = time.monotonic()
+        before = self._desired.specs if self._desired is not None else ()
+        if {(spec.key, spec.hash) for spec in desired.specs} - {(spec.key, spec.hash) for spec in before}:
+            self._compose_from = now + COMPOSE_AFTER_S
+        self._compose_by = now + SWEEP_INTERVAL_S
+        self._desired = desired
+        # A stack goes from the ledger as soon as its replicas are gone; its volumes are deleted here all the same.
+        self._doomed = (self._doomed | desired.delete_volumes_of) - desired.stacks
+        if self._supplies is not None:
+            self._supplies.want(desired)
+        self._executor.abandon({spec.key: spec.hash for spec in desired.specs})
         self._wake.set()
 
     def examine(self, wanted: Examine) -> None:
@@ -224,6 +236,7 @@ class Hosting:
     async def _run(self) -> None:
         while True:
             self._wake.clear()
+            self._forget_soon()
             now = time.monotonic()
             if now >= self._sweep_at:
                 self._dirty |= self._runtimes.keys()
@@ -233,20 +246,29 @@ class Hosting:
             if self._desired is not None:
                 await self._endpoints.keep(self._desired)
             self._plan()
+            await asyncio.sleep(0)  # what begins is told with what it was begun for
             await self._keep_compose(now)
             self._publish()
             await self._tidy()
             await self._pause()
 
+    def _forget_soon(self) -> None:
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
+
     async def _keep_compose(self, now: float) -> None:
         """Behind the starts that it describes, which people wait for; a pull holds it up no longer than a sweep."""
-        if self._desired is not None and (not self._executor.busy or now >= self._compose_at):
+        held_up = self._executor.busy and now < self._compose_by
+        if self._desired is not None and now >= self._compose_from and not held_up:
             await self._compose.keep(self._desired)
 
     async def _pause(self) -> None:
         """Until something happens, the next moment that matters, or the next sweep."""
         now = time.monotonic()
         moments = [self._sweep_at, life.wake_at(self._memory, now) or self._sweep_at]
+        if self._compose_from > now:
+            moments.append(self._compose_from)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(min(moments) - now, 0.001)):
                 await self._wake.wait()
@@ -268,6 +290,7 @@ class Hosting:
 
     async def _look(self, runtime: Runtime) -> None:
         """An engine that doesn't answer says nothing about its workloads: the last look stays."""
+        self._looking.add(runtime.name)
         try:
             async with asyncio.timeout(ENGINE_TIMEOUT_S):
                 self._workloads[runtime.name] = await runtime.observe()
@@ -283,6 +306,8 @@ class Hosting:
             reason = error.strerror or "input/output error"
         else:
             return
+        finally:
+            self._looking.discard(runtime.name)
         self._infos[runtime.name] = RuntimeInfo(name=runtime.name, available=False, reason=reason)
 
     def _everything(self) -> tuple[Workload, ...]:
@@ -355,7 +380,9 @@ class Hosting:
         there = {workload.key.stack for workload in self._everything()}
         wanted = (desired.stacks | there, self._doomed - there)
         for runtime in self._runtimes.values():
-            if self._tidied.get(runtime.name) != wanted and self._available(runtime.name):
+            if self._is_tidy(runtime.name, *wanted):
+                self._tidied[runtime.name] = wanted
+            elif self._available(runtime.name):
                 with contextlib.suppress(errors.MusterError):  # tried again at the next round; nothing depends on it
                     if await runtime.tidy(*wanted):
                         self._tidied[runtime.name] = wanted
@@ -365,6 +392,11 @@ class Hosting:
             with contextlib.suppress(errors.MusterError, OSError):
                 await self._supplies.sweep(wanted[0])
                 self._swept = wanted[0]
+
+    def _is_tidy(self, name: RuntimeName, kept: frozenset[str], doomed: frozenset[str]) -> bool:
+        """Whether nothing was left behind since the last time: of stacks that have come, nothing has to go."""
+        before = self._tidied.get(name)
+        return before is not None and before[0] <= kept and doomed <= before[1]
 
     # Results
 
@@ -376,7 +408,8 @@ class Hosting:
     def _result(self, result: Result) -> None:
         now = time.monotonic()
         match result:
-            case Started(key=key):
+            case Started(key=key, workload=workload):
+                self._take_in(workload)
                 self._memory = life.started(self._memory, key)
             case StartFailed(key=key):
                 self._memory = life.start_failed(
@@ -385,6 +418,13 @@ class Hosting:
             case ActionFailed(key=key):
                 self._memory = life.action_failed(self._memory, key, result.reason, now)
         self._wake.set()
+
+    def _take_in(self, workload: Workload) -> None:
+        """Of its replica nothing else is there now; to see that, the engine needn't be asked for all that it runs."""
+        for name, known in self._workloads.items():
+            self._workloads[name] = tuple(each for each in known if each.key != workload.key)
+        self._workloads[workload.runtime] = (*self._workloads.get(workload.runtime, ()), workload)
+        self._dirty |= self._looking  # a look that is under way may be from before
 
     # Logs
 
