@@ -23,7 +23,7 @@ from agent.storage.identity import load as load_identity
 from bootstrap import leftovers
 from bootstrap.local import AGENT, LocalCluster, clean_environment
 from tests.loopback.conftest import outliving
-from tests.loopback.world import EXAMPLE, READY_TIMEOUT_S, coordinator_of
+from tests.loopback.world import ASKS_EVERY_S, EXAMPLE, READY_TIMEOUT_S, coordinator_of
 from tests.support.agents import AgentHttps, Desk
 from tests.support.waiting import wait_for_sync
 
@@ -206,7 +206,7 @@ def test_an_older_copy_of_all_its_data_is_shown_what_it_signed_since_and_never_d
         # By n3 itself, or by whoever coordinated when its count of starts showed it, which another may do by now.
         return any(went_back in desk.run("--via", name, "events").stdout for name in n3.names)
 
-    wait_for_sync(told, READY_TIMEOUT_S, what=f"an event: {went_back}")
+    wait_for_sync(told, READY_TIMEOUT_S, what=f"an event: {went_back}", interval_s=ASKS_EVERY_S)
     desk.run("restart", "web")
     with AgentHttps(n3, "n3") as agent:
         counted = agent.ask("GET", "/metrics", token=desk.access_token()).body.decode()

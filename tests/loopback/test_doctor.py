@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bootstrap.local import LocalCluster
-from tests.loopback.world import READY_TIMEOUT_S
+from tests.loopback.world import ASKS_EVERY_S, READY_TIMEOUT_S
 from tests.support.agents import AgentHttps, Desk
 from tests.support.waiting import wait_for_sync
 
@@ -67,7 +67,7 @@ def test_a_host_that_does_not_answer_is_named_in_time(make_cluster: Callable[...
         os.kill(pid, signal.SIGCONT)
     cluster.kill("n3")
     cluster.kill("n2")
-    wait_for_sync(lambda: "cluster" in network(look(desk)), 20, what="no coordinator any more")
+    wait_for_sync(lambda: "cluster" in network(look(desk)), 20, what="no coordinator any more", interval_s=ASKS_EVERY_S)
     places = network(look(desk))
     assert {"n2", "n3"} <= set(places), "each is reached by nobody, and there is no pair to name"
     assert desk.run("doctor", code=3).stdout.count("nobody reaches it") == 2

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from agent.home import open_home
 from agent.model.instruction import Services
 from bootstrap.local import LocalCluster
-from tests.loopback.world import EXAMPLE, coordinator_of, request, wait_healthy, wait_status
+from tests.loopback.world import ASKS_EVERY_S, EXAMPLE, coordinator_of, request, wait_healthy, wait_status
 from tests.support.agents import AgentHttps, Desk
 from tests.support.waiting import wait_for_sync
 
@@ -44,7 +44,7 @@ def test_a_survivor_goes_on_in_another_epoch_and_the_others_join_it(make_cluster
     shutil.copytree(cluster.home, other)  # the same operator's home on another machine
 
     lose_majority(cluster)
-    wait_for_sync(lambda: not look(desk)["unfit"], LONE_S, what="nobody coordinates for long")
+    wait_for_sync(lambda: not look(desk)["unfit"], LONE_S, what="nobody coordinates for long", interval_s=ASKS_EVERY_S)
     wrong = desk.run("recover", "--new-epoch", "--lost", "n1", code=EXIT_USAGE)
     assert "n1, n3" in wrong.stderr
     nobody = desk.run("recover", "--new-epoch", code=EXIT_USAGE)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from bootstrap.local import LocalCluster
-from tests.loopback.world import EXAMPLE, wait_status
+from tests.loopback.world import ASKS_EVERY_S, EXAMPLE, wait_status
 from tests.support.agents import AgentHttps, Desk
 from tests.support.waiting import wait_for_sync
 
@@ -247,7 +247,7 @@ def test_a_failed_deploy_names_the_replica_and_leaves_what_ran_before(
         found = desk.json("status", code=None)["instances"]
         return bool(found["translator-worker-1"]["status"] == "healthy")
 
-    wait_for_sync(healthy, 30, what="the worker of the plan before")
+    wait_for_sync(healthy, 30, what="the worker of the plan before", interval_s=ASKS_EVERY_S)
     after = desk.json("status", code=None)["instances"]["translator-main"]
     assert after["container_id"] == before["container_id"], "what didn't change is never touched"
     assert "already: revision" in desk.run("rollback", "translator", code=1).stderr

@@ -22,6 +22,7 @@ from tests.support.waiting import wait_for_sync
 EXAMPLE = Path(__file__).parents[2] / "examples" / "web" / "plan.json"
 READY_TIMEOUT_S = 30.0  # agents of two clusters and a build may share two cores
 LOOK_EVERY_S = 0.05  # a look costs the agents that it waits for some milliseconds each, and processors are few
+ASKS_EVERY_S = 0.5  # likewise by a command or a connection of its own, which cost up to a fifth of a second of one
 
 
 def running_below(directory: Path) -> list[str]:
