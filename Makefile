@@ -15,10 +15,11 @@ REPORTS := build/reports
 # run one after another. Root in a container mayn't.
 NETWORKS = $(shell unshare --net true 2>/dev/null && echo may)
 ROOT := $(filter 0,$(shell id -u))
-PARTS := unit loopback lab
-# Loopback mostly waits, and unit tests compute: beside each other they take little longer than either alone. Agents go
-# first, but not so much that a unit test with a time limit starves.
-BESIDE := --output-sync=target --jobs=$(if $(NETWORKS),2,1)
+PARTS := unit sim loopback lab
+# Agents wait for each other, unit tests for engines and processes of their own, and simulated worlds for nothing: beside
+# each other they leave no processor idle. Agents go first, but not so much that a unit test with a time limit starves,
+# and worlds, whose time is virtual, take what the others leave.
+BESIDE := --output-sync=target --jobs=$(if $(NETWORKS),3,1)
 
 # An environment that is not this tree's own (copied along with it, say) is made again.
 ifneq ($(file <$(VENV)/.stamp),$(CURDIR))
@@ -66,16 +67,20 @@ check-rules: $(VENV)/.stamp
 # Every part runs, also after one failed, so that the totals are the whole truth; a part that collects no test fails.
 .PHONY: test
 test: $(VENV)/.stamp ## All tests; the last line shows the totals
-	@rm -rf $(REPORTS); status=0; echo 'unit and loopback tests, shown when each is done: some minutes'; \
-	$(MAKE) $(BESIDE) --keep-going test-unit test-loopback || status=1; \
+	@rm -rf $(REPORTS); status=0; echo 'unit, simulator and loopback tests, shown when each is done: some minutes'; \
+	$(MAKE) $(BESIDE) --keep-going test-unit test-loopback test-sim || status=1; \
 	$(MAKE) test-lab || status=1; \
 	$(BIN)/python -m tests.checks.totals $(PARTS:%=$(REPORTS)/%.xml) || status=1; \
 	exit $$status
 
 .PHONY: test-unit
-test-unit: $(VENV)/.stamp ## Unit, property and transcript tests and the simulator's batch, in parallel
+test-unit: $(VENV)/.stamp ## Unit, property and transcript tests, in parallel
 	nice -n 5 .ci/in-memory $(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'not loopback and not lab' \
-	    --junitxml=$(REPORTS)/unit.xml
+	    --ignore=tests/sim --junitxml=$(REPORTS)/unit.xml
+
+.PHONY: test-sim
+test-sim: $(VENV)/.stamp ## Simulated worlds: stories, fixed seeds and a few fresh ones
+	nice -n 7 $(BIN)/python -m pytest -q tests/sim --junitxml=$(REPORTS)/sim.xml
 
 .PHONY: test-loopback
 test-loopback: $(VENV)/.stamp ## Real agents on loopback, end to end
