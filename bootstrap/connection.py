@@ -32,9 +32,16 @@ Step = Callable[[str], None]
 class Connection:
     """`open` it, `ask` it one thing at a time, `close` it."""
 
-    def __init__(self, process: asyncio.subprocess.Process, host: InventoryHost, resolved: ssh.Resolved | None) -> None:
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        host: InventoryHost,
+        resolved: ssh.Resolved | None,
+        key: str | None = None,
+    ) -> None:
         self._process = process
         self._host = host
+        self._key = key
         self._resolved = resolved
         self._complaint = b""
         self._password: str | None = None
@@ -56,7 +63,7 @@ class Connection:
             limit=MAX_GREETING_BYTES,
             start_new_session=True,  # no terminal, on which the ssh of a bastion could ask for a password
         )
-        connection = cls(process, host, resolved)
+        connection = cls(process, host, resolved, ssh.key_file(host, settings))
         connection._password = password
         try:
             async with asyncio.timeout(HELLO_TIMEOUT_S):
@@ -187,7 +194,7 @@ class Connection:
             locked = await asyncio.to_thread(ssh.locked_key, self._resolved.identity_files)
             if locked is not None:
                 return NotAllowed(f"the key {locked} is locked", fix=f"Unlock it: ssh-add {locked}")
-        return ssh.explain(self._host, self._resolved, complaint, code)
+        return ssh.explain(self._host, self._resolved, complaint, code, key=self._key)
 
 
 def _tamed(value: Any) -> Any:

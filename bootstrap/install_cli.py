@@ -304,7 +304,9 @@ def _summary(home: Home, results: Sequence[HostResult], recovery: Path | None, h
     click.echo(f"\ncluster {home.cluster.name}: {told}")
     if recovery is not None:
         click.echo(_recovery_told(recovery))
-    if failed:
+    if failed and (dry or len(failed) == len(results)):
+        click.echo("Mend that, then give the command again.")
+    elif failed:
         whom = "that host" if len(failed) == 1 else "those"
         click.echo(f"Again for {whom}: {again(hosts, limit=','.join(result.host for result in failed))}")
     if not dry and (home.path / GENESIS_FILE).exists() and len(failed) < len(results):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -145,26 +146,31 @@ def locked_key(files: tuple[str, ...]) -> str | None:
     return None
 
 
-def explain(host: InventoryHost, resolved: Resolved | None, complaint: str, code: int) -> MusterError:
-    """One line and its fix for how the connection ended, from what ssh, sudo or python wrote to stderr. Pure."""
+def explain(
+    host: InventoryHost, resolved: Resolved | None, complaint: str, code: int, *, key: str | None = None
+) -> MusterError:
+    """One line and its fix for how the connection ended, from what ssh, sudo or python wrote to stderr. Pure.
+
+    `key`: the private key that was named for this host.
+    """
     text = complaint.replace("\r", "")
     for pattern, make in _COMPLAINTS:
         if match := re.search(pattern, text, re.IGNORECASE | re.MULTILINE):
-            return make(_Case(host, resolved, match))
+            return make(_Case(host, resolved, match, key))
     said = _last(text) or f"exit {code}"
-    return Unreachable(f"the connection ended: {said}", fix=f"Try it by hand: ssh {_by_hand(host)} true")
+    return Unreachable(f"the connection ended: {said}", fix=f"Try it by hand: ssh {_by_hand(host, key)} true")
 
 
 class _Case:
     """A complaint that was recognised."""
 
-    def __init__(self, host: InventoryHost, resolved: Resolved | None, match: re.Match[str]) -> None:
-        self.host, self.resolved, self.match = host, resolved, match
+    def __init__(self, host: InventoryHost, resolved: Resolved | None, match: re.Match[str], key: str | None) -> None:
+        self.host, self.resolved, self.match, self.key = host, resolved, match, key
 
     @property
     def hand(self) -> str:
         """ssh's arguments as one would type them."""
-        return _by_hand(self.host)
+        return _by_hand(self.host, self.key)
 
     @property
     def user(self) -> str:
@@ -172,9 +178,10 @@ class _Case:
         return self.host.user or (self.resolved.user if self.resolved is not None else "") or "the user"
 
 
-def _by_hand(host: InventoryHost) -> str:
+def _by_hand(host: InventoryHost, key: str | None) -> str:
+    named = f"-i {shlex.quote(key)} " if key else ""
     port = f"-p {host.port} " if host.port else ""
-    return f"{port}{f'{host.user}@' if host.user else ''}{host.host}"
+    return f"{named}{port}{f'{host.user}@' if host.user else ''}{host.host}"
 
 
 _NOISE: Final = re.compile(rf"Warning: Permanently added|{LOADING}|{SUDO_PROMPT}")
@@ -195,10 +202,17 @@ def _run(argv: list[str]) -> subprocess.CompletedProcess[str] | None:
 
 
 def _changed_key(case: _Case) -> MusterError:
+    """Of the host, or of one on the way there; ssh says which file has the old one, and under which name."""
+    named = re.search(r"^Host key for (\S+) has changed", case.match.string, re.MULTILINE)
+    file = re.search(r"^Offending \S+ key in (.+):\d+$", case.match.string, re.MULTILINE)
+    name = named[1] if named else _known_as(case.host)
+    where = f"-f {shlex.quote(file[1])} " if file else ""
+    whose = "its host key" if name in (case.host.host, _known_as(case.host)) else f"the host key of {name}"
     fix = (
-        f"If it was set up anew: ssh-keygen -R '{_known_as(case.host)}', then log in once. If not, somebody listens in."
+        f"If it was set up anew: ssh-keygen {where}-R {shlex.quote(name)}, then log in once: ssh {case.hand}. "
+        "If nobody did that, another machine answers in its place: don't go on."
     )
-    return NotAllowed("its host key isn't the one that is known", fix=fix)
+    return NotAllowed(f"{whose} isn't the one that is known", fix=fix)
 
 
 def _unknown_key(case: _Case) -> MusterError:
@@ -207,8 +221,27 @@ def _unknown_key(case: _Case) -> MusterError:
 
 
 def _denied(case: _Case) -> MusterError:
-    fix = f"Bring your key there: ssh-copy-id {case.hand}; or name the key: --identity-file FILE"
-    return NotAllowed(f"ssh doesn't let {case.user} in ({case.match[1]})", fix=fix)
+    what = f"ssh doesn't let {case.user} in ({case.match[1]})"
+    if "publickey" not in case.match[1]:
+        return NotAllowed(what, fix="Its sshd takes no keys: `PubkeyAuthentication yes` in /etc/ssh/sshd_config there.")
+    other = "; or name another key: --identity-file FILE"
+    fix = f"Bring {'that' if case.key else 'your'} key there: ssh-copy-id {case.hand}{other}"
+    if case.user == "root":
+        fix += ". Where root may not log in, name a user who may use sudo: user@host."
+    return NotAllowed(what, fix=fix)
+
+
+def _too_many_keys(case: _Case) -> MusterError:
+    fix = f"Name the right one: key=FILE in {case.host.where}, or --identity-file FILE."
+    return NotAllowed("ssh tried more keys than its sshd allows", fix=fix)
+
+
+def _bad_key(case: _Case) -> MusterError:
+    file, why = case.match[1], case.match[2].strip()
+    if "permission" in why:
+        return NotAllowed(f"ssh won't use the key {file}: others may read it", fix=f"chmod 600 {shlex.quote(file)}")
+    fix = "Name the private key, the file without `.pub`: --identity-file FILE"
+    return NotAllowed(f"ssh can't read the key {file}: {why}", fix=fix)
 
 
 def _known_as(host: InventoryHost) -> str:
@@ -223,10 +256,9 @@ def _sudo_rule(case: _Case) -> MusterError:
 _COMPLAINTS: Final = (
     (r"REMOTE HOST IDENTIFICATION HAS CHANGED", _changed_key),
     (r"Host key verification failed|No \S+ host key is known", _unknown_key),
-    (
-        r"Permission denied \(([^)]*)\)|Too many (authentication failures)",
-        _denied,
-    ),
+    (r'Load key "?([^"\n]+?)"?: (.*)$', _bad_key),
+    (r"Too many authentication failures", _too_many_keys),
+    (r"Permission denied \(([^)]*)\)", _denied),
     (
         r"Could not resolve hostname (\S+?):",
         lambda c: Unreachable(f"there is no host {c.match[1]}", fix=f"Look for a slip in {c.host.where}, or at DNS."),
@@ -279,10 +311,9 @@ _COMPLAINTS: Final = (
         ),
     ),
     (
-        r"Bad owner or permissions on (\S+)|(Load key .*: bad permissions)",
+        r"Bad owner or permissions on (\S+)",
         lambda c: NotAllowed(
-            f"ssh won't use {c.match[1] or 'the key'}: others may write or read it",
-            fix="Close it to them: `chmod 600`.",
+            f"ssh won't use {c.match[1]}: others may write or read it", fix="Close it to them: `chmod 600`."
         ),
     ),
 )

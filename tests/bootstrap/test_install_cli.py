@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -31,10 +32,12 @@ def made(config: Path, name: str) -> Home:
     return home
 
 
-def said(home: Home, capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
+def said(
+    home: Home, capsys: pytest.CaptureFixture[str], *arguments: str, results: Sequence[HostResult] = (WELL, OFF)
+) -> list[str]:
     with click.Context(install_cli.install, info_name="install") as context:
         install_cli.install.parse_args(context, ["hosts.txt", *arguments])
-        install_cli._summary(home, [WELL, OFF], None, Path("hosts.txt"), dry=False)
+        install_cli._summary(home, results, None, Path("hosts.txt"), dry=False)
     return capsys.readouterr().out.splitlines()
 
 
@@ -44,6 +47,13 @@ def test_the_command_for_those_left_has_all_that_was_given(home: Home, capsys: p
     )
     again = "bootstrap install hosts.txt --identity-file 'my keys/id' --accept-new --no-docker --limit n2"
     assert f"Again for that host: {again}" in lines
+
+
+def test_where_all_failed_the_command_is_the_same_again(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(home, capsys, results=(OFF,))[-2:] == [
+        "cluster muster: 1 failed",
+        "Mend that, then give the command again.",
+    ]
 
 
 def test_a_home_that_commands_would_not_find_is_named(

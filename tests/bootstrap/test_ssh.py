@@ -118,6 +118,39 @@ def test_no_terminal_and_no_window_asks_for_passwords() -> None:
             "its host key isn't the one that is known",
             "ssh-keygen -R '[n1]:2222'",
         ),
+        (
+            "Offending ED25519 key in /home/me/.ssh/known hosts:3\nREMOTE HOST IDENTIFICATION HAS CHANGED!\n"
+            "Host key for [n1]:2222 has changed and you have requested strict checking.",
+            "its host key isn't the one that is known",
+            "ssh-keygen -f '/home/me/.ssh/known hosts' -R '[n1]:2222', then log in once: ssh -p 2222 ops@n1.",
+        ),
+        (
+            "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nOffending RSA key in /srv/known_hosts:3\n"
+            "Host key for bastion has changed and you have requested strict checking.",
+            "the host key of bastion isn't the one that is known",
+            "ssh-keygen -f /srv/known_hosts -R bastion, then log in once: ssh -p 2222 ops@n1.",
+        ),
+        (
+            "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key for n1;reboot has changed",
+            "the host key of n1;reboot",
+            "-R 'n1;reboot'",
+        ),
+        ("ops@n1: Permission denied (password).", "ssh doesn't let ops in (password)", "PubkeyAuthentication"),
+        (
+            'Load key "/home/me/id": bad permissions\nops@n1: Permission denied (publickey).',
+            "ssh won't use the key /home/me/id: others may read it",
+            "chmod 600 /home/me/id",
+        ),
+        (
+            'Load key "junk": error in libcrypto\nops@n1: Permission denied (publickey).',
+            "ssh can't read the key junk: error in libcrypto",
+            ".pub",
+        ),
+        (
+            "Received disconnect from n1 port 22:2: Too many authentication failures",
+            "ssh tried more keys than its sshd allows",
+            "key=FILE in hosts.txt:1",
+        ),
         ("ops@n1: Permission denied (publickey).", "ssh doesn't let ops in (publickey)", "ssh-copy-id -p 2222 ops@n1"),
         ("sudo: a password is required", "sudo asks ops for a password", "--ask-sudo-password"),
         ("sudo: a terminal is required to read the password", "sudo asks ops", "--ask-sudo-password"),
@@ -139,6 +172,14 @@ def test_every_usual_failure_is_one_line_with_its_fix(complaint: str, what: str,
     assert what in error.what
     assert fix in error.fix
     assert "\n" not in error.what
+
+
+def test_a_key_that_was_named_is_the_one_to_bring_there() -> None:
+    denied = explain(host("root@n1"), None, "root@n1: Permission denied (publickey).", 255, key="/home/me/my key")
+    assert "Bring that key there: ssh-copy-id -i '/home/me/my key' root@n1;" in denied.fix
+    assert "Where root may not log in" in denied.fix
+    silent = explain(host("root@n1"), None, "", 255, key="/home/me/id")
+    assert silent.fix == "Try it by hand: ssh -i /home/me/id root@n1 true"
 
 
 @given(st.text(max_size=300))
