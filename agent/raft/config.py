@@ -42,8 +42,12 @@ class RaftTiming(msgspec.Struct, frozen=True, kw_only=True):
     rarer, and every start of a whole cluster slower."""
 
     snapshot_retry_s: float = 1.000
-    """A chunk of a snapshot not answered for this long is sent again, with the next heartbeat's answer. ≥ the time one
-    chunk takes on the slowest link."""
+    """A chunk of a snapshot not answered for this long is sent again, with the next heartbeat's answer; each time after
+    twice as long, and later ones after as long as the ones before took."""
+
+    snapshot_retry_max_s: float = 60.000
+    """… and at most this: a chunk that was dropped costs as much. ≥ the time one takes on the slowest link, 33 s at
+    64 kbit/s."""
 
     slow_persist_s: float = 1.000
     """A leader whose disk took this long hands over: a disk that stalls once mostly stalls again, and whoever waits
@@ -58,6 +62,8 @@ class RaftTiming(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("timing must not be negative")
         if min(self.snapshot_retry_s, self.slow_persist_s) <= 0:
             raise ValueError("timing must be positive")
+        if self.snapshot_retry_max_s < self.snapshot_retry_s:
+            raise ValueError("timing must keep snapshot_retry_s <= snapshot_retry_max_s")
 
     @classmethod
     def lan(cls) -> RaftTiming:

@@ -59,7 +59,9 @@ class Progress:
 
     `match`: known to be on the follower's disk. `next`: the first entry not sent yet. `paused`: a probe is on its way.
     `sent_commit`: the highest commit index told. `heard_at`: seconds, when it last answered in this term. `round`: the
-    last heartbeat round it answered. `snapshot` with `offset`: what is being sent, from where on.
+    last heartbeat round it answered. `snapshot` with `offset`: what is being sent, from where on. That chunk went out
+    first at `chunk_first_at`, last at `chunk_sent_at`, and `chunk_sends` times; it isn't called lost before
+    `chunk_patience_s`.
     """
 
     def __init__(self, *, next: int, now: float, max_messages: int, max_bytes: int) -> None:
@@ -74,7 +76,9 @@ class Progress:
         self.inflight = Inflight(max_messages, max_bytes)
         self.snapshot: Snapshot | None = None
         self.offset = 0
-        self.chunk_sent_at = now
+        self.chunk_sent_at = self.chunk_first_at = now
+        self.chunk_patience_s = 0.0
+        self.chunk_sends = 0
         self._match_at_heartbeat = 0
 
     def _enter(self, state: ProgressState) -> None:
@@ -94,7 +98,17 @@ class Progress:
         self._enter(ProgressState.SNAPSHOT)
         self.snapshot = snapshot
         self.next = max(snapshot.index, self.match) + 1
-        self.chunk_sent_at = now
+        self.chunk_sent_at = self.chunk_first_at = now
+        self.chunk_sends = 0
+
+    def chunk_answered(self, offset: int, now: float) -> None:
+        """It wants what is from `offset` on. The chunk before may still be on its way as often as it was repeated, and
+        the next one is behind that; so may the answer have been to the first (RFC 6298 §3, Karn's algorithm)."""
+        if offset > self.offset:
+            self.chunk_patience_s = (now - self.chunk_first_at) * (self.chunk_sends + 1)
+        self.offset = offset
+        self.chunk_sent_at = self.chunk_first_at = now
+        self.chunk_sends = 0
 
     def ready_for_entries(self) -> bool:
         """Whether an Append with entries may go out now."""

@@ -112,6 +112,7 @@ class Replication:
             data=snapshot.data[progress.offset : progress.offset + self._state.limits.chunk_bytes],
         )
         progress.chunk_sent_at = now
+        progress.chunk_sends += 1
         self._state.outbox.send_now(member, chunk)
 
     def on_append_response(self, member: str, response: AppendResponse) -> None:
@@ -136,25 +137,29 @@ class Replication:
             return
         if response.offset == progress.offset < len(snapshot.data):
             return  # to a chunk that went out twice: what it asks for is on its way
-        progress.offset = response.offset
+        progress.chunk_answered(response.offset, now)
         if response.offset < len(snapshot.data):
             self._send_chunk(member, progress, now)
-        else:
-            progress.chunk_sent_at = now
 
     def on_heartbeat_response(self, member: str, round: int, now: float) -> None:
         """A sign of life: whatever seems lost goes out again."""
         progress = self.progress[member]
         progress.answered_heartbeat(round, self._state.log.last_index)
-        silent_s = now - progress.chunk_sent_at
-        if progress.state is ProgressState.SNAPSHOT and silent_s >= self._state.timing.snapshot_retry_s:
+        if progress.state is ProgressState.SNAPSHOT:
             self._retry_snapshot(member, progress, now)
 
     def _retry_snapshot(self, member: str, progress: Progress, now: float) -> None:
-        newest = self._state.snapshot
+        """A chunk that a slow link still carries mustn't be followed by itself again and again: each waits longer."""
+        newest, timing = self._state.snapshot, self._state.timing
         assert progress.snapshot is not None
         assert newest is not None
-        delivered = progress.offset >= len(progress.snapshot.data)
+        delivered = progress.offset >= len(progress.snapshot.data)  # then there is nothing to carry, only to ask
+        longer_s = 0.0 if delivered else progress.chunk_patience_s
+        patience_s = min(max(timing.snapshot_retry_s, longer_s), timing.snapshot_retry_max_s)
+        if now - progress.chunk_sent_at < patience_s:
+            return
+        if not delivered:
+            progress.chunk_patience_s = 2 * patience_s
         if delivered and newest.index > progress.snapshot.index:
             # Delivered and not installed: the follower doesn't believe it. The next may be sound.
             progress.become_snapshot(newest, now)
@@ -166,6 +171,7 @@ class Replication:
         if progress is None:
             return
         if progress.state is ProgressState.SNAPSHOT:
+            progress.chunk_first_at, progress.chunk_sends = now, 0
             self._send_chunk(member, progress, now)
         elif progress.state is ProgressState.REPLICATE:
             progress.become_probe()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.raft import (
     Compacted,
@@ -11,6 +15,7 @@ from agent.raft import (
     EntryKind,
     ObservationRefused,
     RaftLimits,
+    RaftTiming,
     Role,
     Snapshot,
 )
@@ -21,6 +26,7 @@ from agent.raft.messages import (
     HeartbeatResponse,
     InstallSnapshot,
     InstallSnapshotResponse,
+    Message,
 )
 from tests.raft.bench import Bench, log_of, of, only
 
@@ -145,6 +151,49 @@ class TestSending:
         sent = [message for _ in range(3) for message in bench.receive("b", alive)]
         sent += bench.receive("b", alive)
         assert only(sent, InstallSnapshot, "b").index == 5
+
+
+def bring(bench: Bench, chunk_s: float, *, lost: int | None = None) -> list[float]:
+    """When chunks went out until b had all: each is `chunk_s` on the link, behind those before it, and heartbeats
+    overtake them by datagram. The chunk of number `lost` is dropped in front of it."""
+    link: list[tuple[float, InstallSnapshot]] = []
+    went: list[float] = []
+    got, free_at, beat_at = 0, bench.now, bench.now
+
+    def take(sent: list[tuple[str, Message]]) -> None:
+        nonlocal free_at
+        for piece in of(sent, InstallSnapshot):
+            went.append(bench.now)
+            if len(went) - 1 != lost:
+                free_at = max(free_at, bench.now) + chunk_s
+                link.append((free_at, piece))
+
+    take(bench.sent[-1:])
+    while got < 10:
+        beat_at += RaftTiming.lan().heartbeat_s
+        while link and link[0][0] <= beat_at:
+            bench.now, piece = link.pop(0)
+            got = max(got, piece.offset + len(piece.data) if piece.offset <= got else 0)
+            take(bench.receive("b", InstallSnapshotResponse(term=2, index=5, offset=got)))
+        bench.now = beat_at
+        take(bench.receive("b", HeartbeatResponse(term=2, round=1)))
+    return went
+
+
+@given(st.floats(0.001, 10.0))
+def test_a_slow_link_is_not_filled_with_what_it_carries_already(chunk_s: float) -> None:
+    """Each chunk once, but for the first, which is repeated, ever more seldom, until it is known how long one takes."""
+    bench = leader_with_snapshot()
+    went = bring(bench, chunk_s)
+    assert len(went) <= 3 + math.log2(chunk_s + 1.0)
+    assert bench.now - went[0] <= (len(went) + 1) * chunk_s + 1
+
+
+@given(st.floats(0.001, 30.0), st.integers(0, 2))
+def test_a_chunk_that_a_link_drops_costs_no_more_than_a_few_of_its_times(chunk_s: float, lost: int) -> None:
+    bench = leader_with_snapshot()
+    went = bring(bench, chunk_s, lost=lost)
+    assert bench.now - went[0] <= (len(went) + 3) * chunk_s + 2
 
 
 class TestReceiving:
