@@ -90,8 +90,8 @@ async def _recover(client: Client, options: Options, lost: str | None) -> None:
 
 
 def _choose(found: list[Recovery], via: str | None) -> Recovery:
-    """The survivor that was named, else the one that knows most (Raft §5.4.1). Raises Unreachable."""
-    best = max(found, key=lambda each: (each.term, each.index, each.survivor.name), default=None)
+    """The survivor that was named, else the one that knows most (Raft §5.4.1), and may begin. Raises Unreachable."""
+    best = max(found, key=lambda each: (each.term, each.index, not each.unfit, each.survivor.name), default=None)
     if best is None:
         raise Unreachable("no member answers", fix="Start an agent that still has its ledger, then try again.")
     named = next((each for each in found if each.survivor.name == via), best if via is None else None)

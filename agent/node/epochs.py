@@ -173,11 +173,21 @@ class Epochs(Struct):
 
     def _head(self) -> tuple[ClusterState, list[Audit]]:
         """Our state with all that the log holds behind it. What was acknowledged may be there, and we not know it."""
-        return self.machine.ahead(self.context.raft.entries_behind(self.context.state.index))
+        index = self.context.state.index
+        return self.machine.ahead(() if self._is_loading else self.context.raft.entries_behind(index))
+
+    @property
+    def _is_loading(self) -> bool:
+        """Whether the log begins behind a snapshot that isn't in our state yet: the disk has it first."""
+        return self.context.raft.first_index > self.context.state.index + 1
 
     def _unfit(self, when: Instant) -> str:
         if self._left:
             return "another epoch is beginning here already"
+        if self._is_loading:
+            return "a snapshot is being loaded here: look again in a moment"
+        if self.context.id not in self.context.state.members:
+            return f"{self.context.name_of(self.context.id)} isn't a member, as far as its own ledger goes"
         leader, since = self.context.leader, self._leaderless_since
         if leader is not None:
             return f"the majority is there: {self.context.name_of(leader)} coordinates"

@@ -17,7 +17,7 @@ from agent.node.followers import Parts
 from agent.node.messages import CallFrame, FetchBlob, FetchEpoch, FollowLedger, Frame, Ledger, ReplyFrame, Request
 from agent.raft import Configuration
 from agent.state import encode_snapshot
-from tests.node.cluster import Cluster, Node, stack
+from tests.node.cluster import OFTEN, Cluster, Node, stack
 from tests.support.ledger import member
 
 
@@ -100,6 +100,45 @@ def test_while_somebody_coordinates_or_may_soon_none_begins(cluster: Cluster) ->
     cluster.run(LOST_AFTER_S / 2)
     with pytest.raises(Conflict, match="election"):
         node.up.epochs.begin(token, body, node.when)
+
+
+def test_while_a_snapshot_is_on_its_way_to_the_disk_none_begins_and_what_is_here_is_told() -> None:
+    cluster = Cluster(3, compaction=OFTEN)
+    cluster.elect()
+    cluster.crash("n2")
+    for name in ("one", "two", "three", "four"):
+        cluster.instruct("deploy", f"stack:{name}", stack(name), at="n1")
+    node = cluster.n("n2")
+
+    def stall_by_then(_sender: str, to: str, frame: Frame) -> bool:
+        if to == "n2" and isinstance(frame, ReplyFrame):  # that others vouch for the snapshot that it was offered
+            node.disk_works = False
+        return False
+
+    cluster.lost = stall_by_then
+    cluster.start("n2")
+    cluster.run(1.0)
+    assert node.up.context.raft.first_index > node.up.context.state.index + 1, "its log begins behind a snapshot"
+    lonely(cluster, "n2")
+    look = node.up.epochs.look(node.when)
+    assert "a snapshot is being loaded" in look.unfit
+    assert look.index == node.up.context.state.index
+    token, body = cluster.signed("recover", "cluster", recovery(node))
+    with pytest.raises(Conflict, match="a snapshot is being loaded"):
+        node.up.epochs.begin(token, body, node.when)
+    node.disk_works = True
+    cluster.write(node)
+    cluster.run(0.5)
+    recover(node)
+    assert "one" in node.up.context.state.stacks
+
+
+def test_none_begins_on_a_host_that_its_own_ledger_does_not_name(cluster: Cluster) -> None:
+    stranger = cluster.add(member("n9"))
+    for name in list(cluster.nodes):
+        cluster.crash(name) if name != "n9" else cluster.start(name)
+    cluster.run(LOST_AFTER_S + 2.0)
+    assert "isn't a member" in stranger.up.epochs.look(stranger.when).unfit
 
 
 def test_none_begins_without_an_admins_fresh_signature(cluster: Cluster) -> None:
