@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 from agent.model.instruction import InstructionResult
 from agent.node.core import NodeCore
-from agent.raft import Configuration, Entry, EntryKind, Persist, RaftTiming, Role
+from agent.raft import Configuration, Entry, EntryKind, Persist, RaftTiming, Role, Snapshot
 from agent.raft.messages import Message, Vote, VoteResponse
 from agent.raft.quorum import majority
-from agent.state import encode_snapshot
+from agent.state import ClusterState, encode_snapshot
 from tests.sim.disk import SimDisk
 
 DIGEST_EVERY = 16  # entries between two comparisons of whole states
@@ -37,7 +37,8 @@ class _Seen:
 
 @dataclass(slots=True)
 class Checks:
-    """Remembers votes, leaders by term, committed entries, states and configurations by index, and answers.
+    """Of one epoch. Remembers votes, leaders by term, committed entries, states and configurations by index, and
+    answers.
 
     `logged`: each entry that was ever on a disk, by index and term, and the term of the one before it there.
     `put_back`: whose disk somebody put an older copy in the place of. By that disk alone a sole voter could be elected.
@@ -64,7 +65,29 @@ class Checks:
         """What wasn't on the disk was never said, so it may be forgotten."""
         self.disks[name] = disk
         known = self._seen.get(name)
+        if known is None:  # of an epoch before it may know a later term than anybody in this one
+            self.term = max(self.term, disk.hard_state.term)
         self._seen[name] = _Seen(disk.hard_state.term, 0, disk.commit, known.checked if known else 1)
+
+    # Epochs
+
+    def next(self, name: str, disk: SimDisk, snapshot: Snapshot, state: ClusterState) -> Checks:
+        """The judge of the epoch that begins with `snapshot`, which holds `state`, on `name`, whose disk is this.
+
+        What it had of what was committed is kept; all else that comes in this epoch counts in no other.
+        """
+        kept = max((index for index, entry in self.committed.items() if disk.holds(entry)), default=1)
+        if snapshot.index <= kept:
+            raise Violated(
+                f"an epoch begins on {name} at {snapshot.index}, without committed entry {kept}, which it had"
+            )
+        for (target, revision), (_, index) in self.revisions.items():
+            record = state.targets.get(target)
+            if index <= kept and (record is None or record.revision < revision):
+                raise Violated(f"an epoch begins on {name} without {target} revision {revision}, which it had applied")
+        return Checks(
+            configurations=[(snapshot.index, snapshot.configuration)], term=snapshot.term, last=snapshot.index
+        )
 
     # Disks and messages
 

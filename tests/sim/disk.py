@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -12,10 +13,17 @@ from tests.support.memory_disk import MemoryDisk
 
 @dataclass(slots=True)
 class SimDisk(MemoryDisk):
-    """What survives a crash. `waiting` is handed over and not synced yet."""
+    """What survives a crash. `waiting` is handed over and not synced yet. `epoch` is the ledger's."""
 
     founders: Configuration = field(kw_only=True)
+    epoch: int = 1
     waiting: deque[Store] = field(default_factory=deque)
+
+    def copied(self) -> SimDisk:
+        """As it is now, whatever is written on it later."""
+        twin = copy.copy(self)
+        twin.log = dict(self.log)
+        return twin
 
     # What an omniscient judge asks
 

@@ -199,7 +199,8 @@ class Faults:
 
     def _changed(self, current: Configuration, members: Collection[AgentId]) -> Configuration:
         voters, learners = set(current.voters), set(current.learners)
-        able = [id for id in self._world.agents if id in members and id not in self._expelled]
+        gone = self._expelled | self._world.left_out
+        able = [id for id in self._world.agents if id in members and id not in gone]
         agent = self._rng.choice(able or current.voters)
         if agent in voters and len(voters) > 1 and not self._expelled:  # else the rest may be no majority
             voters.discard(agent)
@@ -257,8 +258,9 @@ class Faults:
         world = self._world
         configurations = [disk.configuration for disk in world.checks.disks.values()]
         configurations += [agent.core.context.raft.configuration for agent in world.agents.values() if agent.core]
-        out: set[AgentId] = set(self._expelled)
-        leaders_first = sorted(world.agents.values(), key=lambda agent: (not agent.leads, self._rng.random()))
+        out: set[AgentId] = self._expelled | world.left_out
+        there = [agent for agent in world.agents.values() if agent.id not in world.left_out]
+        leaders_first = sorted(there, key=lambda agent: (not agent.leads, self._rng.random()))
         spare: list[SimAgent] = []
         for agent in leaders_first:
             without = out | {agent.id}

@@ -46,14 +46,17 @@ class _Window(NamedTuple):
     outcome: Answered | None
 
 
-def linearizable(operations: Sequence[Operation]) -> bool:
-    """Whether some order that respects real time explains every answer."""
+def linearizable(operations: Sequence[Operation], begin: int = 0) -> bool:
+    """Whether some order that respects real time explains every answer. The register is at revision `begin` before."""
     windows = _windows(operations)
-    applied = max((operation.revision for operation in operations if operation.outcome == "applied"), default=0)
-    taken = [0]  # the moments when the revision before can have been taken, in order; 0 is there from the beginning
-    for revision in itertools.count(1):
+    applied = [operation.revision for operation in operations if operation.outcome == "applied"]
+    if min(applied, default=begin + 1) <= begin:
+        return False
+    last = max(applied, default=begin)
+    taken = [0]  # the moments when the revision before can have been taken, in order: `begin` at the beginning
+    for revision in itertools.count(begin + 1):
         rivals = windows[revision]
-        if revision > applied and _explains(rivals, taken[-1], math.inf):
+        if revision > last and _explains(rivals, taken[-1], math.inf):
             return True
         taken = _taken(rivals, taken)
         if not taken:
@@ -92,19 +95,20 @@ def _explains(rivals: Sequence[_Window], before: int, at: float) -> bool:
     return all(rival.first <= before or at <= rival.last for rival in rivals if rival.outcome == "conflict")
 
 
-def smallest_wrong(operations: Sequence[Operation]) -> list[Operation]:
+def smallest_wrong(operations: Sequence[Operation], begin: int = 0) -> list[Operation]:
     """The answers of a history that together can't be: if any of them hadn't come, some order would explain the rest.
 
     Of what isn't among them it doesn't matter whether and when it happened.
     """
-    assert not linearizable(operations), "there is nothing wrong"
+    assert not linearizable(operations, begin), "there is nothing wrong"
     ends = sorted(operation.returned for operation in operations if operation.outcome is not None)
     # The beginning of a linearizable history is linearizable: look for the answer that made it wrong.
-    first = bisect.bisect_left(ends, True, key=lambda end: not linearizable(_until(operations, end)))
+    first = bisect.bisect_left(ends, True, key=lambda end: not linearizable(_until(operations, end), begin))
     rest = _until(operations, ends[first])
     for number, operation in enumerate(rest):
         unanswered = Operation(operation.revision, operation.digest, operation.invoked)
-        if operation.outcome is not None and not linearizable([*rest[:number], unanswered, *rest[number + 1 :]]):
+        without = [*rest[:number], unanswered, *rest[number + 1 :]]
+        if operation.outcome is not None and not linearizable(without, begin):
             rest[number] = unanswered
     needed = {operation.digest for operation in rest if operation.outcome is not None}
     return [operation for operation in operations if operation.digest in needed]

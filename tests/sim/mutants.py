@@ -25,6 +25,8 @@ import agent.raft.leadership
 from agent.control.progress import Progress
 from agent.errors import InvariantBroken, MusterError
 from agent.node.consensus import Consensus
+from agent.node.epochs import Epochs
+from agent.node.machine import Machine
 from agent.node.submissions import Submissions
 from agent.raft import Configuration, Persist, Raft, RaftError, RaftLimits, RaftTiming
 from agent.raft.election import Election
@@ -294,6 +296,10 @@ def _done(_original: Any) -> Any:
     return lambda *_asked, **_how: Progress(verdict="done")
 
 
+def _keeps_what_is_known_to_be_committed(ahead: Any) -> Any:
+    return lambda self, _entries: ahead(self, ())
+
+
 MUTANTS: dict[str, tuple[Any, str, Mutation]] = {
     "vote not persisted": (MemoryDisk, "write", _vote_not_persisted),
     "term and vote persisted apart": (MemoryDisk, "write", _vote_persisted_after_the_term),
@@ -314,7 +320,7 @@ MUTANTS: dict[str, tuple[Any, str, Mutation]] = {
     "append commits beyond match": (Follower, "on_append", _append_commits_beyond_match),
     "snapshot loses the configuration": (Raft, "compact", _snapshot_loses_configuration),
     "snapshot of an older state": (agent.node.machine, "encode_snapshot", _snapshot_of_older_state),
-    "apply twice after a restart": (agent.node.machine.Machine, "boot", _applies_twice_after_restart),
+    "apply twice after a restart": (Machine, "boot", _applies_twice_after_restart),
     "revision not checked": (APPLYING, "_answered", _always(None)),
     "answer before apply": (Submissions, "_admit", _answers_before_apply),
     "learner counted in the majority": (Replication, "advance_commit", _counts_learners),
@@ -327,6 +333,8 @@ MUTANTS: dict[str, tuple[Any, str, Mutation]] = {
     "level raised too early": (agent.node.coordination, "next_level", lambda _original: lambda _now, own, *_told: own),
     "ends before its successor runs": (agent.control.scheduler._Planner, "_predecessor", _always(None)),
     "ends when its successor is assigned": (agent.control.rollout, "judge", _done),
+    "members of another epoch count": (Epochs, "link_up", _always(False)),
+    "an epoch begins without the log's end": (Machine, "ahead", _keeps_what_is_known_to_be_committed),
     "lost waiters": (Submissions, "_advance", _forgets_waiters),
 }
 
@@ -358,6 +366,7 @@ UPGRADES: Mapping[str, object] = {
     "mixed": 1.0,
     "weights": {"crash": 2.0, "drain": 2.0, "crash_leader": 1.0, "cut": 1.0},
 }
+BEREFT: Mapping[str, object] = {"bereft": 1.0, "pace_s": 0.3}
 FOCUS: dict[str, Mapping[str, object]] = {
     "vote not persisted": VOTES,
     "term and vote persisted apart": VOTES,
@@ -367,6 +376,8 @@ FOCUS: dict[str, Mapping[str, object]] = {
     "two changes at once": HASTE,
     "heartbeat commits beyond match": STORM,
     "append commits beyond match": STORM,
+    "members of another epoch count": BEREFT,
+    "an epoch begins without the log's end": BEREFT,
     "act before its level": UPGRADES,
     "level raised too early": UPGRADES,
 }

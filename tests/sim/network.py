@@ -90,7 +90,7 @@ class Network:
             return
         self.links.add(pair)
         for agent, peer in ((a, b), (b, a)):
-            self._world.hand_in(agent, _linked(peer.id, peer.disk.starts, self._frames(a, b)))
+            self._world.hand_in(agent, _linked(peer, self._frames(a, b)))
 
     def _frames(self, one: SimAgent, other: SimAgent) -> int:
         versions = self._world.versions
@@ -148,7 +148,7 @@ class Network:
             return
 
         def arrive(core: NodeCore, when: Instant) -> Stir:
-            self._world.checks.heard[to, sender.id] = self._world.now
+            self._world.judge(receiver).heard[to, sender.id] = self._world.now
             return core.frame(sender.id, frame, when)
 
         if self._world.weather.ghosts and isinstance(frame, RaftFrame) and isinstance(frame.message, HAUNTING):
@@ -156,8 +156,11 @@ class Network:
         self._deliver(sender, receiver, arrive, frame)
 
     def datagram(self, sender: SimAgent, to: AgentId, message: SwimMessage) -> None:
-        """Over UDP."""
-        self._deliver(sender, self._world.agents[to], lambda core, at: core.datagram(sender.id, message, at), message)
+        """Over UDP. Its proof holds in one epoch (agent.net.datagrams)."""
+        receiver = self._world.agents[to]
+        if receiver.disk.epoch != sender.disk.epoch:
+            return
+        self._deliver(sender, receiver, lambda core, at: core.datagram(sender.id, message, at), message)
 
     def haunt(self, agent: SimAgent, messages: int) -> None:
         """Some of what it was told in this life comes again: a network may keep a message for as long as it likes."""
@@ -209,10 +212,13 @@ class Network:
             world.after(delay, arrive)
 
 
-def _linked(peer: AgentId, boot: int, frames: int) -> Callable[[NodeCore, Instant], None]:
+def _linked(peer: SimAgent, frames: int) -> Callable[[NodeCore, Instant], None]:
+    boot, epoch = peer.disk.starts, peer.disk.epoch
+
     def up(core: NodeCore, when: Instant) -> None:
-        known = peer in core.context.state.members
-        core.link_up(Peer(id=peer, known=known, agent_version="sim", boot=boot, frames=frames), when)
+        known = peer.id in core.context.state.members
+        told = Peer(id=peer.id, known=known, agent_version="sim", boot=boot, epoch=epoch, frames=frames)
+        core.link_up(told, when)
 
     return up
 

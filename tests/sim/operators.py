@@ -18,6 +18,7 @@ from agent.model.instruction import Act, Enrol, InstructionResult, Relabel
 from agent.model.status import Status
 from agent.model.types import AgentId
 from agent.node.submissions import ANSWER_DEADLINE_S
+from agent.state import ClusterState
 from tests.sim.checks import Violated
 from tests.sim.cluster import OPERATOR
 from tests.sim.linear import Operation, linearizable, smallest_wrong
@@ -36,13 +37,14 @@ GRACE_S = 0.5  # between an answer's deadline and the answer
 class Sent:
     """One instruction, whoever it was sent to so far. `done` is set with its answer, `given_up` if nobody waits for it.
 
-    `desk`: whoever sent it goes on with the next one.
+    `desk`: whoever sent it goes on with the next one. `epoch`: the one it was signed for.
     """
 
     target: str
     operation: Operation
     token: str
     body: bytes
+    epoch: int
     times: int = 0
     done: bool = False
     given_up: bool = False
@@ -51,15 +53,27 @@ class Sent:
 
 @dataclass(slots=True)
 class Operators:
-    """Each has one instruction open at a time; the next revision follows what the last answer, or a look, said."""
+    """Each has one instruction open at a time; the next revision follows what the last answer, or a look, said.
+
+    `history` is by epoch and target: what is taken in one epoch may be lost in the next (docs/operations.md).
+    """
 
     world: World
+    epoch: int = 1
     answers: int = 0
     applied_at: float = 0.0
-    history: dict[str, list[Operation]] = field(default_factory=lambda: defaultdict(list))
+    history: dict[tuple[int, str], list[Operation]] = field(default_factory=lambda: defaultdict(list))
+    _begun: dict[tuple[int, str], int] = field(default_factory=dict)
     _revision: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     _requests: dict[int, tuple[Sent, AgentId, int]] = field(default_factory=dict)
     _next: int = 1
+
+    def follow(self, state: ClusterState) -> None:
+        """Another epoch began with `state`: from now on they sign for it. What they signed before stays open."""
+        self.epoch = state.epoch
+        self._revision.clear()
+        for target, record in state.targets.items():
+            self._begun[state.epoch, target] = self._revision[target] = record.revision
 
     def begin(self) -> None:
         """Everyone sits down to work."""
@@ -75,7 +89,7 @@ class Operators:
             return
         if sent is not None and sent.done:
             return
-        if sent is not None and sent.times >= GIVES_UP_AFTER:
+        if sent is not None and (sent.times >= GIVES_UP_AFTER or sent.epoch < self.epoch):
             sent.given_up, sent = True, None
         if sent is None:
             sent = self._sign(target)
@@ -112,11 +126,14 @@ class Operators:
         if not isinstance(answer, InstructionResult):
             return
         operation = sent.operation
+        if sent.epoch != agent.disk.epoch:
+            raise Violated(f"{agent.id} takes an instruction for epoch {sent.epoch} in epoch {agent.disk.epoch}")
         if answer.outcome == "applied":
             self.world.say(f"operator: {answer.target} revision {answer.revision} applied at {answer.index}")
-            self.world.checks.acknowledge(answer)
-            self.applied_at = self.world.now
-            self._revision[sent.target] = max(self._revision[sent.target], answer.revision)
+            self.world.judge(agent).acknowledge(answer)
+            if sent.epoch == self.epoch:
+                self.applied_at = self.world.now
+                self._revision[sent.target] = max(self._revision[sent.target], answer.revision)
         elif answer.outcome == "conflict":
             self._look(agent, sent.target)
         if not sent.done:
@@ -127,18 +144,24 @@ class Operators:
             # What is refused once, because its host hasn't joined yet, say, stays open: it was sent more than once.
             if answer.outcome != "refused":
                 operation.returned, operation.outcome = self.world.now, answer.outcome
+            if answer.outcome == "applied" and self.world.disaster is not None:
+                self.world.disaster.answered()
 
     def _look(self, agent: SimAgent, target: str) -> None:
         """Somebody else was faster, or something old was answered: what does this agent know?"""
+        if agent.disk.epoch < self.epoch:
+            return
         assert agent.core is not None
         record = agent.core.context.state.targets.get(target)
         self._revision[target] = max(self._revision[target], record.revision if record is not None else 0)
 
     def must_be_linearizable(self) -> None:
         """Every target's answers, in some order that respects real time."""
-        for target, operations in self.history.items():
-            if not linearizable(operations):
-                raise Violated(f"the answers about {target} aren't linearizable: {smallest_wrong(operations)}")
+        for (epoch, target), operations in self.history.items():
+            begin = self._begun.get((epoch, target), 0)
+            if not linearizable(operations, begin):
+                wrong = smallest_wrong(operations, begin)
+                raise Violated(f"the answers about {target} in epoch {epoch} aren't linearizable: {wrong}")
 
     # Instructions
 
@@ -165,7 +188,7 @@ class Operators:
             world.cast.operator_key,
             operator_name=OPERATOR,
             cluster=world.cast.genesis.cluster,
-            epoch=1,
+            epoch=self.epoch,
             act=act,
             target=target,
             revision=revision,
@@ -173,10 +196,10 @@ class Operators:
             now_s=world.wall_ms / 1000,
             jti=world.rng.randbytes(16).hex(),
         )
-        digest = f"{hashlib.sha256(body).hexdigest()} {len(self.history[target])}"
-        operation = Operation(revision, digest, world.now)
-        self.history[target].append(operation)
-        return Sent(target, operation, token, body)
+        history = self.history[self.epoch, target]
+        operation = Operation(revision, f"{hashlib.sha256(body).hexdigest()} {len(history)}", world.now)
+        history.append(operation)
+        return Sent(target, operation, token, body, self.epoch)
 
     # Membership
 
@@ -219,7 +242,7 @@ class Operators:
         return {"disk": labels.choice(("ssd", "hdd"))} if labels is not None and labels.random() < 0.5 else {}
 
     def _insist(self, sent: Sent) -> None:
-        if sent.done or self.world.now > self.world.until_s - QUIET_S:
+        if sent.done or sent.epoch < self.epoch or self.world.now > self.world.until_s - QUIET_S:
             return
         self.send(sent)
         self.world.after(self.world.rng.random() * PATIENCE_S, lambda: self._insist(sent))

@@ -28,6 +28,7 @@ FOUL = (
 FAR = 0.25  # of the worlds span sites: timeouts of seconds
 MIXED = 0.25  # of the worlds are being upgraded from one version to the next
 LABELLED = 0.25  # of the worlds have hosts whose labels change, and services that want some
+BEREFT = 0.05  # of the worlds lose the majority of their voters, and go on in another epoch
 RARE = ("enrol", "expel")  # once or twice in a world: every member ever enrolled costs time until its end
 
 
@@ -39,7 +40,8 @@ class Weather:
     `crash_every_effects`: the mean number of effects between two crashes in the middle of carrying them out; 0: none.
     `upstart`: how likely whoever has just won an election is hit at that moment. `ghosts`: how likely old messages come
     again then. `pace_s`: operators wait up to this after an answer; `idle`: none of them works. `mixed`: how likely
-    hosts of two versions meet. `labelled`: how likely hosts' labels change. `starts_s`: how long a replica takes to.
+    hosts of two versions meet. `labelled`: how likely hosts' labels change. `bereft`: how likely a majority is lost,
+    for good or as far as its operator knows. `starts_s`: how long a replica takes to.
     """
 
     calm_after_s: float
@@ -60,6 +62,7 @@ class Weather:
     idle: bool = False
     mixed: float = 0.0
     labelled: float = 0.0
+    bereft: float = 0.0
     fault_every_s: float = 1.0
     no_image: float = 0.0
     port_taken: float = 0.0
@@ -107,6 +110,7 @@ class Weather:
             ailing=rng.choice([0.0, 0.0, 0.2]),
             mixed=MIXED,
             labelled=LABELLED,
+            bereft=BEREFT,
             left_out=rng.choice(["nobody", "dead", "cut off", "deaf", "mute"]),
         )
 

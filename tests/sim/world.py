@@ -18,13 +18,15 @@ from agent.host import HostContext
 from agent.model.ledger import GenesisEntry, encode_entry
 from agent.model.types import AgentId
 from agent.node.core import NodeCore, NodeSettings
-from agent.node.effects import Answer, Cut, Datagram, Effect, Examine, Reconcile, Send, Stir, Store, Want
+from agent.node.effects import Answer, BeginEpoch, Cut, Datagram, Effect, Examine, Reconcile, Send, Stir, Store, Want
 from agent.node.instant import Instant
 from agent.node.messages import RaftFrame
 from agent.node.submissions import ANSWER_DEADLINE_S
 from agent.raft import Configuration, Entry, EntryKind
+from agent.state import ClusterState
 from tests.sim.checks import Checks, Violated
 from tests.sim.cluster import Cast
+from tests.sim.disaster import Disaster, begin_epoch
 from tests.sim.disk import SimDisk
 from tests.sim.faults import REFUSED, Faults
 from tests.sim.hosts import SimHost
@@ -113,6 +115,9 @@ class World:
     mishaps: Faults = field(init=False)
     versions: Versions | None = None
     labels: random.Random | None = None
+    disaster: Disaster | None = None
+    epoch: int = 1
+    earlier: dict[int, Checks] = field(default_factory=dict)
     _genesis: Entry = field(init=False)
     _settled: int = 0
     _crash_in: float = field(init=False)
@@ -146,6 +151,10 @@ class World:
         self._crash_in = self._next_crash()
         versions = random.Random(f"versions {self.seed}")
         mixed = versions.random() < self.weather.mixed
+        majority = random.Random(f"majority of {self.seed}")
+        if majority.random() < self.weather.bereft:
+            self.disaster = Disaster(self, majority)
+            self.weather = self.disaster.weather()
         labels = random.Random(f"labels of {self.seed}")
         self.labels = labels if labels.random() < self.weather.labelled else None
         self.cast = Cast.draw(self.rng, self.size, START_WALL_MS)
@@ -161,6 +170,8 @@ class World:
         if not self.weather.idle:
             self.operators.begin()
         self.mishaps.begin()
+        if self.disaster is not None:
+            self.disaster.begin()
         self.after(max(0.0, self.until_s - SETTLES_S), self._note_settled)
         if self.weather.calm_after_s > 0:
             self.after(self.weather.calm_after_s, self.mishaps.settle_for_calm)
@@ -170,6 +181,9 @@ class World:
 
     def _end(self) -> None:
         settled = [agent for agent in self.alive() if agent.id not in self.left_out and self._belongs(agent)]
+        behind = [agent.id for agent in settled if agent.disk.epoch < self.epoch]
+        if behind:
+            raise Violated(f"{', '.join(behind)} never followed into epoch {self.epoch}")
         self.checks.agree_at_last(
             ((agent.id, agent.core) for agent in settled if agent.core is not None), self._settled
         )
@@ -183,9 +197,17 @@ class World:
 
         Who asked to join may have asked only those who couldn't pass it on.
         """
-        states = [other.core.context.state for other in self.alive() if other.core is not None]
-        known = any(agent.id in state.members for state in states)
-        return known and not any(agent.id in state.expelled for state in states)
+        known = any(agent.id in state.members for state in self._states())
+        return known and not self.is_expelled(agent)
+
+    def is_expelled(self, agent: SimAgent) -> bool:
+        """Whether anybody knows so."""
+        return any(agent.id in state.expelled for state in self._states())
+
+    def _states(self) -> list[ClusterState]:
+        """What those who live know, in the epoch that counts."""
+        alive = [agent for agent in self.alive() if agent.disk.epoch == self.epoch]
+        return [agent.core.context.state for agent in alive if agent.core is not None]
 
     def _must_have_progressed(self) -> None:
         """With the faults over and a majority up, instructions apply again."""
@@ -223,7 +245,7 @@ class World:
         disk = SimDisk(self._genesis, founders=Configuration(voters=self.cast.genesis.voters))
         agent = SimAgent(id, disk, clock_ahead_s=self.rng.random() * 1000, clock_skew_ms=self.rng.randint(-5000, 5000))
         self.agents[id] = agent
-        self.checks.restarted(id, disk)
+        self.judge(agent).restarted(id, disk)
         self.restart(agent, self.rng.random() * 0.2)
 
     def restart(self, agent: SimAgent, delay_s: float) -> None:
@@ -242,7 +264,7 @@ class World:
         agent.disk.starts += 1
         agent.timer_at, agent.led_term = float("inf"), 0
         agent.host = SimHost(self, agent, runs=agent.host.runs if agent.life > 1 else {})
-        self.checks.restarted(agent.id, agent.disk)
+        self.judge(agent).restarted(agent.id, agent.disk)
         settings = NodeSettings(
             id=agent.id,
             boot=agent.disk.starts,
@@ -310,7 +332,7 @@ class World:
         if self.versions is not None:
             self.versions.run_as(agent.id)
         if handing(agent.core, self._instant(agent)) is Stir.NOTHING:
-            self.checks.after_event(agent.id, agent.core)
+            self.judge(agent).after_event(agent.id, agent.core)
         else:
             self._settle(agent)
 
@@ -335,7 +357,7 @@ class World:
         if core is None:
             return
         effects = core.take_effects()
-        self.checks.after_event(agent.id, core)
+        self.judge(agent).after_event(agent.id, core)
         if self.versions is not None:
             self.versions.must_be_known(agent.id, core.context.state, self.now)
         raft = core.context.raft
@@ -387,7 +409,7 @@ class World:
                 self.versions.run_as(agent.id)
             agent.core.on_deadline(when)
             if self.now > agent.resumed_at + 2 * self.weather.timing.heartbeat_s:
-                self.checks.hears_a_majority(agent.id, agent.core, self.weather.timing, self.now)
+                self.judge(agent).hears_a_majority(agent.id, agent.core, self.weather.timing, self.now)
             self._settle(agent)
         else:
             self._set_timer(agent)
@@ -396,7 +418,7 @@ class World:
         match effect:
             case Send(to=to, frame=frame):
                 if isinstance(frame, RaftFrame):
-                    self.checks.says(agent.id, to, frame.message)
+                    self.judge(agent).says(agent.id, to, frame.message)
                 self.network.send(agent, to, frame)
             case Datagram(to=to, message=message):
                 self.network.datagram(agent, to, message)
@@ -412,8 +434,16 @@ class World:
                 self.network.unlink(agent.id, peer)
             case Want(peers=peers):
                 self.network.want(agent, peers)
+            case BeginEpoch(snapshot=snapshot):
+                begin_epoch(self, agent, snapshot)
             case _:
                 pass
+
+    # Epochs
+
+    def judge(self, agent: SimAgent) -> Checks:
+        """Who judges it: of its epoch, as what is said in another one counts in none but that."""
+        return self.checks if agent.disk.epoch == self.epoch else self.earlier[agent.disk.epoch]
 
     # Disk
 
@@ -423,7 +453,7 @@ class World:
         agent.disk_busy_until = max(self.now, agent.disk_busy_until) + for_s
 
     def _write(self, agent: SimAgent, store: Store) -> None:
-        self.checks.written(agent.id, agent.disk, store.persist)
+        self.judge(agent).written(agent.id, agent.disk, store.persist)
         agent.disk.write(store.persist, store.verified_through)
 
     def _store(self, agent: SimAgent, store: Store) -> None:
