@@ -143,7 +143,7 @@ class Examiner:
         runtime = self._runtimes.get(spec.runtime)
         if runtime is None:
             raise errors.NotFound(f"this host has no {spec.runtime} runtime")
-        await self._answering(runtime)
+        await self._answering(runtime, task)
         free = (await runtime.resources()).disk_free_mib
         if free < DISK_RESERVE_MIB:
             fix = "Free some, e.g. by `docker system prune` there."
@@ -165,15 +165,20 @@ class Examiner:
 
         return told
 
-    async def _answering(self, runtime: Runtime) -> None:
-        """Raises RuntimeUnavailable when the engine doesn't answer for ENGINE_PATIENCE_S."""
+    async def _answering(self, runtime: Runtime, task: Preparation) -> None:
+        """Tells at once that the engine doesn't answer; raises RuntimeUnavailable when that lasts ENGINE_PATIENCE_S."""
         until = time.monotonic() + ENGINE_PATIENCE_S
+        waited = False
         while not (info := await runtime.info()).available:
+            what = f"{runtime.name} isn't available: {info.reason or 'no answer'}"
+            fix = f"Look at `systemctl status {runtime.name}` there."
             if time.monotonic() >= until:
-                reason = info.reason or "no answer"
-                fix = f"Look at `systemctl status {runtime.name}` there."
-                raise errors.RuntimeUnavailable(f"{runtime.name} isn't available: {reason}", fix=fix)
+                raise errors.RuntimeUnavailable(what, fix=fix)
+            self._found(task, "working", f"{what}; it is given {ENGINE_PATIENCE_S:g} s ({fix})")
+            waited = True
             await asyncio.sleep(ENGINE_ASKED_EVERY_S)
+        if waited:
+            self._found(task, "working")
 
     async def _taken(self, runtime: Runtime, specs: Iterable[ReplicaSpec]) -> list[int]:
         """Ports that something else than our own workloads has; noted for the report."""

@@ -95,6 +95,15 @@ async def test_an_engine_that_is_away_is_waited_for(desk: Desk, monkeypatch: pyt
     await desk.until("ready")
 
 
+async def test_what_is_waited_for_is_told_at_once(desk: Desk) -> None:
+    desk.runtime.away = True
+    desk.examiner.set([preparation()])
+    await wait_for(lambda: desk.only.detail)
+    assert desk.only.state == "working"
+    assert desk.only.detail.startswith("docker isn't available: no answer; it is given 10 s")
+    assert "systemctl status docker" in desk.only.detail
+
+
 async def test_an_engine_that_stays_away_fails_it(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(examining, "ENGINE_ASKED_EVERY_S", 0.01)
     monkeypatch.setattr(examining, "ENGINE_PATIENCE_S", 0.05)
