@@ -57,6 +57,7 @@ class Watch:
     _began: float = field(default_factory=time.monotonic)
     _left: int = 0
     _left_since: float = field(default_factory=time.monotonic)
+    _had: frozenset[str] = frozenset()
     _owing: frozenset[str] = frozenset()
     _lost: frozenset[str] = frozenset()
     _told: dict[str, str] = field(default_factory=dict)
@@ -106,6 +107,7 @@ class Watch:
     def _judge(self, status: Status) -> bool:
         """Whether it is over. Raises DeploymentFailed."""
         found = next((stack for stack in status.stacks if stack.name == self.stack), None)
+        self._had |= _hosts_of(self.newest)
         if found is None:
             # A member that answers for itself may be behind, so a stack that wasn't seen yet is waited for.
             if not self.removing and (self._seen or time.monotonic() - self._began >= PATIENCE_S):
@@ -166,15 +168,14 @@ class Watch:
 
     def _what_stays(self) -> Iterator[str]:
         """What hosts that couldn't be asked still have of a removed stack, and what becomes of it."""
-        had = _hosts_of(self.newest) if self.newest is not None else frozenset()
         if self._owing:
             yield (
                 f"{_names(self._owing)} couldn't delete its volumes: that is done once it is back, and until then "
                 f"`agent status` lists {self.stack}. If it never comes back, `agent expel` it."
             )
-        elif silent := self._lost & had:
+        if silent := (self._lost & self._had) - self._owing:
             yield f"{_names(silent)} couldn't confirm it: what runs there of {self.stack} goes once it is back"
-        if self.volumes and (others := self._lost - had):
+        if self.volumes and (others := self._lost - self._had):
             yield (
                 f"{_names(others)} couldn't be asked: volumes that {self.stack} has there from before stay. "
                 f"`docker volume ls --filter label=muster.stack={self.stack}` lists them there once it is back."
@@ -324,9 +325,9 @@ def _names(hosts: frozenset[str]) -> str:
     return ", ".join(sorted(hosts))
 
 
-def _hosts_of(stack: StackStatus) -> frozenset[str]:
-    """Where something of it is or was, by its status."""
-    replicas = [replica for service in stack.services for replica in service.replicas]
+def _hosts_of(stack: StackStatus | None) -> frozenset[str]:
+    """Where something of it is, by its status."""
+    replicas = [replica for service in (stack.services if stack else ()) for replica in service.replicas]
     return frozenset(host for replica in replicas for host in (replica.host, replica.predecessor) if host)
 
 
