@@ -38,11 +38,9 @@ class Placements:
         for key, assignment in state.assignments.items():
             self.by_stack[key.stack][key] = assignment
             service = service_of(state, assignment)
-            self.take(assignment, service.resources if service is not None else _NOTHING)
-
-    def take(self, assignment: Assignment, resources: Resources) -> None:
-        """Count an assignment of the ledger: on its host, and on its predecessor's, where it runs until then."""
-        self._count(assignment, resources, () if assignment.predecessor is None else (assignment.predecessor.host,))
+            before = assignment.predecessor
+            resources = service.resources if service is not None else _NOTHING
+            self._count(assignment, resources, before.host if before is not None else None)
 
     def plan(self, assignment: Assignment, resources: Resources) -> None:
         """Count an assignment where it is to be, no longer where it was; ports that it had stay held.
@@ -51,7 +49,7 @@ class Placements:
         """
         key = key_of(assignment)
         was = self._at.get(key, {})
-        self._count(assignment, resources, ())
+        self._count(assignment, resources)
         for host, had in was.items():
             kept = resources if host == assignment.host else _NOTHING
             more = Resources(
@@ -60,10 +58,12 @@ class Placements:
             if more != _NOTHING:
                 self._going[host][key] = more
 
-    def _count(self, assignment: Assignment, resources: Resources, also_on: tuple[AgentId, ...]) -> None:
+    def _count(self, assignment: Assignment, resources: Resources, also_on: AgentId | None = None) -> None:
+        """`also_on`: the predecessor's host, where it runs until its successor is healthy."""
         key = key_of(assignment)
-        self.release(key)
-        self._at[key] = dict.fromkeys((assignment.host, *also_on), resources)
+        self._release(key)
+        hosts = (assignment.host,) if also_on is None else (assignment.host, also_on)
+        self._at[key] = dict.fromkeys(hosts, resources)
         for host in self._at[key]:
             self._memory_mib[host] += resources.memory_mib
             self._cpu_millis[host] += resources.cpu_millis
@@ -73,7 +73,7 @@ class Placements:
             for port in at.ports:
                 self._holders[at.host][port.protocol, port.host_port].add(key)
 
-    def release(self, key: ReplicaKey) -> None:
+    def _release(self, key: ReplicaKey) -> None:
         """No longer count a replica; its ports stay held until the ledger says that it is gone."""
         for host, resources in self._at.pop(key, {}).items():
             self._memory_mib[host] -= resources.memory_mib

@@ -291,6 +291,17 @@ class TestStop:
         assert made.phase() == "healthy"
 
 
+def removed_while_one_ends() -> tuple[World, str]:
+    """A slot was given up just before the stack was; with the host where it still ends."""
+    made = world("n1", "n2", web=service(replicas=2))
+    made.settle()
+    made.ending = [made.state.assignments[ReplicaKey(stack="shop", service="web", slot=2)]]
+    made.ledger.scale(web=1)
+    made.settle()
+    made.ledger.remove()
+    return made, made.state.members[made.ending[0].host].name
+
+
 class TestRemove:
     def test_it_releases_all_and_goes(self) -> None:
         made = world(**classes())
@@ -388,13 +399,7 @@ class TestRemove:
         assert "shop" not in made.state.stacks
 
     def test_slots_that_were_given_up_before_and_are_still_ending_are_waited_for(self) -> None:
-        made = world("n1", "n2", web=service(replicas=2))
-        made.settle()
-        ending = made.state.assignments[ReplicaKey(stack="shop", service="web", slot=2)]
-        made.ledger.scale(web=1)
-        made.settle()
-        made.ending = [ending]
-        made.ledger.remove()
+        made, _ = removed_while_one_ends()
         made.settle()
         assert made.phase() == "removing", "a container that still ends isn't called removed"
         made.ending.clear()
@@ -402,14 +407,8 @@ class TestRemove:
         assert "shop" not in made.state.stacks
 
     def test_a_dead_host_has_nothing_ending(self) -> None:
-        made = world("n1", "n2", web=service(replicas=2))
-        made.settle()
-        ending = made.state.assignments[ReplicaKey(stack="shop", service="web", slot=2)]
-        made.ledger.scale(web=1)
-        made.settle()
-        made.ending = [ending]
-        made.ledger.remove()
-        made.dead[made.state.members[ending.host].name] = "dead"
+        made, host = removed_while_one_ends()
+        made.dead[host] = "dead"
         made.settle()
         assert "shop" not in made.state.stacks
 
