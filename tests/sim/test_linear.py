@@ -114,6 +114,14 @@ def test_a_conflict_by_an_old_state_is_found() -> None:
     assert not linearizable([*applied, stale, following])
 
 
+def test_what_was_taken_before_the_history_began_is_taken_by_nobody_in_it() -> None:
+    before, following = Operation(3, "a", 0, 1, "applied"), Operation(4, "b", 2, 3, "applied")
+    assert linearizable([following], begin=3)
+    assert not linearizable([before, following], begin=3)
+    assert linearizable([Operation(3, "late", 0, 1, "conflict"), following], begin=3)
+    assert smallest_wrong([before, following], begin=3) == [before]
+
+
 def test_of_a_wrong_history_what_makes_it_wrong_is_told() -> None:
     """b and c have one revision; a, which came before, and what came later don't matter."""
     one, two = Operation(2, "b", 2, 3, "applied"), Operation(2, "c", 4, 5, "applied")

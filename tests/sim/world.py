@@ -88,7 +88,8 @@ class World:
     """Runs until `until_s`; raises `Violated` at the first property that doesn't hold.
 
     `weather`: drawn from the seed unless given; `focus` replaces parts of it. `script`: schedules what else happens.
-    `labels` draws what operators do with them, where they do. `witnesses`: hosts without a runtime.
+    `labels` draws what operators do with them, where they do. `witnesses`: hosts without a runtime. `checks` judge the
+    newest `epoch`, `earlier` those before: see `judge`.
     """
 
     seed: int
