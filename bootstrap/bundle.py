@@ -116,12 +116,17 @@ def build(target: Target, cache: Path) -> Bundle:
     own = _own_files()
     key = _key(target, own)
     place = cache / f"bundle-{key}.tar.gz"
-    with _locked(cache):
-        if (known := _cached(place)) is not None:
-            return known
-        files = {f"{LIBRARY}/{path}": data for path, data in _tree(target, own).items()}
-        made = _write(place, files, key)
-        _prune(cache)
+    try:
+        with _locked(cache):
+            if (known := _cached(place)) is not None:
+                return known
+            files = {f"{LIBRARY}/{path}": data for path, data in _tree(target, own).items()}
+            made = _write(place, files, key)
+            _prune(cache)
+    except OSError as error:
+        what = f"the agent's files can't be put together: {error.strerror}"
+        fix = f"They are kept in {cache}, and made in {tempfile.gettempdir()}; XDG_CACHE_HOME and TMPDIR name others."
+        raise MusterError(what, where=error.filename or str(cache), fix=fix) from None
     return made
 
 
@@ -239,8 +244,12 @@ def _write(place: Path, files: Files, key: str) -> Bundle:
     }
     for path, data in ((place, packed), (_notes(place), json.dumps(fields).encode())):
         beside = path.with_suffix(".new")
-        beside.write_bytes(data)
-        beside.replace(path)
+        try:
+            beside.write_bytes(data)
+            beside.replace(path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
     return msgspec.convert({**fields, "path": str(place)}, Bundle, dec_hook=lambda kind, value: kind(value))
 
 
@@ -272,11 +281,8 @@ def _prune(cache: Path) -> None:
 @contextmanager
 def _locked(cache: Path) -> Iterator[None]:
     """Two installs at once build a bundle once."""
-    try:
-        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(cache / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise MusterError(f"the cache can't be written: {error.strerror}", where=str(cache)) from None
+    cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(cache / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -311,7 +311,8 @@ def _summary(home: Home, results: Sequence[HostResult], recovery: Path | None, h
         click.echo(f"Again for {whom}: {again(hosts, limit=','.join(result.host for result in failed))}")
     if not dry and (home.path / GENESIS_FILE).exists() and len(failed) < len(results):
         if not _is_found(home):
-            click.echo(f"Commands find this cluster with --home, or: export MUSTER_HOME={shlex.quote(str(home.path))}")
+            path = shlex.quote(str(home.path.absolute()))
+            click.echo(f"Commands find this cluster with --home, or: export MUSTER_HOME={path}")
         click.echo("Next: agent status        agent deploy PLAN.json        agent logs STACK")
 
 

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -123,6 +124,21 @@ def test_the_second_time_it_comes_from_the_cache_and_a_damaged_one_is_made_again
     bundle.path.write_bytes(whole[:-1])
     assert build(Target.own(), cache) == bundle, "built anew, it is the same to the byte"
     assert bundle.path.read_bytes() == whole
+
+
+def test_a_disk_without_room_is_told_with_what_to_do_and_nothing_half_made_stays(tmp_path: Path) -> None:
+    program = (
+        "import resource, sys; from pathlib import Path; from agent.errors import MusterError; "
+        "from bootstrap.bundle import Target, build\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, 4_000_000))\n"
+        "try: build(Target.own(), Path(sys.argv[1]))\n"
+        "except MusterError as error: sys.exit(str(error))"
+    )
+    argv = [sys.executable, "-c", program, str(tmp_path / "cache")]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "the agent's files can't be put together: File too large" in done.stderr, done.stderr
+    assert f"They are kept in {tmp_path / 'cache'}" in done.stderr
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock"]
 
 
 def test_the_agent_runs_from_the_tree_alone(bundle: Bundle, tmp_path: Path) -> None:
