@@ -53,6 +53,8 @@ T = TypeVar("T")
 
 PROBE_TIMEOUT_S = 6.0  # connection and one small answer
 PROOF_TIMEOUT_S = 60.0  # a host reads and hashes up to 1 GiB
+SILENT_S = 2.0  # without an answer by then a person wonders; ssh may take ten more
+MAX_NAMED = 5  # members that are told of it
 READ_TIMEOUT_S = 15.0  # a status waits for the coordinator
 MAX_ANSWER_BYTES = 67_108_864  # the status of 10,000 replicas is some 6 MB
 TOKEN_MARGIN_S = 60.0  # a token this close to its end is made anew
@@ -90,6 +92,7 @@ class Client:
         self._finding = asyncio.Lock()
         self._token: tuple[str, float] | None = None
         self._warned = False
+        self._told_silence = False
         self._following = asyncio.Lock()
         self._unproven: MusterError | None = None
 
@@ -271,13 +274,24 @@ class Client:
                 return self._current
             race = Race(self._probe, lambda health: health.ok, only=self._only)
             self._unproven = None
+            telling = asyncio.get_running_loop().call_later(SILENT_S, self._tell_silence)
             try:
                 self._current, _ = await race.run(self._endpoints, failed)
             except Unreachable:
                 if self._unproven is not None:
                     raise self._unproven from None
                 raise
+            finally:
+                telling.cancel()
             return self._current
+
+    def _tell_silence(self) -> None:
+        """Once: whoever follows something looks for a member again and again."""
+        if not self._told_silence:
+            self._told_silence = True
+            names = [endpoint.label or str(endpoint) for endpoint in self._endpoints]
+            more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+            self.notice(f"no answer yet; still trying {', '.join(names[:MAX_NAMED])}{more}")
 
     def prefer(self, name: Label) -> None:
         """Ask that member first from now on; events, for one, are kept by the coordinator."""

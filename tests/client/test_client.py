@@ -164,6 +164,22 @@ async def test_a_host_that_swallows_packets_delays_by_a_quarter_of_a_second(runn
             assert NEXT_AFTER_S <= time.monotonic() - began < 4.0
 
 
+async def test_who_waits_for_long_is_told_once_whom_for(
+    running: FakeCluster, notices: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.client.client.SILENT_S", 0.05)
+    monkeypatch.setattr("agent.client.http.CONNECT_TIMEOUT_S", 0.3)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        via = f"127.0.0.1:{silent.getsockname()[1]}"
+        async with await asyncio.to_thread(home_client, running.home, via=via, notice=notices.append) as client:
+            for _ in range(2):
+                with pytest.raises(Unreachable):
+                    await client.health()
+    assert notices == [f"no answer yet; still trying {via}"]
+
+
 async def test_what_members_say_of_addresses_is_kept_in_the_home(client: Client, running: FakeCluster) -> None:
     moved = {id_: msgspec.structs.replace(m, address="192.0.2.9") for id_, m in running.ledger.state.members.items()}
     running.ledger.state = msgspec.structs.replace(running.ledger.state, members=moved)
