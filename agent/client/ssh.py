@@ -168,7 +168,7 @@ class _Tunnel:
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *self._argv,
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=asyncio.subprocess.PIPE,  # its end, at ours at the latest, ends what ssh runs, and ssh with it
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.DEVNULL,
                 env={**os.environ, "SSH_ASKPASS_REQUIRE": "never"},
@@ -200,7 +200,7 @@ class _Tunnel:
             await process.wait()
 
     async def _listens(self) -> bool:
-        """ssh listens only once it has logged in (ssh(1), -N with -L)."""
+        """ssh listens only once it has logged in (ssh(1), -L)."""
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", self._port)
         except OSError:
@@ -212,9 +212,12 @@ class _Tunnel:
 
 
 def tunnel_command(endpoint: Endpoint, destination: SshDestination, port: int) -> list[str]:
-    """The argv of an ssh that forwards loopback's `port` to the agent's API, as seen from its own host. Pure."""
+    """The argv of an ssh that forwards loopback's `port` to the agent's API, as seen from its own host. Pure.
+
+    It lasts as long as its standard input: with -N it would outlive a command that was killed.
+    """
     target = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
-    argv = ["ssh", "-N", "-T", *(part for option in _OPTIONS for part in ("-o", option))]
+    argv = ["ssh", "-T", *(part for option in _OPTIONS for part in ("-o", option))]
     argv += ["-L", f"127.0.0.1:{port}:{target}:{endpoint.port}"]
     if destination.key is not None:
         argv += ["-o", "IdentitiesOnly=yes", "-i", os.path.expanduser(destination.key)]
@@ -222,7 +225,7 @@ def tunnel_command(endpoint: Endpoint, destination: SshDestination, port: int) -
         argv += ["-p", str(destination.port)]
     if destination.user is not None:
         argv += ["-l", destination.user]
-    return [*argv, "--", destination.host]
+    return [*argv, "--", destination.host, "cat"]
 
 
 def _free_port() -> int:

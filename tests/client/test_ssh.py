@@ -16,10 +16,12 @@ from agent.client.ssh import SshDestination, read_destinations, tunnel_command, 
 from agent.errors import InputError, Unreachable
 from agent.home import KnownMember, open_home, remember
 from tests.support.fake_node import FakeCluster
+from tests.support.waiting import wait_for
 
+ROOT = Path(__file__).parents[2]
 ENDPOINT = Endpoint(address="10.0.0.7", label="n1")
 
-# Forwards -L's port to $FORWARD_TO, notes its arguments, and ends on SIGTERM as ssh does.
+# Forwards -L's port to $FORWARD_TO, notes its arguments, and ends on SIGTERM and with its input as ssh does.
 SSH = """\
 #!{python}
 import os, socket, sys, threading
@@ -42,6 +44,13 @@ def copy(source, target):
         pass
 
 
+def end_with_input():
+    sys.stdin.buffer.read()
+    os._exit(0)
+
+
+if "-N" not in argv:
+    threading.Thread(target=end_with_input, daemon=True).start()
 while True:
     client, _ = server.accept()
     onward = socket.create_connection(("127.0.0.1", int(os.environ["FORWARD_TO"])))
@@ -90,8 +99,34 @@ async def test_where_nothing_answers_directly_ssh_carries_the_same_tls(
         assert (await client.health()).name == "n1"
         assert (await client.status()).cluster.name == "lab"
     [line] = (await asyncio.to_thread(ssh.read_text)).splitlines()
-    assert line.endswith("-l ops -- n1.example.com")
+    assert line.endswith("-l ops -- n1.example.com cat")
     assert ["goes through ssh" in notice for notice in notices] == [True]
+
+
+async def test_no_ssh_outlives_a_command_that_was_killed(
+    running: FakeCluster, ssh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = running.nodes["n1"].server.port
+    monkeypatch.setenv("FORWARD_TO", str(port))
+    await asyncio.to_thread(only_n1_behind_a_firewall, running)
+    follows = [sys.executable, "-m", "agent", "--home", str(running.home.path), "events", "--follow"]
+    pipe = asyncio.subprocess.PIPE
+    command = await asyncio.create_subprocess_exec(*follows, cwd=ROOT, stdout=pipe, stderr=pipe)
+    assert command.stderr is not None
+    assert b"goes through ssh" in await command.stderr.readline()
+    forwards = int((await asyncio.to_thread(ssh.read_text)).split("127.0.0.1:")[1].split(":")[0])
+    command.kill()
+    await command.communicate()
+
+    async def gone() -> bool:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", forwards)
+        except ConnectionRefusedError:
+            return True
+        writer.close()
+        return False
+
+    await wait_for(gone, 10.0, what="the end of ssh")
 
 
 async def test_whoever_ssh_leads_to_must_be_a_member_that_the_home_knows(
@@ -138,7 +173,7 @@ def test_the_command_line_names_everything_and_ends_options_before_the_host() ->
     destination = SshDestination(host="n1", user="ops", port=2222, key="/k")
     argv = tunnel_command(ENDPOINT, destination, 4000)
     assert argv[argv.index("-L") + 1] == "127.0.0.1:4000:10.0.0.7:9999"
-    assert argv[-8:] == ["-i", "/k", "-p", "2222", "-l", "ops", "--", "n1"]
+    assert argv[-9:] == ["-i", "/k", "-p", "2222", "-l", "ops", "--", "n1", "cat"]
     assert {"BatchMode=yes", "ExitOnForwardFailure=yes", "IdentitiesOnly=yes", "ForwardAgent=no"} <= set(argv)
     six = tunnel_command(Endpoint(address="2001:db8::7"), SshDestination(host="n1"), 4000)
     assert six[six.index("-L") + 1] == "127.0.0.1:4000:[2001:db8::7]:9999"
