@@ -239,7 +239,8 @@ def _too_many_keys(case: _Case) -> MusterError:
 def _bad_key(case: _Case) -> MusterError:
     file, why = case.match[1], case.match[2].strip()
     if "permission" in why:
-        return NotAllowed(f"ssh won't use the key {file}: others may read it", fix=f"chmod 600 {shlex.quote(file)}")
+        fix = f"Close it to them: chmod 600 {shlex.quote(file)}"
+        return NotAllowed(f"ssh won't use the key {file}: others may read it", fix=fix)
     fix = "Name the private key, the file without `.pub`: --identity-file FILE"
     return NotAllowed(f"ssh can't read the key {file}: {why}", fix=fix)
 
