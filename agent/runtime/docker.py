@@ -65,6 +65,7 @@ class DockerRuntime:
         self._making_networks = asyncio.Lock()
         self._prepared: dict[Image, tuple[str, float]] = {}
         self._starting: set[ReplicaKey] = set()
+        self._there: set[ReplicaKey] | None = None
         self._listening: asyncio.Task[None] | None = None
 
     @property
@@ -92,7 +93,10 @@ class DockerRuntime:
         return await asyncio.to_thread(host_resources, self._data_dir)
 
     async def observe(self) -> tuple[Workload, ...]:
-        return await self._observe(self._owner)
+        self._there = None
+        found = await self._observe(self._owner)
+        self._there = {workload.key for workload in found}
+        return found
 
     async def prepare(self, spec: ReplicaSpec, progress: Progress) -> None:
         now = time.monotonic()
@@ -221,7 +225,8 @@ class DockerRuntime:
         async with self._making_networks:  # two replicas that begin together make one network
             for network in containers.network_names(spec):
                 await self._engine.ensure_network(network, self._labels(spec.key.stack))
-        found = await self._observe({**self._owner, **containers.key_labels(spec.key)})
+        known = self._there is not None and spec.key not in self._there  # from the last look at all that there is
+        found = () if known else await self._observe({**self._owner, **containers.key_labels(spec.key)})
         present = [each for each in found if each.spec_hash == spec.hash]
         for workload in present:
             if workload.state in ("running", "restarting"):
@@ -233,7 +238,15 @@ class DockerRuntime:
             if workload.id != container:
                 await self._engine.remove(workload.id)
         if container is None:
-            container = await self._create(spec, image)
+            try:
+                container = await self._create(spec, image)
+            except errors.Conflict:
+                if not known:
+                    raise
+                self._there = None  # perhaps it came since: look
+                return await self._start(spec, image, progress)
+        if self._there is not None:
+            self._there.add(spec.key)
         try:
             await self._engine.start(container)
             return await self._workload(container)

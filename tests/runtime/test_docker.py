@@ -168,6 +168,16 @@ async def test_what_runs_already_is_not_started_twice(runtime: DockerRuntime) ->
     assert len(await runtime.observe()) == 1
 
 
+async def test_what_has_come_since_the_last_look_is_not_started_twice(
+    runtime: DockerRuntime, dockerd: Dockerd, tmp_path: Path
+) -> None:
+    assert await runtime.observe() == ()
+    async with opened(dockerd, tmp_path) as before:
+        first = await before.start(replica(), quiet)
+    assert (await runtime.start(replica(), quiet)).id == first.id
+    assert len(await runtime.observe()) == 1
+
+
 async def test_an_ended_container_is_started_again_and_its_log_goes_on(runtime: DockerRuntime) -> None:
     made = replica("web", "/bin/sh", "-c", "echo run; exit 4", restart_policy="no")
     first = await runtime.start(made, quiet)
@@ -275,6 +285,9 @@ class TestFailedStarts:
     ) -> None:
         foreign = await asyncio.to_thread(engine.create_container, IMAGE, ["/bin/sleep", "300"], name="shop-web-1")
         try:
+            with pytest.raises(errors.Conflict, match="isn't this replica's"):
+                await runtime.start(replica(), quiet)
+            assert await runtime.observe() == ()
             with pytest.raises(errors.Conflict, match="isn't this replica's"):
                 await runtime.start(replica(), quiet)
             assert await names(engine) == ["shop-web-1"]

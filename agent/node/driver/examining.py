@@ -136,14 +136,22 @@ class Examiner:
     # Preparing
 
     async def _prepare(self, task: Preparation) -> None:
-        """What costs least is looked at first. Raises the MusterError that a start would meet."""
+        """Raises the MusterError that a start would meet."""
         if task.refused:
             raise errors.NotAllowed(task.refused)
         spec = task.specs[0]
         runtime = self._runtimes.get(spec.runtime)
         if runtime is None:
             raise errors.NotFound(f"this host has no {spec.runtime} runtime")
-        await self._answering(runtime, task)
+        try:
+            await self._have(task, runtime)
+        except errors.RuntimeUnavailable:
+            await self._answering(runtime, task)
+            await self._have(task, runtime)
+
+    async def _have(self, task: Preparation, runtime: Runtime) -> None:
+        """What costs least is looked at first. Raises RuntimeUnavailable when the engine doesn't answer."""
+        spec = task.specs[0]
         free = (await runtime.resources()).disk_free_mib
         if free < DISK_RESERVE_MIB:
             fix = "Free some, e.g. by `docker system prune` there."
