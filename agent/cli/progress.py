@@ -69,6 +69,8 @@ class Watch:
 
     async def until_done(self) -> StackStatus | None:
         """The stack as it is at the end. Raises DeploymentFailed with the last reason."""
+        if not self.removing:
+            self._say_phase(_PHASES[0])  # every change begins there, and is mostly further before anybody looks
         listening = asyncio.create_task(self._listen())
         try:
             return await self._look()
