@@ -194,6 +194,8 @@ class Connection:
             locked = await asyncio.to_thread(ssh.locked_key, self._resolved.identity_files)
             if locked is not None:
                 return NotAllowed(f"the key {locked} is locked", fix=f"Unlock it: ssh-add {locked}")
+            if not await asyncio.to_thread(ssh.has_key, self._resolved.identity_files):
+                return ssh.no_key(self._host)
         return ssh.explain(self._host, self._resolved, complaint, code, key=self._key)
 
 

@@ -146,6 +146,18 @@ def locked_key(files: tuple[str, ...]) -> str | None:
     return None
 
 
+def has_key(files: tuple[str, ...]) -> bool:
+    """Whether ssh has any key to offer: one of these private keys, or one that the user's ssh agent holds."""
+    held = _run(["ssh-add", "-L"])
+    return (held is not None and held.returncode == 0) or any(Path(name).expanduser().is_file() for name in files)
+
+
+def no_key(host: InventoryHost) -> MusterError:
+    """For who never made one."""
+    fix = f"Make one: ssh-keygen -t ed25519; then bring it there: ssh-copy-id {_by_hand(host, None)}"
+    return NotAllowed("there is no ssh key on this machine", fix=fix)
+
+
 def explain(
     host: InventoryHost, resolved: Resolved | None, complaint: str, code: int, *, key: str | None = None
 ) -> MusterError:
@@ -238,7 +250,7 @@ def _too_many_keys(case: _Case) -> MusterError:
 
 def _bad_key(case: _Case) -> MusterError:
     file, why = case.match[1], case.match[2].strip()
-    if "permission" in why:
+    if "permission" in why and not file.endswith(".pub"):
         fix = f"Close it to them: chmod 600 {shlex.quote(file)}"
         return NotAllowed(f"ssh won't use the key {file}: others may read it", fix=fix)
     fix = "Name the private key, the file without `.pub`: --identity-file FILE"

@@ -21,8 +21,10 @@ from bootstrap.ssh import (
     check_key,
     environment,
     explain,
+    has_key,
     helper_command,
     locked_key,
+    no_key,
     resolve,
 )
 
@@ -147,6 +149,11 @@ def test_no_terminal_and_no_window_asks_for_passwords() -> None:
             ".pub",
         ),
         (
+            'Load key "/home/me/id.pub": bad permissions\nops@n1: Permission denied (publickey).',
+            "ssh can't read the key /home/me/id.pub",
+            ".pub",
+        ),
+        (
             "Received disconnect from n1 port 22:2: Too many authentication failures",
             "ssh tried more keys than its sshd allows",
             "key=FILE in hosts.txt:1",
@@ -214,3 +221,6 @@ def test_a_key_with_a_passphrase_is_locked_and_one_without_is_not(
     missing, opened, shut = (str(tmp_path / name) for name in ("missing", "open", "shut"))
     assert locked_key((missing, opened)) is None
     assert locked_key((missing, opened, shut)) == shut
+    assert has_key((missing, shut))
+    assert not has_key((missing,))
+    assert "ssh-keygen -t ed25519; then bring it there: ssh-copy-id -p 2222 ops@n1" in no_key(host()).fix
