@@ -320,6 +320,8 @@ class _Rollout:
 
     def _with_room(self) -> dict[ReplicaKey, Assignment]:
         """The changes that don't wait for others to leave their host."""
+        if not self._plan.later:  # as mostly
+            return self._changes
         return {key: change for key, change in self._changes.items() if key not in self._plan.later}
 
     def _done(self, names: Iterable[Label]) -> bool:
