@@ -144,6 +144,7 @@ class Installation:
         site.notes += plan.notes
         if facts.installed.certificate is not None:
             site.id = member_of(facts.installed.certificate, self._home.cluster.id)
+            site.keep_name(next((known.name for known in self._home.cluster.members if known.id == site.id), plan.name))
         # While others are looked at.
         self._sending[site.host.alias] = asyncio.create_task(self._send(site, plan.target))
 

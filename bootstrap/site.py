@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from agent.errors import Conflict, InputError, MusterError
 from agent.model.cluster import IdentityRequest
 from agent.model.decode import convert
 from agent.model.identity import AGENT_ID_LENGTH, SAN_SUFFIX
-from agent.model.types import AgentId, ClusterId, Labels
+from agent.model.types import AgentId, ClusterId, Label, Labels
 from bootstrap.bundle import Bundle
 from bootstrap.connection import Connection
 from bootstrap.inventory import InventoryHost
@@ -81,6 +82,14 @@ class Site:
     def ok(self) -> bool:
         """Whether it takes part in what comes next."""
         return self.error is None
+
+    def keep_name(self, held: Label) -> None:
+        """`held` is its name in the cluster, which a list doesn't change: it is what others and plans call the host."""
+        assert self.plan is not None
+        if held != self.plan.name:
+            again = f"`bootstrap uninstall` and `bootstrap install` with --limit {self.host.alias} enrol it anew"
+            self.notes.append(f"it is called {self.plan.name} now, and stays {held} in the cluster: {again}")
+            self.plan = replace(self.plan, name=held)
 
     async def probe(self, python: str | None) -> Facts:
         """What is there."""

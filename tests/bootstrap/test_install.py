@@ -44,6 +44,7 @@ class Helper:
         until: str = "apply",
     ) -> None:
         self.asked: list[str] = []
+        self.written: dict[str, str] = {}
         self.reached: dict[str, asyncio.Event] = {do: asyncio.Event() for do in ("unpack", "apply")}
         self.after = after.reached[until] if after is not None else None
         self._answers: dict[str, Any] = {
@@ -61,6 +62,7 @@ class Helper:
 
     async def ask(self, do: str, **said: Any) -> Any:
         self.asked.append(do if not said.get("dry") else f"{do} dry")
+        self.written |= {file["path"]: file["text"] for file in said.get("files", ())}
         if do in self.reached:
             self.reached[do].set()
         if do not in self._answers:
@@ -218,6 +220,17 @@ def test_a_host_whose_address_changed_is_told_of_with_both_ways_on(
     (note,) = results["n1"].notes
     assert note.startswith("its address here is 10.0.0.7, and 10.0.0.9 in the cluster: ")
     assert "--limit n1 enrol it anew, advertise=10.0.0.9 in hosts.txt:1 keeps it" in note
+
+
+def test_a_host_that_the_list_calls_otherwise_keeps_its_name_in_the_cluster(
+    monkeypatch: pytest.MonkeyPatch, home: Home
+) -> None:
+    home, helper = member(home, host("n1"), {})
+    results, _ = install(monkeypatch, home, "n1 name=web1\n", {"n1": helper})
+    assert results["n1"].name == "n1"
+    (note,) = results["n1"].notes
+    assert note.startswith("it is called web1 now, and stays n1 in the cluster: ")
+    assert 'name = "n1"' in helper.written["/etc/muster/agent.toml"]
 
 
 def test_an_agent_that_had_ended_is_told_of_with_how(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:
