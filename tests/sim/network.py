@@ -50,8 +50,9 @@ class Network:
         for peer in sorted(peers):
             if peer in self._world.agents and frozenset((agent.id, peer)) not in self.links:
                 self._dial(agent.id, peer)
-        for pair in [pair for pair in self.links if agent.id in pair and self._is_over(pair)]:
-            self._world.after(LINGER_S, partial(self._close, pair))
+        # Sorted: the order of a set of ids is another in each process, and a seed is one history.
+        for pair in sorted(sorted(pair) for pair in self.links if agent.id in pair and self._is_over(pair)):
+            self._world.after(LINGER_S, partial(self._close, frozenset(pair)))
 
     def _is_over(self, pair: frozenset[AgentId]) -> bool:
         one, other = sorted(pair)
