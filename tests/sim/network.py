@@ -91,7 +91,8 @@ class Network:
             return
         self.links.add(pair)
         for agent, peer in ((a, b), (b, a)):
-            self._world.hand_in(agent, _linked(peer, self._frames(a, b)))
+            if pair in self.links:  # the first may have broken it already
+                self._world.hand_in(agent, _linked(peer, self._frames(a, b)))
 
     def _frames(self, one: SimAgent, other: SimAgent) -> int:
         versions = self._world.versions
