@@ -97,7 +97,8 @@ def resource(name: str) -> Path:
     """A file that lies beside the packages. Raises NotFound."""
     path = ROOT / name
     if not path.is_file():
-        raise NotFound("this installation of Muster lacks a file", where=str(path), fix="Install it again.")
+        fix = "Use the commands of a clone, after `make venv`: what pip installs are the packages alone."
+        raise NotFound("this installation of Muster lacks a file", where=str(path), fix=fix)
     return path
 
 
@@ -125,7 +126,8 @@ def build(target: Target, cache: Path) -> Bundle:
             _prune(cache)
     except OSError as error:
         what = f"the agent's files can't be put together: {error.strerror}"
-        fix = f"They are kept in {cache}, and made in {tempfile.gettempdir()}; XDG_CACHE_HOME and TMPDIR name others."
+        # Not by name: on a disk without room none is found for what is temporary, which may be the error.
+        fix = f"They are kept in {cache}, and made where TMPDIR says, else in /tmp; XDG_CACHE_HOME names another cache."
         raise MusterError(what, where=error.filename or str(cache), fix=fix) from None
     return made
 

@@ -8,6 +8,7 @@ import io
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -139,6 +140,19 @@ def test_a_disk_without_room_is_told_with_what_to_do_and_nothing_half_made_stays
     assert "the agent's files can't be put together: File too large" in done.stderr, done.stderr
     assert f"They are kept in {tmp_path / 'cache'}" in done.stderr
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock"]
+
+
+def test_where_nothing_temporary_has_room_either_that_is_told_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nowhere() -> list[str]:
+        return [str(tmp_path / "missing")]
+
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", nowhere)
+    with pytest.raises(MusterError, match="the agent's files can't be put together: No usable temporary") as caught:
+        build(Target.own(), tmp_path / "cache")
+    assert "TMPDIR" in caught.value.fix
 
 
 def test_the_agent_runs_from_the_tree_alone(bundle: Bundle, tmp_path: Path) -> None:
