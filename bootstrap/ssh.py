@@ -233,6 +233,8 @@ def _unknown_key(case: _Case) -> MusterError:
 
 
 def _denied(case: _Case) -> MusterError:
+    if unread := re.search(r'^Load key "?([^"\n]+?)"?: (.*)$', case.match.string, re.MULTILINE):
+        return _bad_key(unread[1], unread[2].strip())
     what = f"ssh doesn't let {case.user} in ({case.match[1]})"
     if "publickey" not in case.match[1]:
         return NotAllowed(what, fix="Its sshd takes no keys: `PubkeyAuthentication yes` in /etc/ssh/sshd_config there.")
@@ -248,8 +250,7 @@ def _too_many_keys(case: _Case) -> MusterError:
     return NotAllowed("ssh tried more keys than its sshd allows", fix=fix)
 
 
-def _bad_key(case: _Case) -> MusterError:
-    file, why = case.match[1], case.match[2].strip()
+def _bad_key(file: str, why: str) -> MusterError:
     if "permission" in why and not file.endswith(".pub"):
         fix = f"Close it to them: chmod 600 {shlex.quote(file)}"
         return NotAllowed(f"ssh won't use the key {file}: others may read it", fix=fix)
@@ -269,7 +270,6 @@ def _sudo_rule(case: _Case) -> MusterError:
 _COMPLAINTS: Final = (
     (r"REMOTE HOST IDENTIFICATION HAS CHANGED", _changed_key),
     (r"Host key verification failed|No \S+ host key is known", _unknown_key),
-    (r'Load key "?([^"\n]+?)"?: (.*)$', _bad_key),
     (r"Too many authentication failures", _too_many_keys),
     (r"Permission denied \(([^)]*)\)", _denied),
     (

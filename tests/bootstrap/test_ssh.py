@@ -154,6 +154,11 @@ def test_no_terminal_and_no_window_asks_for_passwords() -> None:
             ".pub",
         ),
         (
+            'Load key "/home/me/other": bad permissions\nsudo: a password is required',
+            "sudo asks ops for a password",
+            "--ask-sudo-password",
+        ),
+        (
             "Received disconnect from n1 port 22:2: Too many authentication failures",
             "ssh tried more keys than its sshd allows",
             "key=FILE in hosts.txt:1",
