@@ -24,7 +24,7 @@ END_TIMEOUT_S: Final = 5.0
 MAX_GREETING_BYTES: Final = 262_144  # what a login shell's start-up files write before us
 MAX_COMPLAINT_BYTES: Final = 65_536  # the end of stderr is what matters
 MAX_FRAME_BYTES: Final = 33_554_432  # as the other side has it
-BLOCK_BYTES: Final = 262_144
+BLOCK_BYTES: Final = 1_048_576
 
 Step = Callable[[str], None]
 
@@ -32,17 +32,9 @@ Step = Callable[[str], None]
 class Connection:
     """`open` it, `ask` it one thing at a time, `close` it."""
 
-    def __init__(
-        self,
-        process: asyncio.subprocess.Process,
-        host: InventoryHost,
-        resolved: ssh.Resolved | None,
-        key: str | None = None,
-    ) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, host: InventoryHost, settings: ssh.SshSettings) -> None:
         self._process = process
-        self._host = host
-        self._key = key
-        self._resolved = resolved
+        self._host, self._settings = host, settings
         self._complaint = b""
         self._password: str | None = None
         self._prompted = 0
@@ -52,18 +44,23 @@ class Connection:
     async def open(cls, host: InventoryHost, settings: ssh.SshSettings, password: str | None = None) -> Connection:
         """Log in and start the helper there. Raises MusterError that says what to do."""
         ssh.check_key(host, settings)
-        resolved = None if host.local else await asyncio.to_thread(ssh.resolve, host, settings)
-        user = ("root" if os.geteuid() == 0 else "") if resolved is None else resolved.user
-        process = await asyncio.create_subprocess_exec(
-            *ssh.helper_command(host, settings, user),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=ssh.environment(os.environ),
-            limit=MAX_GREETING_BYTES,
-            start_new_session=True,  # no terminal, on which the ssh of a bastion could ask for a password
-        )
-        connection = cls(process, host, resolved, ssh.key_file(host, settings))
+        if host.local:
+            user = "root" if os.geteuid() == 0 else ""
+        else:
+            user = host.user or (await asyncio.to_thread(ssh.resolve, host, settings)).user
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *ssh.helper_command(host, settings, user),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env=ssh.environment(os.environ),
+                limit=MAX_GREETING_BYTES,
+                start_new_session=True,  # no terminal, on which the ssh of a bastion could ask for a password
+            )
+        except FileNotFoundError as error:
+            raise ssh.missing(str(error.filename)) from None
+        connection = cls(process, host, settings)
         connection._password = password
         try:
             async with asyncio.timeout(HELLO_TIMEOUT_S):
@@ -190,13 +187,19 @@ class Connection:
         if self._prompted > 1:
             return NotAllowed("sudo doesn't take that password", fix="Run this again with the right one.")
         complaint = clean_lines(self._complaint.decode("utf-8", "replace").replace("\r\n", "\n"))
-        if "Permission denied (" in complaint and self._resolved is not None:
-            locked = await asyncio.to_thread(ssh.locked_key, self._resolved.identity_files)
+        resolved = None
+        if not self._host.local:
+            try:
+                resolved = await asyncio.to_thread(ssh.resolve, self._host, self._settings)
+            except MusterError as error:  # ssh's own configuration is at fault
+                return error
+        if "Permission denied (" in complaint and resolved is not None:
+            locked = await asyncio.to_thread(ssh.locked_key, resolved.identity_files)
             if locked is not None:
                 return NotAllowed(f"the key {locked} is locked", fix=f"Unlock it: ssh-add {locked}")
-            if not await asyncio.to_thread(ssh.has_key, self._resolved.identity_files):
+            if not await asyncio.to_thread(ssh.has_key, resolved.identity_files):
                 return ssh.no_key(self._host)
-        return ssh.explain(self._host, self._resolved, complaint, code, key=self._key)
+        return ssh.explain(self._host, resolved, complaint, code, key=ssh.key_file(self._host, self._settings))
 
 
 def _tamed(value: Any) -> Any:

@@ -1,8 +1,9 @@
 """Installing: all hosts at once, in three rounds with a look at all of them in between.
 
 1. Reach each host and look; send the agent's files, which stay beside their place until it is known that no two lines
-   lead to one host; then put them there and have keys made. Who is slow to answer holds up only what needs all hosts.
-2. The genesis is made of the hosts reached, or the new ones are enrolled; identities go out, agents start.
+   lead to one host; then put them there and start the agent, which makes its keys and waits. Who is slow to answer
+   holds up only what needs all hosts.
+2. The genesis is made of the hosts reached, or the new ones are enrolled; identities go out, agents go on.
 3. Wait until all of them see each other.
 
 A host that fails is left where it is, and says why; the others go on.
@@ -77,7 +78,7 @@ class Installation:
         self._sending: dict[str, asyncio.Task[tuple[Bundle, bool]]] = {}
         self._connecting = asyncio.Semaphore(CONNECTING_AT_ONCE)
         self._restarting = asyncio.Semaphore(1)
-        self._restart: dict[str, tuple[bool, bool]] = {}
+        self._restart: dict[str, bool] = {}
         self.sites = [self._site(host) for host in hosts]
 
     async def run(self) -> list[HostResult]:
@@ -176,8 +177,8 @@ class Installation:
             files=(unit,),
             dry=self._dry,
         )
-        stale = damaged or any("/opt/muster" in each or each == UNIT_FILE for each in changed)
-        self._restart[site.host.alias] = (stale, UNIT_FILE in changed)
+        stale = any("/opt/muster" in each or each == UNIT_FILE for each in changed)
+        self._restart[site.host.alias] = damaged or stale
         if not facts.installed.granted or site.id not in self._members():
             site.fresh = True
             if not self._dry:
@@ -289,13 +290,12 @@ class Installation:
         if site.request is not None:
             made = await asyncio.to_thread(grant, self._home, site.request)
             await site.accept(msgspec.json.encode(made))
-        restart, reload = self._restart[site.host.alias]
         assert site.facts is not None
-        if not restart or site.facts.installed.active != "active":
-            await site.start(restart=False, reload=reload)
+        if not self._restart[site.host.alias] or site.facts.installed.active != "active":
+            await site.start(restart=False)
             return
         async with self._restarting:  # one after another: all at once would be a cluster without a majority
-            await site.start(restart=True, reload=reload)
+            await site.start(restart=True)
             await site.wait([], RESTART_TIMEOUT_S)
 
     async def _configure(self, site: Site) -> None:
@@ -310,7 +310,7 @@ class Installation:
         file: dict[str, object] = {"path": CONFIG_FILE, "text": text, "mode": 0o644}
         await site.apply(files=(file,), dry=self._dry)
         if needs_restart(held, text):
-            self._restart[site.host.alias] = (True, self._restart[site.host.alias][1])
+            self._restart[site.host.alias] = True
 
     async def _foresee(self, site: Site) -> None:
         """What the second round and the third would change on it."""
@@ -321,7 +321,7 @@ class Installation:
             seen = await site.wait([], 0.0)
             _note_address(site, seen.address)
             await self._relabel(site, seen.labels)
-        if installed.active == "active" and self._restart[site.host.alias][0]:
+        if installed.active == "active" and self._restart[site.host.alias]:
             site.changed.append("restarted")
         elif installed.active != "active":
             site.changed.append("started")

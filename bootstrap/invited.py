@@ -90,7 +90,7 @@ async def _join(order: Order) -> None:
         await site.take(msgspec.json.encode({"keys": order.keys, "grant": order.grant}))
         site.tell("enrolling")
         await asyncio.to_thread(_enrol)
-        await site.start(restart=False, reload=True)
+        await site.start(restart=False)
         if plan.docker:  # after the rest: it may take longer than the operator's signature counts
             await site.apply(docker=True, dry=False)
         seen = await site.wait([order.via, order.member.id], READY_TIMEOUT_S)

@@ -155,10 +155,10 @@ class Site:
         await self._ask("take", QUICK_TIMEOUT_S, handed=handed.decode())
         self.changed.append("identity")
 
-    async def start(self, *, restart: bool, reload: bool) -> None:
+    async def start(self, *, restart: bool) -> None:
         """The unit, enabled and running."""
         self.tell("starting")
-        answer = await self._ask("start", START_TIMEOUT_S, restart=restart, reload=reload)
+        answer = await self._ask("start", START_TIMEOUT_S, restart=restart)
         started = convert(answer, Started, "start")
         if started.did:
             ran = self.facts is not None and self.facts.installed.active == "active"

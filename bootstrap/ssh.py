@@ -114,9 +114,7 @@ def resolve(host: InventoryHost, settings: SshSettings) -> Resolved:
             check=False,
         )
     except FileNotFoundError:
-        raise RuntimeUnavailable(
-            "there is no ssh on this machine", fix="Install it: apt install openssh-client"
-        ) from None
+        raise missing("ssh") from None
     except subprocess.TimeoutExpired:
         raise TimedOut("`ssh -G` doesn't end", fix="Look at `Match exec` lines in ~/.ssh/config.") from None
     if done.returncode != 0:
@@ -128,6 +126,12 @@ def resolve(host: InventoryHost, settings: SshSettings) -> Resolved:
         identity_files=tuple(value for key, _, value in pairs if key == "identityfile"),
         jump=values.get("proxyjump", ""),
     )
+
+
+def missing(program: str) -> RuntimeUnavailable:
+    """What is said where that program isn't on this machine."""
+    package = "openssh-client" if program == "ssh" else program
+    return RuntimeUnavailable(f"there is no {program} on this machine", fix=f"Install it: apt install {package}")
 
 
 def locked_key(files: tuple[str, ...]) -> str | None:

@@ -1,4 +1,4 @@
-"""`agent identity request`, `accept`, `join` and `take`: the host's side of joining, which bootstrap calls over ssh."""
+"""`agent identity request`, `accept` and `take`: the host's side of joining, without an agent that waits for it."""
 
 from __future__ import annotations
 
@@ -49,21 +49,15 @@ def identity() -> None:
 @global_options
 def request(config_file: str | None, name: str | None, address: str | None) -> None:
     """Make this host's keys, unless it has some, and print an IdentityRequest as JSON."""
-    _request(read_config(config_file, os.environ), name, address)
-
-
-@identity.command()
-@click.option("--config", "config_file", metavar="FILE", help="The agent's configuration.")
-@click.option("--name", metavar="NAME", help="As for `request`.")
-@click.option("--address", metavar="ADDRESS", help="As for `request`.")
-@global_options
-def join(config_file: str | None, name: str | None, address: str | None) -> None:
-    """Do both in one process: print the request, wait for the grant; without one leave it at that."""
     config = read_config(config_file, os.environ)
-    _request(config, name, address)
-    data = _grant_bytes()
-    if data:
-        _accept(config, data)
+    made = create(
+        Path(config.data_dir),
+        _name(name or config.name),
+        _address(address, config),
+        config.api_port,
+        config.peer_port,
+    )
+    print_json(made)
 
 
 @identity.command(name="accept")
@@ -71,7 +65,10 @@ def join(config_file: str | None, name: str | None, address: str | None) -> None
 @global_options
 def accept_grant(config_file: str | None) -> None:
     """Read an IdentityGrant as JSON from standard input, check it, and keep it."""
-    _accept(read_config(config_file, os.environ), _grant_bytes())
+    config = read_config(config_file, os.environ)
+    grant = decode_json(_grant_bytes(), IdentityGrant, where="standard input: $", max_bytes=MAX_GRANT_BYTES)
+    accept(Path(config.data_dir), grant)
+    print_json({"accepted": True})
 
 
 @identity.command(name="take")
@@ -85,28 +82,11 @@ def take_identity(config_file: str | None) -> None:
     print_json({"accepted": True})
 
 
-def _request(config: Config, name: str | None, address: str | None) -> None:
-    made = create(
-        Path(config.data_dir),
-        _name(name or config.name),
-        _address(address, config),
-        config.api_port,
-        config.peer_port,
-    )
-    print_json(made)
-
-
 def _grant_bytes() -> bytes:
     data = sys.stdin.buffer.read(MAX_GRANT_BYTES + 1)
     if len(data) > MAX_GRANT_BYTES:
         raise TooLarge(f"more than {MAX_GRANT_BYTES} bytes", where="standard input")
     return data
-
-
-def _accept(config: Config, data: bytes) -> None:
-    grant = decode_json(data, IdentityGrant, where="standard input: $", max_bytes=MAX_GRANT_BYTES)
-    accept(Path(config.data_dir), grant)
-    print_json({"accepted": True})
 
 
 def _name(name: str | None) -> Label:

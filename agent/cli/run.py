@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 DATE_CHARACTERS = len("2026-01-01T00:00:00.000Z ")
 BUSY_POLL_S = 0.05  # systemd reads on within milliseconds, unless it is reloading
+START_EXTENSION_S = 60  # the unit's TimeoutStartSec again
 WATCHDOG_SHARE = 0.4  # of systemd's interval: a loop that stands still for two of our turns is restarted
 
 
@@ -43,13 +44,20 @@ WATCHDOG_SHARE = 0.4  # of systemd's interval: a loop that stands still for two 
 def run(file: str | None, **flags: str | int | None) -> int:
     """Run the agent of this host. A flag goes before the environment, and that before the configuration.
 
-    Needs an identity first: bootstrap makes it, over `agent identity`. Ends cleanly on SIGTERM and SIGINT: workloads
-    go on running, and the coordination is handed over.
+    Without an identity it waits for one, which `bootstrap install` hands over. Ends cleanly on SIGTERM and SIGINT:
+    workloads go on running, and the coordination is handed over.
     """
+    from agent.storage.identity import is_granted
+
     gc.disable()  # until `_freeze`: what is imported now stays, so looking through it again and again is lost time
     config = read_config(file, os.environ, flags)
     recent = _log_to_stderr(config)
     systemd = Systemd.of(os.environ)
+    if not is_granted(Path(config.data_dir)):
+        from agent.cli.joining import wait_for_identity  # once in a host's life
+
+        wait_for_identity(config, systemd.starting_still)
+        config = read_config(file, os.environ, flags)  # which is written before the identity
     while (code := asyncio.run(_serve(config, recent, systemd))) is None:
         pass
     return code
@@ -226,6 +234,12 @@ class Systemd(NamedTuple):
         place = "\0" + self.socket[1:] if self.socket.startswith("@") else self.socket
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as notify:
             notify.sendto(state.encode(), place)
+
+    def starting_still(self) -> None:
+        """Give the start more time (sd_notify(3), EXTEND_TIMEOUT_USEC); it may be repeated within that."""
+        if self.socket:
+            with contextlib.suppress(OSError):  # the next one counts
+                self._send(f"EXTEND_TIMEOUT_USEC={START_EXTENSION_S * 1_000_000}")
 
     async def watch(self) -> None:
         """Tell it that the loop turns (sd_watchdog_enabled(3))."""

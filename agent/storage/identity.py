@@ -152,6 +152,11 @@ def take(data_dir: Path, keys: HostKeys, grant: IdentityGrant) -> None:
     accept(data_dir, grant)
 
 
+def is_granted(data_dir: Path) -> bool:
+    """Whether this host has an identity, with all that it needs."""
+    return (data_dir / DIRECTORY / "grant.json").exists()
+
+
 def load(data_dir: Path) -> Identity:
     """The identity of this host. Raises StorageError when it has none, or when its parts don't belong together."""
     home = data_dir / DIRECTORY

@@ -1,15 +1,13 @@
-"""Files, group, unit, Docker, identity, start: each step looks first and changes only what differs."""
+"""Files, group, unit, Docker, start: each step looks first and changes only what differs."""
 
 from __future__ import annotations
 
 import errno
 import grp
-import http.client
 import json
 import os
 import select
 import socket
-import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,10 +15,9 @@ from typing import Any
 from bootstrap.remote import layout, tree
 from bootstrap.remote.firewall import open_firewall
 from bootstrap.remote.probe import engine_answers, unit_state
-from bootstrap.remote.system import ENVIRONMENT, lines, must, put, run, shown, which
+from bootstrap.remote.system import lines, must, put, run, shown, which
 from bootstrap.remote.wire import Failure
 
-IDENTITY_TIMEOUT_S = 60.0  # a quarter of a second on an idle machine
 START_TIMEOUT_S = 90.0  # the unit's own limit is below it
 PACKAGES_TIMEOUT_S = 900.0  # a slow mirror
 DOCKER_TIMEOUT_S = 30.0
@@ -28,6 +25,7 @@ ROUND_S = 0.1  # between two looks at the agent's members
 CONNECT_TIMEOUT_S = 3.0  # to a peer on the LAN
 SOCKET_TIMEOUT_S = 10.0
 MAX_ANSWER_BYTES = 16_777_216
+BLOCK_BYTES = 65_536  # of an answer at a time
 JOURNAL_LINES = "8"
 
 COMPOSE_PACKAGES = ("docker-compose-v2", "docker-compose")
@@ -88,82 +86,8 @@ def install_docker() -> list[str]:
     return []
 
 
-class Joining:
-    """One `agent identity join`, which asks and waits for the grant: two commands would take twice as long."""
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def request(self, ask: dict[str, Any]) -> dict[str, Any]:
-        """The identity request of this host, with the keys it has or makes now. Raises Failure."""
-        self.end()
-        argv = [f"{layout.CURRENT}/{layout.LAUNCHER}", "identity", "join", "--name", ask["name"], "--json"]
-        argv += ["--address", ask["address"]]
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, env=ENVIRONMENT, cwd="/")
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise self._failure()
-        value = json.loads(line)
-        if not isinstance(value, dict):
-            raise Failure("the agent's request isn't understood")
-        return value
-
-    def accept(self, ask: dict[str, Any]) -> None:
-        """Hand the grant to this host's agent, which checks it. Raises Failure."""
-        if self._process is None:
-            raise Failure("a grant that wasn't asked for")
-        self._finish(ask["grant"].encode())
-
-    def end(self) -> None:
-        """Without a grant."""
-        if self._process is not None:
-            self._finish(b"")
-
-    def _finish(self, data: bytes) -> None:
-        assert self._process is not None
-        try:
-            _, complaint = self._process.communicate(data, IDENTITY_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.communicate()
-            raise Failure("the agent didn't take its identity in time") from None
-        code, self._process = self._process.returncode, None
-        if code != 0:
-            raise _problem(complaint)
-
-    def _failure(self) -> Failure:
-        assert self._process is not None
-        _, complaint = self._process.communicate()
-        self._process = None
-        return _problem(complaint)
-
-
-def take(ask: dict[str, Any]) -> bool:
-    """Let this host's agent keep an identity that was made elsewhere; it goes by standard input. Raises Failure."""
-    output = run(
-        [f"{layout.CURRENT}/{layout.LAUNCHER}", "identity", "take", "--json"],
-        ask["handed"].encode(),
-        IDENTITY_TIMEOUT_S,
-    )
-    if output.code != 0:
-        raise _problem(output.err.encode())
-    return True
-
-
-def _problem(complaint: bytes) -> Failure:
-    """What `agent … --json` wrote to stderr (RFC 9457), or else its end."""
-    text = complaint.decode("utf-8", "replace")
-    try:
-        problem = json.loads(text.strip().splitlines()[-1])
-        return Failure(problem["detail"], problem.get("where", ""), problem.get("fix", ""))
-    except (ValueError, KeyError, IndexError, TypeError):
-        return Failure(f"`agent identity` failed: {text.strip()[-300:]}")
-
-
-def start(ask: dict[str, Any]) -> dict[str, Any]:
-    """The unit enabled and running; `restart` when it runs what is out of date.
+def start(ask: dict[str, Any], staging: tree.Staging, joined: bool = False) -> dict[str, Any]:
+    """The unit enabled and running; `restart` when it runs what is out of date. `joined`: it was started for that.
 
     `did`: whether that did anything. `ended`: of an agent that should have been running, how it was found instead.
     """
@@ -171,17 +95,23 @@ def start(ask: dict[str, Any]) -> dict[str, Any]:
     enabled = state["enabled"] == "enabled"
     if enabled and state["active"] == "active" and not ask["restart"]:
         return {"did": False, "ended": ""}
-    ended = _how_it_ended(state["active"]) if enabled and state["active"] != "active" else ""
-    if ask["reload"] and enabled:
-        must(["systemctl", "daemon-reload"])
+    ended = _how_it_ended(state["active"]) if enabled and state["active"] != "active" and not joined else ""
+    load_unit(state)
     if state["active"] == "failed":
         run(["systemctl", "reset-failed", layout.UNIT])
-    if not enabled:
-        must(["systemctl", "enable", "--quiet", layout.UNIT])  # which reloads
     output = run(["systemctl", "restart" if ask["restart"] else "start", layout.UNIT], timeout_s=START_TIMEOUT_S)
     if output.code != 0:
         raise Failure(f"the agent doesn't start: {last_words()}", fix=f"`journalctl -u {layout.UNIT}` says more.")
+    if not enabled:  # which reloads; the start needn't wait for that
+        staging.settle()  # a boot leads there from now on
+        must(["systemctl", "enable", "--quiet", layout.UNIT])
     return {"did": True, "ended": ended}
+
+
+def load_unit(state: dict[str, Any]) -> None:
+    """The unit as it is in its file, by what `unit_state` said: a reload starts a dozen programs. Raises Failure."""
+    if state["stale"]:
+        must(["systemctl", "daemon-reload"])
 
 
 def _how_it_ended(active: str) -> str:
@@ -242,10 +172,10 @@ def reach(ask: dict[str, Any]) -> list[str]:
 
 def _look(wanted: Any) -> dict[str, Any]:
     try:
-        health = ask_socket("/health", (200, 503))
-        told = ask_socket("/api/v1/members", (200,))
+        health = ask_socket("/health", (b"200", b"503"))
+        told = ask_socket("/api/v1/members", (b"200",))
         members = told["members"]
-    except (OSError, ValueError, KeyError, http.client.HTTPException) as error:
+    except (OSError, ValueError, KeyError) as error:
         return {"answers": False, "coordinator": None, "unseen": sorted(wanted), "reason": str(error) or "no answer"}
     alive = {member["id"] for member in members if member["state"] == "alive"}
     coordinator = health.get("coordinator")
@@ -260,31 +190,23 @@ def _look(wanted: Any) -> dict[str, Any]:
     }
 
 
-class _Local(http.client.HTTPConnection):
-    """HTTP over the agent's own socket, which needs no token for reads."""
+def ask_socket(path: str, accepted: tuple[bytes, ...]) -> dict[str, Any]:
+    """What the agent here answers on its own socket, which needs no token for reads. Raises OSError or ValueError.
 
-    def __init__(self) -> None:
-        super().__init__("localhost", timeout=SOCKET_TIMEOUT_S)
-
-    def connect(self) -> None:
-        """To the socket."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(SOCKET_TIMEOUT_S)
-        self.sock.connect(layout.SOCKET)
-
-
-def ask_socket(path: str, accepted: Any) -> dict[str, Any]:
-    """What the agent here answers. Raises OSError, HTTPException or ValueError."""
-    connection = _Local()
-    try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        data = response.read(MAX_ANSWER_BYTES)
-    finally:
-        connection.close()
-    if response.status not in accepted:
-        raise ValueError(f"it answered {response.status}")
-    value = json.loads(data)
+    By hand, as HTTP/1.0, whose answers end with the connection: Python's client takes as long to import as all else.
+    """
+    with socket.socket(socket.AF_UNIX) as link:
+        link.settimeout(SOCKET_TIMEOUT_S)
+        link.connect(layout.SOCKET)
+        link.sendall(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+        data = bytearray()
+        while len(data) < MAX_ANSWER_BYTES and (block := link.recv(BLOCK_BYTES)):
+            data += block
+    head, _, body = bytes(data).partition(b"\r\n\r\n")
+    status = head[len("HTTP/1.x ") :][:3]
+    if status not in accepted:
+        raise ValueError(f"it answered {status.decode('ascii', 'replace')}")
+    value = json.loads(body)
     if not isinstance(value, dict):
         raise ValueError("no object")
     return value

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from bootstrap.remote import install, removal, tree
+from bootstrap.remote import install, joining, removal, tree
 from bootstrap.remote.probe import probe
 from bootstrap.remote.system import alone, disk_failure
 from bootstrap.remote.wire import Failure, Wire
@@ -17,16 +17,16 @@ Answer = Callable[[dict[str, Any]], object]
 
 def serve(wire: Wire, ssh_connection: str) -> None:
     """Answer until the end of input. A question that fails is answered too, and the next one taken."""
-    joining, staging = install.Joining(), tree.Staging()
+    newcomer, staging = joining.Joining(), tree.Staging()
     answers: dict[str, Answer] = {
         "probe": lambda ask: probe(ask, ssh_connection),
         "look": lambda ask: tree.look(ask["version"], ask["manifest"]),
         "unpack": lambda ask: staging.unpack(wire, ask),
         "apply": lambda ask: _alone(wire, ask, lambda: install.apply(ask, wire.step, staging)),
-        "request": joining.request,
-        "accept": joining.accept,
-        "take": install.take,
-        "start": install.start,
+        "request": newcomer.request,
+        "accept": newcomer.accept,
+        "take": joining.take,
+        "start": lambda ask: install.start(ask, staging, newcomer.granted),
         "wait": install.wait,
         "reach": install.reach,
         "remove": lambda ask: _alone(wire, ask, lambda: removal.remove(ask, wire.step)),
@@ -36,7 +36,7 @@ def serve(wire: Wire, ssh_connection: str) -> None:
         while (ask := wire.receive()) is not None:
             _answer(wire, answers, ask)
     finally:
-        joining.end()
+        newcomer.end()
         staging.end()
 
 

@@ -59,28 +59,38 @@ def installed() -> dict[str, Any]:
     config = read(layout.CONFIG)
     certificate = read(layout.DATA + "/identity/certificate.pem")
     current = os.path.basename(os.path.realpath(layout.CURRENT)) if os.path.islink(layout.CURRENT) else ""
+    unit = unit_state()
     return {
         "current": current,
         "config": config.decode("utf-8", "replace") if config is not None else None,
         "certificate": certificate.decode("ascii", "replace") if certificate is not None else None,
-        "granted": os.path.exists(layout.DATA + "/identity/grant.json"),
-        **unit_state(),
+        "granted": os.path.exists(layout.GRANT),
+        "active": unit["active"],
+        "enabled": unit["enabled"],
     }
 
 
-def unit_state() -> dict[str, str]:
+def unit_state() -> dict[str, Any]:
     """`active` and `enabled` of the agent's unit, in systemd's words; empty where there is no systemd.
 
+    `stale`: it holds another unit than the file's. `restarts`: how often it started it again by itself.
     Raises Failure when it doesn't say: a unit of which nothing is known isn't one that doesn't run.
     """
     if not under_systemd():
-        return {"active": "", "enabled": ""}
-    output = run(["systemctl", "show", "--property=ActiveState,UnitFileState", layout.UNIT])
+        return {"active": "", "enabled": "", "stale": False, "restarts": 0}
+    properties = "ActiveState,UnitFileState,NeedDaemonReload,NRestarts"
+    output = run(["systemctl", "show", f"--property={properties}", layout.UNIT])
     values = dict(line.partition("=")[::2] for line in lines(output.out))
     if output.code != 0 or not values.get("ActiveState"):
         what = f"systemd doesn't say how the agent is: {output.said or 'no answer'}"
         raise Failure(what, fix="`systemctl status` there says more; then run this again.")
-    return {"active": values["ActiveState"], "enabled": values.get("UnitFileState", "")}
+    restarts = values.get("NRestarts", "")
+    return {
+        "active": values["ActiveState"],
+        "enabled": values.get("UnitFileState", ""),
+        "stale": values.get("NeedDaemonReload") == "yes",
+        "restarts": int(restarts) if restarts.isdecimal() else 0,
+    }
 
 
 def under_systemd() -> bool:

@@ -68,23 +68,30 @@ class Staging:
         self._syncing.start()
 
     def place(self, version: str) -> None:
-        """Put it where it belongs, if that version came: once it is on the disk. Raises Failure."""
+        """Put it where it belongs, if that version came. Where one before it runs, once it is on the disk.
+
+        Raises Failure.
+        """
         if not self._beside or version != self._version:
             return
         place = os.path.join(layout.VERSIONS, version)
+        if os.path.islink(layout.CURRENT):  # which is to lead there next, at each boot
+            self.settle()
         try:
-            self._synced()
-            if self._error is not None:
-                raise self._error
             _move(self._beside, place)
         except OSError as error:
             raise disk_failure(error, place) from error
         finally:
             self.end()
 
+    def settle(self) -> None:
+        """Until what came is on the disk. Raises Failure."""
+        self._synced()
+        if self._error is not None:
+            raise disk_failure(self._error, layout.VERSIONS) from self._error
+
     def end(self) -> None:
         """Leave nothing of it beside its place."""
-        self._synced()
         if self._beside:
             shutil.rmtree(self._beside, ignore_errors=True)
             self._beside = ""
@@ -99,7 +106,7 @@ class Staging:
 
     def _sync(self) -> None:
         try:
-            _sync(self._beside)
+            _sync(layout.VERSIONS)
         except OSError as error:
             self._error = error
 
@@ -162,7 +169,7 @@ def _move(beside: str, place: str) -> None:
 
 
 def _sync(directory: str) -> None:
-    """To the disk, before anything leads there: one call for the whole file system (syncfs(2))."""
+    """To the disk, with one call for the whole file system (syncfs(2))."""
     handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         library = ctypes.CDLL(None, use_errno=True)

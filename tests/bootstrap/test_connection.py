@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import MusterError, Unreachable
+from agent.errors import MusterError, NotAllowed, RuntimeUnavailable, Unreachable
 from bootstrap.connection import BLOCK_BYTES, Connection
 from bootstrap.inventory import parse_inventory
 from bootstrap.site import Site
@@ -52,7 +52,7 @@ async def connected(program: str) -> Connection:
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdin=pipe, stdout=pipe, stderr=pipe)
     (host,) = parse_inventory("localhost name=here")
-    connection = Connection(process, host, None)
+    connection = Connection(process, host, SshSettings())
     await connection._greet()
     return connection
 
@@ -99,3 +99,29 @@ async def test_a_connection_that_breaks_within_a_file_is_told_and_nothing_more_i
     finally:
         await connection.close()
     assert not caplog.records
+
+
+@pytest.mark.parametrize(("line", "asked_before"), [("root@n1", False), ("n1", True)])
+async def test_ssh_is_asked_for_its_configuration_only_where_that_decides_something(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, asked_before: bool
+) -> None:
+    calls = tmp_path / "calls"
+    ssh = tmp_path / "ssh"
+    ssh.write_text(
+        f"#!/bin/sh\ncase \"$*\" in '-G '*) echo asked >>{calls}; echo user ops; echo identityfile {ssh};;\n"
+        f"*) echo connects >>{calls}; echo 'Permission denied (publickey).' >&2; exit 255;; esac\n"
+    )
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    (host,) = parse_inventory(line)
+    with pytest.raises(NotAllowed, match=r"ssh doesn't let (root|ops) in"):
+        await Connection.open(host, SshSettings())
+    assert calls.read_text().split() == ["asked"] * asked_before + ["connects", "asked"], "also to say what is wrong"
+
+
+async def test_a_machine_without_ssh_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for line in ("root@n1", "n1"):
+        (host,) = parse_inventory(line)
+        with pytest.raises(RuntimeUnavailable, match="there is no ssh on this machine"):
+            await Connection.open(host, SshSettings())

@@ -472,7 +472,7 @@ def say(monkeypatch: pytest.MonkeyPatch, output: system.Output) -> None:
 
 def test_a_unit_is_as_systemd_says(monkeypatch: pytest.MonkeyPatch) -> None:
     say(monkeypatch, system.Output(0, "UnitFileState=enabled\nActiveState=activating\n", ""))
-    assert probe.unit_state() == {"active": "activating", "enabled": "enabled"}
+    assert probe.unit_state() == {"active": "activating", "enabled": "enabled", "stale": False, "restarts": 0}
 
 
 @pytest.mark.parametrize("code", [1, -1, -2, 0])
@@ -486,7 +486,7 @@ def test_a_systemd_that_says_nothing_is_not_an_agent_that_does_not_run(
 
 def test_without_systemd_there_is_no_unit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "under_systemd", lambda: False)
-    assert probe.unit_state() == {"active": "", "enabled": ""}
+    assert probe.unit_state() == {"active": "", "enabled": "", "stale": False, "restarts": 0}
 
 
 def test_an_agent_that_should_run_and_does_not_is_told_of_with_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -495,6 +495,7 @@ def test_an_agent_that_should_run_and_does_not_is_told_of_with_its_end(monkeypat
         return system.Output(0, next(text for word, text in said.items() if word in argv), "")
 
     monkeypatch.setattr(install, "run", run)
-    monkeypatch.setattr(install, "unit_state", lambda: {"active": "activating", "enabled": "enabled"})
+    state = {"active": "activating", "enabled": "enabled", "stale": False, "restarts": 3}
+    monkeypatch.setattr(install, "unit_state", lambda: state)
     ended = "activating (watchdog): INFO    linked with n1"
-    assert install.start({"restart": False, "reload": False}) == {"did": True, "ended": ended}
+    assert install.start({"restart": False}, tree.Staging()) == {"did": True, "ended": ended}

@@ -1,0 +1,146 @@
+"""The helper's side of joining: a real agent waits, systemd is played."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from agent.cli.joining import SOCKET, wait_for_identity
+from agent.config import Config
+from agent.model.cluster import IdentityRequest
+from bootstrap.remote import joining, layout, system
+from bootstrap.remote.joining import Joining
+from bootstrap.remote.wire import Failure
+from tests.support.trust import Trust
+
+TIMEOUT_S = 30.0
+ASK = {"name": "n1", "address": "192.0.2.7"}
+
+
+class Systemd:
+    """It starts the agent of this directory; `said` are the commands that it got. `restarts` what it tells of those."""
+
+    def __init__(self, directory: Path) -> None:
+        self.said: list[str] = []
+        self.state: dict[str, Any] = {"active": "inactive", "enabled": "", "stale": False, "restarts": 0}
+        self.starts = True
+        config = Config(data_dir=str(directory / "data"), run_dir=str(directory / "run"))
+        self._agent = threading.Thread(target=wait_for_identity, args=(config, lambda: None), daemon=True)
+
+    def run(self, argv: Sequence[str], *_: object) -> system.Output:
+        self.said.append(" ".join(argv))
+        if "start" in argv and self.starts:
+            self._agent.start()
+        return system.Output(0, '{"id": "by command"}', "")
+
+    def must(self, argv: Sequence[str]) -> str:
+        return self.run(argv).out
+
+    def ended(self) -> bool:
+        self._agent.join(TIMEOUT_S)
+        return not self._agent.is_alive()
+
+
+@pytest.fixture
+def systemd(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Systemd:
+    directory = tmp_path_factory.mktemp("j")  # short: a socket's path has 108 bytes at most
+    monkeypatch.setattr(layout, "ROOT", str(directory))
+    monkeypatch.setattr(layout, "GRANT", str(directory / "data/identity/grant.json"))
+    monkeypatch.setattr(layout, "JOINING", str(directory / "run" / SOCKET))
+    played = Systemd(directory)
+    monkeypatch.setattr(joining, "run", played.run)
+    monkeypatch.setattr(joining, "must", played.must)
+    monkeypatch.setattr(joining, "load_unit", lambda _state: None)
+    monkeypatch.setattr(joining, "unit_state", lambda: played.state)
+    monkeypatch.setattr(joining, "last_words", lambda: "no module named agent")
+    return played
+
+
+def grant_for(answer: dict[str, Any]) -> dict[str, str]:
+    request, trust = msgspec.convert(answer, IdentityRequest), Trust()
+    certificate = trust.certify_request(request)
+    grant = trust.grant(certificate, trust.genesis([(request, certificate)]))
+    return {"grant": msgspec.json.encode(grant).decode()}
+
+
+def test_the_agent_that_waits_makes_the_keys_takes_the_grant_and_stays(systemd: Systemd) -> None:
+    newcomer = Joining()
+    request = newcomer.request(ASK)
+    assert (request["name"], request["address"]) == ("n1", "192.0.2.7")
+    assert systemd.said == ["systemctl start --no-block muster-agent.service"], "nothing is enabled before the grant"
+    newcomer.accept(grant_for(request))
+    newcomer.end()
+    assert newcomer.granted
+    assert systemd.ended()
+    assert "systemctl stop muster-agent.service" not in systemd.said
+
+
+def test_an_agent_that_gets_no_grant_is_stopped(systemd: Systemd) -> None:
+    newcomer = Joining()
+    request = newcomer.request(ASK)
+    with pytest.raises(Failure):
+        newcomer.accept({"grant": "{}"})
+    newcomer.end()
+    assert systemd.said[-1] == "systemctl stop muster-agent.service"
+    again = Joining()
+    systemd.starts = False  # it waits, as nothing really stopped it
+    assert again.request(ASK)["signing_key"] == request["signing_key"]
+    again.accept(grant_for(request))
+    assert systemd.ended()
+
+
+def test_one_that_another_helper_left_waiting_is_started_anew(systemd: Systemd) -> None:
+    systemd.state["active"] = "activating"
+    newcomer = Joining()
+    request = newcomer.request(ASK)
+    assert [said.split()[1] for said in systemd.said] == ["stop", "start"]
+    newcomer.accept(grant_for(request))
+
+
+def test_a_second_line_that_leads_to_the_host_asks_by_command_and_disturbs_nobody(systemd: Systemd) -> None:
+    first, second = Joining(), Joining()
+    request = first.request(ASK)
+    assert second.request(ASK) == {"id": "by command"}
+    second.end()
+    assert not any("stop" in said for said in systemd.said)
+    first.accept(grant_for(request))
+    assert systemd.ended()
+
+
+def test_a_host_that_has_its_grant_is_asked_by_command(systemd: Systemd) -> None:
+    Path(layout.GRANT).parent.mkdir(parents=True)
+    Path(layout.GRANT).write_text("{}")
+    assert Joining().request(ASK) == {"id": "by command"}
+    assert systemd.said == [f"{layout.CURRENT}/bin/agent identity request --name n1 --address 192.0.2.7 --json"]
+
+
+def test_an_agent_that_can_not_start_is_told_with_its_last_words(
+    systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joining, "LOOK_S", 0.01)
+    systemd.starts, systemd.state["restarts"] = False, 1
+    newcomer = Joining()
+    with pytest.raises(Failure, match="the agent doesn't start: no module named agent"):
+        newcomer.request(ASK)
+    newcomer.end()
+    assert systemd.said[-1] == "systemctl stop muster-agent.service"
+
+
+@pytest.mark.parametrize(
+    ("said", "what"),
+    [
+        ('{"detail": "no space", "where": "/var", "fix": "df"}', "no space"),
+        ("Traceback\nImportError: cffi", "`agent identity` failed: Traceback\nImportError: cffi"),
+        ("[1]", "`agent identity` failed: [1]"),
+        ("", "`agent identity` failed: "),
+    ],
+)
+def test_what_an_agent_complains_of_is_told(said: str, what: str) -> None:
+    with pytest.raises(Failure) as failed:
+        joining._understood(said)
+    assert str(failed.value) == what
