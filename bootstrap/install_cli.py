@@ -126,7 +126,7 @@ def install(
 
 def tell_stopped(ended: BaseException, hosts: Path, limit: str | None) -> None:
     """What a person who stopped it has to know."""
-    if isinstance(ended, KeyboardInterrupt):
+    if isinstance(ended, KeyboardInterrupt) and not click.get_current_context().params.get("dry_run"):
         click.echo(f"What hosts have of it stays; this goes on with it: {again(hosts, limit=limit)}", err=True)
 
 

@@ -97,3 +97,10 @@ def test_who_stops_it_is_told_how_it_goes_on(capsys: pytest.CaptureFixture[str])
         install_cli.tell_stopped(MusterError("its own words"), Path("hosts.txt"), "n1")
     told = "What hosts have of it stays; this goes on with it: bootstrap install hosts.txt --accept-new --limit n1\n"
     assert capsys.readouterr().err == told
+
+
+def test_who_stops_a_look_at_what_would_change_has_nothing_to_go_on_with(capsys: pytest.CaptureFixture[str]) -> None:
+    with click.Context(install_cli.install, info_name="install") as context:
+        install_cli.install.parse_args(context, ["hosts.txt", "--dry-run"])
+        install_cli.tell_stopped(KeyboardInterrupt(), Path("hosts.txt"), None)
+    assert not capsys.readouterr().err
