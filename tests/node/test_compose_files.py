@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,19 @@ async def test_the_host_writes_what_it_runs_and_removes_it_with_the_stack(tmp_pa
         await wait_for(lambda: "api:" in path(tmp_path).read_text())
         host.want(wanted())
         await wait_for(lambda: not path(tmp_path).parent.exists())
+
+
+async def test_one_start_after_another_does_not_put_the_file_off_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.node.driver.hosting.COMPOSE_AFTER_S", 0.3)
+    async with hosting(FakeRuntime(), tmp_path) as host:
+        for count in range(1, 101):
+            host.want(wanted(*(spec(f"web-{number}") for number in range(count))))
+            await asyncio.sleep(0.05)
+            if path(tmp_path).exists():
+                return
+    raise AssertionError("no file while one start followed another")
 
 
 async def test_a_stopped_replica_stays_in_its_file(files: ComposeFiles, tmp_path: Path) -> None:

@@ -136,7 +136,8 @@ class Hosting:
             return
         now = time.monotonic()
         before = self._desired.specs if self._desired is not None else ()
-        if {(spec.key, spec.hash) for spec in desired.specs} - {(spec.key, spec.hash) for spec in before}:
+        begins = {(spec.key, spec.hash) for spec in desired.specs} - {(spec.key, spec.hash) for spec in before}
+        if begins and now >= self._compose_from:
             self._compose_from = now + COMPOSE_AFTER_S
         self._compose_by = now + SWEEP_INTERVAL_S
         self._desired = desired
