@@ -63,10 +63,13 @@ class Election:
         self._due = now + self._timeout
 
     def lost_leader(self, now: float) -> None:
-        """The link to the leader closed: it has probably died. No patience with it any more."""
+        """The link to the leader closed: it has probably died. No patience with it any more, and never more than
+        before: its link may come and go again and again."""
+        before = self._due
         self._state.leader = None
         self._short_delays_left = self._state.timing.link_loss_attempts
         self._wait_after_loss(now)
+        self._due = min(self._due, before)
 
     def _wait_after_loss(self, now: float) -> None:
         if self._short_delays_left <= 0:

@@ -164,6 +164,21 @@ class TestStrangers:
         bench.receive("x", Heartbeat(term=2, commit=1, round=1))
         assert bench.raft.deadline() == due
 
+    def test_nor_by_losing_the_link_and_leading_again_and_again(self) -> None:
+        bench = following(Bench())
+        bench.now += 0.5
+        assert bench.vote_for(2, sender="x").granted
+        due = bench.raft.deadline()
+        while bench.now < due - 0.1:
+            bench.now += 0.015
+            bench.receive("x", Heartbeat(term=2, commit=1, round=1))
+            bench.raft.peer_unlinked("x", bench.now)
+            bench.raft.peer_linked("x", bench.now)
+        bench.now = due - 0.001
+        bench.receive("x", Heartbeat(term=2, commit=1, round=1))
+        bench.raft.peer_unlinked("x", bench.now)
+        assert bench.raft.deadline() <= due
+
     def test_it_cannot_thwart_one_election_after_another(self) -> None:
         """A voter heard once every two longest timeouts has time for an election in between."""
         bench = Bench()
