@@ -52,7 +52,7 @@ class Recovery(Struct, frozen=True, kw_only=True):
 
     `index` and `chain` are the head of its ledger, of `term`; what is behind `committed` it doesn't know to be
     committed. `revision` is the target `cluster`'s. `lost`: voters that it has no link with. `unfit`: why no epoch may
-    begin here now, else empty.
+    begin here now, else empty; while a snapshot is being loaded, `index` is ahead of `chain`.
     """
 
     survivor: AgentRef

@@ -136,12 +136,13 @@ class Epochs(Struct):
         context, (head, _) = self.context, self._head()
         voters = sorted(context.raft.configuration.voters, key=context.name_of)
         lost = [voter for voter in voters if not context.reaches(voter)]
+        index = context.raft.last_index if self._is_loading else head.index  # it may know most
         return Recovery(
             survivor=self._ref(context.id),
             epoch=context.state.epoch,
             revision=head.targets["cluster"].revision if "cluster" in head.targets else 0,
-            term=context.raft.term_at(head.index) or 0,
-            index=head.index,
+            term=context.raft.term_at(index) or 0,
+            index=index,
             chain=head.chain,
             committed=context.raft.commit,
             voters=tuple(self._ref(voter) for voter in voters),
