@@ -1,13 +1,14 @@
 """Linearizability of what operators were answered, per target (Wing & Gong 1993), decided without a search.
 
 A target is a register of revisions that an instruction moves on by exactly one. An instruction that wasn't answered
-stays open: it may take effect at any time after it was sent, or never. A conflict is told also of one that took effect,
-when another one came on top of it before it was asked for again: only the newest answer is kept.
+stays open: it may take effect at any time after it was sent, or never. A conflict is told also of one that took effect:
+it was sent more than once, and looked at before its turn, too, or not before another one had come on top of it, as only
+the newest answer is kept.
 
 Of any register the question is NP-complete (Gibbons & Korach 1997): a search doubles its orders with every instruction
 that may have taken effect or not. Of this one it isn't: each revision is taken once, by one instruction of that number,
 so an order is no more than the moments when 1, 2, 3, … were taken; and an answer to an instruction speaks only of the
-moments of its own revision and of the one before. One pass over the revisions finds the moments that each can have.
+moments of its own revision and of those next to it. One pass over the revisions finds the moments that each can have.
 """
 
 from __future__ import annotations
@@ -46,6 +47,13 @@ class _Window(NamedTuple):
     outcome: Answered | None
 
 
+class _Taken(NamedTuple):
+    """A revision was taken at a moment, and the next one has to be until another."""
+
+    at: int
+    next_until: float = math.inf
+
+
 def linearizable(operations: Sequence[Operation], begin: int = 0) -> bool:
     """Whether some order that respects real time explains every answer. The register is at revision `begin` before."""
     windows = _windows(operations)
@@ -53,10 +61,11 @@ def linearizable(operations: Sequence[Operation], begin: int = 0) -> bool:
     if min(applied, default=begin + 1) <= begin:
         return False
     last = max(applied, default=begin)
-    taken = [0]  # the moments when the revision before can have been taken, in order: `begin` at the beginning
+    taken = [_Taken(0)]  # how the revision before can have been taken, in order: `begin` at the beginning
     for revision in itertools.count(begin + 1):
         rivals = windows[revision]
-        if revision > last and _explains(rivals, taken[-1], math.inf):
+        ends = [before.at for before in taken if before.next_until == math.inf]
+        if revision > last and ends and _explains(rivals, ends[-1], math.inf):
             return True
         taken = _taken(rivals, taken)
         if not taken:
@@ -78,15 +87,27 @@ def _windows(operations: Sequence[Operation]) -> defaultdict[int, list[_Window]]
     return windows
 
 
-def _taken(rivals: Sequence[_Window], before: Sequence[int]) -> list[int]:
-    """When one of `rivals` can have taken their revision, the one before having been taken at one of `before`."""
+def _taken(rivals: Sequence[_Window], befores: Sequence[_Taken]) -> list[_Taken]:
+    """How one of `rivals` can have taken their revision, the one before having been taken in one of these ways."""
     applied = [rival for rival in rivals if rival.outcome == "applied"]
     if len(applied) > 1:
         return []
-    first = before[0]
-    moments = {moment for rival in applied or rivals for moment in range(max(rival.first, first), rival.last + 1)}
-    # The later the one before was taken, the more it explains.
-    return [at for at in sorted(moments) if _explains(rivals, before[bisect.bisect_right(before, at) - 1], at)]
+    takers, first = applied or rivals, befores[0].at
+    found = []
+    for at in sorted({moment for rival in takers for moment in range(max(rival.first, first), rival.last + 1)}):
+        # The later the one before was taken, the more it explains.
+        latest_first = range(bisect.bisect_right(befores, (at, math.inf)) - 1, -1, -1)
+        before = next((befores[number].at for number in latest_first if at <= befores[number].next_until), None)
+        if before is not None and _explains(rivals, before, at):
+            until = max(_next_until(taker, before) for taker in takers if taker.first <= at <= taker.last)
+            found.append(_Taken(at, until))
+    return found
+
+
+def _next_until(taker: _Window, before: int) -> float:
+    """Until when the next revision is taken, if this one took its own: who is told of a conflict all the same was
+    looked at before its turn, or when another one had come on top."""
+    return math.inf if taker.outcome != "conflict" or taker.first <= before else taker.last
 
 
 def _explains(rivals: Sequence[_Window], before: int, at: float) -> bool:
