@@ -389,6 +389,20 @@ class TestRemove:
         made.settle()
         assert "shop" not in made.state.stacks
 
+    def test_who_deploys_before_that_waits_for_its_volumes_until_it_is_expelled(self) -> None:
+        keeps = service(replicas=2, volumes=(Volume(source="data", container_path="/data"),))
+        made = world("n1", "n2", web=keeps)
+        made.settle()
+        made.dead["n2"] = "dead"
+        made.ledger.remove(delete_volumes=True)
+        made.settle()
+        made.ledger.deploy(stack(web=keeps))
+        made.settle()
+        assert list(made.plan().pending.values()) == ["its volume is on n2 (dead)"]
+        assert made.ledger.instruct("expel", f"member:{made.ledger.id('n2')}", Expel()).outcome == "applied"
+        made.settle()
+        assert made.hosts_of("web") == {1: "n1", 2: "n1"}
+
     def test_a_host_that_never_comes_back_is_forgotten_by_expelling_it(self) -> None:
         made = world("n1", "n2", web=service(replicas=2, volumes=(Volume(source="data", container_path="/data"),)))
         made.settle()
