@@ -147,7 +147,7 @@ class Epochs(Struct):
             committed=context.raft.commit,
             voters=tuple(self._ref(voter) for voter in voters),
             lost=tuple(self._ref(voter) for voter in lost),
-            unfit=self._unfit(when),
+            unfit=self._unfit(head, when),
         )
 
     def begin(self, token: str, body: bytes, when: Instant) -> Beginning:
@@ -155,14 +155,14 @@ class Epochs(Struct):
 
         Raises the MusterError that the instruction is refused with; Conflict while a majority may be there.
         """
-        if unfit := self._unfit(when):
+        head, past = self._head()
+        if unfit := self._unfit(head, when):
             raise errors.Conflict(unfit, where="cluster", fix="Sign changes as always, e.g. `agent status` first.")
         claims = unverified_claims(token)
         if claims.act != "recover":
             raise errors.InputError(f"{claims.act} begins no epoch", where="act")
         check_times(claims, when.wall_ms / 1000)
         entry = InstructionEntry(at=when.wall_ms, token=token, body=body, via=self.context.id)
-        head, past = self._head()
         state, result = begin_epoch(head, entry)
         past.append(audit_of(state.index, encode_entry(entry), head.chain, state.at, result))
         self._left = True
@@ -182,12 +182,12 @@ class Epochs(Struct):
         """Whether the log begins behind a snapshot that isn't in our state yet: the disk has it first."""
         return self.context.raft.first_index > self.context.state.index + 1
 
-    def _unfit(self, when: Instant) -> str:
+    def _unfit(self, head: ClusterState, when: Instant) -> str:
         if self._left:
             return "another epoch is beginning here already"
         if self._is_loading:
             return "a snapshot is being loaded here: look again in a moment"
-        if self.context.id not in self.context.state.members:
+        if self.context.id not in head.members:
             return f"{self.context.name_of(self.context.id)} isn't a member, as far as its own ledger goes"
         leader, since = self.context.leader, self._leaderless_since
         if leader is not None:

@@ -15,7 +15,7 @@ from agent.node.effects import Send
 from agent.node.epochs import LOST_AFTER_S
 from agent.node.followers import Parts
 from agent.node.messages import CallFrame, FetchBlob, FetchEpoch, FollowLedger, Frame, Ledger, ReplyFrame, Request
-from agent.raft import Configuration
+from agent.raft import Configuration, Persist
 from agent.state import encode_snapshot
 from tests.node.cluster import OFTEN, Cluster, Node, stack
 from tests.support.ledger import member
@@ -140,6 +140,21 @@ def test_none_begins_on_a_host_that_its_own_ledger_does_not_name(cluster: Cluste
         cluster.crash(name) if name != "n9" else cluster.start(name)
     cluster.run(LOST_AFTER_S + 2.0)
     assert "isn't a member" in stranger.up.epochs.look(stranger.when).unfit
+
+
+def test_its_ledger_names_it_also_where_it_does_not_know_yet_that_the_entry_counts(cluster: Cluster) -> None:
+    one, late = cluster.elect(), cluster.add(member("n9"))
+    cluster.instruct("enrol", f"member:{late.id}", Enrol(member=late.member), at=one.name)
+    late.disk.write(Persist(entries=tuple(entry for index, entry in sorted(one.disk.log.items()) if index > 1)), 0)
+    late.disk.write(Persist(hard_state=one.disk.hard_state), 0)
+    for founder in ("n1", "n2", "n3"):
+        cluster.crash(founder)
+    cluster.start("n9")
+    node = lonely(cluster, "n9")
+    assert node.id not in node.up.context.state.members
+    assert node.up.epochs.look(node.when).unfit == ""
+    recover(node)
+    cluster.until(lambda: cluster.coordinator is node)
 
 
 def test_none_begins_without_an_admins_fresh_signature(cluster: Cluster) -> None:
