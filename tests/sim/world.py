@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
+
 from agent.host import HostContext
 from agent.model.ledger import GenesisEntry, encode_entry
 from agent.model.types import AgentId
@@ -149,6 +151,10 @@ class World:
     def _begin(self) -> None:
         self.rng = random.Random(self.seed)
         self.weather = replace(self.given or Weather.draw(self.rng, self.until_s), **self.focus)
+        timing = self.weather.timing
+        # A link loses no part of a snapshot. This network does, again and again, and nobody may wait longer each time.
+        timing = msgspec.structs.replace(timing, snapshot_retry_max_s=timing.snapshot_retry_s)
+        self.weather = replace(self.weather, timing=timing)
         self._crash_in = self._next_crash()
         versions = random.Random(f"versions {self.seed}")
         mixed = versions.random() < self.weather.mixed
