@@ -77,6 +77,8 @@ class Joining:
         state = unit_state()
         if state["active"] not in ("inactive", "failed"):
             must(["systemctl", "stop", layout.UNIT])  # it waits for a helper that was killed, or can't start
+        if state["restarts"] or state["active"] == "failed":
+            run(["systemctl", "reset-failed", layout.UNIT])  # counts restarts anew: a stop between two goes on counting
         load_unit(state)
         self._started = True
         must(["systemctl", "start", "--no-block", layout.UNIT])

@@ -23,12 +23,12 @@ ASK = {"name": "n1", "address": "192.0.2.7"}
 
 
 class Systemd:
-    """It starts the agent of this directory; `said` are the commands that it got. `restarts` what it tells of those."""
+    """It starts the agent of this directory; `said` are the commands it got. `fails`: how often it ends at once."""
 
     def __init__(self, directory: Path) -> None:
         self.said: list[str] = []
         self.state: dict[str, Any] = {"active": "inactive", "enabled": "", "stale": False, "restarts": 0}
-        self.starts = True
+        self.starts, self.fails = True, 0
         config = Config(data_dir=str(directory / "data"), run_dir=str(directory / "run"))
         self._agent = threading.Thread(target=wait_for_identity, args=(config, lambda: None), daemon=True)
 
@@ -36,6 +36,10 @@ class Systemd:
         self.said.append(" ".join(argv))
         if "start" in argv and self.starts:
             self._agent.start()
+        if "start" in argv:
+            self.state["restarts"] += self.fails
+        if "reset-failed" in argv:
+            self.state["restarts"] = 0
         return system.Output(0, '{"id": "by command"}', "")
 
     def must(self, argv: Sequence[str]) -> str:
@@ -123,12 +127,22 @@ def test_an_agent_that_can_not_start_is_told_with_its_last_words(
     systemd: Systemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(joining, "LOOK_S", 0.01)
-    systemd.starts, systemd.state["restarts"] = False, 1
+    systemd.starts, systemd.fails = False, 1
     newcomer = Joining()
     with pytest.raises(Failure, match="the agent doesn't start: no module named agent"):
         newcomer.request(ASK)
     newcomer.end()
     assert systemd.said[-1] == "systemctl stop muster-agent.service"
+
+
+def test_restarts_of_an_earlier_try_are_not_taken_for_its_own(
+    systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joining, "LOOK_S", 0.0)
+    systemd.state["restarts"] = 3
+    newcomer = Joining()
+    newcomer.accept(grant_for(newcomer.request(ASK)))
+    assert systemd.ended()
 
 
 @pytest.mark.parametrize(
