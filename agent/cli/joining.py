@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import socket
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +28,7 @@ from agent.storage.identity import MAX_GRANT_BYTES, accept, create, is_granted
 
 SOCKET: Final = "joining.sock"
 ROUND_S: Final = 1.0  # between two signs of life to systemd, and two looks for a grant that came another way
+PATIENCE_S: Final = 60.0  # an installer comes at once; a boot isn't over while a unit of it is still starting
 MAX_LINE_BYTES: Final = 4_096
 BLOCK_BYTES: Final = 65_536
 
@@ -42,7 +44,10 @@ class Introduction(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 def wait_for_identity(config: Config, waiting: Callable[[], None]) -> None:
-    """Until this host has one; `waiting` is called about once a second. Raises StorageError."""
+    """Until this host has one, or nobody has come to bring it; `waiting` is called about once a second.
+
+    Raises StorageError.
+    """
     path = Path(config.run_dir) / SOCKET
     with socket.socket(socket.AF_UNIX) as listener:
         try:
@@ -56,7 +61,8 @@ def wait_for_identity(config: Config, waiting: Callable[[], None]) -> None:
             listener.listen()
             listener.settimeout(ROUND_S)
             logger.info("this host has no identity yet: waiting for `bootstrap install`")
-            while not is_granted(Path(config.data_dir)):
+            patient_until = time.monotonic() + PATIENCE_S
+            while not is_granted(Path(config.data_dir)) and time.monotonic() < patient_until:
                 waiting()
                 try:
                     link, _ = listener.accept()

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from agent.cli import joining
 from agent.cli.joining import SOCKET, wait_for_identity
 from agent.config import Config
 from agent.model.cluster import IdentityRequest
@@ -130,6 +131,18 @@ def test_an_identity_that_comes_another_way_is_noticed(waiting: Waiting) -> None
         introduce(link)
     (waiting.identity / "grant.json").write_bytes(b"{}")
     assert waiting.ended()
+
+
+def test_where_nobody_comes_it_ends_so_that_a_boot_does_not_wait_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joining, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(joining, "ROUND_S", 0.05)
+    monkeypatch.chdir(tmp_path)  # a socket's path has 108 bytes at most
+    signs: list[None] = []
+    wait_for_identity(Config(data_dir="data", run_dir="run"), lambda: signs.append(None))
+    assert signs
+    assert list(Path("run").iterdir()) == []
 
 
 def test_systemd_is_told_that_it_waits_still(waiting: Waiting) -> None:
