@@ -136,7 +136,8 @@ class Discovery:
                 # A little random, so that hosts started by one hand don't send in step for ever.
                 async with asyncio.timeout(ROUND_INTERVAL_S - MIN_ROUND_INTERVAL_S - self._rng.random()):
                     await self._wake.wait()
-            await asyncio.sleep(MIN_ROUND_INTERVAL_S)
+            if not self._mdns_due or self._mdns is not None:  # else mDNS is to begin, and nothing changed
+                await asyncio.sleep(MIN_ROUND_INTERVAL_S)
 
     def _begin_mdns(self) -> None:
         self._mdns_due = True

@@ -234,6 +234,16 @@ async def test_a_port_that_cant_be_shared_is_named(port: int) -> None:
             await Finder("127.0.0.2").discovery(port).start()
 
 
+async def test_mdns_begins_when_it_is_due_and_gathers_no_changes_first(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discovery_module, "MDNS_AFTER_S", 0.1)
+    monkeypatch.setattr(discovery_module, "MIN_ROUND_INTERVAL_S", 20.0)
+    first, second = (Finder(f"127.0.0.{n}", mdns=True) for n in (2, 3))
+    async with looking(port, first, second) as (finding, _):
+        await wait_for(lambda: second.id in finding.heard_mdns)
+
+
 async def test_mdns_alone_suffices(port: int) -> None:
     first, second = (Finder(f"127.0.0.{n}", beacons=False, mdns=True) for n in (2, 3))
     stranger = Finder("127.0.0.4", cluster="d" * 16, beacons=False, mdns=True)
