@@ -197,7 +197,7 @@ class Connection:
             locked = await asyncio.to_thread(ssh.locked_key, resolved.identity_files)
             if locked is not None:
                 return NotAllowed(f"the key {locked} is locked", fix=f"Unlock it: ssh-add {locked}")
-            if not await asyncio.to_thread(ssh.has_key, resolved.identity_files):
+            if not await asyncio.to_thread(ssh.has_key, resolved):
                 return ssh.no_key(self._host)
         return ssh.explain(self._host, resolved, complaint, code, key=ssh.key_file(self._host, self._settings))
 

@@ -49,11 +49,12 @@ class SshSettings(Struct, frozen=True, kw_only=True):
 
 
 class Resolved(Struct, frozen=True, kw_only=True):
-    """What ssh makes of a destination (`ssh -G`)."""
+    """What ssh makes of a destination (`ssh -G`). `keys_elsewhere`: it names an agent or a token that holds keys."""
 
     user: str
     identity_files: tuple[str, ...]
     jump: str
+    keys_elsewhere: bool = False
 
 
 def arguments(host: InventoryHost, settings: SshSettings) -> list[str]:
@@ -125,6 +126,7 @@ def resolve(host: InventoryHost, settings: SshSettings) -> Resolved:
         user=values.get("user", ""),
         identity_files=tuple(value for key, _, value in pairs if key == "identityfile"),
         jump=values.get("proxyjump", ""),
+        keys_elsewhere=any(values.get(key, "none") != "none" for key in ("identityagent", "pkcs11provider")),
     )
 
 
@@ -150,10 +152,12 @@ def locked_key(files: tuple[str, ...]) -> str | None:
     return None
 
 
-def has_key(files: tuple[str, ...]) -> bool:
-    """Whether ssh has any key to offer: one of these private keys, or one that the user's ssh agent holds."""
+def has_key(resolved: Resolved) -> bool:
+    """Whether ssh may have any key to offer: a private key's file, or one that an agent or a token holds."""
+    if resolved.keys_elsewhere or any(Path(name).expanduser().is_file() for name in resolved.identity_files):
+        return True
     held = _run(["ssh-add", "-L"])
-    return (held is not None and held.returncode == 0) or any(Path(name).expanduser().is_file() for name in files)
+    return held is not None and held.returncode == 0
 
 
 def no_key(host: InventoryHost) -> MusterError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -202,18 +203,42 @@ def test_any_complaint_becomes_one_line(complaint: str) -> None:
     assert "\n" not in error.what
 
 
-def test_the_users_own_configuration_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ssh takes it from the home in passwd, so it's included here by an option that only this test gives."""
-    config = tmp_path / "config"
-    config.write_text("Host n1\n  User deploy\n  ProxyJump bastion\n  IdentityFile ~/.ssh/other\n")
+@pytest.fixture
+def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """ssh takes it from the home in passwd, so it's included here by an option that only these tests give."""
+    config, wrapper = tmp_path / "config", tmp_path / "ssh"
     monkeypatch.setattr("bootstrap.ssh._OPTIONS", ("BatchMode=yes",))
-    wrapper = tmp_path / "ssh"
     real = subprocess.run(["sh", "-c", "command -v ssh"], capture_output=True, text=True, check=True).stdout.strip()
     wrapper.write_text(f'#!/bin/sh\nexec {real} -F {config} "$@"\n')
     wrapper.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    def write(*lines: str) -> None:
+        config.write_text("\n".join(["Host n1", *lines, ""]))
+
+    return write
+
+
+def test_the_users_own_configuration_counts(configured: Callable[..., None]) -> None:
+    configured("User deploy", "ProxyJump bastion", "IdentityFile ~/.ssh/other")
     found = resolve(host("n1"), SshSettings())
     assert (found.user, found.jump, found.identity_files) == ("deploy", "bastion", ("~/.ssh/other",))
+
+
+@pytest.mark.parametrize(
+    ("line", "elsewhere"),
+    [
+        ("IdentityAgent ~/.keys/agent.sock", True),
+        ("PKCS11Provider /usr/lib/token.so", True),
+        ("IdentityAgent none", False),
+    ],
+)
+def test_keys_in_an_agent_or_a_token_that_is_configured_count(
+    configured: Callable[..., None], monkeypatch: pytest.MonkeyPatch, line: str, elsewhere: bool
+) -> None:
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    configured(line, "IdentityFile /nowhere/id")
+    assert has_key(resolve(host("n1"), SshSettings())) is elsewhere
 
 
 def test_a_key_with_a_passphrase_is_locked_and_one_without_is_not(
@@ -226,6 +251,6 @@ def test_a_key_with_a_passphrase_is_locked_and_one_without_is_not(
     missing, opened, shut = (str(tmp_path / name) for name in ("missing", "open", "shut"))
     assert locked_key((missing, opened)) is None
     assert locked_key((missing, opened, shut)) == shut
-    assert has_key((missing, shut))
-    assert not has_key((missing,))
+    assert has_key(Resolved(user="ops", identity_files=(missing, shut), jump=""))
+    assert not has_key(Resolved(user="ops", identity_files=(missing,), jump=""))
     assert "ssh-keygen -t ed25519; then bring it there: ssh-copy-id -p 2222 ops@n1" in no_key(host()).fix
