@@ -44,8 +44,8 @@ WATCHDOG_SHARE = 0.4  # of systemd's interval: a loop that stands still for two 
 def run(file: str | None, **flags: str | int | None) -> int:
     """Run the agent of this host. A flag goes before the environment, and that before the configuration.
 
-    Without an identity it waits for one, which `bootstrap install` hands over. Ends cleanly on SIGTERM and SIGINT:
-    workloads go on running, and the coordination is handed over.
+    Without an identity it waits a minute for one, which `bootstrap install` hands over. Ends cleanly on SIGTERM and
+    SIGINT: workloads go on running, and the coordination is handed over.
     """
     from agent.storage.identity import is_granted
 
