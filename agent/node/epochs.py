@@ -40,7 +40,10 @@ class Beginning(NamedTuple):
 
 
 class Epochs(Struct):
-    """`others`: linked peers of another epoch. `refused`: why a later epoch's proof was none, by who offered it."""
+    """`others`: linked peers of another epoch. `refused`: why a later epoch's proof was none, by who offered it.
+
+    `_asked`: what each of them asks here, until it is answered.
+    """
 
     context: Context
     machine: Machine
@@ -48,6 +51,7 @@ class Epochs(Struct):
     others: dict[AgentId, Peer] = field(default_factory=dict)
     refused: dict[AgentId, str] = field(default_factory=dict)
     _arriving: dict[AgentId, Arriving] = field(default_factory=dict)
+    _asked: dict[AgentId, tuple[int, FetchEpoch]] = field(default_factory=dict)
     _parts: Parts = field(default_factory=Parts)
     _leaderless_since: float | None = None
     _left: bool = False
@@ -89,6 +93,7 @@ class Epochs(Struct):
         if self.others.pop(peer, None) is None:
             return False
         self._arriving.pop(peer, None)
+        self._asked.pop(peer, None)
         self.context.calls.peer_lost(peer, when)
         return True
 
@@ -96,14 +101,23 @@ class Epochs(Struct):
         """Whether the frame is of a peer of another epoch; all but the one question and its answer is dropped."""
         if sender not in self.others:
             return False
-        snapshot = self.context.raft.snapshot  # since this epoch began there always is one, and it is of it
         match frame:
-            case CallFrame(id=call, request=FetchEpoch() as asked) if snapshot and sender in self.context.state.members:
-                start = asked.offset if asked.index == snapshot.index else 0
-                self.context.reply(sender, call, Ledger(snapshot=self._parts.at(snapshot, start)))
+            case CallFrame(id=call, request=FetchEpoch() as asked):
+                self._asked[sender] = call, asked
+                self._answer()
             case ReplyFrame(id=call, reply=reply, end=end):
                 self.context.calls.replied(sender, call, reply, end, when)
         return True
+
+    def _answer(self) -> None:
+        """Members only. A host that is new may ask before the ledger here names it, and doesn't ask again."""
+        snapshot = self.context.raft.snapshot  # since this epoch began there always is one, and it is of it
+        if snapshot is None:
+            return
+        for peer in sorted(self._asked.keys() & self.context.state.members.keys()):
+            call, asked = self._asked.pop(peer)
+            start = asked.offset if asked.index == snapshot.index else 0
+            self.context.reply(peer, call, Ledger(snapshot=self._parts.at(snapshot, start)))
 
     def _offered(self, peer: Peer, snapshot: raft.Snapshot) -> None:
         if self._left:
@@ -125,7 +139,9 @@ class Epochs(Struct):
     # Beginning one
 
     def pump(self, when: Instant) -> None:
-        """Notice for how long nobody has coordinated."""
+        """Answer who has become a member; notice for how long nobody has coordinated."""
+        if self._asked:
+            self._answer()
         if self.context.leader is not None:
             self._leaderless_since = None
         elif self._leaderless_since is None:

@@ -209,6 +209,21 @@ def test_a_host_that_is_new_to_the_cluster_starts_at_genesis_and_follows(cluster
     cluster.until(lambda: item.id in new.up.context.state.members)
 
 
+def test_who_asks_before_the_ledger_names_it_is_answered_once_it_does(cluster: Cluster) -> None:
+    node = lonely(cluster, "n1")
+    recover(node)
+    cluster.until(lambda: cluster.coordinator is node)
+    item = member("n4")
+    new = cluster.add(item)
+    cluster.start("n4")
+    cluster.run(1.0)
+    assert cluster.linked("n1", "n4")
+    assert new.up.context.state.epoch == 1
+    cluster.instruct("enrol", f"member:{item.id}", Enrol(member=item), epoch=2)
+    cluster.until(lambda: new.up.context.state.epoch == 2)
+    cluster.until(lambda: item.id in new.up.context.state.members)
+
+
 def sent_to(node: Node, peer: AgentId) -> list[Frame]:
     return [effect.frame for effect in node.up.take_effects() if isinstance(effect, Send) and effect.to == peer]
 
