@@ -279,6 +279,8 @@ class Faults:
         asks: nobody takes it for gone, and with one of the others lost those that have it are too few to be believed.
         """
         cores = {other.id: other.core for other in self._world.alive() if other.core is not None}
+        if not cores:
+            return False
         ahead = max(cores.values(), key=lambda core: core.context.state.index).context.raft
         snapshot = ahead.snapshot
         if snapshot is None or agent.id not in snapshot.configuration.voters:
