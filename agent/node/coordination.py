@@ -193,6 +193,7 @@ class Coordination:
         self.asking.forget()
         self._decision, self._facts = Decision(), None
         self._since, self._decided_through, self._look_at = None, 0, float("inf")
+        self._handed_at = float("-inf")
         self._vitals, self._trail = Vitals(self.context), Trail()
 
     def _decide(self, when: Instant) -> None:

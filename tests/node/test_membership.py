@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.model.instruction import Enrol
+from agent.model.instruction import Enrol, Undrain
 from agent.model.report import HostReport
 from agent.node.choosing import voter_for
 from agent.node.context import Peer
@@ -202,6 +202,20 @@ def test_a_drained_coordinator_hands_over_and_goes_on_voting(cluster: Cluster) -
     assert other.up.context.raft.term == term + 1  # handed over once, and nobody had to wait for a timeout
     assert other.up.context.raft.configuration.voters == voters
     assert drained.result(drained.deploy()).outcome == "applied"
+
+
+def test_who_coordinates_again_after_a_drain_hands_over_at_once_when_it_is_drained_again(cluster: Cluster) -> None:
+    drained = cluster.elect()
+    assert cluster.drain(drained.name, at=drained.name).outcome == "applied"
+    cluster.until(lambda: cluster.coordinator not in (None, drained))
+    other = cluster.elect()
+    undrained = cluster.instruct("undrain", f"host:{drained.id}", Undrain(), at=other.name, rev=2)
+    assert undrained.outcome == "applied"
+    other.hand_over(drained)
+    cluster.until(lambda: cluster.coordinator is drained)
+    cluster.elect()
+    assert cluster.drain(drained.name, at=drained.name, rev=3).outcome == "applied"
+    cluster.until(lambda: cluster.coordinator not in (None, drained), within_s=1.0)
 
 
 def test_who_drains_says_so_by_the_hosts_name(cluster: Cluster) -> None:
