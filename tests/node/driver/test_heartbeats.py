@@ -26,7 +26,7 @@ from bootstrap.ports import choose
 from tests.support.trust import found, introduction
 from tests.support.waiting import wait_for
 
-BEAT_S = RaftTiming.local().heartbeat_s
+BEAT_S = RaftTiming.lan().heartbeat_s
 
 
 class Side:
@@ -36,7 +36,7 @@ class Side:
         genesis, me = identity.genesis, introduction(identity, peer_port=port)
         self.id, self.address, self.port = identity.id, address, port
         self.state: ClusterState = genesis_state(encode_entry(GenesisEntry(at=genesis.created_at, genesis=genesis)))
-        config = Config(listen=address, peer_port=port, timing="local", seeds=(), discovery_mdns=False)
+        config = Config(listen=address, peer_port=port, timing="lan", seeds=(), discovery_mdns=False)
         self.network = Network(config, identity, me, random.Random(1))
         self.network.inputs = self
         self.linked = False
