@@ -17,7 +17,7 @@ from agent.client import Client
 from agent.errors import Conflict, InputError, MusterError, Unreachable
 from agent.home import find_home, open_home, remember
 from agent.model.api import Recovery
-from agent.model.instruction import InstructionResult, Recover
+from agent.model.instruction import InstructionResult
 
 COORDINATES_TIMEOUT_S = 30.0  # the survivor starts anew and elects itself: about two seconds
 ROUND_S = 0.2  # between two looks at it
@@ -76,22 +76,15 @@ async def _recover(client: Client, options: Options, lost: str | None) -> None:
         fix = "`agent status` says more; there is nothing to recover while a majority can be had."
         raise Conflict(chosen.unfit, where=chosen.survivor.name, fix=fix)
     _confirm(client, chosen, lost)
-    body = Recover(
-        epoch=chosen.epoch + 1,
-        survivor=chosen.survivor.id,
-        index=chosen.index,
-        chain=chosen.chain,
-        lost=tuple(voter.id for voter in chosen.lost),
-    )
     client.prefer(chosen.survivor.name)
-    result = await client.recover(chosen.revision + 1, body)
+    result = await client.recover(chosen.revision + 1, chosen.beginning())
     await _wait(client, chosen)
     _tell(options, chosen, result)
 
 
 def _choose(found: list[Recovery], via: str | None) -> Recovery:
-    """The survivor that was named, else the one that knows most (Raft §5.4.1), and may begin. Raises Unreachable."""
-    best = max(found, key=lambda each: (each.term, each.index, not each.unfit, each.survivor.name), default=None)
+    """The survivor that was named, else the one that knows most (`Recovery.rank`). Raises Unreachable."""
+    best = max(found, key=lambda each: each.rank, default=None)
     if best is None:
         raise Unreachable("no member answers", fix="Start an agent that still has its ledger, then try again.")
     named = next((each for each in found if each.survivor.name == via), best if via is None else None)

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from agent.model.cluster import ApiKey, ScopeName
 from agent.model.fault import Fault
-from agent.model.instruction import Act, InstructionResult
+from agent.model.instruction import Act, InstructionResult, Recover
 from agent.model.ledger import AssignedPort, Phase
 from agent.model.report import ReplicaState
 from agent.model.stack import InstructionRef, Stack
@@ -65,6 +65,16 @@ class Recovery(Struct, frozen=True, kw_only=True):
     voters: tuple[AgentRef, ...]
     lost: tuple[AgentRef, ...]
     unfit: str = ""
+
+    @property
+    def rank(self) -> tuple[int, int, bool, str]:
+        """Who knows most has the highest (Raft §5.4.1); of those that know as much, one that may begin."""
+        return self.term, self.index, not self.unfit, self.survivor.name
+
+    def beginning(self) -> Recover:
+        """What is signed to begin the next epoch with it."""
+        lost = tuple(voter.id for voter in self.lost)
+        return Recover(epoch=self.epoch + 1, survivor=self.survivor.id, index=self.index, chain=self.chain, lost=lost)
 
 
 class EpochBeginning(Struct, frozen=True, kw_only=True):

@@ -22,9 +22,7 @@ from tests.support.ledger import member
 
 
 def recovery(node: Node) -> Recover:
-    look = node.up.epochs.look(node.when)
-    lost = tuple(voter.id for voter in look.lost)
-    return Recover(epoch=look.epoch + 1, survivor=node.id, index=look.index, chain=look.chain, lost=lost)
+    return node.up.epochs.look(node.when).beginning()
 
 
 def recover(node: Node, **how: object) -> None:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from agent.errors import Conflict
 from agent.instruction import encode_body, sign_instruction
 from agent.model.api import Recovery
-from agent.model.instruction import Recover
 from agent.node.core import NodeCore
 from agent.node.epochs import LOST_AFTER_S
 from agent.node.instant import Instant
@@ -98,16 +97,13 @@ class Disaster:
         for agent in world.alive():
             if not agent.paused and not world.is_expelled(agent):
                 world.hand_in(agent, lambda core, when: found.append(core.epochs.look(when)))
-        best = max(found, key=lambda look: (look.term, look.index, not look.unfit, look.survivor.name), default=None)
+        best = max(found, key=lambda look: look.rank, default=None)
         if best is not None and not best.unfit:
             survivor = world.agents[best.survivor.id]
             world.hand_in(survivor, lambda core, when: self._recover(survivor, best, core, when))
 
     def _recover(self, survivor: SimAgent, look: Recovery, core: NodeCore, when: Instant) -> None:
-        cast, lost = self.world.cast, tuple(voter.id for voter in look.lost)
-        body = encode_body(
-            Recover(epoch=look.epoch + 1, survivor=survivor.id, index=look.index, chain=look.chain, lost=lost)
-        )
+        cast, body = self.world.cast, encode_body(look.beginning())
         token = sign_instruction(
             cast.operator_key,
             operator_name=OPERATOR,
