@@ -14,7 +14,17 @@ SHARED: Final = "agent/formats/firewalls.py"
 """Read by the agent too; it needs nothing but the standard library either."""
 
 MODULES: Final = (
-    *("wire", "layout", "system", "firewall", "probe", "archive", "tree", "install", "joining", "removal", "main"),
+    "wire",
+    "layout",
+    "system",
+    "firewall",
+    "probe",
+    "archive",
+    "tree",
+    "install",
+    "joining",
+    "removal",
+    "main",
 )
 """In the order in which they import each other."""
 

@@ -133,12 +133,12 @@ class Swim:
         """
         self._tick(now)
         others = {member: address for member, address in members.items() if member != self.id}
-        was_alone = not len(self._roster)
+        was_alone = self._roster.alone
         for removed in self._roster.replace(others, now):
             self._queue.forget(removed)
             if self._probe and self._probe.target == removed:
                 self._probe = None
-        if was_alone and len(self._roster):
+        if was_alone and not self._roster.alone:
             # Time without members isn't lateness.
             self._probe_at = max(self._probe_at, now)
             self._revive_at = max(self._revive_at, now)
@@ -210,7 +210,7 @@ class Swim:
             if lateness > self.config.probe_interval_ms / 1000:
                 self._forgive_stall(lateness, now)
             self._run_timers(now)
-        if self._gossip_at <= now and len(self._queue):
+        if self._gossip_at <= now and self._queue.size:
             self._gossip(now)
 
     def _run_timers(self, now: float) -> None:
@@ -432,7 +432,7 @@ class Swim:
 
     def _publish(self, update: Update) -> None:
         """Queue news; the next round of gossip is at most one interval away, at once after a quiet time."""
-        if not len(self._queue):
+        if not self._queue.size:
             self._gossip_at = max(self._gossip_at, self._now)
         self._queue.add(update)
 

@@ -34,7 +34,7 @@ class GossipQueue:
     Invariants: no entry is sent more often than the limit; at most 1 + K entries per member, K the confirmations wanted
     (the core queues no more), so the queue is bounded by the ledger's size. Each entry is in the heap once, and what is
     gone stays there until it comes to its top, or until that is more than half of it: a message costs the same however
-    much news there is. `size`: how many wait.
+    much news there is. `size`: how many wait, which is asked after every input.
     """
 
     def __init__(self) -> None:
@@ -42,9 +42,6 @@ class GossipQueue:
         self._heap: list[_Waiting] = []
         self.size = 0
         self._serial = 0
-
-    def __len__(self) -> int:
-        return self.size
 
     def add(self, update: Update) -> None:
         """Queue `update`; it replaces everything older about that member."""

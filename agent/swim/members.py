@@ -68,7 +68,7 @@ class Roster:
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self._members: dict[str, Member] = {}
-        self.alone = True  # whether nobody is in it
+        self.alone = True  # whether nobody is in it; asked after every input, as `suspects` is
         self._ids: list[str] = []
         self._order = ProbeOrder(rng)
         self._sync_position = 0
@@ -79,9 +79,6 @@ class Roster:
 
     def __iter__(self) -> Iterator[Member]:
         return iter(self._members.values())
-
-    def __len__(self) -> int:
-        return len(self._members)
 
     def get(self, member: str) -> Member | None:
         """The record of `member`, None when the ledger doesn't name it (or it is this agent)."""

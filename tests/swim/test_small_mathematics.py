@@ -114,9 +114,9 @@ def test_no_update_is_sent_more_often_than_the_limit(news: list[Update], limit: 
     queue = GossipQueue()
     for update in news:
         queue.add(update)
-    queued = len(queue)
+    queued = queue.size
     sent: list[Update] = []
-    while len(queue):
+    while queue.size:
         taken = queue.take(count, limit)
         assert 1 <= len(taken) <= count
         assert len(set(taken)) == len(taken)
@@ -140,7 +140,7 @@ def test_a_later_claim_replaces_the_earlier_ones_about_that_member() -> None:
     other, refuted = Update("y", "a", Claim.DEAD, 0), Update("x", "x", Claim.ALIVE, 2)
     for update in (first, second, other):
         queue.add(update)
-    assert len(queue) == 3, "suspicions by two origins confirm each other: both travel"
+    assert queue.size == 3, "suspicions by two origins confirm each other: both travel"
     queue.add(refuted)
     assert set(queue.take(9, 1)) == {refuted, other}
 
@@ -156,7 +156,7 @@ def test_nobody_is_sent_news_about_itself_from_the_queue() -> None:
     queue = GossipQueue()
     queue.add(Update("x", "a", Claim.DEAD, 0))
     assert queue.take(9, 1, without="x") == []
-    assert len(queue) == 1
+    assert queue.size == 1
 
 
 @given(st.integers(0, 2**32), st.integers(1, 20))
