@@ -43,6 +43,14 @@ def lonely(cluster: Cluster, name: str) -> Node:
     return cluster.n(name)
 
 
+def recovered(cluster: Cluster, name: str) -> Node:
+    """That node, the only one that is up, when it coordinates the next epoch."""
+    node = lonely(cluster, name)
+    recover(node)
+    cluster.until(lambda: cluster.coordinator is node)
+    return node
+
+
 def epochs(cluster: Cluster) -> set[int]:
     return {node.up.context.state.epoch for node in cluster.alive}
 
@@ -166,9 +174,7 @@ def test_none_begins_without_an_admins_fresh_signature(cluster: Cluster) -> None
 
 @pytest.mark.parametrize("survivor", ["n1", "n2", "n3"])
 def test_who_comes_back_follows_and_votes_again(cluster: Cluster, survivor: str) -> None:
-    node = lonely(cluster, survivor)
-    recover(node)
-    cluster.until(lambda: cluster.coordinator is node)
+    node = recovered(cluster, survivor)
     for name in cluster.nodes.keys() - {survivor}:
         cluster.start(name)
     cluster.until(lambda: epochs(cluster) == {2})
@@ -196,9 +202,7 @@ def test_a_majority_that_lived_on_elsewhere_follows_too(cluster: Cluster) -> Non
 
 
 def test_a_host_that_is_new_to_the_cluster_starts_at_genesis_and_follows(cluster: Cluster) -> None:
-    node = lonely(cluster, "n1")
-    recover(node)
-    cluster.until(lambda: cluster.coordinator is node)
+    recovered(cluster, "n1")
     item = member("n4")
     new = cluster.add(item)
     cluster.instruct("enrol", f"member:{item.id}", Enrol(member=item), epoch=2)
@@ -208,9 +212,7 @@ def test_a_host_that_is_new_to_the_cluster_starts_at_genesis_and_follows(cluster
 
 
 def test_who_asks_before_the_ledger_names_it_is_answered_once_it_does(cluster: Cluster) -> None:
-    node = lonely(cluster, "n1")
-    recover(node)
-    cluster.until(lambda: cluster.coordinator is node)
+    recovered(cluster, "n1")
     item = member("n4")
     new = cluster.add(item)
     cluster.start("n4")
@@ -227,9 +229,7 @@ def sent_to(node: Node, peer: AgentId) -> list[Frame]:
 
 
 def test_a_stranger_is_given_nothing_and_nothing_but_the_question_is_answered(cluster: Cluster) -> None:
-    node = lonely(cluster, "n2")
-    recover(node)
-    cluster.until(lambda: cluster.coordinator is node)
+    node = recovered(cluster, "n2")
     stranger, behind = member("n9"), cluster.n("n1").member
     for peer in (stranger, behind):
         node.up.link_up(Peer(id=peer.id, known=peer is behind, epoch=1), node.when)
@@ -259,9 +259,7 @@ def test_a_later_epoch_that_nothing_proves_leads_nobody_away(cluster: Cluster) -
 
 def test_a_long_proof_comes_in_parts(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(followers, "PART_BYTES", 500)
-    node = lonely(cluster, "n2")
-    recover(node)
-    cluster.until(lambda: cluster.coordinator is node)
+    recovered(cluster, "n2")
     other = cluster.start("n1")
     cluster.until(lambda: other.up.context.state.epoch == 2)
     assert other.disk.snapshot is not None
