@@ -142,6 +142,10 @@ class StorageError(MusterError):
     kind = "storage"
 
 
+class DiskFull(StorageError):
+    """There is no room for what has to be written; once there is, the agent can go on."""
+
+
 class InvariantBroken(Exception):
     """A local invariant doesn't hold. Never caught: the process ends, systemd starts it again."""
 

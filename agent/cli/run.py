@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from agent.config import Config, read_config
-from agent.errors import EXIT_OK
+from agent.errors import EXIT_OK, DiskFull
 
 if TYPE_CHECKING:
     from agent.api.server import ApiServer
@@ -58,13 +58,26 @@ def run(file: str | None, **flags: str | int | None) -> int:
 
         wait_for_identity(config, systemd.starting_still)
         config = read_config(file, os.environ, flags)  # which is written before the identity
-    while (code := asyncio.run(_serve(config, recent, systemd))) is None:
+    while (code := _live(config, recent, systemd)) is None:
         pass
     return code
 
 
+def _live(config: Config, recent: RecentLog, systemd: Systemd) -> int | None:
+    """One life of the agent; None when it has to start anew."""
+    try:
+        return asyncio.run(_serve(config, recent, systemd))
+    except (DiskFull, OSError) as error:
+        from agent.cli.room import is_for_want_of_room, wait_for_room  # seldom
+
+        if not is_for_want_of_room(error):
+            raise
+        wait_for_room(error, Path(config.data_dir), systemd.waits_for_room)
+        return None
+
+
 async def _serve(config: Config, recent: RecentLog, systemd: Systemd) -> int | None:
-    """One life of the agent; None when it has to start anew, with a ledger of another epoch."""
+    """Until its end; None when it has to start anew, with a ledger of another epoch."""
     from loguru import logger
 
     from agent.node.driver.agent import Agent
@@ -79,7 +92,7 @@ async def _serve(config: Config, recent: RecentLog, systemd: Systemd) -> int | N
     try:
         api = await _Api.start(config, agent)
         try:
-            await systemd.notify("READY=1")
+            await systemd.notify("READY=1\nSTATUS=")
             _freeze()
             watchdog = asyncio.create_task(systemd.watch(), name="watchdog")
             stopping = asyncio.create_task(stop.wait(), name="stop")
@@ -237,9 +250,16 @@ class Systemd(NamedTuple):
 
     def starting_still(self) -> None:
         """Give the start more time (sd_notify(3), EXTEND_TIMEOUT_USEC); it may be repeated within that."""
+        self._repeat(f"EXTEND_TIMEOUT_USEC={START_EXTENSION_S * 1_000_000}")
+
+    def waits_for_room(self) -> None:
+        """It is well, though it does nothing: no boot waits for its start, and no watchdog ends it. To be repeated."""
+        self._repeat("READY=1\nWATCHDOG=1\nSTATUS=Waiting for room on the disk")
+
+    def _repeat(self, state: str) -> None:
         if self.socket:
             with contextlib.suppress(OSError):  # the next one counts
-                self._send(f"EXTEND_TIMEOUT_USEC={START_EXTENSION_S * 1_000_000}")
+                self._send(state)
 
     async def watch(self) -> None:
         """Tell it that the loop turns (sd_watchdog_enabled(3))."""

@@ -27,7 +27,7 @@ from agent.model.types import ClusterId, Digest, Millis
 from agent.node.effects import Audit
 from agent.raft.entry import MAX_ENTRY_BYTES
 from agent.state import link
-from agent.storage.files import make_directory, sync_directory
+from agent.storage.files import make_directory, refused, sync_directory
 
 DIRECTORY = "audit"
 SUFFIX = ".audit"
@@ -142,11 +142,8 @@ class AuditLog:
                     os.fsync(file.fileno())
             self._prune()
         except OSError as error:
-            raise StorageError(
-                f"the audit segments can't be written: {error.strerror}",
-                where=str(self.directory),
-                fix="Make room (`df`); the agent stops now and starts again by itself.",
-            ) from error
+            fix = "Check the disk (`df`, `dmesg`); the agent stops now and starts again by itself."
+            raise refused("the audit segments can't be written", error, self.directory, fix) from error
 
     def _by_segment(self, batch: Iterable[Audit]) -> Iterator[list[Audit]]:
         """The entries that aren't here yet, as many at a time as `_tail` takes; between them it is another one."""

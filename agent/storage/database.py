@@ -17,9 +17,9 @@ from pathlib import Path
 
 import msgspec
 
-from agent.errors import InvariantBroken, StorageError
+from agent.errors import DiskFull, InvariantBroken, StorageError
 from agent.raft import Boot, Configuration, Entry, EntryKind, HardState, Life, Persist, Snapshot
-from agent.storage.files import ANEW_FIX, sync_directory
+from agent.storage.files import ANEW_FIX, ROOM_FIX, refused, sync_directory
 
 APPLICATION_ID = 0x6D757374  # "must": `file ledger.db` and we ourselves know it from any other database
 
@@ -395,8 +395,11 @@ class LedgerFile:
         return StorageError(what, where=str(self.path), fix=f"{ANEW_FIX} Never put an older copy back.")
 
     def _writing_failed(self, error: sqlite3.Error) -> StorageError:
+        what = f"the ledger can't be written: {error}"
+        if _is_full(error):
+            return DiskFull(what, where=str(self.path), fix=ROOM_FIX)
         return StorageError(
-            f"the ledger can't be written: {error}",
+            what,
             where=str(self.path),
             fix="Check the disk (`df`, `dmesg`); the agent stops now and starts again by itself.",
         )
@@ -409,8 +412,11 @@ class LedgerFile:
                 fix="Stop it first (`systemctl status muster`), or give this one a data directory of its own.",
             )
         if isinstance(error, sqlite3.OperationalError):
+            what = f"the ledger can't be opened: {error}"
+            if _is_full(error):
+                return DiskFull(what, where=str(self.path), fix=ROOM_FIX)
             return StorageError(
-                f"the ledger can't be opened: {error}",
+                what,
                 where=str(self.path),
                 fix="Check the disk (`df`, `dmesg`) and the directory's owner and mode, then start the agent again.",
             )
@@ -421,6 +427,14 @@ def _genesis_digest(entry: Entry) -> str:
     return hashlib.sha256(entry.data).hexdigest()
 
 
+def _is_full(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+
+
 def _create_private(path: Path) -> None:
     """Make the file with mode 0600 before SQLite would make it with the umask's; its WAL copies the mode."""
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        fix = "Check the disk (`df`, `dmesg`) and the directory's owner and mode."
+        raise refused("the ledger can't be opened", error, path, fix) from error

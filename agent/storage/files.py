@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from pathlib import Path
 
-from agent.errors import StorageError
+from agent.errors import DiskFull, StorageError
 
 ANEW_FIX = (
     "Stop the agent, move `identity` and `ledger.db*` out of this directory, `agent expel` the host where it still is "
@@ -14,13 +15,27 @@ ANEW_FIX = (
 )
 """For who has lost one of the two, or can't vouch for it."""
 
+ROOM_FIX = "Make room there (`df` and `du` say where it went)."
+
+
+def refused(what: str, error: OSError, path: Path, fix: str = "") -> StorageError:
+    """The error that says so; a DiskFull where there is no room, and then `fix` is to make some."""
+    if is_full(error):
+        return DiskFull(f"{what}: {error.strerror}", where=str(path), fix=ROOM_FIX)
+    return StorageError(f"{what}: {error.strerror}", where=str(path), fix=fix)
+
+
+def is_full(error: OSError) -> bool:
+    """Whether there is no room, on the disk or within a quota."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
 
 def make_directory(path: Path) -> None:
     """The directory, 0700, with its parents. Raises StorageError."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"the directory can't be made: {error.strerror}", where=str(path)) from error
+        raise refused("the directory can't be made", error, path) from error
 
 
 def write_private(path: Path, data: bytes) -> None:
@@ -39,11 +54,8 @@ def write_private(path: Path, data: bytes) -> None:
             raise
         sync_directory(path.parent)
     except OSError as error:
-        raise StorageError(
-            f"the file can't be written: {error.strerror}",
-            where=str(path),
-            fix="Check the disk (`df`, `dmesg`) and the directory's owner and mode.",
-        ) from error
+        fix = "Check the disk (`df`, `dmesg`) and the directory's owner and mode."
+        raise refused("the file can't be written", error, path, fix) from error
 
 
 def read_private(path: Path) -> bytes:

@@ -3,18 +3,21 @@ serves or votes on anything, and the others go on without it."""
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 import psutil
 import pytest
 
+from agent.cli.room import ROOM_BYTES
 from agent.raft import Configuration, Entry, EntryKind, Persist, Snapshot
 from agent.state import encode_snapshot, genesis_state
 from agent.storage.birth import LEDGER_FILE, genesis_entry
@@ -28,6 +31,7 @@ from tests.support.agents import AgentHttps, Desk
 from tests.support.waiting import wait_for_sync
 
 ENDS_S = 20.0
+SMALL_DISK_BYTES = 2 * ROOM_BYTES
 AT_A_LIMIT = (
     "import os, resource, sys; n = int(sys.argv[1]); resource.setrlimit(resource.RLIMIT_FSIZE, (n, n)); "
     "os.execv(sys.argv[2], sys.argv[2:])"
@@ -166,7 +170,7 @@ def says(output: str, what: str, fix: str) -> None:
     assert "Traceback" not in output
 
 
-def test_a_full_disk_ends_it_and_once_there_is_room_it_goes_on(n3: LocalCluster) -> None:
+def test_a_disk_that_takes_no_write_ends_it_and_once_it_does_it_goes_on(n3: LocalCluster) -> None:
     """Beyond a limit no file grows."""
     n3.start("n3")
     n3.wait_ready(timeout_s=READY_TIMEOUT_S)
@@ -188,6 +192,57 @@ def test_a_full_disk_ends_it_and_once_there_is_room_it_goes_on(n3: LocalCluster)
     n3.start("n3")
     n3.wait_ready(timeout_s=READY_TIMEOUT_S)
     n3.stop("n3")
+
+
+@pytest.fixture
+def small_disk(n3: LocalCluster) -> Iterator[Path]:
+    """n3's data on a disk of its own."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount")
+    directory = n3.data_dir("n3")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK_BYTES},mode=700", "tmpfs", directory], check=True)
+    try:
+        shutil.copytree(sound(n3), directory, dirs_exist_ok=True)
+        yield directory
+    finally:
+        n3.kill("n3")
+        leftovers.end_processes([directory])
+        subprocess.run(["umount", directory], check=True)
+
+
+def test_on_a_full_disk_it_takes_no_part_and_goes_on_by_itself_once_there_is_room(
+    n3: LocalCluster, small_disk: Path
+) -> None:
+    """Whether it is full at a start or becomes so."""
+    desk, filling = Desk(n3), small_disk / "filling"
+
+    def says_so_and_goes_on() -> None:
+        wait_for_sync(lambda: "ERROR" in n3.output_tail("n3"), READY_TIMEOUT_S, what="its line")
+        wait_for_sync(lambda: not n3.socket_path("n3").exists(), READY_TIMEOUT_S, what="the end of what it serves")
+        says(n3.output_tail("n3"), "database or disk is full", "Make room there")
+        pid = n3.pid("n3")
+        assert not n3.status("n1").stale, "the others go on"
+        filling.unlink()
+        n3.wait_ready(timeout_s=READY_TIMEOUT_S)
+        assert n3.pid("n3") == pid, "it waited"
+        n3.output_file("n3").write_bytes(b"")
+
+    n3.start("n3")
+    n3.wait_ready(timeout_s=READY_TIMEOUT_S)
+    n3.output_file("n3").write_bytes(b"")
+    fill(filling)
+    desk.run("restart", "web")
+    says_so_and_goes_on()
+    n3.stop("n3")
+    fill(filling)
+    n3.start("n3")
+    says_so_and_goes_on()
+
+
+def fill(path: Path) -> None:
+    with suppress(OSError), path.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
 
 
 def test_an_older_copy_of_all_its_data_is_shown_what_it_signed_since_and_never_decides(n3: LocalCluster) -> None:

@@ -1,0 +1,61 @@
+"""An agent on a full disk waits until there is room."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from pathlib import Path
+
+import pytest
+from loguru import logger
+
+from agent.cli import room
+from agent.cli.room import is_for_want_of_room, wait_for_room
+from agent.errors import DiskFull, StorageError
+from tests.support.waiting import wait_for_sync
+
+TIMEOUT_S = 30.0
+FULL = DiskFull("no space left", where="/data/ledger.db")
+
+
+def test_it_says_so_once_gives_signs_of_life_and_goes_on_once_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "ROUND_S", 0.001)
+    monkeypatch.setattr(room, "PAUSE_S", 0.0)
+    monkeypatch.setattr(room, "ROOM_BYTES", 2**62)
+    signs: list[None] = []
+    said: list[str] = []
+    sink = logger.add(said.append, level="ERROR", format="{message}")
+    waiting = threading.Thread(target=wait_for_room, args=(FULL, tmp_path, lambda: signs.append(None)))
+    waiting.start()
+    try:
+        wait_for_sync(lambda: len(signs) > 10, TIMEOUT_S, what="signs of life")
+    finally:
+        room.ROOM_BYTES = 0
+        waiting.join(TIMEOUT_S)
+        logger.remove(sink)
+    assert not waiting.is_alive()
+    (line,) = said
+    assert line.count("\n") == 1
+    assert line.startswith("/data/ledger.db: no space left. Make room there ")
+
+
+def test_it_rests_in_between_where_the_look_says_that_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for a quota."""
+    monkeypatch.setattr(room, "ROUND_S", 0.001)
+    monkeypatch.setattr(room, "PAUSE_S", 0.02)
+    monkeypatch.setattr(room, "ROOM_BYTES", 0)
+    signs: list[None] = []
+    wait_for_room(FULL, tmp_path, lambda: signs.append(None))
+    assert signs
+
+
+def test_nothing_else_is_waited_for() -> None:
+    assert is_for_want_of_room(FULL)
+    assert is_for_want_of_room(OSError(errno.ENOSPC, "no space"))
+    assert is_for_want_of_room(OSError(errno.EDQUOT, "no quota"))
+    assert not is_for_want_of_room(OSError(errno.EIO, "input/output error"))
+    assert not is_for_want_of_room(StorageError("the ledger is damaged"))
