@@ -29,7 +29,7 @@ from bootstrap.bundle import Bundle, Target, build, resource
 from bootstrap.connection import Connection
 from bootstrap.genesis import enrol_body, grant, make_genesis, remember_members
 from bootstrap.inventory import InventoryHost
-from bootstrap.plan import Options, config_text, is_ours, make_plan, needs_restart, seeds_of
+from bootstrap.plan import Options, check_room, config_text, is_ours, make_plan, needs_restart, seeds_of
 from bootstrap.progress import Display
 from bootstrap.site import CONFIG_FILE, UNIT_FILE, Site, member_of
 from bootstrap.ssh import SshSettings, key_file
@@ -157,6 +157,8 @@ class Installation:
         bundle = await asyncio.shield(building)
         looked = await site.look(bundle)
         if not looked.present or looked.damaged:
+            assert site.facts is not None
+            check_room(site.facts)
             site.changed.append(f"version {bundle.version}" if not looked.present else "damaged files")
             if not self._dry:
                 await site.unpack(bundle)

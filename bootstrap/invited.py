@@ -25,7 +25,7 @@ from agent.model.workers import HostKeys
 from bootstrap.bundle import Target, build, resource
 from bootstrap.connection import Connection
 from bootstrap.inventory import InventoryHost
-from bootstrap.plan import HostPlan, Options, config_text, is_ours, make_plan, seeds_of
+from bootstrap.plan import HostPlan, Options, check_room, config_text, is_ours, make_plan, seeds_of
 from bootstrap.site import CONFIG_FILE, UNIT_FILE, Site, member_of
 from bootstrap.ssh import SshSettings
 
@@ -115,6 +115,7 @@ async def _prepare(site: Site, order: Order) -> HostPlan:
     bundle = await asyncio.to_thread(build, plan.target, Path(order.cache))
     looked = await site.look(bundle)
     if not looked.present or looked.damaged:
+        check_room(facts)
         await site.unpack(bundle)
     addresses = {member.name: (member.address, member.peer_port) for member in order.members}
     files: list[dict[str, object]] = [

@@ -86,6 +86,8 @@ def make_plan(host: InventoryHost, facts: Facts, options: Options, own: Target, 
         notes.append("no Docker: it runs process services and votes")
     elif facts.docker.present and not facts.docker.answers:
         notes.append("Docker doesn't answer: `systemctl status docker` there says why")
+    if docker:
+        check_room(facts)
     commands = tuple(command for firewall in facts.firewalls for command in firewall.commands)
     for firewall in facts.firewalls:
         notes += _firewall_notes(firewall.name, firewall.commands, firewall.lasting, options.open_firewall)
@@ -100,6 +102,15 @@ def make_plan(host: InventoryHost, facts: Facts, options: Options, own: Target, 
         firewall=commands if options.open_firewall else (),
         notes=tuple(notes),
     )
+
+
+def check_room(facts: Facts) -> None:
+    """For who is sent the agent's files, or gets Docker. Raises RuntimeUnavailable when a disk is too full."""
+    for path, disk in sorted(facts.disks.items()):
+        if not path.startswith("/etc") and disk.free_bytes < FREE_BYTES:
+            free, wanted = disk.free_bytes // 2**20, FREE_BYTES // 2**20
+            fix = f"`df -h {path}` and `du` there show what could go."
+            raise RuntimeUnavailable(f"{free} MiB free, {wanted} MiB are needed", where=path, fix=fix)
 
 
 def choose_python(facts: Facts, own: Target) -> Python:
@@ -186,10 +197,6 @@ def _check(facts: Facts) -> None:
         if disk.read_only:
             fix = "`dmesg` there may say why; `mount -o remount,rw /` if it shouldn't be."
             raise RuntimeUnavailable("the disk is read-only", where=path, fix=fix)
-        if not path.startswith("/etc") and disk.free_bytes < FREE_BYTES:
-            free, wanted = disk.free_bytes // 2**20, FREE_BYTES // 2**20
-            fix = f"`df -h {path}` and `du` there show what could go."
-            raise RuntimeUnavailable(f"{free} MiB free, {wanted} MiB are needed", where=path, fix=fix)
     if facts.taken:
         told = "; ".join(f"{each.port}/{each.protocol}: {each.holder}" for each in facts.taken)
         fix = "Stop that there, or let it use another port."

@@ -155,6 +155,20 @@ def test_a_late_line_that_leads_to_a_host_of_another_is_refused_before_it_change
     assert results["quick"].state == "planned"
 
 
+@pytest.mark.parametrize("dry", [True, False])
+def test_a_full_disk_is_in_the_way_only_of_what_has_to_be_sent(
+    monkeypatch: pytest.MonkeyPatch, home: Home, dry: bool
+) -> None:
+    full = {"disks": {"/opt": {"free_bytes": 2**20, "read_only": False}}}
+    elsewhere = {"hostname": "n2", "addresses": [], "ssh_address": "10.0.0.8"}
+    helpers = {"n1": Helper(full), "n2": Helper(full | elsewhere)}
+    helpers["n1"].answers("look", {"present": False, "damaged": ()})
+    results, _ = install(monkeypatch, home, "n1\nn2\n", helpers, dry=dry)
+    assert helpers["n1"].asked == ["probe", "look"]
+    assert results["n1"].what == "1 MiB free, 300 MiB are needed"
+    assert ("apply dry" if dry else "apply") in helpers["n2"].asked
+
+
 def member(
     home: Home, one: Host, labels: dict[str, str], address: str = "10.0.0.7", **unit: str
 ) -> tuple[Home, Helper]:

@@ -13,7 +13,17 @@ from agent.config import parse_config
 from agent.errors import MusterError
 from bootstrap.bundle import Target
 from bootstrap.inventory import InventoryHost, parse_inventory
-from bootstrap.plan import HostPlan, Options, choose_python, config_text, is_ours, make_plan, needs_restart, seeds_of
+from bootstrap.plan import (
+    HostPlan,
+    Options,
+    check_room,
+    choose_python,
+    config_text,
+    is_ours,
+    make_plan,
+    needs_restart,
+    seeds_of,
+)
 from tests.bootstrap.facts import FREE_BYTES, NOW_S, facts, python
 
 OWN = Target(python=(3, 11), machine="x86_64", libc="gnu")
@@ -66,13 +76,20 @@ def test_a_disk_without_room_is_named_with_what_is_needed(path: str) -> None:
     disks = {each: {"free_bytes": 2**30, "read_only": False} for each in ("/opt", "/var/lib", "/etc")}
     disks[path] = {"free_bytes": 2**20, "read_only": False}
     with pytest.raises(MusterError, match="1 MiB free, 300 MiB are needed") as caught:
-        plan(disks=disks)
+        check_room(facts(disks=disks))
     assert caught.value.where == path
 
 
 def test_the_configuration_needs_no_room() -> None:
     disks = {"/opt": {"free_bytes": 2**30, "read_only": False}, "/etc": {"free_bytes": 2**20, "read_only": False}}
-    plan(disks=disks)
+    check_room(facts(disks=disks))
+
+
+def test_docker_needs_room_as_the_agent_does_which_may_be_there_already() -> None:
+    full = {"/opt": {"free_bytes": 2**20, "read_only": False}}
+    plan(disks=full)
+    with pytest.raises(MusterError, match="300 MiB are needed"):
+        plan(disks=full, docker={"present": False, "answers": False})
 
 
 def test_this_machines_python_is_preferred_since_it_needs_no_download() -> None:
