@@ -62,6 +62,14 @@ class Seen(Struct, frozen=True, kw_only=True):
     address: str | None = None
 
 
+class Removed(Struct, frozen=True, kw_only=True):
+    """What `remove` answers, for people."""
+
+    removed: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+
+
 @dataclass(slots=True)
 class Site:
     """`error` None: all went well so far. `changed` and `notes` are for people."""
@@ -177,10 +185,10 @@ class Site:
         answer = await self._ask("reach", QUICK_TIMEOUT_S, peers=peers)
         return [str(name) for name in answer]
 
-    async def remove(self, *, cluster: ClusterId, delete_volumes: bool, dry: bool) -> tuple[list[str], list[str]]:
-        """Take everything away; (what is gone, what stays)."""
+    async def remove(self, *, cluster: ClusterId, delete_volumes: bool, dry: bool) -> Removed:
+        """Take everything away."""
         answer = await self._ask("remove", APPLY_TIMEOUT_S, cluster=cluster, delete_volumes=delete_volumes, dry=dry)
-        return [str(each) for each in answer["removed"]], [str(each) for each in answer["kept"]]
+        return convert(answer, Removed, "remove")
 
     async def close(self) -> None:
         """End the connection, if there is one."""

@@ -14,14 +14,15 @@ from bootstrap.departure import Confirm, Departure
 from bootstrap.install import CONNECTING_AT_ONCE, forget_members
 from bootstrap.inventory import InventoryHost
 from bootstrap.progress import Display
-from bootstrap.site import Site, member_of
+from bootstrap.site import Removed, Site, member_of
 from bootstrap.ssh import SshSettings
 
 
 class RemovalResult(Struct, frozen=True, kw_only=True):
     """What became of a host; `what` is empty when it went well.
 
-    `moved` are replicas that went elsewhere, `lost` those that ended with the host, and why they had to.
+    `moved` are replicas that went elsewhere, `lost` those that ended with the host, and why they had to. What is `kept`
+    goes with --delete-volumes, what is `left` can't be taken away.
     """
 
     host: str
@@ -29,6 +30,7 @@ class RemovalResult(Struct, frozen=True, kw_only=True):
     lost: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
     what: str = ""
     where: str = ""
     fix: str = ""
@@ -55,7 +57,7 @@ class Removal:
         self._whole, self._delete_volumes, self._password, self._dry = whole, delete_volumes, password, dry
         self._connecting = asyncio.Semaphore(CONNECTING_AT_ONCE)
         self._sites = [Site(host=host, tell=self._teller(host.alias)) for host in hosts]
-        self._kept: dict[str, tuple[str, ...]] = {}
+        self._removed: dict[str, Removed] = {}
         self._departure = Departure(home, display, failed=self._fail, confirm=confirm, wait_s=wait_s)
 
     async def run(self) -> list[RemovalResult]:
@@ -85,11 +87,9 @@ class Removal:
             site.id = member_of(facts.installed.certificate, self._home.cluster.id)
 
     async def _remove(self, site: Site) -> None:
-        removed, kept = await site.remove(
+        self._removed[site.host.alias] = await site.remove(
             cluster=self._home.cluster.id, delete_volumes=self._delete_volumes, dry=self._dry
         )
-        site.changed += removed
-        self._kept[site.host.alias] = tuple(kept)
         self._display.done(site.host.alias, "looked at" if self._dry else "uninstalled")
 
     async def _each(self, act: Callable[[Site], Awaitable[None]]) -> None:
@@ -109,14 +109,15 @@ class Removal:
         return lambda text: self._display.step(alias, text)
 
     def _result(self, site: Site) -> RemovalResult:
-        error = site.error
+        error, removed = site.error, self._removed.get(site.host.alias, Removed())
         moved, lost = self._departure.moved, self._departure.lost
         return RemovalResult(
             host=site.host.alias,
             moved=moved.get(site.id, ()) if site.id is not None else (),
             lost=tuple(item.text for item in lost.get(site.id, ())) if site.id is not None else (),
-            removed=tuple(site.changed),
-            kept=self._kept.get(site.host.alias, ()),
+            removed=removed.removed,
+            kept=removed.kept,
+            left=removed.left,
             what=error.what if error is not None else "",
             where=error.where if error is not None else "",
             fix=error.fix if error is not None else "",

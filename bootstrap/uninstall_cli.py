@@ -130,6 +130,8 @@ def _summary(home: Home, results: Sequence[RemovalResult], hosts: Path, *, whole
             click.echo(f"{'would end' if dry else 'ended'}: {result.host}: {lost}")
         for kept in result.kept:
             click.echo(f"kept: {result.host}: {kept}")
+        for left in result.left:
+            click.echo(f"left: {result.host}: {left}")
     failed = [result for result in results if result.what]
     done = len(results) - len(failed)
     click.echo(f"\ncluster {home.cluster.name}: {done} of {len(results)} hosts {'looked at' if dry else 'uninstalled'}")

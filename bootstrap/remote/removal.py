@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import time
@@ -19,12 +20,15 @@ REMOVE_TIMEOUT_S = 120.0
 GRACE_S = 5.0  # for plain processes between SIGTERM and SIGKILL
 RUN_MARK = b"MUSTER_RUN="
 """In the environment of every process that the agent runs as a workload."""
+STACKS = layout.DATA + "/stacks"
+DIRECTORIES = (layout.ROOT, layout.CONFIG_DIRECTORY, layout.LOGS, layout.RUN, layout.DATA)
 GENERATED = ("docker-compose.yml", "endpoints.json", "endpoints")
 """What the agent itself writes into a stack's directory."""
 
 
 def remove(ask: dict[str, Any], step: Any) -> dict[str, Any]:
-    """`removed` says what is gone (or would be, with `dry`), `kept` what stays. Raises Failure."""
+    """`removed` says what is gone (or would be, with `dry`), `kept` what stays unless `delete_volumes`, `left` what
+    can't be taken away, and why. Raises Failure."""
     dry, cluster, volumes = ask["dry"], ask["cluster"], ask["delete_volumes"]
     removed: list[str] = []
     kept: list[str] = []
@@ -38,10 +42,11 @@ def remove(ask: dict[str, Any], step: Any) -> dict[str, Any]:
         _containers(cluster, volumes, dry, removed, kept)
     data_kept = _kept_files(volumes)
     kept += data_kept
+    mounts = mount_points((read("/proc/self/mountinfo") or b"").decode("utf-8", "surrogateescape"))
     if not dry:
         step("removing files")
-        _files(bool(data_kept))
-    return {"removed": removed, "kept": kept}
+        _files(bool(data_kept), mounts)
+    return {"removed": removed, "kept": kept, "left": left(mounts, keep_stacks=bool(data_kept))}
 
 
 def end_processes() -> None:
@@ -97,42 +102,61 @@ def _names(argv: list[str]) -> list[str]:
 
 def _kept_files(volumes: bool) -> list[str]:
     """Directories of stacks that hold more than the agent wrote: they are what `./data` in a plan meant."""
-    stacks = layout.DATA + "/stacks"
-    if volumes or not os.path.isdir(stacks):
+    if volumes or not os.path.isdir(STACKS):
         return []
     return [
-        os.path.join(stacks, name)
-        for name in sorted(os.listdir(stacks))
-        if os.path.isdir(os.path.join(stacks, name)) and set(os.listdir(os.path.join(stacks, name))) - set(GENERATED)
+        os.path.join(STACKS, name)
+        for name in sorted(os.listdir(STACKS))
+        if os.path.isdir(os.path.join(STACKS, name)) and set(os.listdir(os.path.join(STACKS, name))) - set(GENERATED)
     ]
 
 
-def _files(keep_stacks: bool) -> None:
+def _files(keep_stacks: bool, mounts: set[str]) -> None:
     if os.path.islink(layout.COMMAND) and os.readlink(layout.COMMAND).startswith(layout.ROOT):
         os.unlink(layout.COMMAND)
     try:
         for path in (layout.UNIT_FILE, layout.UNIT_FILE + ".d"):
-            _away(path)
+            away(path, mounts)
         run(["systemctl", "daemon-reload"])
         run(["systemctl", "reset-failed", layout.UNIT])
-        for path in (layout.ROOT, layout.CONFIG_DIRECTORY, layout.LOGS, layout.RUN):
-            _away(path)
-        if os.path.isdir(layout.DATA):
-            for name in os.listdir(layout.DATA):
-                if name != "stacks" or not keep_stacks:
-                    _away(os.path.join(layout.DATA, name))
-            if not keep_stacks:
-                _away(layout.DATA)
+        for path in DIRECTORIES:
+            away(path, mounts, keep=STACKS if keep_stacks else "")
     except OSError as error:
         raise disk_failure(error, layout.ROOT) from error
     run(["groupdel", layout.GROUP])
 
 
-def _away(path: str) -> None:
-    if os.path.ismount(path):  # a disk of its own can't be taken away, and what was on it is
-        for name in os.listdir(path):
-            _away(os.path.join(path, name))
-    elif os.path.isdir(path) and not os.path.islink(path):
+def left(mounts: set[str], *, keep_stacks: bool) -> list[str]:
+    """What `away` leaves of our directories, since a disk is mounted there."""
+    told = [f"{path}: emptied, as a disk is mounted there" for path in DIRECTORIES if path in mounts]
+    for path in DIRECTORIES:
+        for point in sorted(mounts):
+            if point.startswith(path + "/") and not (keep_stacks and point.startswith(STACKS + "/")):
+                told.append(f"{point}: a disk is mounted there, and what is on it stays")
+    return told
+
+
+def away(path: str, mounts: set[str], keep: str = "") -> bool:
+    """Take it away, and say whether all of it went. `keep` stays, and so does a disk that is mounted below, which
+    somebody has put there; `path` itself may be one, and is emptied then."""
+    if os.path.islink(path) or not os.path.isdir(path):
+        if os.path.lexists(path):
+            os.unlink(path)
+        return True
+    stays = {point for point in (*mounts, keep) if point.startswith(path + "/")}
+    if not stays and path not in mounts:
         shutil.rmtree(path)
-    elif os.path.lexists(path):
-        os.unlink(path)
+        return True
+    gone = path not in mounts
+    for name in os.listdir(path):
+        child = os.path.join(path, name)
+        gone &= child not in stays and away(child, mounts, keep)
+    if gone:
+        os.rmdir(path)
+    return gone
+
+
+def mount_points(mountinfo: str) -> set[str]:
+    """Where something is mounted (proc(5), /proc/pid/mountinfo), a bind mount of the same disk too."""
+    fields = [line.split(" ") for line in mountinfo.splitlines()]
+    return {re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), each[4]) for each in fields if len(each) > 4}

@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
 
 THREE = ("root@n1 region=eu", "root@n2", "ops@n3 zone=b")
 FOUR = (*THREE, "root@n4:2222")
+PHOTOS = "/var/lib/muster/photos"
 FIVE = (*FOUR, "n5 ansible_user=root")
 UNIT = "/etc/systemd/system/muster-agent.service"
 AGENTS_END = {"n2"}  # by its watchdog
@@ -486,12 +487,21 @@ def test_uninstalling_all_keeps_named_volumes_and_says_so(desk: Desk) -> None:
     desk.write_hosts(*FOUR)
     volumes = on(desk, "n1", "docker", "volume", "ls", "-q").split()
     assert len(volumes) == 1
+    on(desk, "n2", "sh", "-c", "mkdir $0 && mount -t tmpfs tmpfs $0 && touch $0/photo", PHOTOS)
     result = desk.run("bootstrap", "uninstall", "hosts.txt", "--yes")
     assert f"kept: n1: volume {volumes[0]}" in result.stdout
     assert on(desk, "n1", "docker", "volume", "ls", "-q").split() == volumes
     assert on(desk, "n1", "docker", "ps", "-aq").split() == []
     assert {active(desk, name) for name in ("n1", "n2", "n3", "n4")} == {"inactive"}
     assert desk.lab.host("n1").run(["docker", "info"]).ok
+    assert f"left: n2: {PHOTOS}: a disk is mounted there, and what is on it stays" in result.stdout
+    assert on(desk, "n2", "ls", "/var/lib/muster", PHOTOS).split() == [
+        "/var/lib/muster:",
+        "photos",
+        f"{PHOTOS}:",
+        "photo",
+    ]
+    assert not desk.lab.host("n2").run(["test", "-e", "/opt/muster"], check=False).ok
 
 
 def test_the_same_hosts_make_another_cluster(desk: Desk) -> None:

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import random
 import struct
 import subprocess
@@ -188,12 +189,47 @@ def test_a_connection_that_breaks_within_a_file_leaves_nothing(places: Path) -> 
     assert list((places / "versions").iterdir()) == []
 
 
-def test_a_directory_that_is_a_disk_of_its_own_is_emptied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_that_is_a_disk_of_its_own_is_emptied(tmp_path: Path) -> None:
     (tmp_path / "data/blobs").mkdir(parents=True)
     (tmp_path / "data/ledger.db").touch()
-    monkeypatch.setattr("os.path.ismount", lambda path: path == str(tmp_path / "data"))
-    removal._away(str(tmp_path / "data"))
+    assert not removal.away(str(tmp_path / "data"), {str(tmp_path / "data")})
     assert list(tmp_path.rglob("*")) == [tmp_path / "data"]
+
+
+def test_a_disk_below_a_directory_stays_with_what_is_on_it_and_the_rest_goes(tmp_path: Path) -> None:
+    for name in ("data/blobs", "data/stacks/shop/photos", "data/stacks/other"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "data/stacks/shop/photos/1").touch()
+    (tmp_path / "data/stacks/shop/beside").touch()
+    (tmp_path / "data/link").symlink_to(tmp_path)
+    assert not removal.away(str(tmp_path / "data"), {str(tmp_path / "data/stacks/shop/photos"), "/proc"})
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    assert left == {"data", "data/stacks", "data/stacks/shop", "data/stacks/shop/photos", "data/stacks/shop/photos/1"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+def test_what_is_mounted_is_known_also_where_it_is_the_same_disk(tmp_path: Path) -> None:
+    beside, below = tmp_path / "beside", tmp_path / "data/a b"
+    beside.mkdir()
+    below.mkdir(parents=True)
+    (beside / "photo").touch()
+    subprocess.run(["mount", "--bind", beside, below], check=True)
+    try:
+        removal.away(str(tmp_path / "data"), removal.mount_points(Path("/proc/self/mountinfo").read_text()))
+    finally:
+        subprocess.run(["umount", below], check=True)
+    assert (beside / "photo").exists()
+    assert below.exists()
+
+
+def test_what_is_left_is_told_with_its_reason() -> None:
+    mounts = {"/", "/var/lib/muster", "/var/lib/muster/blobs", "/var/lib/muster/stacks/shop", "/var/lib/musterother"}
+    emptied = "/var/lib/muster: emptied, as a disk is mounted there"
+    blobs, shop = (
+        f"/var/lib/muster/{each}: a disk is mounted there, and what is on it stays" for each in ("blobs", "stacks/shop")
+    )
+    assert removal.left(mounts, keep_stacks=False) == [emptied, blobs, shop]
+    assert removal.left(mounts, keep_stacks=True) == [emptied, blobs]
 
 
 # Two programs on one host: the first one's operator left while it installed Docker, say, and came again
