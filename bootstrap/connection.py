@@ -194,10 +194,11 @@ class Connection:
             except MusterError as error:  # ssh's own configuration is at fault
                 return error
         if "Permission denied (" in complaint and resolved is not None:
-            locked = await asyncio.to_thread(ssh.locked_key, resolved.identity_files)
+            held = await asyncio.to_thread(ssh.held_keys)
+            locked = await asyncio.to_thread(ssh.locked_key, resolved.identity_files, held)
             if locked is not None:
                 return NotAllowed(f"the key {locked} is locked", fix=f"Unlock it: ssh-add {locked}")
-            if not await asyncio.to_thread(ssh.has_key, resolved):
+            if not await asyncio.to_thread(ssh.has_key, resolved, held):
                 return ssh.no_key(self._host)
         return ssh.explain(self._host, resolved, complaint, code, key=ssh.key_file(self._host, self._settings))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -106,14 +107,7 @@ def resolve(host: InventoryHost, settings: SshSettings) -> Resolved:
     """Ask ssh what its configuration makes of the destination. Raises RuntimeUnavailable without an ssh."""
     options = arguments(host, settings)
     try:
-        done = subprocess.run(
-            [*options[:1], "-G", *options[1:]],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=QUERY_TIMEOUT_S,
-            check=False,
-        )
+        done = _run([*options[:1], "-G", *options[1:]])
     except FileNotFoundError:
         raise missing("ssh") from None
     except subprocess.TimeoutExpired:
@@ -136,34 +130,45 @@ def missing(program: str) -> RuntimeUnavailable:
     return RuntimeUnavailable(f"there is no {program} on this machine", fix=f"Install it: apt install {package}")
 
 
-def locked_key(files: tuple[str, ...]) -> str | None:
-    """The first of these private keys that has a passphrase and isn't in the user's ssh agent."""
-    held = _run(["ssh-add", "-L"])
+def held_keys() -> str | None:
+    """The public keys that the user's ssh agent holds, of tokens too; None when it doesn't answer in time."""
+    try:
+        return _run(["ssh-add", "-L"]).stdout  # to stdout it also says that it has none; no key is called so
+    except OSError:
+        return ""
+    except subprocess.TimeoutExpired:  # e.g. it asks on a window that nobody sees
+        return None
+
+
+def locked_key(files: tuple[str, ...], held: str | None) -> str | None:
+    """The first of these private keys that has a passphrase and isn't among those that the agent holds."""
     for name in files:
         path = Path(name).expanduser()
-        if not path.is_file():
+        if held is None or not path.is_file():
             continue
-        opened = _run(["ssh-keygen", "-y", "-P", "", "-f", str(path)])
-        if opened is not None and opened.returncode != 0 and "passphrase" in opened.stderr:
-            public = path.with_name(path.name + ".pub")
-            blob = public.read_text("utf-8", "replace").split()[1:2] if public.is_file() else []
-            if held is None or held.returncode != 0 or not blob or blob[0] not in held.stdout:
-                return name
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            opened = _run(["ssh-keygen", "-y", "-P", "", "-f", str(path)])
+            if opened.returncode != 0 and "passphrase" in opened.stderr:
+                public = path.with_name(path.name + ".pub")
+                blob = public.read_text("utf-8", "replace").split()[1:2] if public.is_file() else []
+                if not blob or blob[0] not in held:
+                    return name
     return None
 
 
-def has_key(resolved: Resolved) -> bool:
+def has_key(resolved: Resolved, held: str | None) -> bool:
     """Whether ssh may have any key to offer: a private key's file, or one that an agent or a token holds."""
-    if resolved.keys_elsewhere or any(Path(name).expanduser().is_file() for name in resolved.identity_files):
-        return True
-    held = _run(["ssh-add", "-L"])
-    return held is not None and held.returncode == 0
+    files = any(Path(name).expanduser().is_file() for name in resolved.identity_files)
+    return files or resolved.keys_elsewhere or held is None or re.search(r"^\S+ AAAA", held, re.MULTILINE) is not None
 
 
 def no_key(host: InventoryHost) -> MusterError:
     """For who never made one."""
-    fix = f"Make one: ssh-keygen -t ed25519; then bring it there: ssh-copy-id {_by_hand(host, None)}"
-    return NotAllowed("there is no ssh key on this machine", fix=fix)
+    fix = (
+        f"Make one: ssh-keygen -t ed25519; then bring it there: ssh-copy-id {_by_hand(host, None)}. "
+        "One on a token has to be plugged in and loaded: ssh-add -s LIBRARY (PKCS#11), or ssh-add -K (FIDO)."
+    )
+    return NotAllowed("ssh finds no key on this machine", fix=fix)
 
 
 def explain(
@@ -212,13 +217,10 @@ def _last(text: str) -> str:
     return said[-1][:300] if said else ""
 
 
-def _run(argv: list[str]) -> subprocess.CompletedProcess[str] | None:
-    try:
-        return subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=QUERY_TIMEOUT_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
+def _run(argv: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=QUERY_TIMEOUT_S, check=False
+    )
 
 
 def _changed_key(case: _Case) -> MusterError:

@@ -119,6 +119,23 @@ async def test_ssh_is_asked_for_its_configuration_only_where_that_decides_someth
     assert calls.read_text().split() == ["asked"] * asked_before + ["connects", "asked"], "also to say what is wrong"
 
 
+async def test_the_users_agent_is_asked_once_for_why_a_login_was_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = tmp_path / "calls"
+    for name, script in (
+        ("ssh", "case \"$*\" in '-G '*) exit 0;; esac; echo 'Permission denied (publickey).' >&2; exit 255"),
+        ("ssh-add", f"echo $* >>{calls}; exit 1"),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    (host,) = parse_inventory("root@n1")
+    with pytest.raises(NotAllowed, match="no key on this machine"):
+        await Connection.open(host, SshSettings())
+    assert calls.read_text().split() == ["-L"]
+
+
 async def test_a_machine_without_ssh_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     for line in ("root@n1", "n1"):

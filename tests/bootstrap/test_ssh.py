@@ -23,6 +23,7 @@ from bootstrap.ssh import (
     environment,
     explain,
     has_key,
+    held_keys,
     helper_command,
     locked_key,
     no_key,
@@ -238,7 +239,7 @@ def test_keys_in_an_agent_or_a_token_that_is_configured_count(
 ) -> None:
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     configured(line, "IdentityFile /nowhere/id")
-    assert has_key(resolve(host("n1"), SshSettings())) is elsewhere
+    assert has_key(resolve(host("n1"), SshSettings()), held_keys()) is elsewhere
 
 
 def test_a_key_with_a_passphrase_is_locked_and_one_without_is_not(
@@ -249,8 +250,38 @@ def test_a_key_with_a_passphrase_is_locked_and_one_without_is_not(
         argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", passphrase, "-f", str(tmp_path / name)]
         subprocess.run(argv, check=True)
     missing, opened, shut = (str(tmp_path / name) for name in ("missing", "open", "shut"))
-    assert locked_key((missing, opened)) is None
-    assert locked_key((missing, opened, shut)) == shut
-    assert has_key(Resolved(user="ops", identity_files=(missing, shut), jump=""))
-    assert not has_key(Resolved(user="ops", identity_files=(missing,), jump=""))
+    held = held_keys()
+    assert locked_key((missing, opened), held) is None
+    assert locked_key((missing, opened, shut), held) == shut
+    assert has_key(Resolved(user="ops", identity_files=(missing, shut), jump=""), held)
+    assert not has_key(Resolved(user="ops", identity_files=(missing,), jump=""), held)
     assert "ssh-keygen -t ed25519; then bring it there: ssh-copy-id -p 2222 ops@n1" in no_key(host()).fix
+
+
+TOKEN = "sk-ssh-ed25519@openssh.com AAAAGnNr on a token"
+
+
+@pytest.mark.parametrize(
+    ("script", "has"),
+    [
+        (f"echo '{TOKEN}'", True),
+        ("echo 'ecdsa-sha2-nistp256 AAAAE2Vj /usr/lib/opensc-pkcs11.so'", True),
+        ("echo 'The agent has no identities.'; exit 1", False),
+        ("echo 'Could not open a connection to your authentication agent.' >&2; exit 2", False),
+        ("exec sleep 10", True),  # it may have some
+    ],
+)
+def test_a_key_that_an_agent_holds_counts_wherever_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, has: bool
+) -> None:
+    monkeypatch.setattr("bootstrap.ssh.QUERY_TIMEOUT_S", 0.5)
+    program = tmp_path / "ssh-add"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert has_key(Resolved(user="ops", identity_files=(), jump=""), held_keys()) is has
+
+
+def test_without_an_agent_program_there_is_no_key_in_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert held_keys() == ""
