@@ -4,8 +4,6 @@ The file is TOML (`/etc/muster/agent.toml`), keys as in `Config`. Every key has 
 (`ENVIRONMENT`), `MUSTER_<KEY>` for the rest; lists are comma-separated there, labels `key=value,…`.
 """
 
-from __future__ import annotations
-
 import difflib
 import tomllib
 from collections.abc import Callable, Mapping

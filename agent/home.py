@@ -6,8 +6,6 @@ key's public half), `genesis.json` and `genesis.jwt` once made, `issued/<agent i
 `restoring.json` (RestoringFile) while there is something in it. The directory is 0700, keys 0600.
 """
 
-from __future__ import annotations
-
 import binascii
 import os
 import re

@@ -3,8 +3,6 @@
 The host's keys exist in memory here, sealed in the body, and then on the host: nowhere else.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import sys

@@ -5,8 +5,6 @@ Reads an Order as one line of JSON; tells a JSON object a line: `{"step": …}`,
 fail before it has been done: a host that fails earlier is no member.
 """
 
-from __future__ import annotations
-
 import asyncio
 import sys
 import time

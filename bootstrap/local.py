@@ -11,8 +11,6 @@ Everything is in one directory: `local.json` (Layout), `home/` (the cluster home
 the next one. Agents are in sessions of their own, so they survive whoever started them.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal
@@ -100,7 +98,7 @@ class LocalCluster:
         timing: TimingName = "local",
         runtimes: Sequence[RuntimeName] | None = None,
         discovery: Sequence[str] = ("beacon", "mdns", "seeds"),
-    ) -> LocalCluster:
+    ) -> "LocalCluster":
         """Make the cluster in `directory`, or complete it; nothing is started.
 
         `api_port` 0 chooses free ports, so that several clusters run beside each other. `runtimes` None: process, and
@@ -140,7 +138,7 @@ class LocalCluster:
         return cluster
 
     @classmethod
-    def open(cls, directory: Path) -> LocalCluster:
+    def open(cls, directory: Path) -> "LocalCluster":
         """The cluster in `directory`. Raises NotFound, InputError."""
         path = directory.absolute() / LAYOUT_FILE
         if not path.exists():

@@ -1,7 +1,5 @@
 """`agent identity request`, `accept` and `take`: the host's side of joining, without an agent that waits for it."""
 
-from __future__ import annotations
-
 import os
 import socket
 import sys

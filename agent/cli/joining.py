@@ -5,8 +5,6 @@ comes the IdentityGrant, up to the end of the stream, and is answered with {"acc
 (RFC 9457). So the process that joins is the one that then runs, and has imported all it needs when the grant comes.
 """
 
-from __future__ import annotations
-
 import importlib
 import socket
 import time

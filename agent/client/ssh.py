@@ -4,8 +4,6 @@ TLS runs from here to the agent all the same, and its certificate is checked as 
 home's `ssh.json`, which bootstrap writes, says how each host is reached; the user's own ssh configuration counts too.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os
@@ -130,7 +128,7 @@ class SshFallback:
                     return
             yield await stack.enter_async_context(self._direct.request(tunnel.endpoint, request))
 
-    async def _open(self, endpoint: Endpoint, destination: SshDestination, error: Exception) -> _Tunnel:
+    async def _open(self, endpoint: Endpoint, destination: SshDestination, error: Exception) -> "_Tunnel":
         """Raises the error that made it necessary, when ssh doesn't get there either."""
         tunnel = _Tunnel(endpoint, destination)
         try:

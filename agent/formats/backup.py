@@ -3,8 +3,6 @@
 The file is a plain tar archive: the parts, then `manifest.json`, then `manifest.jwt`, an operator's signature over it.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Literal
 

@@ -4,8 +4,6 @@
 A beacon is a hint where something may be found. A signed one says which agent sent it; that earns it no trust.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 import msgspec

@@ -1,7 +1,5 @@
 """`agent generate-plan`: a deployment plan from `config.distributed.json`, or from the cluster's hosts. Pure."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Annotated
 

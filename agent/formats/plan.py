@@ -1,8 +1,6 @@
 """The deployment plan (docs/seed.md "Deployment plan format") as it is written; `agent.formats.resolve` makes a stack
 of it."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType

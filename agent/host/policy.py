@@ -7,8 +7,6 @@ The shell reads `/etc/muster/policy.toml` and decodes it to a `HostPolicy`; the 
     runtimes = ["docker"]
 """
 
-from __future__ import annotations
-
 import posixpath
 import re
 from typing import Annotated

@@ -1,7 +1,5 @@
 """The access token: read-only, short-lived, for curl and dashboards (`agent token`)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """The backup token: an operator's signature over a backup's manifest, which names every part by its sha256."""
 
-from __future__ import annotations
-
 import hmac
 from collections.abc import Mapping
 from typing import Annotated

@@ -1,7 +1,5 @@
 """What access and blob tokens share: short-lived, an operator's, checked against a clock when they are shown."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, TypeVar
 

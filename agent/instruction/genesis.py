@@ -1,7 +1,5 @@
 """The genesis token: the operator's signature over the cluster's birth, and what makes a genesis sound."""
 
-from __future__ import annotations
-
 import hmac
 from collections.abc import Iterable
 from typing import Annotated

@@ -1,8 +1,6 @@
 """The hello that opens a peer link: who I am, on which TLS session, to whom (ARCHITECTURE.md "Membership and
 links")."""
 
-from __future__ import annotations
-
 import hmac
 from typing import Annotated
 

@@ -4,8 +4,6 @@ They are read in one reading that leaves nothing open: duplicate keys, padding, 
 Times are claims like others: who admits a token checks them.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import re

@@ -1,7 +1,5 @@
 """What the HTTP API answers beside `agent.model.status`: one set of shapes for the server, the client and OpenAPI."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from msgspec import Struct

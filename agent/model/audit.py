@@ -1,7 +1,5 @@
 """The ledger's past, as voters keep it: what the API answers of it, and what the agent says and hears."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from msgspec import Struct

@@ -1,8 +1,6 @@
 """Who belongs to the cluster: genesis, members, operators and what they may do (docs/security.md "Identity is not
 authority")."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct

@@ -1,7 +1,5 @@
 """What `agent doctor` asks hosts and tells people: what a host sees of itself, and what is wrong with it."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from msgspec import Struct

@@ -4,8 +4,6 @@ An errand is a pointer, as an assignment is: the host resolves it by its own led
 bind or call what no operator signed. A host has one list of them, replaced whole; the next coordinator asks anew.
 """
 
-from __future__ import annotations
-
 import hashlib
 from typing import Annotated, Literal
 

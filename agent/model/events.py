@@ -1,7 +1,5 @@
 """What happened, as a person reads it: the events of `agent events` and of the SSE stream."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct

@@ -1,7 +1,5 @@
 """A MusterError as data: what crosses the peer link, and what becomes an RFC 9457 problem at the API."""
 
-from __future__ import annotations
-
 from msgspec import Struct
 
 from agent import errors

@@ -3,8 +3,6 @@
 The JWT itself is `agent.instruction`'s business; here are only the shapes.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct

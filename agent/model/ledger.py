@@ -4,8 +4,6 @@ Instructions come from operators; everything else is the coordinator's, and can 
 `at` is the ledger time: stamped by the coordinator at admission, milliseconds since the epoch, never decreasing.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 import msgspec

@@ -1,7 +1,5 @@
 """Soft state: what a host observes of itself and streams to the coordinator. Never in the ledger."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct

@@ -3,8 +3,6 @@
 Made on the host from verified state, never sent.
 """
 
-from __future__ import annotations
-
 import hashlib
 
 import msgspec

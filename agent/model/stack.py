@@ -3,8 +3,6 @@
 What the ledger keeps of a plan. `user` and `ssh_key_path` never come here.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType

@@ -1,7 +1,5 @@
 """The status of a cluster: one model for `agent status --json` and `GET /api/v1/deployment/status`."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from msgspec import Struct, field

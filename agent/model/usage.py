@@ -1,7 +1,5 @@
 """What replicas use of their hosts right now. Soft, sampled when somebody asks, kept nowhere."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from msgspec import Meta, Struct

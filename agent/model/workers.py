@@ -1,8 +1,6 @@
 """Adding a host through the API: what is sent, what is sealed in it, and how far it is (docs/seed.md "Adding
 workers")."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 import msgspec

@@ -1,7 +1,5 @@
 """A container or process of ours, as its runtime sees it."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from msgspec import Struct

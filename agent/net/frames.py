@@ -4,8 +4,6 @@ A frame whose length or version is wrong ends the link: what follows can't be fo
 isn't understood is dropped alone: which kinds the peer knows is the hello's `frames` (agent.node.versions).
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterator
 from typing import Annotated, Final, Literal

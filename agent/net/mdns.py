@@ -4,8 +4,6 @@ Records are unauthenticated: a forged one changes a port, one with TTL 0 removes
 removal means nothing.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

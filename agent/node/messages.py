@@ -7,8 +7,6 @@ a length and a version.
 Nothing here is changed or taken away; what comes to it is of a later version, and agent.node.versions says how.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct

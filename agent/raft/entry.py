@@ -1,7 +1,5 @@
 """What a ledger's log is made of, as it goes to disk and over the wire."""
 
-from __future__ import annotations
-
 import enum
 from typing import Annotated
 
@@ -71,7 +69,7 @@ class Configuration(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
             raise ValueError("a member is a voter or a learner, not both")
 
     @classmethod
-    def of(cls, voters: list[str] | tuple[str, ...], learners: list[str] | tuple[str, ...] = ()) -> Configuration:
+    def of(cls, voters: list[str] | tuple[str, ...], learners: list[str] | tuple[str, ...] = ()) -> "Configuration":
         """The configuration of these ids, in any order."""
         return cls(tuple(sorted(voters)), tuple(sorted(learners)))
 
@@ -89,7 +87,7 @@ class Configuration(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
         return _encoder.encode(self)
 
     @classmethod
-    def decode(cls, data: bytes) -> Configuration:
+    def decode(cls, data: bytes) -> "Configuration":
         """Raises ValueError when `data` isn't an encoded configuration."""
         try:
             return _decoder.decode(data)

@@ -3,8 +3,6 @@
 No message names its sender: the link's certificate does. Names of fields follow Raft fig. 3.1 and §9.6.
 """
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import msgspec

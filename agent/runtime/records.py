@@ -5,8 +5,6 @@ start with `pid` 0 and a random `run`, which the process carries in its environm
 two writes leaves nothing that can't be found.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 from pathlib import Path

@@ -6,8 +6,6 @@ them"). What a snapshot *leaves out* it can't prove: that needs the same (index,
 that don't go back.
 """
 
-from __future__ import annotations
-
 import hashlib
 from typing import Literal
 

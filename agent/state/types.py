@@ -4,8 +4,6 @@ Mappings are plain dicts that nobody mutates: `apply` copies the one it changes.
 the digest sorts.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 from msgspec import Struct

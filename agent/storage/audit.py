@@ -8,8 +8,6 @@ Appended lazily: what a crash takes is applied again at the next start, since th
 so `flush` has to come before a snapshot is stored.
 """
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import os
@@ -98,7 +96,7 @@ class AuditLog:
     @classmethod
     def open(
         cls, data_dir: Path, cluster: ClusterId, *, segment_bytes: int = SEGMENT_BYTES, kept_bytes: int = MAX_KEPT_BYTES
-    ) -> AuditLog:
+    ) -> "AuditLog":
         """What is there already goes on; a record that a crash cut is cut off. Raises StorageError."""
         log = cls(data_dir / DIRECTORY, cluster, segment_bytes, kept_bytes)
         make_directory(log.directory)

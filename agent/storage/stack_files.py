@@ -5,8 +5,6 @@ was laid last isn't touched, so a replica with a writable mount keeps what it ma
 deployed. A replica may also have put links into its mounts: no path is followed through one.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

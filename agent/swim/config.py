@@ -1,7 +1,5 @@
 """The knobs of SWIM and Lifeguard, with presets."""
 
-from __future__ import annotations
-
 import msgspec
 
 
@@ -108,12 +106,12 @@ class SwimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
 
     @classmethod
-    def lan(cls) -> SwimConfig:
+    def lan(cls) -> "SwimConfig":
         """Hosts on one network, round trips of a few milliseconds: a death is seen in 2.5 to 5.5 s."""
         return cls()
 
     @classmethod
-    def wan(cls) -> SwimConfig:
+    def wan(cls) -> "SwimConfig":
         """Hosts across sites, round trips up to 400 ms: a death is seen in 12 to 20 s."""
         return cls(
             probe_interval_ms=2000,
@@ -127,7 +125,7 @@ class SwimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         )
 
     @classmethod
-    def local(cls) -> SwimConfig:
+    def local(cls) -> "SwimConfig":
         """Agents on one machine (tests, demonstrations): a death is seen in about a second."""
         return cls(
             probe_interval_ms=200,

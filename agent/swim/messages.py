@@ -5,8 +5,6 @@ it.
 Decoding checks types and bounds; whether the ids are members is checked by `Swim.receive`.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Final, TypeAlias
 
 import msgspec

@@ -10,6 +10,7 @@ from tests.checks.docs import documents, headings
 from tests.checks.rules import (
     Finding,
     bare_exemptions,
+    late_annotations,
     lost_references,
     sleeps,
     too_long,
@@ -20,6 +21,7 @@ from tests.checks.rules import (
 ROOT = Path(__file__).resolve().parents[2]
 DIRECTORIES = ("agent", "bootstrap", "tests", "systemd", "docs", "examples", ".ci")
 TOP_FILES = ("Makefile", "pyproject.toml", "README.md", "ARCHITECTURE.md")
+SHIPPED = ("agent/", "bootstrap/")
 WAITING = "tests/support/waiting.py"  # the one place that polls
 
 
@@ -48,6 +50,8 @@ def findings(path: str, text: str, known: Mapping[str, Collection[str]]) -> Iter
     yield from lost_references(path, text, known)
     if not is_test(path):
         yield from too_long(path, text)
+    if path.startswith(SHIPPED):
+        yield from late_annotations(path, text)
     if path.startswith("tests/"):
         yield from unexplained_skips(path, text)
         if path != WAITING:

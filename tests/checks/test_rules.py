@@ -9,6 +9,7 @@ from tests.checks.rules import (
     FUNCTION_MAX_LINES,
     MODULE_MAX_LINES,
     bare_exemptions,
+    late_annotations,
     lost_references,
     sleeps,
     too_long,
@@ -114,6 +115,21 @@ class TestExemptions:
 
     def test_text_inside_a_string_is_no_exemption(self) -> None:
         assert list(bare_exemptions("m.py", f"x = '{NOQA}'\n")) == []
+
+
+class TestAnnotations:
+    LATE = "from __future__ import annotations\n"
+
+    @pytest.mark.parametrize("kind", ["Struct, forbid_unknown_fields=True", "msgspec.Struct, tag='a'"])
+    def test_a_struct_that_is_read_has_types_for_annotations_and_not_texts(self, kind: str) -> None:
+        assert list(late_annotations("m.py", f"class A({kind}):\n    x: int\n")) == []
+        (found,) = late_annotations("m.py", f"{self.LATE}class A({kind}):\n    x: int\n")
+        assert found.line == 2
+        assert found.message.startswith("A ")
+
+    @pytest.mark.parametrize("kind", ["Struct, frozen=True", "NamedTuple", "Base, tag=1"])
+    def test_what_nobody_reads_may_have_texts(self, kind: str) -> None:
+        assert list(late_annotations("m.py", f"{self.LATE}class A({kind}):\n    x: int\n")) == []
 
 
 class TestSkips:

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from agent.cli import joining
 from agent.cli.main import COMMANDS
 from agent.model.cluster import IdentityRequest
 from agent.model.decode import decode_json
@@ -59,6 +60,27 @@ print(json.dumps(sorted(set(sys.modules) & set(sys.argv[1:]))))
 def test_what_people_give_most_imports_none_of_what_is_slow_to_import() -> None:
     found = subprocess.run([sys.executable, "-c", SPARED, *SLOW], capture_output=True, text=True, check=True)
     assert json.loads(found.stdout) == []
+
+
+NO_TEXTS = """
+import importlib, sys
+import msgspec._utils
+assert callable(msgspec._utils._forward_ref)
+
+def compiled(text):
+    sys.exit(f"msgspec compiles {text!r}")
+
+msgspec._utils._forward_ref = compiled
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+"""
+
+
+@pytest.mark.parametrize("needed", [joining.NEEDED, ("agent.cli.deploy",), ("bootstrap.install_cli",)])
+def test_no_start_compiles_annotations(needed: tuple[str, ...]) -> None:
+    """They are types already, where structs are read: else each is a text that every process compiles again."""
+    found = subprocess.run([sys.executable, "-c", NO_TEXTS, *needed], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (0, "")
 
 
 HELP_OF_EACH = """
