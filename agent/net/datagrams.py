@@ -16,7 +16,8 @@ A datagram is checked in this order: length → known member → token bucket (s
 window → token bucket (keys only); so a stranger costs a look-up, and a flood of signatures under a member's name costs
 that name's own bucket, not the processor. What is proved by a key has its bucket behind the proof, which costs 4 µs,
 three times what reading it does: in front of it whoever knows a member's name could silence that member. It bounds what
-the member itself makes others do.
+the member itself makes others do. What a flood costs is bounded by how many are read at all: behind that they
+are dropped, whoever sent them, and what matters goes over the links.
 """
 
 from __future__ import annotations
@@ -60,6 +61,11 @@ MIN_DATAGRAM_BYTES: Final = _HEAD.size + 1 + _MAC_BYTES
 
 # Read per turn of the loop before others get theirs: 64 verifications are about 10 ms, well below a heartbeat.
 DATAGRAMS_PER_TICK: Final = 64
+
+# Read by all: five voters' KEYED_RATE_PER_S and what a cluster of 1000 probes; with what they cost a tenth of a core.
+READ_RATE_PER_S: Final = 12_000.0
+READ_BURST: Final = 4_000  # the kernel's buffer holds about as many: what came in a stall of our own isn't a flood
+REST_S: Final = 0.01  # from one look at a flood to the next: its share of what may be read comes together in it
 
 # A member without a link sends a few a second (probes, acks, gossip; more in a large cluster while many are suspected).
 BUCKET_RATE_PER_S: Final = 50.0
@@ -273,13 +279,24 @@ def _proves(sender: _Sender, form: int, proof: bytes, covered: bytes) -> bool:
 
 
 class Datagrams:
-    """The UDP socket around an `Envelope`. `on_message(sender, message)` is called from the event loop."""
+    """The UDP socket around an `Envelope`. `on_message(sender, message)` is called from the event loop.
 
-    def __init__(self, envelope: Envelope, on_message: Callable[[AgentId, SwimMessage | Beat], None]) -> None:
+    `budget`: how many are looked at. Of more, the first is dropped as `flood`; others wait for REST_S, or the kernel drops
+    them.
+    """
+
+    def __init__(
+        self,
+        envelope: Envelope,
+        on_message: Callable[[AgentId, SwimMessage | Beat], None],
+        budget: TokenBucket | None = None,
+    ) -> None:
         self._envelope = envelope
         self._on_message = on_message
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = None
+        self._budget = budget or TokenBucket(READ_RATE_PER_S, READ_BURST, READ_BURST)
+        self._rest: asyncio.TimerHandle | None = None
 
     def start(self, host: str, port: int) -> int:
         """Listen; gives the port in use. Raises PortTaken or InputError."""
@@ -299,6 +316,8 @@ class Datagrams:
 
     def stop(self) -> None:
         """Close the socket."""
+        if self._rest is not None:
+            self._rest.cancel()
         if self._socket is not None:
             self._loop.remove_reader(self._socket.fileno())
             self._socket.close()
@@ -322,7 +341,7 @@ class Datagrams:
         """Read what waits, at most DATAGRAMS_PER_TICK; the loop comes back for more. To be called before a timer is
         believed."""
         for _ in range(DATAGRAMS_PER_TICK):
-            if self._socket is None:
+            if self._socket is None or self._rest is not None:
                 return
             try:
                 data = self._socket.recv(MAX_DATAGRAM_BYTES + 1)
@@ -331,6 +350,17 @@ class Datagrams:
             except OSError:  # an ICMP error of an earlier datagram; the socket is fine
                 self._envelope.drops["socket"] += 1
                 continue
-            opened = self._envelope.open(data, self._loop.time())
+            now = self._loop.time()
+            if not self._budget.take(now):
+                self._envelope.drops["flood"] += 1
+                self._loop.remove_reader(self._socket.fileno())
+                self._rest = self._loop.call_later(REST_S, self._read_on)
+                return
+            opened = self._envelope.open(data, now)
             if opened is not None:
                 self._on_message(*opened)
+
+    def _read_on(self) -> None:
+        self._rest = None
+        if self._socket is not None:
+            self._loop.add_reader(self._socket.fileno(), self.drain)

@@ -373,6 +373,41 @@ async def test_one_turn_of_the_loop_reads_a_bounded_number(
     at_b.stop()
 
 
+async def test_a_flood_is_left_to_the_kernel_and_costs_no_more_than_its_share(pair: tuple[Agent, Agent]) -> None:
+    """Of what nobody can prove as of what a member sends."""
+    a, b = pair
+    got: list[object] = []
+    at_b = Datagrams(b.envelope, lambda *m: got.append(m), TokenBucket(rate_per_s=0.0, burst=8.0, tokens=8.0))
+    port = at_b.start("127.0.0.2", 0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as raw:
+        for sequence in range(4):
+            raw.sendto(b"\x02" + a.id.encode() + bytes(80), ("127.0.0.2", port))
+            raw.sendto(a.envelope.seal(b.id, Ack(sequence, 0)), ("127.0.0.2", port))
+        for sequence in range(4, 14):
+            raw.sendto(a.envelope.seal(b.id, Ack(sequence, 0)), ("127.0.0.2", port))
+        for _ in range(3):
+            at_b.drain()  # as before a timer
+        assert (len(got), b.drops) == (4, {"signature": 4, "flood": 1})
+        await wait_for(lambda: b.drops["flood"] == 3)
+    assert len(got) == 4
+    at_b.stop()
+
+
+async def test_behind_a_flood_datagrams_are_taken_again(pair: tuple[Agent, Agent]) -> None:
+    a, b = pair
+    got: list[object] = []
+    at_b = Datagrams(b.envelope, lambda *m: got.append(m), TokenBucket(rate_per_s=1000.0, burst=4.0, tokens=4.0))
+    port = at_b.start("127.0.0.2", 0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as raw:
+        for sequence in range(20):
+            raw.sendto(a.envelope.seal(b.id, Ack(sequence, 0)), ("127.0.0.2", port))
+        await wait_for(lambda: len(got) + b.drops["flood"] == 20)
+        raw.sendto(a.envelope.seal(b.id, Ack(20, 0)), ("127.0.0.2", port))
+        await wait_for(lambda: got[-1:] == [(a.id, Ack(20, 0))])
+    assert len(got) > 4
+    at_b.stop()
+
+
 async def test_oversized_and_foreign_datagrams_are_counted(pair: tuple[Agent, Agent]) -> None:
     _, b = pair
     at_b = Datagrams(b.envelope, lambda *_: pytest.fail("taken"))
