@@ -281,8 +281,8 @@ def _proves(sender: _Sender, form: int, proof: bytes, covered: bytes) -> bool:
 class Datagrams:
     """The UDP socket around an `Envelope`. `on_message(sender, message)` is called from the event loop.
 
-    `budget`: how many are looked at. Of more, the first is dropped as `flood`; others wait for REST_S, or the kernel drops
-    them.
+    `budget`: how many are looked at. Of more, the first is dropped as `flood`; others wait for REST_S, or the kernel
+    drops them.
     """
 
     def __init__(

@@ -13,10 +13,15 @@ import msgspec
 from agent.errors import InputError
 from agent.model.types import AgentId, ClusterId, Digest, Label
 from agent.net.frames import MAX_FRAME_BYTES, FrameReader
+from agent.raft.messages import MAX_CHUNK_BYTES
 
 # Frames waiting for one slow peer. Two of the largest frames, so that one on its way never blocks the next; everything
 # beyond is dropped, since raft and swim repeat what matters.
 MAX_QUEUE_BYTES: Final = 2 * MAX_FRAME_BYTES
+
+# Beyond it for a part of a snapshot alone, of which one is on its way at a time: so that it doesn't fill a slow link it
+# is repeated seldom, and one that were dropped would cost up to a minute.
+MAX_PART_BYTES: Final = MAX_CHUNK_BYTES + 65_536  # with what the frame says of it
 
 # Bytes handed to TLS ahead of the socket. Small, because what is in there can't be overtaken or dropped any more.
 WRITE_AHEAD_BYTES: Final = 256 * 1024
@@ -136,12 +141,12 @@ class Link(asyncio.Protocol):
         self._transport.resume_reading()
         self._deliver()
 
-    def send(self, data: bytes, *, hold: bool = False) -> bool:
+    def send(self, data: bytes, *, hold: bool = False, part: bool = False) -> bool:
         """Queue an encoded frame; frames of one tick leave in one write. False: dropped, since the queue is full.
 
-        `hold`: whoever sends calls `flush`, which saves a turn of the loop.
+        `hold`: whoever sends calls `flush`, which saves a turn of the loop. `part`: of a snapshot.
         """
-        if self.closed or self._pending_bytes + len(data) > MAX_QUEUE_BYTES:
+        if self.closed or self._pending_bytes + len(data) > MAX_QUEUE_BYTES + part * MAX_PART_BYTES:
             return False
         self._pending.append(data)
         self._pending_bytes += len(data)

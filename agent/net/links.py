@@ -36,7 +36,8 @@ from agent.net.link import DownReason, Link, PeerInfo
 from agent.net.listener import Listener
 from agent.net.pulse import ALIVE_CONTENT, LinkTiming, Pulse
 from agent.net.second import Verdict, judge_second
-from agent.node.messages import Alive, Frame
+from agent.node.messages import Alive, Frame, RaftFrame
+from agent.raft.messages import InstallSnapshot
 
 # Linked at a time: every member of the largest cluster (agent.model.cluster), and the unknown ones below.
 MAX_LINKS: Final = 1024
@@ -183,7 +184,8 @@ class LinkTable:
         if up is None:
             self.counts["send-unlinked"] += 1
             return False
-        if not up.link.send(encode_frame(frame), hold=hold):
+        part = isinstance(frame, RaftFrame) and isinstance(frame.message, InstallSnapshot)
+        if not up.link.send(encode_frame(frame), hold=hold, part=part):
             self.counts["send-queue-full"] += 1
             return False
         if hold:

@@ -46,8 +46,8 @@ class RaftTiming(msgspec.Struct, frozen=True, kw_only=True):
     twice as long, and later ones after as long as the ones before took."""
 
     snapshot_retry_max_s: float = 60.000
-    """… and at most this: a chunk that was dropped costs as much. ≥ the time one takes on the slowest link, 33 s at
-    64 kbit/s."""
+    """… and at most this: a chunk that a link dropped would cost as much, so none does (agent.net.link). ≥ the time one
+    takes on the slowest link, 33 s at 64 kbit/s."""
 
     slow_persist_s: float = 1.000
     """A leader whose disk took this long hands over: a disk that stalls once mostly stalls again, and whoever waits

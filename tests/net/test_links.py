@@ -11,14 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from agent.model.cluster import MAX_VOTERS
 from agent.net import links
 from agent.net.dialler import BackOff
 from agent.net.link import MAX_QUEUE_BYTES, PeerInfo
 from agent.net.pulse import EARLY_SHARE, LinkTiming
 from agent.net.second import judge_second
-from agent.node.messages import CallFrame, CancelFrame, Ledger, ReplyFrame, Submit
+from agent.node.messages import CallFrame, CancelFrame, Ledger, RaftFrame, ReplyFrame, Submit
 from agent.node.versions import FRAME_VERSION
-from agent.raft import Entry, EntryKind, RaftTiming
+from agent.raft import Configuration, Entry, EntryKind, RaftTiming
+from agent.raft.messages import MAX_CHUNK_BYTES, InstallSnapshot
 from tests.net.nodes import Node, make_nodes, running
 from tests.support.trust import Trust
 from tests.support.waiting import wait_for
@@ -489,6 +491,39 @@ async def test_a_hint_ends_a_long_wait(pair: list[Node]) -> None:
         assert not a.linked(b)
         a.table.hint(b.id, address, port)
         await wait_for(lambda: a.linked(b))
+
+
+async def test_a_part_of_a_snapshot_has_a_place_of_its_own_behind_a_full_queue(pair: list[Node]) -> None:
+    a, b = pair
+    large, small = (
+        ReplyFrame(id=1, reply=Ledger(entries=(Entry(1, 1, EntryKind.NORMAL, bytes(size)),)))
+        for size in (1_000_000, 10_000)
+    )
+    a.timing = b.timing = replace(a.timing, silence_timeout_s=20.0)
+    async with running(a, b):
+        a.knows(b)
+        await wait_for(lambda: a.linked(b) and b.linked(a))
+        b.table._up[a.id].link._transport.pause_reading()  # type: ignore[union-attr]  # b's host is too slow
+        await wait_for(lambda: not a.table.send(b.id, large))
+        while a.table.send(b.id, small):
+            pass
+        assert a.table.send(b.id, LARGEST_PART)
+        assert not a.table.send(b.id, LARGEST_PART), "it is for one"
+        b.table._up[a.id].link._transport.resume_reading()  # type: ignore[union-attr]  # and comes round again
+        await wait_for(lambda: b.count(RaftFrame) == 1)
+
+
+LARGEST_PART = RaftFrame(
+    message=InstallSnapshot(
+        term=1,
+        index=2,
+        snapshot_term=1,
+        configuration=Configuration.of([f"{number:026}" for number in range(MAX_VOTERS)]),
+        offset=0,
+        total=2 * MAX_CHUNK_BYTES,
+        data=bytes(MAX_CHUNK_BYTES),
+    )
+)
 
 
 async def test_a_queue_that_is_full_drops_and_counts(pair: list[Node]) -> None:
