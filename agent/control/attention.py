@@ -6,7 +6,7 @@ nothing that a decision depends on must cost nothing, however many stacks and ho
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Mapping
 
 from agent.model.report import HostReport
 from agent.model.types import Label
@@ -20,19 +20,20 @@ TOGETHER_S_PER_HOST = 0.0001
 class Attention:
     """What has changed since the last decision.
 
-    `everything`: something that every stack may depend on. `stacks`: only they. `urgent`: the ledger moved, so that
-    others wait for what follows.
+    `everything`: something that every stack may depend on. `hosts`: how they are seen, which mostly turns out to be as
+    before. `stacks`: only they. `urgent`: the ledger moved, so that others wait for what follows.
     """
 
     def __init__(self) -> None:
         self.everything = False
+        self.hosts = False
         self.urgent = False
         self.stacks: set[Label] = set()
 
     @property
     def is_wanted(self) -> bool:
         """Whether there is anything to decide on again."""
-        return self.everything or bool(self.stacks)
+        return self.everything or self.hosts or bool(self.stacks)
 
     def applied(self, applied: Applied) -> None:
         """The ledger moved on. What was released makes room for other stacks' replicas; who joined, too."""
@@ -45,13 +46,20 @@ class Attention:
             self.everything = True
         self.stacks |= told
 
-    def reported(self, known: HostReport | None, report: HostReport, waiting: Iterable[Label], *, voter: bool) -> None:
-        """A host told of itself; `known` is what it told before. `waiting`: stacks that wait for hosts."""
-        if known is None or _offer(known) != _offer(report) or (voter and known.linked != report.linked):
+    def reported(
+        self, known: HostReport | None, report: HostReport, waiting: Mapping[Label, int], *, voter: bool
+    ) -> None:
+        """A host told of itself; `known` is what it told before.
+
+        `waiting`: the stacks that wait for hosts, and the index of the entry that moved each last: whether a host is
+        that far is all that a decision asks of how far it is.
+        """
+        if known is None or _offer(known) != _offer(report):
             self.everything = True
             return
+        self.hosts = self.hosts or (voter and known.linked != report.linked)
         if known.applied != report.applied:
-            self.stacks.update(waiting)
+            self.stacks.update(name for name, moved in waiting.items() if known.applied < moved <= report.applied)
         if known.replicas != report.replicas:
             self.stacks.update(item.stack for item in set(known.replicas) ^ set(report.replicas))
         if known.findings != report.findings:
@@ -61,4 +69,5 @@ class Attention:
 def _offer(report: HostReport) -> Hashable:
     """What scheduling asks of a host. How much of its disk is free, and its load, are only shown."""
     resources = report.resources
-    return report.boot, report.runtimes, resources.memory_mib, resources.cpu_millis, report.busy_ports
+    told = report.applied > 0  # what it tells before its first look says nothing
+    return told, report.boot, report.runtimes, resources.memory_mib, resources.cpu_millis, report.busy_ports

@@ -87,13 +87,18 @@ class Coordination:
         self.heard_ms[report.host], self._heard_at[report.host] = when.wall_ms, when.mono
         self.context.clock.heard(report.host, report.at, when)
         voter = report.host in self.context.raft.configuration.voters
-        self._attention.reported(known, report, self._decision.waiting, voter=voter)
+        self._attention.reported(known, report, self._waiting(), voter=voter)
         if self._facts is not None and report.host in self._facts.hosts:
             was = self._facts.hosts[report.host]
             self._facts.hosts[report.host] = msgspec.structs.replace(was, report=report, awaited=False)
         allowance = self._allowances.setdefault(report.host, Allowance(when.mono))
         tell_replicas(self.chronicle, self.context, known, report, allowance, when)
         tell_registered(self.chronicle, self.context, known, report, self.asking.told(report.host), when)
+
+    def _waiting(self) -> dict[Label, int]:
+        """The stacks that wait for hosts, and the entry that moved each last."""
+        stacks = self.context.state.stacks
+        return {name: stacks[name].moved_index for name in self._decision.waiting if name in stacks}
 
     def _is_late(self, known: HostReport, report: HostReport, via: AgentId, when: Instant) -> bool:
         """A life with an earlier number is a later one where its host says so itself, or isn't heard otherwise: its
@@ -106,7 +111,7 @@ class Coordination:
 
     def member_changed(self, change: MemberChanged, when: Instant) -> None:
         """SWIM sees a host differently now: advice."""
-        self._attention.everything = True
+        self._attention.hosts = True
         if self.context.raft.is_leader:
             tell_host(self.chronicle, self.context, change, when)
 
@@ -203,7 +208,7 @@ class Coordination:
         now_ms = self.context.ledger_ms(when)
         only: set[Label] | None = attention.stacks
         facts = self._facts
-        looks = facts is None or attention.everything or when.mono >= self._look_at
+        looks = facts is None or attention.everything or attention.hosts or when.mono >= self._look_at
         if facts is None or looks:
             facts = self.facts(when)
             everything = attention.everything or _moved(self._facts, facts)
