@@ -29,8 +29,8 @@ CONTAINER_INTERFACES: Final = ("lo", "docker*", "veth*", "br-*")
 """As the agent has it: these addresses exist on every host."""
 
 _LAUNCHER: Final = """\
-#!{python} -I
-# The agent of this host, from the version that this file lies in.
+#!{python} -IS
+# The agent of this host, from the version that this file lies in; it needs nothing that was installed otherwise (-S).
 import os
 import sys
 

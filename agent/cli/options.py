@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
@@ -15,9 +14,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 DEFAULT_SOCKET = "/run/muster/agent.sock"
 
 
-@dataclass
 class Options:
-    """What was given, wherever it stood."""
+    """What was given, wherever it stood; as long as nothing was, the defaults."""
 
     home: str | None = None
     via: str | None = None

@@ -7,8 +7,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, aclosing, nullcontext, suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from agent.cli.options import Options
 from agent.cli.output import console, say, table
@@ -38,8 +39,7 @@ _LOST: tuple[HostState, ...] = ("dead", "left")
 _ENDS: tuple[Phase, ...] = ("healthy", "stopped", "failed")
 
 
-@dataclass(slots=True)
-class Watch:
+class Watch(Struct):
     """One stack on its way to `revision`. `removing`: done when it is gone, as its hosts say; `newest`: what it was.
 
     With `volumes`, which go with it, it is done when only hosts that are lost have something left.
@@ -60,7 +60,7 @@ class Watch:
     _had: frozenset[str] = frozenset()
     _owing: frozenset[str] = frozenset()
     _lost: frozenset[str] = frozenset()
-    _told: dict[str, str] = field(default_factory=dict)
+    _told: dict[str, str] = {}
     _phase: int = -1
     _happened: asyncio.Event = field(default_factory=asyncio.Event)
     _ended: asyncio.Event = field(default_factory=asyncio.Event)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from agent.client.http import NotConnected, Request, TransportError
 from agent.errors import Conflict, MusterError, NoMajority, NotFound, TimedOut, TooMany, Unreachable
@@ -22,8 +23,7 @@ RETRY_S = 0.5  # between two tries
 PATIENCE_S = 15.0  # for a coordinator, as long as it is certain that nothing was changed
 
 
-@dataclass(slots=True, kw_only=True)
-class Submission:
+class Submission(Struct, kw_only=True):
     """One instruction under way. `uncertain`: it was sent, and what became of it isn't known."""
 
     client: Client

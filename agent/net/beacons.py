@@ -12,7 +12,6 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -42,13 +41,12 @@ BEACONS_PER_TICK: Final = 32
 PEER_PORT: Final = "peer_port"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Announcer:
+class Announcer(msgspec.Struct, frozen=True, kw_only=True):
     """Who signs the beacons. `seq` grows over restarts as well: it begins with the time of the start."""
 
     id: AgentId
     cluster: ClusterId
-    key: Ed25519PrivateKey = field(repr=False)
+    key: Ed25519PrivateKey
 
 
 def broadcast_targets(listen: str, broadcast_address: str, addresses: tuple[LocalAddress, ...]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agent.errors import InputError, NotAuthenticated
@@ -80,8 +81,7 @@ class LocalAgent:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Certified:
+class Certified(msgspec.Struct, frozen=True):
     """What the peer's certificate says, before any frame."""
 
     id: AgentId

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -49,32 +48,25 @@ RETRY_S = 0.1  # after the log took nothing in; what it applies meanwhile is loo
 HAND_OVER_EVERY_S = 10.0  # nothing is taken into the ledger during a try, so that one that fails must be rare
 
 
-@dataclass(slots=True)
 class Coordination:
     """Invariant: nothing is decided while a decision of ours isn't applied yet (`_decided_through`)."""
 
-    context: Context
-    chronicle: Chronicle
-    reports: dict[AgentId, HostReport] = field(default_factory=dict)
-    heard_ms: dict[AgentId, int] = field(default_factory=dict)
-    _heard_at: dict[AgentId, float] = field(default_factory=dict)
-    _since: Instant | None = None
-    _decided_through: int = 0
-    _attention: Attention = field(default_factory=Attention)
-    _decision: Decision = field(default_factory=Decision)
-    _facts: ClusterFacts | None = None
-    _look_at: float = float("inf")
-    _together_until: float = float("-inf")
-    _pumped_at: float = float("-inf")
-    _handed_at: float = float("-inf")
-    _allowances: dict[AgentId, Allowance] = field(default_factory=dict)
-    _trail: Trail = field(default_factory=Trail)
-    _vitals: Vitals = field(init=False)
-    asking: Asking = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.asking = Asking(self.context)
-        self._vitals = Vitals(self.context)
+    def __init__(self, context: Context, chronicle: Chronicle) -> None:
+        self.context, self.chronicle = context, chronicle
+        self.reports: dict[AgentId, HostReport] = {}
+        self.heard_ms: dict[AgentId, int] = {}
+        self._heard_at: dict[AgentId, float] = {}
+        self._since: Instant | None = None
+        self._decided_through = 0
+        self._attention = Attention()
+        self._decision = Decision()
+        self._facts: ClusterFacts | None = None
+        self._look_at = float("inf")
+        self._together_until = self._pumped_at = self._handed_at = float("-inf")
+        self._allowances: dict[AgentId, Allowance] = {}
+        self._trail = Trail()
+        self._vitals = Vitals(context)
+        self.asking = Asking(context)
 
     def report(self, report: HostReport, via: AgentId, when: Instant) -> None:
         """A host's soft state, over the link with `via`. Late ones are older than what we know."""

@@ -14,7 +14,6 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -61,8 +60,7 @@ _records = msgspec.msgpack.Decoder(Record)
 _encoder = msgspec.msgpack.Encoder()
 
 
-@dataclass(slots=True)
-class Segment:
+class Segment(msgspec.Struct):
     """One file, read through. `end` is the length of what is whole; `torn`: something stands behind it; `damaged`: it
     is no crash's doing, and the file is left as it is, for whoever wants to know.
 
@@ -78,8 +76,7 @@ class Segment:
     damaged: bool = False
 
 
-@dataclass(slots=True)
-class AuditLog:
+class AuditLog(msgspec.Struct):
     """One process' own. `append` and `flush` are the event loop's; made by `open`, in a thread.
 
     `_tail` is the segment being written to; None before the first entry, and after history turned out to be another.
@@ -90,8 +87,8 @@ class AuditLog:
     segment_bytes: int = SEGMENT_BYTES
     kept_bytes: int = MAX_KEPT_BYTES
     _tail: Segment | None = None
-    _pending: list[Audit] = field(default_factory=list)
-    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _pending: list[Audit] = []
+    _lock: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
 
     @classmethod
     def open(

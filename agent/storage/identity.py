@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.x509.oid import NameOID
+from msgspec import Struct
 
 from agent.errors import Conflict, InputError, NotAuthenticated, StorageError
 from agent.instruction import private_key_of, private_pem, public_hex, read_genesis
@@ -45,8 +45,7 @@ MAX_STARTS_DIGITS: Final = 18  # a start a second for longer than there are host
 _REPAIR: Final = "Run `bootstrap install` for this host again; it repairs the identity."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
+class Identity(Struct, frozen=True, kw_only=True):
     """Who this agent is. The paths are for `ssl`, which reads files only; `ledger` is None before the first start.
 
     `starts`: how many the ledger has counted at least.
@@ -63,12 +62,11 @@ class Identity:
     genesis_token: str
     ledger: str | None
     starts: int
-    signing_key: Ed25519PrivateKey = field(repr=False)
-    sealing_key: X25519PrivateKey = field(repr=False)
+    signing_key: Ed25519PrivateKey
+    sealing_key: X25519PrivateKey
 
 
-@dataclass(frozen=True, slots=True)
-class _Keys:
+class _Keys(Struct, frozen=True):
     tls: ec.EllipticCurvePrivateKey
     signing: Ed25519PrivateKey
     sealing: X25519PrivateKey

@@ -1,4 +1,4 @@
-"""aiohttp is imported without the system's certificate authorities, and nobody else notices."""
+"""aiohttp is imported without what it would read of the system, and nobody else notices."""
 
 from __future__ import annotations
 
@@ -36,3 +36,19 @@ def test_importing_us_reads_no_certificate_authorities_and_leaves_the_environmen
         check=True,
     )
     assert shown.stdout.split() == ["0", "1", "True", "False"]
+
+
+NAMES = """\
+import mimetypes, sys
+mimetypes.knownfiles[:] = [sys.argv[1]]
+import agent.api
+from aiohttp.web_fileresponse import CONTENT_TYPES
+print(CONTENT_TYPES.guess_type("a.json")[0], CONTENT_TYPES.guess_type("a.ours")[0], mimetypes.guess_type("a.ours")[0])
+"""
+
+
+def test_importing_us_reads_no_table_of_file_names_and_others_still_can(tmp_path: Path) -> None:
+    known = tmp_path / "mime.types"
+    known.write_text("text/ours ours\n")
+    shown = subprocess.run([sys.executable, "-c", NAMES, str(known)], capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == ["application/json", "None", "text/ours"]

@@ -13,7 +13,6 @@ from agent import errors
 from agent.model.types import Digest, Label
 from agent.node.driver.blobs import BlobService
 from agent.node.driver.hosting import Hosting
-from agent.runtime import volumes
 from agent.state import encode_snapshot
 from agent.telemetry.api_log import log_files
 
@@ -49,6 +48,8 @@ class BackupService:
 
     async def volume(self, stack: Label, name: str) -> AsyncGenerator[bytes]:
         """See BackupPort."""
+        from agent.runtime import volumes  # with `tarfile`, which no start needs
+
         path = await self._hosting.volume_path(stack, name)
         if path is None:
             raise errors.NotFound("this host has no such volume", where=f"{stack}/{name}")
@@ -59,6 +60,8 @@ class BackupService:
         self, stack: Label, name: str, digest: Digest, size: int, content: AsyncIterator[bytes]
     ) -> None:
         """See BackupPort."""
+        from agent.runtime import volumes
+
         self._check_unused(stack)
         await self._blobs.put(digest, size, content)
         try:
