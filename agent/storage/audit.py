@@ -76,19 +76,24 @@ class Segment(msgspec.Struct):
     damaged: bool = False
 
 
-class AuditLog(msgspec.Struct):
+class AuditLog:
     """One process' own. `append` and `flush` are the event loop's; made by `open`, in a thread.
 
     `_tail` is the segment being written to; None before the first entry, and after history turned out to be another.
     """
 
-    directory: Path
-    cluster: ClusterId
-    segment_bytes: int = SEGMENT_BYTES
-    kept_bytes: int = MAX_KEPT_BYTES
-    _tail: Segment | None = None
-    _pending: list[Audit] = []
-    _lock: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
+    def __init__(
+        self,
+        directory: Path,
+        cluster: ClusterId,
+        segment_bytes: int = SEGMENT_BYTES,
+        kept_bytes: int = MAX_KEPT_BYTES,
+    ) -> None:
+        self.directory, self.cluster = directory, cluster
+        self.segment_bytes, self.kept_bytes = segment_bytes, kept_bytes
+        self._tail: Segment | None = None
+        self._pending: list[Audit] = []
+        self._lock = asyncio.Lock()
 
     @classmethod
     def open(

@@ -225,4 +225,4 @@ def test_seeds_are_the_others() -> None:
 
 
 def test_the_launcher_runs_isolated_with_the_chosen_python() -> None:
-    assert plan(pythons=[python(3, 12)]).launcher.startswith("#!/usr/bin/python3.12 -I\n")
+    assert plan(pythons=[python(3, 12)]).launcher.startswith("#!/usr/bin/python3.12 -IS\n")
