@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -10,7 +11,6 @@ from http import HTTPStatus
 import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Middleware
-from loguru import logger
 from msgspec import Struct
 
 from agent import errors
@@ -25,6 +25,8 @@ from agent.api.routes import JSON, ROUTES, Route
 from agent.api.streams import BEGUN, SENT_BYTES, Streams
 from agent.model.status import Health
 from agent.telemetry.api_log import ApiRecord, ApiStats, api_record
+
+logger = logging.getLogger(__name__)
 
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -180,8 +182,8 @@ def _problems(
             return problem_response(http_problem(error, request), headers)
         except (ConnectionError, TimeoutError):
             raise
-        except Exception as error:  # noqa: BLE001 - a defect in one handler is told and logged, and others go on
-            logger.opt(exception=error).error("{} {} failed", request.method, _endpoint_name(request))
+        except Exception as error:
+            logger.error("%s %s failed", request.method, _endpoint_name(request), exc_info=error)
             if isinstance(error, errors.InvariantBroken):
                 fatal(error)
             fix = "The agent's log has the details: `journalctl -u muster-agent`."

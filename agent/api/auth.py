@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 
 from aiohttp import web
-from loguru import logger
 
 from agent.errors import InputError, NotAllowed, NotAuthenticated
 from agent.instruction import (
@@ -25,6 +25,8 @@ from agent.instruction.api_keys import find_api_key, is_api_key
 from agent.model.cluster import Operator
 from agent.model.types import AgentId, Digest, Label
 from agent.state import ClusterState, audience_of
+
+logger = logging.getLogger(__name__)
 
 _FIX = "Make a token with `agent token`, and send it as `Authorization: Bearer <token>`."
 
@@ -79,7 +81,7 @@ def reader(
     if is_api_key(token):
         key = find_api_key(token, state.api_keys)
         if key is None:
-            logger.warning("an API key that isn't known, from {}", request.remote)
+            logger.warning("an API key that isn't known, from %s", request.remote)
             fix = "`agent key list` names those that are; `agent key create` makes one."
             raise NotAuthenticated("the API key isn't known", where="Authorization", fix=fix)
         return Operator(name=f"key:{key.name}", key=key.sha256, scope="read", stacks=key.stacks)

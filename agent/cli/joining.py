@@ -6,6 +6,7 @@ comes the IdentityGrant, up to the end of the stream, and is answered with {"acc
 """
 
 import importlib
+import logging
 import socket
 import time
 from collections.abc import Callable
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-from loguru import logger
 from msgspec import Struct
 
 from agent.config import Config
@@ -23,6 +23,8 @@ from agent.model.cluster import IdentityGrant
 from agent.model.decode import decode_json
 from agent.model.types import HostAddress, Label
 from agent.storage.identity import MAX_GRANT_BYTES, accept, create, is_granted
+
+logger = logging.getLogger(__name__)
 
 SOCKET: Final = "joining.sock"
 ROUND_S: Final = 1.0  # between two signs of life to systemd, and two looks for a grant that came another way

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from loguru import logger
-
 from agent.errors import DiskFull
 from agent.storage.files import ROOM_FIX, is_full
+
+logger = logging.getLogger(__name__)
 
 ROOM_BYTES = 16 * 1024 * 1024  # with a log's or a snapshot's worth of it, it would be full again at once
 ROUND_S = 1.0  # between two looks, and two signs of life to systemd
@@ -26,12 +27,12 @@ def wait_for_room(error: Exception, directory: Path, waiting: Callable[[], None]
     """Say what is full, once, and return when there is room in `directory`; `waiting` is called about once a second."""
     what = f"{error.where}: {error.what}" if isinstance(error, DiskFull) else str(error)
     room = f"{ROOM_BYTES // 2**20} MiB in {directory}"
-    logger.error("{}. {} It takes no part until there are {}, and then goes on by itself.", what, ROOM_FIX, room)
+    logger.error("%s. %s It takes no part until there are %s, and then goes on by itself.", what, ROOM_FIX, room)
     pause_until = time.monotonic() + PAUSE_S
     while time.monotonic() < pause_until or _free_bytes(directory) < ROOM_BYTES:
         waiting()
         time.sleep(ROUND_S)
-    logger.info("there is room again in {}", directory)
+    logger.info("there is room again in %s", directory)
 
 
 def _free_bytes(directory: Path) -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import signal
 import socket
-import sys
 import traceback
 from collections.abc import MutableMapping
 from pathlib import Path
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from agent.telemetry.api_log import ApiLog
     from agent.telemetry.recent import RecentLog
 
-DATE_CHARACTERS = len("2026-01-01T00:00:00.000Z ")
+logger = logging.getLogger(__name__)
+
 BUSY_POLL_S = 0.05  # systemd reads on within milliseconds, unless it is reloading
 START_EXTENSION_S = 60  # the unit's TimeoutStartSec again
 WATCHDOG_SHARE = 0.4  # of systemd's interval: a loop that stands still for two of our turns is restarted
@@ -78,8 +79,6 @@ def _live(config: Config, recent: RecentLog, systemd: Systemd) -> int | None:
 
 async def _serve(config: Config, recent: RecentLog, systemd: Systemd) -> int | None:
     """Until its end; None when it has to start anew, with a ledger of another epoch."""
-    from loguru import logger
-
     from agent.node.driver.agent import Agent
     from agent.node.driver.loop import EpochBegan
 
@@ -170,23 +169,15 @@ class _Api:
 
 def _log_to_stderr(config: Config) -> RecentLog:
     """One line per message; the journal adds the time where systemd runs us. The newest are kept as well."""
-    from agent.telemetry.recent import RecentLog
+    from agent.telemetry.recent import RecentLog, lines
 
-    os.environ["LOGURU_AUTOINIT"] = "0"  # its own handler would be removed, and each takes 5 ms to make: hence one
-    from loguru import logger
-
-    del os.environ["LOGURU_AUTOINIT"]
-    recent = RecentLog()
-    cut = DATE_CHARACTERS if "JOURNAL_STREAM" in os.environ else 0
-
-    def write(message: str) -> None:
-        recent.write(message)
-        sys.stderr.write(message[cut:])
-        sys.stderr.flush()
-
-    # Neither variables nor tracebacks with values: they may hold what is secret.
-    text = "{time:YYYY-MM-DDTHH:mm:ss.SSS!UTC}Z {level:<7} {message}"
-    logger.add(write, level=config.log_level.upper(), format=text, diagnose=False, backtrace=False)
+    recent, shown = RecentLog(), logging.StreamHandler()
+    shown.setFormatter(lines(dated="JOURNAL_STREAM" not in os.environ))
+    ours = logging.getLogger("agent")
+    ours.propagate = False  # libraries go on telling their warnings as Python does without us
+    ours.setLevel(config.log_level.upper())
+    for handler in (shown, recent):
+        ours.addHandler(handler)
     return recent
 
 
@@ -201,14 +192,12 @@ def _freeze() -> None:
 
 def _give_up(agent: Agent, context: dict[str, Any]) -> None:
     """An error that nobody awaited is a broken invariant; but what zeroconf makes of strangers' packets is not ours."""
-    from loguru import logger
-
     error = context.get("exception")
     if not isinstance(error, Exception):
         return
     modules = {frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)}
     if any(name == "zeroconf" or name.startswith("zeroconf.") for name in modules):
-        logger.warning("mDNS: a packet that zeroconf couldn't take: {}", type(error).__name__)
+        logger.warning("mDNS: a packet that zeroconf couldn't take: %s", type(error).__name__)
         return
     agent.driver.fail(error)
 
@@ -238,9 +227,7 @@ class Systemd(NamedTuple):
                 await asyncio.sleep(BUSY_POLL_S)
                 continue
             except OSError as error:
-                from loguru import logger
-
-                logger.warning("systemd can't be told {}: {}", state, error.strerror)
+                logger.warning("systemd can't be told %s: %s", state, error.strerror)
             return
 
     def _send(self, state: str) -> None:

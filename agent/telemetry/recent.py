@@ -1,7 +1,9 @@
-"""The newest lines of the agent's own log, for `agent doctor --bundle`."""
+"""What the agent's own log looks like, and its newest lines, for `agent doctor --bundle`."""
 
 from __future__ import annotations
 
+import logging
+import time
 from collections import deque
 from typing import Final
 
@@ -9,15 +11,28 @@ MAX_LINES: Final = 200  # a look at the last minutes of trouble; all of it is in
 MAX_LINE_CHARACTERS: Final = 500
 
 
-class RecentLog:
-    """A sink for loguru; what it keeps is bounded."""
+class _Lines(logging.Formatter):
+    converter = staticmethod(time.gmtime)
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+    default_msec_format = "%s.%03dZ"
+
+
+def lines(*, dated: bool) -> logging.Formatter:
+    """How a message becomes a line, or several when it tells of an error: with the time (RFC 3339), level, text."""
+    return _Lines(("%(asctime)s " if dated else "") + "%(levelname)-7s %(message)s")
+
+
+class RecentLog(logging.Handler):
+    """Keeps what is logged; that is bounded."""
 
     def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(lines(dated=True))
         self._lines: deque[str] = deque(maxlen=MAX_LINES)
 
-    def write(self, message: str) -> None:
+    def emit(self, record: logging.LogRecord) -> None:
         """One message, which may have several lines."""
-        self._lines.extend(line[:MAX_LINE_CHARACTERS] for line in message.splitlines() if line.strip())
+        self._lines.extend(line[:MAX_LINE_CHARACTERS] for line in self.format(record).splitlines() if line.strip())
 
     @property
     def lines(self) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ attrs==26.1.0 \\
 colorama==0.4.6 ; sys_platform == 'win32' \\
     --hash=sha256:{a}
     # via
-    #   loguru
+    #   click
     #   muster (pyproject.toml)
 typing_extensions==4.16.0 ; python_full_version < '3.13' \\
     --hash=sha256:{a}

@@ -109,7 +109,7 @@ def test_downward_imports_are_allowed(line: str) -> None:
         ("agent.cli.main -> bootstrap.cli", "daemon"),
         ("agent.raft.core -> asyncio", "pure"),
         ("agent.node.core -> time", "pure"),
-        ("agent.node.effects -> loguru", "pure"),
+        ("agent.node.effects -> logging", "pure"),
         ("agent.state.apply -> sqlite3", "pure"),
         ("agent.formats.plan -> socket", "pure"),
         ("agent.formats.plan -> pathlib", "pure"),

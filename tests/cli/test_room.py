@@ -7,7 +7,6 @@ import threading
 from pathlib import Path
 
 import pytest
-from loguru import logger
 
 from agent.cli import room
 from agent.cli.room import is_for_want_of_room, wait_for_room
@@ -19,14 +18,12 @@ FULL = DiskFull("no space left", where="/data/ledger.db")
 
 
 def test_it_says_so_once_gives_signs_of_life_and_goes_on_once_there_is_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(room, "ROUND_S", 0.001)
     monkeypatch.setattr(room, "PAUSE_S", 0.0)
     monkeypatch.setattr(room, "ROOM_BYTES", 2**62)
     signs: list[None] = []
-    said: list[str] = []
-    sink = logger.add(said.append, level="ERROR", format="{message}")
     waiting = threading.Thread(target=wait_for_room, args=(FULL, tmp_path, lambda: signs.append(None)))
     waiting.start()
     try:
@@ -34,10 +31,10 @@ def test_it_says_so_once_gives_signs_of_life_and_goes_on_once_there_is_room(
     finally:
         room.ROOM_BYTES = 0
         waiting.join(TIMEOUT_S)
-        logger.remove(sink)
     assert not waiting.is_alive()
-    (line,) = said
-    assert line.count("\n") == 1
+    (record,) = (record for record in caplog.records if record.levelname == "ERROR")
+    line = record.getMessage()
+    assert "\n" not in line
     assert line.startswith("/data/ledger.db: no space left. Make room there ")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from pathlib import Path
@@ -77,11 +78,17 @@ def test_a_docker_that_nobody_serves_is_told_as_such(tmp_path: Path, monkeypatch
     assert (found.answers, found.reason) == (False, "its socket isn't there")
 
 
+def said(message: str) -> logging.LogRecord:
+    record = logging.LogRecord("agent.x", logging.INFO, "x.py", 1, message, None, None)
+    record.created, record.msecs = 12.345, 345.0
+    return record
+
+
 def test_the_newest_lines_are_kept_and_no_more() -> None:
     log = RecentLog()
     for number in range(MAX_LINES + 5):
-        log.write(f"line {number}\n")
-    log.write("x" * 10_000)
+        log.handle(said(f"line {number}"))
+    log.handle(said("x" * 10_000))
     assert len(log.lines) == MAX_LINES
-    assert log.lines[0] == "line 6"
+    assert log.lines[0] == "1970-01-01T00:00:12.345Z INFO    line 6"
     assert len(log.lines[-1]) == MAX_LINE_CHARACTERS

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import tomllib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from loguru import logger
 from msgspec import Struct
 
 from agent import __version__, raft
@@ -49,6 +49,8 @@ from agent.swim import SwimConfig
 from agent.telemetry.api_log import ApiStats
 from agent.telemetry.metrics import Metrics
 from agent.telemetry.recent import RecentLog
+
+logger = logging.getLogger(__name__)
 
 STOP_GRACE_S = 2.0  # for handing the coordination over; an election timeout and some
 
@@ -162,7 +164,7 @@ class Agent(Struct):
         await self.blobs.open()
         await asyncio.gather(self.hosting.open(), self.announcing.start())
         name = self.config.name or self.service.me.name  # which the ledger tells, once it is here
-        logger.info("agent {} ({}) of cluster {}", name, self.identity.id, self.identity.genesis.name)
+        logger.info("agent %s (%s) of cluster %s", name, self.identity.id, self.identity.genesis.name)
 
     async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
         """A clean end: the coordination is handed over first; workloads keep running."""

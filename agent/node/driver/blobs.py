@@ -8,12 +8,11 @@ asks for one window after another, so a transfer never fills a link's queue. She
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
 from weakref import WeakValueDictionary
-
-from loguru import logger
 
 from agent import errors
 from agent.model.stack import StackFile
@@ -21,6 +20,8 @@ from agent.model.types import AgentId, Digest
 from agent.node.driver.loop import Driver
 from agent.node.messages import MAX_BLOB_WINDOW_BYTES, BlobPart, FetchBlob, Reply
 from agent.storage.blobs import BlobStore, BlobWriter
+
+logger = logging.getLogger(__name__)
 
 WINDOW_TIMEOUT_S = 10.0  # for one window: 26 kB/s at least, else another member is asked
 WINDOW_TRIES = 3  # in a row with one member; a part that its full queue dropped is asked for again
@@ -179,7 +180,7 @@ class BlobService:
                 if now - since >= GRACE_S:
                     await asyncio.to_thread(self.store.remove, digest)
         except OSError as error:
-            logger.warning("contents can't be tidied: {}", error.strerror)
+            logger.warning("contents can't be tidied: %s", error.strerror)
             return
         if self.driver.core.context.id not in self.driver.core.context.raft.configuration.voters:
             return
@@ -187,4 +188,4 @@ class BlobService:
             try:
                 await self.fetch(digest, named[digest].size, lambda _: None)
             except (errors.MusterError, OSError) as error:
-                logger.debug("content {} can't be kept yet: {}", digest[:12], error)
+                logger.debug("content %s can't be kept yet: %s", digest[:12], error)

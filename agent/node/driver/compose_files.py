@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from pathlib import Path
-
-from loguru import logger
 
 from agent.errors import StorageError
 from agent.host.desired import Desired
 from agent.model.spec import ReplicaSpec
 from agent.model.types import Label
 from agent.storage.files import make_directory, write_private
+
+logger = logging.getLogger(__name__)
 
 FILE_NAME = "docker-compose.yml"
 
@@ -41,7 +42,7 @@ class ComposeFiles:
             await asyncio.to_thread(self._bring, desired, first=self._kept is None)
         except StorageError as error:
             if str(error) != self._refused:
-                logger.warning("compose files: {}", error)
+                logger.warning("compose files: %s", error)
             self._refused = str(error)
             return
         self._kept, self._refused = desired, ""

@@ -7,16 +7,17 @@ replaced. It is replaced in one step, so that nobody ever reads half of it; afte
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from loguru import logger
-
 from agent.host.desired import Desired
 from agent.host.endpoints import FILE_NAME
 from agent.model.types import Label
+
+logger = logging.getLogger(__name__)
 
 
 class EndpointFiles:
@@ -35,7 +36,7 @@ class EndpointFiles:
             await asyncio.to_thread(self._bring, desired.endpoints)
         except OSError as error:
             if str(error) != self._refused:
-                logger.warning("endpoint files: {}", error)
+                logger.warning("endpoint files: %s", error)
             self._refused = str(error)
             return
         self._written, self._refused = desired.endpoints, ""

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Protocol
-
-from loguru import logger
 
 from agent import errors
 from agent.host import HostObservation
@@ -48,6 +47,8 @@ from agent.node.messages import Failed, Frame, Reply, Request
 from agent.raft import Persist, Snapshot
 from agent.state import ClusterState
 from agent.swim import SwimMessage
+
+logger = logging.getLogger(__name__)
 
 LINK_WAIT_S = 3.0  # for a link to a member that we don't always keep one with; a dial takes a few round trips
 QUEUED_REPLIES = 1_000  # parts of the answer to one call that nobody has read yet; a reader further behind is cut
@@ -134,14 +135,14 @@ class Driver:
 
     def link_up(self, peer: Peer) -> None:
         """From the link table."""
-        logger.info("linked with {} ({})", self.core.context.name_of(peer.id), peer.id)
+        logger.info("linked with %s (%s)", self.core.context.name_of(peer.id), peer.id)
         self._bring(lambda: self.core.link_up(peer, now()))
         if (awaited := self._awaited.pop(peer.id, None)) is not None:
             awaited.set()
 
     def link_down(self, peer: AgentId, reason: str) -> None:
         """From the link table."""
-        logger.info("link with {} is gone: {}", self.core.context.name_of(peer), reason)
+        logger.info("link with %s is gone: %s", self.core.context.name_of(peer), reason)
         self._bring(lambda: self.core.link_down(peer, now()))
 
     def frame(self, sender: AgentId, frame: Frame) -> None:
@@ -424,7 +425,7 @@ class Driver:
 
     async def _leave_epoch(self, snapshot: Snapshot, what: str) -> None:
         """Nothing that belongs to the epoch before is written behind the snapshot: the core has ended by then."""
-        logger.warning("{}", what)
+        logger.warning("%s", what)
         self._leaving_epoch = True
         with self._fatal:
             await self._disk.begin_epoch(snapshot)

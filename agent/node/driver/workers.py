@@ -12,6 +12,7 @@ import base64
 import binascii
 import contextlib
 import hashlib
+import logging
 import os
 import re
 import signal
@@ -26,7 +27,6 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from loguru import logger
 from msgspec import Struct, field
 from msgspec.structs import replace
 
@@ -42,6 +42,8 @@ from agent.model.types import Jti, Label
 from agent.model.workers import MAX_LINES, AddWorker, HostKeys, Invitation, Operation
 from agent.state import ClusterState, audience_of
 from agent.storage.identity import Identity
+
+logger = logging.getLogger(__name__)
 
 MAX_RUNNING = 4  # each is an ssh and a Python process; a burst of invitations waits its turn at the operator's
 MAX_OPERATIONS = 64  # remembered; the oldest that ended goes first
@@ -173,7 +175,7 @@ class WorkerService(Struct):
             },
             "cache": str(self.cache),
         }
-        logger.info("adding {} ({}) for an invitation", member.name, worker.host)
+        logger.info("adding %s (%s) for an invitation", member.name, worker.host)
         ended = _STOPPED
         try:
             async with asyncio.timeout(MAX_OPERATION_S):
@@ -250,7 +252,7 @@ class WorkerService(Struct):
             fix=told.fix,
         )
         name: Label = self.operations[id_].name
-        logger.info("adding {}: {}", name, told.what or "done")
+        logger.info("adding %s: %s", name, told.what or "done")
 
 
 async def _end_process(process: asyncio.subprocess.Process) -> None:
