@@ -1,7 +1,7 @@
 """What of a stack that is being removed may be let go, by what its hosts report. Pure; coordinator only.
 
-A stack goes with its last assignment (`agent.state.stacks.forget_removed`). Until then its ports and volumes aren't
-called free, and its hosts know what they have to end.
+A stack goes with its last assignment (`agent.state.stacks.forget_removed`), or by an entry of its own where it has
+none. Until then its ports and volumes aren't called free, and its hosts know what they have to end and to delete.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
-from agent.control.facts import ClusterFacts
+from agent.control.facts import ClusterFacts, HostFacts
 from agent.model.ledger import Assignment
 from agent.model.report import ObservedReplica
 from agent.model.spec import ReplicaKey
 from agent.model.stack import Service
 from agent.model.types import AgentId
-from agent.state import ClusterState, StackState, hosts_of, service_of
+from agent.state import REMOVAL_LEVEL, ClusterState, StackState, hosts_of, service_of
 
 
 class Removal(Struct, frozen=True):
@@ -36,6 +36,11 @@ class Removal(Struct, frozen=True):
             return gone[:-1]
         return gone
 
+    @property
+    def is_over(self) -> bool:
+        """Of a stack without assignments: whether its hosts have nothing of it."""
+        return self.state.level >= REMOVAL_LEVEL and not self._may_be_ending(())
+
     def gone(self, assigned: Mapping[ReplicaKey, Assignment]) -> list[ReplicaKey]:
         """What its hosts report to be gone, or can't, being lost."""
         there = {(found.service, found.slot) for _, found in self._reported()}
@@ -53,8 +58,13 @@ class Removal(Struct, frozen=True):
                 yield host, found
 
     def _may_be_ending(self, assigned: Iterable[ReplicaKey]) -> bool:
-        awaited = any(host.awaited for host in self.facts.hosts.values())
+        awaited = any(host.awaited or self._may_have_volumes(host) for host in self.facts.hosts.values())
         return awaited or next(self.unassigned(assigned), None) is not None
+
+    def _may_have_volumes(self, host: HostFacts) -> bool:
+        """Whether it doesn't know yet that they are to be deleted: slots that were given up leave theirs behind."""
+        known = host.lost or host.report is None or host.report.applied >= self.stack.moved_index
+        return self.stack.delete_volumes and not known
 
     def _reported(self) -> Iterator[tuple[AgentId, ObservedReplica]]:
         for host, facts in self.facts.hosts.items():

@@ -123,6 +123,8 @@ class _Rollout:
         if self._stack.removing:
             removal = Removal(self._state, self._stack, self._facts)
             yield from self._assign((), removal.let_go(self._current))
+            if not self._current and removal.is_over:
+                yield self._entry((), ())
             return
         self._plan = schedule(self._state, self._stack.name, self._facts, self._placements)
         self._changes = {key_of(assignment): assignment for assignment in self._plan.assign}
@@ -385,10 +387,9 @@ class _Rollout:
             released = tuple(islice(gone, MAX_CHANGES_PER_ENTRY - len(assigned)))
             if not assigned and not released:
                 return
-            yield AssignEntry(
-                at=self._now_ms,
-                stack=self._stack.name,
-                revision=self._stack.revision,
-                assign=assigned,
-                release=released,
-            )
+            yield self._entry(assigned, released)
+
+    def _entry(self, assign: tuple[Assignment, ...], release: tuple[Slot, ...]) -> AssignEntry:
+        return AssignEntry(
+            at=self._now_ms, stack=self._stack.name, revision=self._stack.revision, assign=assign, release=release
+        )

@@ -29,12 +29,14 @@ from agent.state.queries import (
     wants_stopped,
 )
 from agent.state.snapshot import decode_snapshot, digest, encode_snapshot
+from agent.state.stacks import REMOVAL_LEVEL
 from agent.state.types import Applied, ClusterState, Evidence, SignedStack, StackState
 
 __all__ = [
     "PHASE_OF",
     "PORT_TRIES",
     "PREDECESSOR_LEVEL",
+    "REMOVAL_LEVEL",
     "STATE_LEVEL",
     "Applied",
     "ClusterState",

@@ -13,7 +13,14 @@ from agent.model.spec import ReplicaKey
 from agent.model.stack import MAX_REPLICAS, PortSpec, Role, Service
 from agent.model.types import AgentId, Label
 from agent.state.queries import deployed_stack, key_of, satisfies, service_of, wanted_replicas
-from agent.state.stacks import drop_unreferenced, forget_amendments, forget_removed, keep_evidence
+from agent.state.stacks import (
+    REMOVAL_LEVEL,
+    drop_unreferenced,
+    forget_amendments,
+    forget_removed,
+    has_assignments,
+    keep_evidence,
+)
 from agent.state.types import ClusterState, StackState
 
 PREDECESSOR_LEVEL = 2  # of the ledger, from which on assignments name predecessors
@@ -101,7 +108,10 @@ def _still_held(state: ClusterState, stack: StackState, phase: Phase) -> frozens
 
 
 def place(state: ClusterState, entry: AssignEntry) -> tuple[ClusterState, frozenset[ReplicaKey], frozenset[ReplicaKey]]:
-    """The state with assignments made and released, and which. All of an entry counts, or nothing. Raises Ignored."""
+    """The state with assignments made and released, and which. All of an entry counts, or nothing. Raises Ignored.
+
+    One that names none ends a removed stack that has none.
+    """
     stack = _current(state, entry.stack, entry.revision)
     for assignment in entry.assign:
         _check(state, stack, assignment)
@@ -112,7 +122,8 @@ def place(state: ClusterState, entry: AssignEntry) -> tuple[ClusterState, frozen
         key_of(assignment) for assignment in entry.assign if assignments.get(key_of(assignment)) != assignment
     )
     assignments.update((key_of(assignment), assignment) for assignment in entry.assign)
-    if not assigned and not released:
+    ends = stack.removing and state.level >= REMOVAL_LEVEL and not has_assignments(state, stack.name)
+    if not (assigned or released or ends):
         raise Ignored(f"nothing about {entry.stack} changes")
     moved = replace(stack, moved_index=state.index, moved_at=state.at)
     state = replace(state, assignments=assignments, stacks={**state.stacks, stack.name: moved})

@@ -14,6 +14,8 @@ from agent.state.queries import deployed_stack, member_named
 from agent.state.signed import Signed, in_force
 from agent.state.types import ClusterState, Evidence, SignedStack, StackState
 
+REMOVAL_LEVEL = 3  # of the ledger, from which on what is removed without a replica stays until its hosts know of it
+
 _Deployment = tuple[InstructionRef | None, dict[Label, int], frozenset[Label]]
 """A deploy, with the scale and the stopped services that it had."""
 
@@ -74,7 +76,7 @@ def _remove(state: ClusterState, signed: Signed, body: Body) -> ClusterState:
         stack, removing=True, delete_volumes=body.delete_volumes, phase="removing", reason="", phase_since=state.at
     )
     state = _changed(state, stack, signed)
-    return forget_removed(state, (stack.name,))
+    return state if state.level >= REMOVAL_LEVEL else forget_removed(state, (stack.name,))
 
 
 def _scale(state: ClusterState, signed: Signed, body: Body) -> ClusterState:
@@ -199,7 +201,7 @@ def forget_removed(state: ClusterState, names: Collection[Label]) -> ClusterStat
         stack = state.stacks.get(name)
         if stack is None:
             continue
-        if stack.removing and not any(key.stack == name for key in state.assignments):
+        if stack.removing and not has_assignments(state, name):
             gone = _evidence_of(state, name).keys()
             state = replace(
                 state,
@@ -210,6 +212,11 @@ def forget_removed(state: ClusterState, names: Collection[Label]) -> ClusterStat
         mine = {digest for digest, item in state.signed.items() if item.stack.name == name}
         state = drop_unreferenced(state, name, mine)
     return state
+
+
+def has_assignments(state: ClusterState, name: Label) -> bool:
+    """Whether a replica of the stack has a place."""
+    return any(key.stack == name for key in state.assignments)
 
 
 def drop_unreferenced(state: ClusterState, name: Label, candidates: Collection[Digest]) -> ClusterState:

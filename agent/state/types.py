@@ -51,7 +51,7 @@ class StackState(Struct, frozen=True, kw_only=True):
     in force again (then `deployed == previous`). `scale` are counts from `scale` since that deploy; `generations`
     holds, by service, the revision of the newest `restart`; `stopped` are services told to stop. `held` are services
     told to run again whose class's phase hasn't come yet: main doesn't start before the services, nor workers before
-    main. `removing`: it goes once its last assignment is released.
+    main. `removing`: it goes once its last assignment is released, or by an entry where it has none.
 
     `phase_since` is the ledger time of the newest phase; `moved_index` and `moved_at` name the newest entry that
     changed anything for the stack's replicas: a host's report from before that index says nothing about them.

@@ -18,7 +18,7 @@ from agent.model.instruction import Enrol, Expel
 from agent.model.ledger import AssignEntry, PhaseEntry
 from agent.model.spec import ReplicaKey
 from agent.model.stack import PortSpec, Resources, Service, Volume
-from agent.state import rests, service_of
+from agent.state import REMOVAL_LEVEL, rests, service_of
 from tests.control.test_scheduler import check_placed
 from tests.control.world import World
 from tests.support.ledger import Ledger, member, service, stack
@@ -424,6 +424,58 @@ class TestRemove:
         made, host = removed_while_one_ends()
         made.dead[host] = "dead"
         made.settle()
+        assert "shop" not in made.state.stacks
+
+    @pytest.mark.parametrize("delete_volumes", [False, True])
+    def test_one_that_was_scaled_to_nothing_is_gone_when_its_hosts_say_so(self, delete_volumes: bool) -> None:
+        made = world("n1", "n2", web=service(replicas=2))
+        made.settle()
+        made.ending = list(made.state.assignments.values())
+        made.ledger.scale(web=0)
+        made.settle()
+        assert not made.state.assignments
+        made.ledger.remove(delete_volumes=delete_volumes)
+        made.settle()
+        assert made.phase() == "removing"
+        made.ending.clear()
+        made.settle()
+        assert "shop" not in made.state.stacks
+
+    def test_volumes_of_slots_that_were_given_up_go_before_the_stack_does(self) -> None:
+        """Each host has to have heard of it: nothing tells it any more once the stack has gone."""
+        made = world("n1", "n2", web=service(replicas=1))
+        made.settle()
+        made.ledger.scale(web=0)
+        made.settle()
+        made.ledger.remove(delete_volumes=True)
+        made.behind.add("n2")
+        made.settle()
+        assert made.phase() == "removing"
+        made.behind.clear()
+        made.settle()
+        assert "shop" not in made.state.stacks
+
+    @pytest.mark.parametrize("fault", ["dead", "behind"])
+    def test_a_host_that_has_nothing_to_delete_or_is_lost_holds_no_removal_up(self, fault: str) -> None:
+        made = world("n1", "n2", web=service(replicas=1))
+        made.settle()
+        made.ledger.scale(web=0)
+        made.settle()
+        made.ledger.remove(delete_volumes=fault == "dead")
+        if fault == "dead":
+            made.dead["n2"] = "dead"
+        else:
+            made.behind.add("n2")
+        made.settle()
+        assert "shop" not in made.state.stacks
+
+    def test_before_all_members_know_of_that_it_goes_with_its_last_replica(self) -> None:
+        made = World(Ledger("n1"), level=REMOVAL_LEVEL - 1)
+        made.ledger.deploy(stack())
+        made.settle()
+        made.ledger.scale(web=0)
+        made.settle()
+        made.ledger.remove()
         assert "shop" not in made.state.stacks
 
     def test_who_deploys_meanwhile_keeps_the_stack(self) -> None:

@@ -89,6 +89,7 @@ class World:
     `sick`: (service, command) → state of replicas that don't get healthy; `sick_slots`: the same by (service, slot).
     `dead`, `silent` (never reported): names of hosts. `taken`: (host name, port) that something foreign listens on.
     `stopping`: hosts that are still at it when a stack is to go; `without_engine`: their Docker doesn't answer.
+    `behind`: they haven't heard of the newest entry yet.
     `ending`: what isn't assigned any more, and that its host hasn't ended yet.
     `unfit`: (host name, service) → why it can't be prepared there, `pulling`: what is still under way there;
     `blocked`: (host name, host name) where the first doesn't reach the other. `mute` hosts don't answer errands.
@@ -105,6 +106,7 @@ class World:
         self.silent: set[str] = set()
         self.taken: set[tuple[str, int]] = set()
         self.stopping: set[str] = set()
+        self.behind: set[str] = set()
         self.ending: list[Assignment] = []
         self.without_engine: set[str] = set()
         self.memory: dict[str, int] = {}
@@ -195,7 +197,7 @@ class World:
         replicas = [one for item in mine if (one := self._replica(item, busy)) is not None]
         told = report(
             member.id,
-            applied=self.state.index,
+            applied=self.state.index - (member.name in self.behind),
             memory_mib=self.memory.get(member.name, 8192),
             runtimes=NO_DOCKER if member.name in self.without_engine else DOCKER,
             replicas=[*replicas, *self._left_behind(member)],

@@ -21,7 +21,14 @@ from agent.model.ledger import (
 )
 from agent.model.spec import ReplicaKey
 from agent.model.stack import InstructionRef, PortSpec, Service
-from agent.state import PORT_TRIES, PREDECESSOR_LEVEL, SnapshotRefused, decode_snapshot, encode_snapshot
+from agent.state import (
+    PORT_TRIES,
+    PREDECESSOR_LEVEL,
+    REMOVAL_LEVEL,
+    SnapshotRefused,
+    decode_snapshot,
+    encode_snapshot,
+)
 from agent.state.placing import MOVES
 from tests.support.ledger import Ledger, member, service, stack
 
@@ -198,6 +205,34 @@ def test_ports_stay_within_preferred_to_preferred_plus_99(offset: int, allowed: 
     port = AssignedPort(container_port=80, host_port=8443 + offset)
     applied = ledger.assign(replace(ledger.assignment("n1"), ports=(port,)))
     assert bool(applied.ignored) is not allowed
+
+
+def test_a_stack_that_is_removed_without_a_replica_stays_until_the_coordinator_ends_it() -> None:
+    """From a level on: an agent of before forgets it at once."""
+    ledger = with_web()
+    ledger.remove()
+    assert "shop" not in ledger.state.stacks
+    ledger.propose(LevelEntry(at=ledger.now_ms, level=REMOVAL_LEVEL))
+    ledger.deploy(stack())
+    end = AssignEntry(at=ledger.now_ms, stack="shop", revision=3)
+    assert ledger.propose(end)[0].ignored == "nothing about shop changes"
+    ledger.remove()
+    held = ledger.state.stacks["shop"]
+    assert held.removing
+    assert decode_snapshot(encode_snapshot(ledger.state)) == ledger.state
+    assert ledger.propose(replace(end, revision=4))[0].stacks == {"shop"}
+    assert "shop" not in ledger.state.stacks
+    assert not ledger.state.signed
+
+
+def test_an_entry_that_names_nothing_ends_no_stack_that_has_a_replica() -> None:
+    ledger = with_web()
+    ledger.propose(LevelEntry(at=ledger.now_ms, level=REMOVAL_LEVEL))
+    ledger.assign(ledger.assignment("n1"))
+    ledger.remove()
+    end = AssignEntry(at=ledger.now_ms, stack="shop", revision=2)
+    assert ledger.propose(end)[0].ignored == "nothing about shop changes"
+    assert "shop" in ledger.state.stacks
 
 
 def test_a_stack_being_removed_takes_releases_only() -> None:
