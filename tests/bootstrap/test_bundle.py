@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 
 from agent.errors import InputError, MusterError
 from bootstrap import wheels
-from bootstrap.bundle import ROOT, Bundle, Target, build, cache_directory, pack, resource
+from bootstrap.bundle import PACKAGES, RESOURCES, ROOT, Bundle, Target, build, cache_directory, pack, resource
 from bootstrap.lockfile import runtime_requirements
 
 LOCK = """\
@@ -44,6 +46,20 @@ hypothesis==6.0 \\
     --hash=sha256:{a}
     # via muster (pyproject.toml:dev)
 """.format(a="a" * 64, b="b" * 64)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A copy of them: somebody may be at work on those here."""
+    copy = tmp_path_factory.mktemp("sources")
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in RESOURCES:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, copy / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bootstrap.bundle.ROOT", copy)
+        yield
 
 
 @pytest.fixture(scope="module")
