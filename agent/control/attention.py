@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 
+from agent.model.instruction import Act
 from agent.model.report import HostReport
 from agent.model.types import Label
 from agent.state import Applied
@@ -15,6 +16,9 @@ from agent.state import Applied
 # Reports that come within this of the last decision, for each host of the cluster, are judged together: when all of
 # 1,000 hosts tell of a rollout's step, that is ten decisions a second, and a cluster of ten waits for a millisecond.
 TOGETHER_S_PER_HOST = 0.0001
+
+# They say who may sign or read what, or nothing but a revision: where anything runs doesn't depend on them.
+_PLACES_NOTHING: frozenset[Act] = frozenset({"cancel", "grant", "revoke", "grant-key", "revoke-key"})
 
 
 class Attention:
@@ -38,7 +42,7 @@ class Attention:
     def applied(self, applied: Applied) -> None:
         """The ledger moved on. What was released makes room for other stacks' replicas; who joined, too."""
         result = applied.result
-        if result is not None and (result.outcome != "applied" or result.repeated):
+        if result is not None and (result.outcome != "applied" or result.repeated or applied.act in _PLACES_NOTHING):
             return
         self.urgent = True
         told = applied.stacks | {key.stack for key in applied.assigned}

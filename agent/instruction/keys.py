@@ -33,6 +33,7 @@ def public_key_of(text: str) -> Ed25519PublicKey:
         raise InputError("not an Ed25519 public key of 64 hexadecimal characters") from None
 
 
+@lru_cache(REMEMBERED_KEYS)
 def kid_of(public_key: bytes) -> str:
     """The key id of a raw public key, as a token's header names it: 32 hexadecimal characters of its sha256."""
     return hashlib.sha256(b"muster key id\x00" + public_key).hexdigest()[:KID_LENGTH]

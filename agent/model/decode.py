@@ -26,7 +26,8 @@ MAX_INTEGER_DIGITS = 20  # 64 bits with a sign; longer ones only cost time (quad
 # can hold nothing that the parser refuses, and most of what comes was written so; the parser takes ten times as long.
 _OURS = msgspec.json.Encoder(), msgspec.json.Encoder(order="deterministic")
 
-_LONG_NUMBER = re.compile(rb"\d{%d}" % (MAX_INTEGER_DIGITS + 1))
+_LONG_NUMBER = b"0" * (MAX_INTEGER_DIGITS + 1)  # looked for with every digit a zero: ten times as fast as a pattern
+_ALL_DIGITS_ZERO = bytes.maketrans(b"123456789", b"000000000")
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
 
 
@@ -41,7 +42,7 @@ def decode_json(data: bytes, type_: Any, *, where: str = "$", max_bytes: int) ->
     """
     if len(data) > max_bytes:
         raise TooLarge(f"{len(data)} bytes; at most {max_bytes} are taken", where=where)
-    if data.count(b"{") + data.count(b"[") <= MAX_DEPTH and _LONG_NUMBER.search(data) is None:
+    if data.count(b"{") + data.count(b"[") <= MAX_DEPTH and _LONG_NUMBER not in data.translate(_ALL_DIGITS_ZERO):
         with contextlib.suppress(msgspec.MsgspecError, UnicodeError, RecursionError):
             value = msgspec.json.decode(data, type=type_)
             if any(encoder.encode(value) == data for encoder in _OURS):

@@ -1,18 +1,23 @@
-"""What a report asks for: only what a decision depends on, however often hosts tell of themselves."""
+"""What asks for a decision: only what one depends on, however often hosts tell of themselves and operators sign."""
 
 from __future__ import annotations
+
+from typing import get_args
 
 import pytest
 from msgspec.structs import replace
 
 from agent.control.attention import Attention
+from agent.model.instruction import Act, InstructionResult
 from agent.model.report import HostReport, HostResources, ObservedReplica
+from agent.state import Applied
 from tests.control.world import report
 
 REPORT = report("a" * 26, applied=10, linked=["b" * 26])
 RUNS = ObservedReplica(
     stack="shop", service="web", slot=1, state="healthy", revision=1, spec_hash="", runtime="process"
 )
+WHO_MAY_SIGN_OR_READ = {"grant", "revoke", "grant-key", "revoke-key"}
 
 
 def asked_by(told: HostReport, *, waiting: dict[str, int] | None = None, voter: bool = False) -> Attention:
@@ -56,3 +61,39 @@ def test_what_a_host_has_to_offer_asks_for_everything(told: HostReport) -> None:
 
 def test_the_same_told_again_asks_for_nothing() -> None:
     assert not asked_by(replace(REPORT, sequence=2, at=2), waiting={"shop": 5, "blog": 99}).is_wanted
+
+
+def instruction(act: Act, outcome: str = "applied") -> Applied:
+    result = InstructionResult(
+        outcome=outcome,  # type: ignore[arg-type]  # one of the Literal's
+        target="stack:web",
+        revision=2,
+        digest="0" * 64,
+        jti="0" * 32,
+        by="ops",
+        at=1,
+        index=7,
+    )
+    return Applied(index=7, at=1, kind="instruction", act=act, result=result)
+
+
+@pytest.mark.parametrize("act", sorted(set(get_args(Act)) - WHO_MAY_SIGN_OR_READ - {"cancel"}))
+def test_an_instruction_that_tells_no_stack_may_concern_all_of_them(act: Act) -> None:
+    attention = Attention()
+    attention.applied(instruction(act))
+    assert attention.everything
+    assert attention.urgent
+
+
+@pytest.mark.parametrize("act", sorted(WHO_MAY_SIGN_OR_READ | {"cancel"}))
+def test_who_may_sign_and_a_revision_taken_place_nothing(act: Act) -> None:
+    attention = Attention()
+    attention.applied(instruction(act))
+    assert not attention.is_wanted
+    assert not attention.urgent
+
+
+def test_a_refusal_changes_nothing() -> None:
+    attention = Attention()
+    attention.applied(instruction("deploy", outcome="refused"))
+    assert not attention.is_wanted

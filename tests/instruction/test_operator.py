@@ -301,6 +301,19 @@ def test_leaving_out_the_signature_leaves_out_nothing_else(name: str) -> None:
     assert parts(hostile) == (HEADER, CLAIMS)
 
 
+@pytest.mark.parametrize("issuer", ["a", "aa", "aaa"])
+def test_a_part_has_one_spelling_whatever_its_length(issuer: str) -> None:
+    head, payload, signature = forge(KEY, HEADER, CLAIMS | {"iss": issuer}).split(".")
+    for last in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_":
+        spelled = payload[:-1] + last
+        told = ""
+        try:
+            unverified_claims(f"{head}.{spelled}.{signature}")
+        except InputError as error:
+            told = error.what
+        assert ("stray bits" in told) == (b64(unb64(spelled)) != spelled)
+
+
 @pytest.mark.parametrize("name", ["stray bits", "padding", "padding in the middle", "standard alphabet"])
 def test_a_token_has_one_spelling(name: str) -> None:
     """Also for readers that leave the signature to others."""
