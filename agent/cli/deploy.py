@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 
@@ -19,8 +20,8 @@ from agent.cli.session import notice, with_client
 from agent.cli.shipment import pack
 from agent.cli.variables import image_options, refuse_redacted, with_images
 from agent.client import Client
-from agent.errors import EXIT_DEGRADED, EXIT_OK, InputError, NotFound
-from agent.formats.plan import MAX_PLAN_BYTES, Plan, decode_plan
+from agent.errors import EXIT_DEGRADED, EXIT_OK, InputError, MusterError, NotFound
+from agent.formats.plan import MAX_PLAN_BYTES, Plan, decode_plan, instances
 from agent.formats.resolve import Pin, pin_among, resolve, stack_name_of
 from agent.model.api import REDACTED
 from agent.model.ledger import AssignedPort
@@ -63,7 +64,9 @@ def deploy(
     wanted_name = _name(decoded, name, plan)
 
     async def use(client: Client) -> int:
-        members = (await client.members()).members
+        # A plan that names no host needs none: then they are asked for behind the change, which somebody waits for.
+        asks = dry_run or any(placed.instance.host is not None for placed in instances(decoded, where=where))
+        members = (await client.members()).members if asks else ()
         hosts = {member.name: member.labels for member in members}
         pin = pin_among({member.name: member.address for member in members})
         if added := newcomers_of(decoded, pin, where):
@@ -90,6 +93,9 @@ def deploy(
                 notice(text)
         if options.json:
             print_json({"result": result, "stack": end})
+        if not asks:
+            with suppress(MusterError):  # for next time, as the home keeps their addresses
+                await client.members()
         return EXIT_OK
 
     return with_client(options, use)

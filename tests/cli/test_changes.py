@@ -60,6 +60,10 @@ def give(plan: Path, *, host_port: int) -> None:
     plan.write_text(json.dumps(written))
 
 
+def name_no_host(plan: Path) -> None:
+    plan.write_text(json.dumps({"main": {"docker_image": "translator:3"}}))
+
+
 async def during(command: Any, *steps: tuple[Callable[[], Any], Callable[[], object]]) -> Said:
     """Run the command; each step waits for its condition, then acts."""
     task = asyncio.ensure_future(command)
@@ -182,6 +186,15 @@ async def test_detached_it_returns_once_it_is_accepted(agent: Agent, running: Fa
     said = await agent("deploy", str(plan), "--detach", "--stack", "blog")
     assert (said.code, said.out) == (0, "blog: accepted as revision 1\n")
     assert running.ledger.state.stacks["blog"].phase == "preparing"
+
+
+async def test_members_are_asked_for_behind_the_change_where_a_plan_names_no_host(
+    agent: Agent, running: FakeCluster, plan: Path
+) -> None:
+    name_no_host(plan)
+    assert (await agent("deploy", str(plan), "--detach", "--via", "n1")).code == 0
+    asked = [record.url for record in running.nodes["n1"].records]
+    assert asked.index("/api/v1/instructions") < asked.index("/api/v1/members"), asked
 
 
 async def test_a_deploy_without_a_start_ends_when_all_of_it_is_stopped(
