@@ -123,6 +123,7 @@ def read_instruction(
     return _read(token, body, operators, audience, verify=verify)
 
 
+@lru_cache(REMEMBERED)
 def _signer(token: str) -> OperatorName:
     """Whose key must have made the token, nobody vouches for it yet; empty for what is no token."""
     try:

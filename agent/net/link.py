@@ -84,6 +84,7 @@ class Link(asyncio.Protocol):
         self._first: asyncio.Future[bytes] = loop.create_future()
         self._on_content: Callable[[bytes], None] | None = None
         self._on_lost: Callable[[DownReason], None] | None = None
+        self._on_read: Callable[[], None] = lambda: None
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         self._flush_due = False
@@ -125,10 +126,16 @@ class Link(asyncio.Protocol):
         """The opening frame's content. Raises InputError for garbage, ConnectionError when the peer closes instead."""
         return await self._first
 
-    def begin(self, on_content: Callable[[bytes], None], on_lost: Callable[[DownReason], None]) -> None:
-        """Say where frames go from `read_on` on: `on_content` for each one's content, then once `on_lost`."""
+    def begin(
+        self, on_content: Callable[[bytes], None], on_lost: Callable[[DownReason], None], on_read: Callable[[], None]
+    ) -> None:
+        """Say where frames go from `read_on` on: `on_content` for each one's content, then once `on_lost`.
+
+        `on_read` behind all of them that came together.
+        """
         self._on_content = on_content
         self._on_lost = on_lost
+        self._on_read = on_read
         self._reader.max_frame_bytes = MAX_FRAME_BYTES
         if self._lost:
             self._loop.call_soon(on_lost, self.reason or "lost")
@@ -197,6 +204,7 @@ class Link(asyncio.Protocol):
         self.last_received = self._loop.time()
         if self._reading and self._on_content is not None and (content := self._reader.whole(data)) is not None:
             self._on_content(content)
+            self._on_read()
             return
         self._reader.feed(data)
         if self._reading or not self._first.done():
@@ -236,3 +244,5 @@ class Link(asyncio.Protocol):
                 self._first.set_exception(error)
                 self._first.exception()  # as above
             self.abort("garbage")
+        finally:
+            self._on_read()

@@ -77,6 +77,10 @@ class LinkHandlers(Protocol):
         """A frame from a linked peer, `Alive` included."""
         ...
 
+    def frames_over(self) -> None:
+        """All frames that came together on one link were told."""
+        ...
+
 
 class _Up(Struct):
     """`unwanted_since`: since when it is for us to close it; None while it isn't."""
@@ -373,7 +377,11 @@ class LinkTable:
     # --- up and down ---
 
     def _take_up(self, link: Link, info: PeerInfo) -> None:
-        link.begin(lambda content: self._content(info.id, content), lambda reason: self._lost(link, info.id, reason))
+        link.begin(
+            lambda content: self._content(info.id, content),
+            lambda reason: self._lost(link, info.id, reason),
+            self._handlers.frames_over,
+        )
         if link.closed:
             return
         old = self._up.get(info.id)

@@ -77,6 +77,7 @@ class Submissions(Struct):
     _post: tuple[bool, int, AgentId | None, AgentId | None] = (False, 0, None, None)
     _alone_since: float = float("-inf")  # without a majority; infinite while there is one
     _pumped_at: float = float("-inf")
+    _may_stamp: bool = False
 
     def submit(self, request: int, token: str, body: bytes, when: Instant) -> None:
         """An instruction from this agent's own API; answered by an `Answer` effect."""
@@ -127,6 +128,7 @@ class Submissions(Struct):
             self._alone_since = when.mono
         if not self._pending:
             return
+        self._may_stamp = self.context.may_stamp(when)  # one answer for all that wait
         raft = self.context.raft
         post = raft.is_leader, raft.term, self.context.leader, self.context.way
         everybody = post != self._post or when.mono >= self._ends_at
@@ -183,7 +185,7 @@ class Submissions(Struct):
         if number not in self._pending or pending.state != "waiting" or when.mono < pending.retry_at:
             return
         if self.context.leads:
-            if self.context.may_stamp(when):
+            if self._may_stamp:
                 self._admit(number, pending, when)
         elif pending.stays:
             if not self.context.raft.is_leader:
@@ -216,7 +218,8 @@ class Submissions(Struct):
         say that a revision isn't there which others have seen.
         """
         state = self.context.state
-        at = self.context.ledger_ms(when)
+        clock_ms = self.context.clock_ms(when)
+        at = max(state.at, clock_ms)  # ledger time never goes back
         entry = InstructionEntry(at=at, token=pending.token, body=pending.body, via=self.context.id)
         data = encode_entry(entry)
         _, foretold = apply(state, state.index + 1, data)
@@ -228,7 +231,7 @@ class Submissions(Struct):
                 self._ask_majority(number, pending, when)
             return
         try:
-            check_times(pending.verified.claims, self.context.clock_ms(when) // 1000, CLOCK_SKEW_S)
+            check_times(pending.verified.claims, clock_ms // 1000, CLOCK_SKEW_S)
             self.context.raft.propose(data, when.mono)
         except errors.MusterError as error:
             self._answer(number, fault_of(error))

@@ -79,9 +79,9 @@ def api_record(
     error: str | None = None,
 ) -> ApiRecord:
     """A record; `at_s` is seconds since the epoch, when the request came. Over-long text is cut."""
-    stamp = datetime.fromtimestamp(at_s, UTC)
+    stamp = datetime.fromtimestamp(at_s, UTC).isoformat(timespec="milliseconds")
     return ApiRecord(
-        timestamp=f"{stamp:%Y-%m-%dT%H:%M:%S}.{stamp.microsecond // 1000:03d}Z",
+        timestamp=stamp.removesuffix("+00:00") + "Z",
         source_host=source[0],
         source_port=source[1],
         target_host=target[0],

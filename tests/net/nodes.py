@@ -39,6 +39,7 @@ class Node:
         self.ups: list[PeerInfo] = []
         self.downs: list[tuple[AgentId, DownReason]] = []
         self.frames: list[tuple[AgentId, Frame]] = []
+        self.reads: list[int] = []  # how many frames there were behind each
         self.alives = 0
         self.standing: dict[AgentId, Standing] = {}
         self.answers: dict[type[Frame], Frame] = {}
@@ -87,6 +88,9 @@ class Node:
 
     def link_up(self, peer: PeerInfo) -> None:
         self.ups.append(peer)
+
+    def frames_over(self) -> None:
+        self.reads.append(len(self.frames))
 
     def link_down(self, peer: AgentId, reason: DownReason) -> None:
         self.downs.append((peer, reason))

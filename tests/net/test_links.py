@@ -91,6 +91,17 @@ async def test_frames_arrive_whole_and_in_order_both_ways(pair: list[Node]) -> N
         assert a.frames == [(b.id, CancelFrame(id=n)) for n in range(1, 200)]
 
 
+async def test_the_end_of_frames_that_came_together_is_told_behind_them(pair: list[Node]) -> None:
+    a, b = pair
+    async with running(a, b):
+        a.knows(b)
+        await wait_for(lambda: a.linked(b) and b.linked(a))
+        for number in range(1, 4):
+            assert a.table.send(b.id, CancelFrame(id=number))  # in one turn of the loop: one write
+        await wait_for(lambda: 3 in b.reads)
+        assert not {1, 2} & set(b.reads)
+
+
 async def test_what_is_sent_at_once_by_link_up_arrives(pair: list[Node]) -> None:
     """The server's first frames may come in one piece with its hello."""
     a, b = pair

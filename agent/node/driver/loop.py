@@ -111,6 +111,7 @@ class Driver:
         self._fatal = _Fatal(self.fail)
         self._timer: asyncio.TimerHandle | None = None
         self._flushing = False
+        self._heard = Stir.NOTHING
         self._stopped = False
         self._leaving_epoch = False
         self._writes: set[asyncio.Future[None]] = set()
@@ -146,7 +147,7 @@ class Driver:
         self._bring(lambda: self.core.link_down(peer, now()))
 
     def frame(self, sender: AgentId, frame: Frame) -> None:
-        """From the link table."""
+        """From the link table; `frames_over` follows, behind all that came together."""
         if self.ended:
             return
         stir = Stir.NOTHING
@@ -157,7 +158,15 @@ class Driver:
                 self._carry_out()  # a heartbeat comes alone, all the time: answered without another turn of the loop
                 self._set_timer()
         elif stir:
+            self._heard = stir
+
+    def frames_over(self) -> None:
+        """From the link table. A coordinator takes together what many say; who follows was told all, and is awaited."""
+        heard, self._heard = self._heard, Stir.NOTHING
+        if heard and self.core.context.raft.is_leader:
             self.flush()
+        elif heard and not self._flushing:
+            self._flush()
 
     def datagram(self, sender: AgentId, message: SwimMessage) -> None:
         """From the datagram socket."""

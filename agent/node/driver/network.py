@@ -40,6 +40,8 @@ class Inputs(Protocol):
 
     def frame(self, sender: AgentId, frame: Frame) -> None: ...
 
+    def frames_over(self) -> None: ...
+
     def datagram(self, sender: AgentId, message: SwimMessage) -> None: ...
 
 
@@ -198,12 +200,17 @@ class Network:
             self._beats.came(peer, frame.message, self._loop.time(), by_datagram=False)
         self.inputs.frame(peer, frame)
 
+    def frames_over(self) -> None:
+        """What came together was told."""
+        self.inputs.frames_over()
+
     def _message(self, sender: AgentId, message: SwimMessage | Beat) -> None:
         if not isinstance(message, Beat):
             self.inputs.datagram(sender, message)
         elif self.links.heard(sender):
             self._beats.came(sender, message, self._loop.time(), by_datagram=True)
             self.inputs.frame(sender, RaftFrame(message=message))
+            self.inputs.frames_over()
             self.links.ride_along()
         else:
             self.drops["unlinked"] += 1

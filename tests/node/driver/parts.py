@@ -126,6 +126,7 @@ class Bench:
 
     def says(self, name: str, frame: Frame) -> None:
         self.driver.frame(self.id(name), frame)
+        self.driver.frames_over()
 
     def frames_to(self, name: str, kind: type[Any]) -> list[Any]:
         return [frame for to, frame in self.wire.sent if to == self.id(name) and isinstance(frame, kind)]

@@ -53,6 +53,9 @@ class Side:
     def link_up(self, peer: Peer) -> None:
         self.linked = True
 
+    def frames_over(self) -> None:
+        """Each frame is looked at as it comes."""
+
     def link_down(self, peer: str, reason: str) -> None:
         self.linked = False
 

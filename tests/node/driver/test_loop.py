@@ -18,7 +18,7 @@ from agent.node.driver import loop
 from agent.node.effects import Serve, Unserve
 from agent.node.messages import Alive, CallFrame, CancelFrame, Failed, FollowLogs, Logs, RaftFrame, ReplyFrame
 from agent.raft import RaftTiming
-from agent.raft.messages import Append, Heartbeat, PreVote, Vote, VoteResponse
+from agent.raft.messages import Append, AppendResponse, Heartbeat, PreVote, Vote, VoteResponse
 from tests.node.cluster import stack
 from tests.node.driver.parts import Bench, bench, signed_deploy
 from tests.support.ledger import CLUSTER, key_of_person
@@ -34,6 +34,11 @@ def signed() -> tuple[str, bytes]:
 async def coordinating(at: Bench) -> None:
     at.driver.start()
     await wait_for(lambda: at.driver.core.context.leads, what="n1 coordinates")
+
+
+def acknowledged(at: Bench) -> int:
+    """How often n2 was told that its entries are here."""
+    return sum(isinstance(frame.message, AppendResponse) for frame in at.frames_to("n2", RaftFrame))
 
 
 # Effects
@@ -79,6 +84,29 @@ async def test_inputs_of_one_turn_share_one_flush() -> None:
         assert not at.wire.sent
         await asyncio.sleep(0)
         assert not at.driver.core.context.effects
+
+
+async def test_who_follows_does_what_the_coordinator_says_without_another_turn_of_the_loop() -> None:
+    async with bench(voters=3) as at:
+        at.driver.start()
+        at.link("n2")
+        word = RaftFrame(message=Append(term=1, prev_index=1, prev_term=0, commit=1, entries=()))
+        at.says("n2", word)
+        await wait_for(lambda: acknowledged(at), what="the term is on the disk")
+        before = acknowledged(at)
+        at.driver.frame(at.id("n2"), word)
+        assert acknowledged(at) == before  # more may have come with it
+        at.driver.frames_over()
+        assert acknowledged(at) == before + 1
+
+
+async def test_who_coordinates_takes_together_what_the_others_say_in_one_turn() -> None:
+    async with bench() as at:
+        await coordinating(at)
+        at.link("n2")
+        await wait_for(lambda: not at.driver._flushing)
+        at.says("n2", CancelFrame(id=7))
+        assert at.driver._flushing
 
 
 async def test_the_hands_get_what_the_ledger_wants_at_the_start() -> None:
