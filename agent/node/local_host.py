@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct, field
 
 from agent.control.clock import AGREES_MS
-from agent.host import HostContext, HostObservation, Task, desired, resolve_errands
+from agent.host import Desired, HostContext, HostObservation, Task, desired, resolve_errands
 from agent.model.errand import Errand
 from agent.model.report import MAX_REASON_CHARACTERS, HostReport, ObservedReplica, RuntimeInfo
 from agent.model.types import AgentId
@@ -18,14 +18,18 @@ from agent.node.context import Context, Lead
 from agent.node.effects import Examine, Reconcile
 from agent.node.instant import Instant
 from agent.node.passing import signed_report
-from agent.state import STATE_LEVEL
+from agent.state import STATE_LEVEL, hosts_of
 
 REPORT_EVERY_S = 5.0  # soft state told again, in case a frame was dropped; changes are told at once
 LOOKS_EVERY_S = 0.5  # a probe brings no look sooner than this after the last; that a clock was set nobody tells
 
 
 class LocalHost(Struct):
-    """`tell` takes the report where this agent itself coordinates; `sign`: by its own key, what others pass on."""
+    """`tell` takes the report where this agent itself coordinates; `sign`: by its own key, what others pass on.
+
+    `_wanted`: what the ledger wanted of this host when it was last asked for, at its index `_wanted_at`, and still
+    wants at `_wanted_through`. `_told_applied`: as of the last report.
+    """
 
     context: Context
     host: HostContext
@@ -36,7 +40,11 @@ class LocalHost(Struct):
     _sequence: int = 0
     _dirty: bool = True
     _moved: bool = True
+    _wanted: Desired | None = None
+    _wanted_at: int = 0
+    _wanted_through: int = 0
     _told: Lead | None = None
+    _told_applied: int = 0
     _tell_at: float = 0.0
     _base_ms: int = 0
     _errands: tuple[Errand, ...] = ()
@@ -76,6 +84,7 @@ class LocalHost(Struct):
         self._sequence += 1
         report = self._report(when)
         self._dirty, self._told, self._tell_at = False, lead, when.mono + REPORT_EVERY_S
+        self._told_applied = report.applied
         self._base_ms = base_ms(when)
         if way == self.context.id:
             self.tell(report, way, when)
@@ -87,8 +96,30 @@ class LocalHost(Struct):
         return self._tell_at if self._told is not None else float("inf")
 
     def _reconcile(self) -> None:
+        """Ask the host for what the ledger wants, if that is something else than before.
+
+        Most entries change nothing here: what was observed counts for them too then, and mostly nobody waits for it.
+        """
         state = self.context.state
-        self.context.emit(Reconcile(desired=desired(state, self.context.id, self.host), applied=state.index))
+        wanted, self._wanted_through = desired(state, self.context.id, self.host), state.index
+        if wanted == self._wanted:
+            self._dirty = self._dirty or self._is_awaited()
+            return
+        self._wanted, self._wanted_at = wanted, state.index
+        self.context.emit(Reconcile(desired=wanted, applied=state.index))
+
+    def _is_awaited(self) -> bool:
+        """Whether a stack that has to do with this host was moved since what we told, and the host is that far."""
+        state, me, told = self.context.state, self.context.id, self._told_applied
+        stacks = {key.stack for key, assignment in state.assignments.items() if me in hosts_of(assignment)}
+        moved = [state.stacks[name].moved_index for name in stacks if name in state.stacks]
+        return any(told < index <= self._applied for index in moved)
+
+    @property
+    def _applied(self) -> int:
+        """Up to where the ledger is carried out here."""
+        seen = self.observation.applied
+        return max(seen, self._wanted_through) if seen >= self._wanted_at else seen
 
     def _examine(self) -> None:
         tasks = resolve_errands(self.context.state, self.context.id, self.host, self._errands)
@@ -107,7 +138,7 @@ class LocalHost(Struct):
             boot=self.context.boot,
             sequence=self._sequence,
             at=when.wall_ms,
-            applied=seen.applied,
+            applied=self._applied,
             agent_version=self.agent_version,
             level=STATE_LEVEL,
             index=self.context.state.index,

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from agent.host import HostObservation
+from agent.host import HostContext, HostObservation, desired
 from agent.model.events import Event
 from agent.model.report import HostReport, ObservedReplica
 from agent.model.stack import PortSpec
@@ -32,6 +32,15 @@ def cluster() -> Cluster:
 def reports_by(node: Node) -> list[HostReport]:
     frames = [send.frame for send in node.sent if isinstance(send.frame, ReportFrame)]
     return [msgspec.msgpack.decode(frame.report, type=HostReport) for frame in frames]
+
+
+def obeying(cluster: Cluster) -> Cluster:
+    """Its hosts run what is wanted of them, from the start."""
+    for node in cluster.alive:
+        node.obeys = True
+        node.up.observed(running(node.desired[-1]), node.when)
+    cluster.settle()
+    return cluster
 
 
 def running_with(*replicas: ObservedReplica) -> HostObservation:
@@ -129,10 +138,7 @@ def test_whoever_doesnt_coordinate_keeps_no_reports(cluster: Cluster) -> None:
 
 
 def test_replicas_run_where_the_coordinator_puts_them(cluster: Cluster) -> None:
-    for node in cluster.alive:
-        node.obeys = True
-        node.up.observed(running(node.desired[-1]), node.when)
-    follower = cluster.followers[0]
+    follower = obeying(cluster).followers[0]
     follower.deploy()
     cluster.until(lambda: follower.up.context.state.stacks["shop"].phase == "healthy")
     status = follower.status(follower.ask_status())
@@ -147,14 +153,49 @@ def test_a_catch_up_asks_the_host_once_for_what_it_ends_at(cluster: Cluster) -> 
     away = cluster.followers[0]
     cluster.crash(away.name)
     cluster.elect()
-    at = cluster.alive[0]
+    away.obeys, at = True, cluster.alive[0]
     for name in ("one", "two", "three"):
         assert cluster.instruct("deploy", f"stack:{name}", stack(name), at=at.name).outcome == "applied"
     away.desired.clear()
     cluster.start(away.name)
     cluster.run(1.0)
     assert len(away.desired) <= 3
-    assert away.desired[-1].applied == away.up.context.state.index
+    up, reports = away.up.context, cluster.elect().up.coordination.reports
+    assert away.desired[-1].desired == desired(up.state, away.id, HostContext(address=away.member.address))
+    moved = max(stack.moved_index for stack in up.state.stacks.values())
+    cluster.until(lambda: reports[away.id].applied >= moved, within_s=REPORT_EVERY_S + 0.1)
+
+
+def test_what_changes_nothing_on_a_host_is_neither_asked_of_it_nor_told_at_once(cluster: Cluster) -> None:
+    away, coordinator = obeying(cluster).followers[0], cluster.elect()
+    cluster.run(REPORT_EVERY_S)
+    away.desired.clear()
+    away.forget()
+    pinned = stack("shop", web=replace(ONE_DEPLOY, host=coordinator.name))
+    assert cluster.instruct("deploy", "stack:shop", pinned).outcome == "applied"
+    cluster.until(lambda: away.up.context.state.stacks["shop"].phase == "healthy", within_s=2.0)
+    assert away.desired == []
+    cluster.run(REPORT_EVERY_S + 0.1)
+    assert len(reports_by(away)) <= 2, "now and then"
+    assert coordinator.up.coordination.reports[away.id].applied >= away.up.context.state.stacks["shop"].moved_index
+
+
+def test_a_host_that_a_stacks_move_leaves_as_it_is_tells_at_once_that_it_is_that_far() -> None:
+    """One that the stack's other replica was on is expelled: nobody asks this host for anything, and it is awaited."""
+    cluster = Cluster(4)
+    cluster.elect()
+    obeying(cluster)
+    assert (
+        cluster.instruct("deploy", "stack:shop", stack("shop", web=replace(ONE_DEPLOY, replicas=4))).outcome
+        == "applied"
+    )
+    cluster.until(lambda: cluster.elect().up.context.state.stacks["shop"].phase == "healthy", within_s=3.0)
+    coordinator = cluster.elect()
+    gone, stays = cluster.followers[:2]
+    assert cluster.expel(gone.name, at=coordinator.name).outcome == "applied"
+    moved = coordinator.up.context.state.stacks["shop"].moved_index
+    reports = coordinator.up.coordination.reports
+    cluster.until(lambda: reports[stays.id].applied >= moved, within_s=0.5)
 
 
 # Status
