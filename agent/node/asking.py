@@ -17,7 +17,10 @@ ASK_AGAIN_S = 2.0  # a frame was dropped, or the host's ledger is behind; a host
 
 
 class _Told(Struct, frozen=True):
+    """`ids`: the errands', which each report is held against."""
+
     errands: tuple[Errand, ...]
+    ids: frozenset[str]
     at: float
 
 
@@ -41,10 +44,12 @@ class Asking(Struct):
             told = self._told.get(host)
             if not wanted and told is None and not _shown(reports.get(host)):
                 continue
-            if told is not None and told.errands == wanted:
-                known = _shown(reports.get(host)) == frozenset(map(errand_id, wanted))
-                if known or when.mono - told.at < ASK_AGAIN_S:
-                    continue
+            if (
+                told is not None
+                and told.errands == wanted
+                and (when.mono - told.at < ASK_AGAIN_S or _shown(reports.get(host)) == told.ids)
+            ):
+                continue
             self._tell(host, wanted, when)
 
     def told(self, host: AgentId) -> tuple[Errand, ...]:
@@ -66,7 +71,7 @@ class Asking(Struct):
         else:
             self._told.pop(host, None)
             return
-        self._told[host] = _Told(wanted, when.mono)
+        self._told[host] = _Told(wanted, frozenset(map(errand_id, wanted)), when.mono)
 
 
 def _shown(report: HostReport | None) -> frozenset[str]:

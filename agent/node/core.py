@@ -92,7 +92,10 @@ class NodeSettings(Struct, frozen=True, kw_only=True):
 
 
 class NodeCore:
-    """One agent. Every method that takes `when` may leave effects; take them after each call or batch of calls."""
+    """One agent. Every method that takes `when` may leave effects; take them after each call or batch of calls.
+
+    `context`: the shared parts, for reading.
+    """
 
     def __init__(self, settings: NodeSettings, boot: raft.Boot, rng: random.Random, when: Instant) -> None:
         machine = Machine.boot(settings.genesis, boot, settings.compaction)
@@ -111,24 +114,24 @@ class NodeCore:
             verify_snapshots=True,
         )
         swim = Swim(id=settings.id, config=settings.swim, rng=rng, now=when.mono)
-        self._context = Context(settings.id, settings.boot, core, swim, machine.state, LedgerClock(settings.id))
+        self.context = Context(settings.id, settings.boot, core, swim, machine.state, LedgerClock(settings.id))
         self._machine = machine
         self.drops: dict[str, int] = {}
-        self.submissions = Submissions(self._context)
-        self.chronicle = Chronicle(self._context)
-        self._consensus = Consensus(self._context, self.chronicle, self._drop, Lives.of(boot.lives), settings.sign)
-        self._disk = Disk(self._context, self._consensus.lives, boot.commit)
-        self._inquiries = Inquiries(self._context, self.status)
-        self._followers = Followers(self._context, machine.chains.at)
-        self._vouching = Vouching(self._context, self.chronicle, machine.vouches_for)
-        self.coordination = Coordination(self._context, self.chronicle)
+        self.submissions = Submissions(self.context)
+        self.chronicle = Chronicle(self.context)
+        self._consensus = Consensus(self.context, self.chronicle, self._drop, Lives.of(boot.lives), settings.sign)
+        self._disk = Disk(self.context, self._consensus.lives, boot.commit)
+        self._inquiries = Inquiries(self.context, self.status)
+        self._followers = Followers(self.context, machine.chains.at)
+        self._vouching = Vouching(self.context, self.chronicle, machine.vouches_for)
+        self.coordination = Coordination(self.context, self.chronicle)
         max_bytes, tell, reached = settings.limits.snapshot_bytes, self.coordination.report, self.coordination.reached
-        self._following = Following(self._context, self._vouching, self.chronicle, max_bytes, reached)
-        self.epochs = Epochs(self._context, machine, max_bytes)
-        self._host = LocalHost(self._context, settings.host, settings.agent_version, settings.sign, tell)
+        self._following = Following(self.context, self._vouching, self.chronicle, max_bytes, reached)
+        self.epochs = Epochs(self.context, machine, max_bytes)
+        self._host = LocalHost(self.context, settings.host, settings.agent_version, settings.sign, tell)
         self.coordination.asking.ask_here = self._host.asked
-        self._passing = Passing(self._context, tell, self._host.asked, self._drop)
-        self._viewing = Viewing(self._context, self.coordination, self._host, self.epochs)
+        self._passing = Passing(self.context, tell, self._host.asked, self._drop)
+        self._viewing = Viewing(self.context, self.coordination, self._host, self.epochs)
         self._due: Mapping[str, Callable[[], float]] = {
             "kept": self._consensus.deadline,
             "submissions": self.submissions.deadline,
@@ -150,37 +153,32 @@ class NodeCore:
 
     # Reading
 
-    @property
-    def context(self) -> Context:
-        """The shared parts, for reading."""
-        return self._context
-
     def deadline(self) -> float:
         """When `on_deadline` is wanted at the latest, in monotonic seconds, or a little earlier: see `deadlines`."""
         self._settle()
         if self._due_rest is None:
             self._due_rest = min([due() for due in self._due.values()])
-        context = self._context
+        context = self.context
         return min(self._due_rest, context.raft.deadline(), context.swim.latest(), self._disk.deadline())
 
     def deadlines(self) -> dict[str, float]:
         """The deadline of each part, as it is now."""
         self._settle()
-        raft, swim, disk = self._context.raft.deadline, self._context.swim.deadline, self._disk.deadline
+        raft, swim, disk = self.context.raft.deadline, self.context.swim.deadline, self._disk.deadline
         return {part: due() for part, due in {"raft": raft, "swim": swim, "disk": disk, **self._due}.items()}
 
     def take_effects(self) -> list[Effect]:
         """The effects since the last call, in order: what all inputs together made possible is run on only now."""
         self._settle()
-        taken, self._context.effects = self._context.effects, []
+        taken, self.context.effects = self.context.effects, []
         return taken
 
     # Inputs
 
     def on_deadline(self, when: Instant) -> None:
         """Time has passed. Bring everything that the sockets hold in first."""
-        if when.mono >= self._context.raft.deadline():
-            self._context.raft.on_deadline(when.mono)
+        if when.mono >= self.context.raft.deadline():
+            self.context.raft.on_deadline(when.mono)
         self._run_swim(when)
         self._unsettled, self._stirred = when, self._stirred or self._due_rest is None or when.mono >= self._due_rest
 
@@ -188,26 +186,26 @@ class NodeCore:
         """A peer link is up: both sides are who they say (agent.net.links)."""
         if self.epochs.link_up(peer):
             return
-        self._context.peers[peer.id] = peer
+        self.context.peers[peer.id] = peer
         self._consensus.link_up(peer, when)
         self._vouching.link_up(peer.id)
         self._following.link_up(peer.id)
         if peer.known:
-            self._context.swim.link_up(peer.id, when.mono)
+            self.context.swim.link_up(peer.id, when.mono)
         self._host.peers_changed()
         self._stir(when)
 
     def link_down(self, peer: AgentId, when: Instant) -> None:
         """The link with `peer` is gone."""
-        if self.epochs.link_down(peer, when) or self._context.peers.pop(peer, None) is None:
+        if self.epochs.link_down(peer, when) or self.context.peers.pop(peer, None) is None:
             return
-        self._context.raft.peer_unlinked(peer, when.mono)
+        self.context.raft.peer_unlinked(peer, when.mono)
         self._followers.peer_lost(peer)
         self.chronicle.peer_lost(peer)
         self.submissions.peer_lost(peer)
         self._inquiries.peer_lost(peer)
-        self._context.calls.peer_lost(peer, when)
-        self._context.emit(Unserve(peer=peer))
+        self.context.calls.peer_lost(peer, when)
+        self.context.emit(Unserve(peer=peer))
         self._host.peers_changed()
         self._stir(when)
 
@@ -215,11 +213,11 @@ class NodeCore:
         """A frame over the link with `sender`. What an unknown member may not say is dropped before it is looked at."""
         if self.epochs.frame(sender, frame, when):
             return Stir.MORE
-        peer = self._context.peers.get(sender)
-        if peer is None or sender in self._context.state.expelled:
+        peer = self.context.peers.get(sender)
+        if peer is None or sender in self.context.state.expelled:
             self._drop("unlinked" if peer is None else "expelled")
             return Stir.NOTHING
-        known = sender in self._context.state.members
+        known = sender in self.context.state.members
         if known and isinstance(frame, Alive):
             return self._beat(sender, when, of_raft=False)
         if isinstance(frame, RaftFrame):
@@ -235,13 +233,13 @@ class NodeCore:
             self._member_frame(sender, frame, when)
             self._stirred |= not isinstance(frame, SETTLED_AT_ONCE)
         if known:
-            self._context.swim.link_alive(sender, when.mono)
+            self.context.swim.link_alive(sender, when.mono)
         self._unsettled = when
         return Stir.MORE
 
     def datagram(self, sender: AgentId, message: SwimMessage, when: Instant) -> None:
         """A SWIM message whose signature, sender and window the shell has checked."""
-        self._context.swim.receive(sender, message, when.mono)
+        self.context.swim.receive(sender, message, when.mono)
         self._unsettled = when
 
     def submit(self, request: int, token: str, body: bytes, when: Instant) -> None:
@@ -256,7 +254,7 @@ class NodeCore:
 
     def status(self, when: Instant) -> Status:
         """This agent's own view; `stale` where a coordinator would know better."""
-        return build_status(self._context.state, self._viewing.at(when))
+        return build_status(self.context.state, self._viewing.at(when))
 
     @property
     def observation(self) -> HostObservation:
@@ -265,7 +263,7 @@ class NodeCore:
 
     def members(self, when: Instant) -> tuple[MemberView, ...]:
         """The members as this agent itself sees them."""
-        return build_members(self._context.state, self._viewing.at(when))
+        return build_members(self.context.state, self._viewing.at(when))
 
     def observed(self, observation: HostObservation, when: Instant) -> None:
         """What this host runs has changed, or was looked at again."""
@@ -277,16 +275,16 @@ class NodeCore:
         number = 0
 
         def on_reply(reply: object, end: bool, _at: Instant) -> None:
-            self._context.emit(Replied(call=number, reply=reply, end=end))  # type: ignore[arg-type]  # OnReply's reply
+            self.context.emit(Replied(call=number, reply=reply, end=end))  # type: ignore[arg-type]  # OnReply's reply
 
         callback: OnReply = on_reply
-        number = self._context.call(peer, request, callback)
+        number = self.context.call(peer, request, callback)
         self._stir(when)
         return number
 
     def cancel(self, call: int) -> None:
         """Nobody waits for this call of the driver's any more."""
-        self._context.hang_up(call)
+        self.context.hang_up(call)
 
     def listen(self, listening: bool) -> None:
         """Whether anybody listens to events at this agent."""
@@ -303,11 +301,11 @@ class NodeCore:
         Whether there is a hand-over to wait for: it ends, one way or the other, within an election timeout.
         """
         handing_over = False
-        if self._context.raft.is_leader:
+        if self.context.raft.is_leader:
             with contextlib.suppress(raft.TransferRefused):  # nobody is there to take it
-                self._context.raft.transfer_leadership(None, when.mono)
+                self.context.raft.transfer_leadership(None, when.mono)
                 handing_over = True
-        self._context.swim.leave(when.mono)
+        self.context.swim.leave(when.mono)
         self._stir(when)
         return handing_over
 
@@ -316,7 +314,7 @@ class NodeCore:
     def _member_frame(self, sender: AgentId, frame: Frame, when: Instant) -> None:
         match frame:
             case SwimFrame(message=message):
-                self._context.swim.receive(sender, message, when.mono)
+                self.context.swim.receive(sender, message, when.mono)
             case ReportFrame():
                 self._passing.reported(sender, frame, when)
             case AskFrame():
@@ -324,14 +322,14 @@ class NodeCore:
             case CallFrame(id=call, request=request):
                 self._serve(sender, call, request, when)
             case ReplyFrame(id=call, reply=reply, end=end):
-                if not self._context.calls.replied(sender, call, reply, end, when):
+                if not self.context.calls.replied(sender, call, reply, end, when):
                     self._drop("unasked_reply")
             case CancelFrame(id=call):
                 self.submissions.cancelled(sender, call)
                 self._inquiries.cancelled(sender, call)
                 self._followers.cancelled(sender, call)
                 self.chronicle.cancelled(sender, call)
-                self._context.emit(Unserve(peer=sender, call=call))
+                self.context.emit(Unserve(peer=sender, call=call))
             case TakenFrame(id=call, parts=parts):
                 self._followers.taken(sender, call, parts, when)
             case Unheard():
@@ -350,27 +348,27 @@ class NodeCore:
             case GetSnapshotName():
                 self._vouching.serve(sender, call, request)
             case _ if isinstance(request, Served):
-                self._context.emit(Serve(peer=sender, call=call, request=request))
+                self.context.emit(Serve(peer=sender, call=call, request=request))
 
     def _run_swim(self, when: Instant) -> None:
-        if when.mono >= self._context.swim.deadline():
-            self._context.swim.on_deadline(when.mono)
+        if when.mono >= self.context.swim.deadline():
+            self.context.swim.on_deadline(when.mono)
             self._stirred |= when.mono >= self._ran_at + LOOKS_EVERY_S
 
     def _beat(self, sender: AgentId, when: Instant, *, of_raft: bool = True) -> Stir:
         """What idle agents hear all the time: mostly nothing comes of it, or just the answer."""
-        self._context.swim.link_alive(sender, when.mono)
+        self.context.swim.link_alive(sender, when.mono)
         self._run_swim(when)
         answered = of_raft and self._drain_raft(when)
         if self._has_moved:
             self._unsettled = when
             return Stir.MORE
-        return (Stir.MORE if self._context.raft.is_leader else Stir.ANSWER) if answered else Stir.NOTHING
+        return (Stir.MORE if self.context.raft.is_leader else Stir.ANSWER) if answered else Stir.NOTHING
 
     @property
     def _has_moved(self) -> bool:
         """Whether more than consensus may have something to do."""
-        return self._stirred or self._context.swim.has_outputs or self._context.raft.fenced
+        return self._stirred or self.context.swim.has_outputs or self.context.raft.fenced
 
     def _stir(self, when: Instant) -> None:
         """An input that any part may care for."""
@@ -408,7 +406,7 @@ class NodeCore:
 
     def _drain_raft(self, when: Instant) -> bool:
         """Take what consensus has ready, up to one that needs the disk. Whether there was anything."""
-        core = self._context.raft
+        core = self.context.raft
         moved = False
         while self._disk.ready is None and (ready := core.take_ready()) is not None:
             moved = True
@@ -434,22 +432,22 @@ class NodeCore:
         if ready.restore is not None:
             self._machine.restore(ready.restore)
             self._vouching.installed(ready.restore)
-            self._context.state = self._machine.state
+            self.context.state = self._machine.state
             self._members_changed(when)
             self._host.ledger_moved()
         for entry in ready.committed:
             before = self._machine.state.chain
             applied = self._machine.apply(entry)
-            self._context.state = self._machine.state
+            self.context.state = self._machine.state
             if applied is not None:
-                auditing.keep(self._context, entry, before, applied)
+                auditing.keep(self.context, entry, before, applied)
                 self._applied(applied, when)
         for read in ready.reads:
             self.submissions.confirmed(read)
-        self._context.raft.advance(ready, when.mono)
+        self.context.raft.advance(ready, when.mono)
         for taken in self._machine.take_taken():
             self._vouching.took(taken.index, taken.digest)
-        self._machine.compact(self._context.raft)
+        self._machine.compact(self.context.raft)
 
     def _applied(self, applied: Applied, when: Instant) -> None:
         if applied.result is not None:
@@ -462,7 +460,7 @@ class NodeCore:
 
     def _members_changed(self, when: Instant) -> None:
         """Links and probes follow the ledger's members."""
-        state, context = self._context.state, self._context
+        state, context = self.context.state, self.context
         context.swim.set_members({m.id: f"{m.address}:{m.peer_port}" for m in state.members.values()}, when.mono)
         for expelled in sorted(state.expelled & context.peers.keys()):
             context.emit(Cut(peer=expelled))
@@ -473,27 +471,29 @@ class NodeCore:
         self._following.want()
 
     def _notice_leader(self, when: Instant) -> None:
-        if (lead := self._context.lead) == self._lead:
+        if (lead := self.context.lead) == self._lead:
             return
         self._lead = lead
         if lead is not None:
-            name, term = self._context.name_of(lead.agent), lead.term
+            name, term = self.context.name_of(lead.agent), lead.term
             self.chronicle.tell(when, "coordinator", f"{name} coordinates (term {term})", host=name, revision=term)
 
     def _drain_swim(self, when: Instant) -> None:
-        for output in self._context.swim.take_outputs():
+        if not self.context.swim.has_outputs:
+            return
+        for output in self.context.swim.take_outputs():
             if isinstance(output, MemberChanged):
                 self._stirred = True
                 self.coordination.member_changed(output, when)
                 continue
             assert isinstance(output, SwimSend)
-            self._context.emit(Datagram(to=output.to, message=output.message))
-            if output.over_link and output.to in self._context.peers:
-                self._context.send(output.to, SwimFrame(message=output.message))
+            self.context.emit(Datagram(to=output.to, message=output.message))
+            if output.over_link and output.to in self.context.peers:
+                self.context.send(output.to, SwimFrame(message=output.message))
 
     def _send_raft(self, envelope: raft.Envelope) -> None:
-        if envelope.to in self._context.peers:
-            self._context.send(envelope.to, RaftFrame(message=envelope.message))
+        if envelope.to in self.context.peers:
+            self.context.send(envelope.to, RaftFrame(message=envelope.message))
 
     def _drop(self, why: str) -> None:
         self.drops[why] = self.drops.get(why, 0) + 1

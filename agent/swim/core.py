@@ -115,7 +115,7 @@ class Swim:
             due = probe.ask_at
         if self._relays or suspects:
             window, relays = self.config.link_heard_window_ms / 1000, self._relays.values()
-            due = min(due, *(relay.nack_at for relay in relays), *(member.dead_at(window) for member in suspects))
+            due = min([due, *[relay.nack_at for relay in relays], *[member.dead_at(window) for member in suspects]])
         return due
 
     def latest(self) -> float:

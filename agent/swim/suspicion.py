@@ -35,6 +35,8 @@ def suspicion_timeout_s(confirmations: int, wanted: int, shortest_s: float, long
 class Suspicion:
     """One running suspicion of one member in one incarnation.
 
+    `deadline`: when the member is dead unless it answers; asked after every input.
+
     Invariants: the deadline never moves later, except for a stall of this agent itself; confirmations <= wanted.
     """
 
@@ -46,15 +48,14 @@ class Suspicion:
         self._started_at = now
         self._origins = {origin}
         self._claimed_dead = False
+        self.deadline = self._deadline()
 
     @property
     def confirmations(self) -> int:
         """Members that suspect independently, without the first."""
         return len(self._origins) - 1
 
-    @property
-    def deadline(self) -> float:
-        """When the member is dead unless it answers."""
+    def _deadline(self) -> float:
         if self._claimed_dead:
             return self._started_at + self._shortest_s
         timeout = suspicion_timeout_s(self.confirmations, self._wanted, self._shortest_s, self._longest_s)
@@ -65,14 +66,17 @@ class Suspicion:
         if origin in self._origins or self.confirmations >= self._wanted:
             return False
         self._origins.add(origin)
+        self.deadline = self._deadline()
         return True
 
     def claim_dead(self) -> bool:
         """Somebody's timer ran out: only the shortest timeout is left to wait. True the first time."""
         first = not self._claimed_dead
         self._claimed_dead = True
+        self.deadline = self._deadline()
         return first
 
     def shift(self, seconds: float) -> None:
         """This agent itself stood still for `seconds`: the member had no chance to be heard in that time."""
         self._started_at += seconds
+        self.deadline = self._deadline()
