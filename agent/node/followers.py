@@ -125,11 +125,11 @@ class Followers(Struct):
             follower = self._followers[peer]
             if not follower.compared:
                 self._compare(peer, follower)
-            through = commit if follower.compared else 0
+            through, named = commit if follower.compared else 0, lead if self._may_name(lead, peer) else None
             while peer in self._followers and follower.has_room:
-                if (part := self._next_part(peer, follower, through, lead)) is None:
+                if (part := self._next_part(peer, follower, through, named)) is None:
                     break
-                follower.sent, follower.told = follower.sent + 1, lead
+                follower.sent, follower.told = follower.sent + 1, named
                 self.context.reply(peer, follower.call, part, end=False)
         kept = self._behind & self._followers.keys()
         self._behind = {peer for peer in kept if not self._followers[peer].compared}
@@ -137,6 +137,11 @@ class Followers(Struct):
             fault = fault_of(errors.TooMany(f"nothing of a snapshot was taken for {STALLED_S:.0f} s"))
             self.context.fail(peer, self._followers[peer].call, fault)
             self.peer_lost(peer)
+
+    def _may_name(self, lead: Lead | None, peer: AgentId) -> bool:
+        """Not what that peer told us: of two that follow each other, as hosts that were removed unawares may, each
+        would give the other's word back to it, over and over."""
+        return peer != self.context.followed or lead is not self.context.told
 
     def _compare(self, peer: AgentId, follower: _Follower) -> None:
         """Whether what the subscriber has is what we had there: entries behind it fit by their index alone.

@@ -8,6 +8,8 @@ import pytest
 
 from agent.model.stack import Service
 from agent.node.choosing import voter_for
+from agent.node.context import Peer
+from agent.node.effects import Send
 from agent.node.followers import PART_BYTES, STALLED_S, WINDOW_PARTS
 from agent.node.messages import CallFrame, Failed, FollowLedger, Frame, Ledger, ReplyFrame, SnapshotPart, TakenFrame
 from agent.node.subscriptions import RETRY_S, Arriving
@@ -140,3 +142,24 @@ def test_all_agents_take_the_same_snapshots_so_that_any_voter_goes_on_with_a_tra
     assert len(snapshots) == 1
     ((index, _),) = snapshots
     assert index % OFTEN.every_entries == 0
+
+
+def test_of_two_that_follow_each_other_none_is_told_what_it_said_itself() -> None:
+    """Each may have been removed unawares and take the other for a voter; they told it each other without end."""
+    cluster = Cluster(3, voters=1)
+    voter = cluster.elect()
+    observer, other = (node for node in cluster.alive if node is not voter)
+    cluster.run(1.0)
+    assert observer.up.context.lead is not None
+    observer.up.link_up(Peer(id=other.id, known=True, boot=other.disk.starts), observer.when)
+    for call, node in enumerate((voter, other), 1000):
+        request = FollowLedger(index=1, chain=node.up.context.state.chain)
+        observer.up.frame(node.id, CallFrame(id=call, request=request), observer.when)
+    effects = observer.up.take_effects()
+    frames = [(send.to, send.frame) for send in effects if isinstance(send, Send)]
+    named = {
+        to: frame.reply.leader
+        for to, frame in frames
+        if isinstance(frame, ReplyFrame) and isinstance(frame.reply, Ledger)
+    }
+    assert named == {voter.id: None, other.id: voter.id}
