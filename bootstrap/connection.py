@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import signal
 import struct
@@ -60,6 +61,10 @@ class Connection:
             )
         except FileNotFoundError as error:
             raise ssh.missing(str(error.filename)) from None
+        assert process.stdin is not None
+        with contextlib.suppress(OSError, ValueError):  # one user may have only so much; or ssh has ended already
+            pipe = process.stdin.transport.get_extra_info("pipe")
+            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, BLOCK_BYTES)
         connection = cls(process, host, settings)
         connection._password = password
         try:

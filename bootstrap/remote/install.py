@@ -86,8 +86,8 @@ def install_docker() -> list[str]:
     return []
 
 
-def start(ask: dict[str, Any], staging: tree.Staging, joined: bool = False) -> dict[str, Any]:
-    """The unit enabled and running; `restart` when it runs what is out of date. `joined`: it was started for that.
+def start(ask: dict[str, Any], staging: tree.Staging) -> dict[str, Any]:
+    """The unit enabled and running; `restart` when it runs what is out of date.
 
     `did`: whether that did anything. `ended`: of an agent that should have been running, how it was found instead.
     """
@@ -95,17 +95,27 @@ def start(ask: dict[str, Any], staging: tree.Staging, joined: bool = False) -> d
     enabled = state["enabled"] == "enabled"
     if enabled and state["active"] == "active" and not ask["restart"]:
         return {"did": False, "ended": ""}
-    ended = _how_it_ended(state["active"]) if enabled and state["active"] != "active" and not joined else ""
+    ended = _how_it_ended(state["active"]) if enabled and state["active"] != "active" else ""
     load_unit(state)
     if state["active"] == "failed":
         run(["systemctl", "reset-failed", layout.UNIT])
-    output = run(["systemctl", "restart" if ask["restart"] else "start", layout.UNIT], timeout_s=START_TIMEOUT_S)
+    until_it_runs("restart" if ask["restart"] else "start")
+    if not enabled:  # which reloads; the start needn't wait for that
+        enable(staging)
+    return {"did": True, "ended": ended}
+
+
+def until_it_runs(verb: str) -> None:
+    """Start the agent, or wait for it where it is starting. Raises Failure."""
+    output = run(["systemctl", verb, layout.UNIT], timeout_s=START_TIMEOUT_S)
     if output.code != 0:
         raise Failure(f"the agent doesn't start: {last_words()}", fix=f"`journalctl -u {layout.UNIT}` says more.")
-    if not enabled:  # which reloads; the start needn't wait for that
-        staging.settle()  # a boot leads there from now on
-        must(["systemctl", "enable", "--quiet", layout.UNIT])
-    return {"did": True, "ended": ended}
+
+
+def enable(staging: tree.Staging, *options: str) -> None:
+    """A boot leads to it from now on, so what came has to be on the disk. Raises Failure."""
+    staging.settle()
+    must(["systemctl", "enable", "--quiet", *options, layout.UNIT])
 
 
 def load_unit(state: dict[str, Any]) -> None:

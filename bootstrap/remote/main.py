@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from bootstrap.remote import install, joining, removal, tree
 from bootstrap.remote.probe import probe
 from bootstrap.remote.system import alone, disk_failure
-from bootstrap.remote.wire import Failure, Wire
+from bootstrap.remote.wire import BLOCK_BYTES, Failure, Wire
+
+SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ, which Python names since 3.10
 
 Answer = Callable[[dict[str, Any]], object]
 
@@ -26,7 +30,7 @@ def serve(wire: Wire, ssh_connection: str) -> None:
         "request": newcomer.request,
         "accept": newcomer.accept,
         "take": joining.take,
-        "start": lambda ask: install.start(ask, staging, newcomer.granted),
+        "start": lambda ask: newcomer.start(staging) if newcomer.granted else install.start(ask, staging),
         "wait": install.wait,
         "reach": install.reach,
         "remove": lambda ask: _alone(wire, ask, lambda: removal.remove(ask, wire.step)),
@@ -65,8 +69,13 @@ def _answer(wire: Wire, answers: dict[str, Answer], ask: dict[str, Any]) -> None
 
 
 def main() -> None:
-    """With standard output for frames alone: whatever else would write there goes to stderr."""
+    """With standard output for frames alone: whatever else would write there goes to stderr.
+
+    A tarball comes faster than it is unpacked: with 64 KiB in between sshd takes 0.1 s more of a processor for it.
+    """
     os.umask(0o022)
+    with suppress(OSError):  # no pipe, or one may not have as much
+        fcntl.fcntl(0, SET_PIPE_SIZE, BLOCK_BYTES)
     sink = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     serve(Wire(sys.stdin.buffer, sink), sys.argv[1] if len(sys.argv) > 1 else "")

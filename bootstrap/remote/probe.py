@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import platform
 import socket
 import sys
 import time
@@ -35,10 +34,10 @@ def probe(ask: dict[str, Any], ssh_connection: str) -> dict[str, Any]:
     """Facts, as `bootstrap.probe.Facts` reads them."""
     return {
         "hostname": socket.gethostname().partition(".")[0].lower(),
-        "system": platform.system(),
+        "system": os.uname().sysname,
         "os": _os_name(),
-        "machine": platform.machine(),
-        "libc": "musl" if os.path.exists(f"/lib/ld-musl-{platform.machine()}.so.1") else "gnu",
+        "machine": os.uname().machine,
+        "libc": "musl" if os.path.exists(f"/lib/ld-musl-{os.uname().machine}.so.1") else "gnu",
         "root": os.geteuid() == 0,
         "systemd": under_systemd(),
         "clock_ms": time.time_ns() // 1_000_000,
@@ -84,10 +83,12 @@ def unit_state() -> dict[str, Any]:
     if output.code != 0 or not values.get("ActiveState"):
         what = f"systemd doesn't say how the agent is: {output.said or 'no answer'}"
         raise Failure(what, fix="`systemctl status` there says more; then run this again.")
-    restarts = values.get("NRestarts", "")
+    enabled, restarts = values.get("UnitFileState", ""), values.get("NRestarts", "")
+    if enabled == "disabled" and os.path.islink(layout.WANTED):  # since it last read its units
+        enabled = "enabled"
     return {
         "active": values["ActiveState"],
-        "enabled": values.get("UnitFileState", ""),
+        "enabled": enabled,
         "stale": values.get("NeedDaemonReload") == "yes",
         "restarts": int(restarts) if restarts.isdecimal() else 0,
     }
@@ -141,8 +142,9 @@ def engine_answers() -> bool:
 def taken_ports(wanted: list[list[Any]]) -> list[dict[str, Any]]:
     """Which of these (port, protocol) somebody other than our agent listens on, and who."""
     found = []
+    listening = {protocol: _listeners(protocol) for protocol in {protocol for _, protocol in wanted}}
     for port, protocol in wanted:
-        inodes = _listeners(protocol, port)
+        inodes = listening[protocol].get(port)
         if not inodes:
             continue
         holder = _holder(inodes)
@@ -171,7 +173,7 @@ def _os_name() -> str:
     for line in (read("/etc/os-release") or b"").decode("utf-8", "replace").splitlines():
         if line.startswith("PRETTY_NAME="):
             return line.partition("=")[2].strip('"')
-    return platform.system()
+    return os.uname().sysname
 
 
 def _disk(path: str) -> tuple[str, dict[str, Any]]:
@@ -189,13 +191,14 @@ def _ssh_address(connection: str) -> str:
     return fields[2].partition("%")[0] if len(fields) == 4 else ""
 
 
-def _listeners(protocol: str, port: int) -> list[str]:
-    inodes = []
+def _listeners(protocol: str) -> dict[int, list[str]]:
+    """Port → inodes of sockets that wait there. Each file is read once: the kernel looks through all hosts' sockets."""
+    inodes: dict[int, list[str]] = {}
     for file in (protocol, protocol + "6"):
         for line in (read("/proc/net/" + file) or b"").decode().splitlines()[1:]:
             fields = line.split()
-            if fields[3] == LISTENING[protocol] and int(fields[1].rpartition(":")[2], 16) == port:
-                inodes.append(fields[9])
+            if fields[3] == LISTENING[protocol]:
+                inodes.setdefault(int(fields[1].rpartition(":")[2], 16), []).append(fields[9])
     return inodes
 
 

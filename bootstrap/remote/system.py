@@ -6,11 +6,10 @@ import errno
 import fcntl
 import hashlib
 import os
-import secrets
 import stat
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from bootstrap.remote import layout
@@ -81,6 +80,20 @@ def run(
     return Output(process.returncode, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
 
 
+def leave(argv: Sequence[str]) -> None:
+    """Start it, and wait for nothing: it goes on when the operator is gone. One that isn't there is let be."""
+    with suppress(OSError):
+        subprocess.Popen(
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=ENVIRONMENT,
+            cwd="/",
+            start_new_session=True,  # sudo ends what is left in its own
+        )
+
+
 def must(argv: Sequence[str], data: bytes | None = None, timeout_s: float = QUICK_TIMEOUT_S, fix: str = "") -> str:
     """What it wrote to stdout. Raises Failure when it fails."""
     output = run(argv, data, timeout_s)
@@ -121,7 +134,7 @@ def put(path: str, data: bytes, mode: int, dry: bool = False) -> bool:
             return True
         directory = os.path.dirname(path)
         os.makedirs(directory, 0o755, exist_ok=True)
-        beside = os.path.join(directory, f".{os.path.basename(path)}.{secrets.token_hex(6)}")
+        beside = os.path.join(directory, f".{os.path.basename(path)}.{os.urandom(6).hex()}")
         handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
             with os.fdopen(handle, "wb") as file:
@@ -146,7 +159,7 @@ def link(path: str, target: str, dry: bool = False) -> bool:
         if dry:
             return True
         os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
-        beside = f"{path}.{secrets.token_hex(6)}"
+        beside = f"{path}.{os.urandom(6).hex()}"
         os.symlink(target, beside)
         os.replace(beside, path)
     except OSError as error:

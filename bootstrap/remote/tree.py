@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
-import secrets
 import shutil
 import threading
 from typing import Any
@@ -50,7 +49,7 @@ class Staging:
         self.end()
         place = os.path.join(layout.VERSIONS, ask["version"])
         self._version = ask["version"]
-        self._beside = f"{layout.VERSIONS}/.{self._version}.{secrets.token_hex(6)}"
+        self._beside = f"{layout.VERSIONS}/.{self._version}.{os.urandom(6).hex()}"
         try:
             os.makedirs(self._beside, 0o755)
             self._held = os.open(self._beside, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -161,7 +160,7 @@ def _foreign_command() -> bool:
 
 def _move(beside: str, place: str) -> None:
     """A damaged version is moved away first; what runs from it keeps its files."""
-    away = f"{layout.VERSIONS}/.old.{secrets.token_hex(6)}"
+    away = f"{layout.VERSIONS}/.old.{os.urandom(6).hex()}"
     if os.path.lexists(place):
         os.rename(place, away)
     os.rename(beside, place)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import platform
+import random
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -76,6 +78,40 @@ async def test_no_word_of_a_host_steers_the_terminal(hostile: Connection) -> Non
         await hostile.ask("start", limit_s=10)
     assert "\x1b" not in str(ended.value)
     assert "today" in str(ended.value)
+
+
+SLOW = """
+import hashlib, json, struct, sys, time
+from bootstrap.remote.wire import HELLO
+source, seen = sys.stdin.buffer, hashlib.sha256()
+def say(message):
+    data = json.dumps(message).encode()
+    sys.stdout.buffer.write(HELLO if message is None else struct.pack(">I", len(data)) + data)
+    sys.stdout.flush()
+source.read(int(source.readline()))
+say(None)
+while head := source.read(4):
+    rest = json.loads(source.read(*struct.unpack(">I", head))).get("size", 0)
+    while rest:
+        block = source.read(min(rest, 100_000))
+        seen.update(block)
+        rest -= len(block)
+        time.sleep(0.001)  # so that what is sent has to wait
+    say({"done": seen.hexdigest()})
+"""
+
+
+async def test_files_come_whole_behind_their_questions_to_whom_reads_slowly(tmp_path: Path) -> None:
+    bundle, content = tmp_path / "bundle", random.Random(1).randbytes(5 * BLOCK_BYTES + 17)
+    bundle.write_bytes(content)
+    connection = await connected(SLOW)
+    try:
+        for times in (1, 2):
+            answer = await connection.ask("unpack", limit_s=30, blob=bundle, padding="x" * BLOCK_BYTES)
+            assert answer == hashlib.sha256(content * times).hexdigest()
+        assert await connection.ask("look", limit_s=30) == hashlib.sha256(content * 2).hexdigest()
+    finally:
+        await connection.close()
 
 
 LEAVING = """

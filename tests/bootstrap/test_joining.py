@@ -13,7 +13,7 @@ import pytest
 from agent.cli.joining import SOCKET, wait_for_identity
 from agent.config import Config
 from agent.model.cluster import IdentityRequest
-from bootstrap.remote import joining, layout, system
+from bootstrap.remote import install, joining, layout, system, tree
 from bootstrap.remote.joining import Joining
 from bootstrap.remote.wire import Failure
 from tests.support.trust import Trust
@@ -32,9 +32,9 @@ class Systemd:
         config = Config(data_dir=str(directory / "data"), run_dir=str(directory / "run"))
         self._agent = threading.Thread(target=wait_for_identity, args=(config, lambda: None), daemon=True)
 
-    def run(self, argv: Sequence[str], *_: object) -> system.Output:
+    def run(self, argv: Sequence[str], *_: object, **_named: object) -> system.Output:
         self.said.append(" ".join(argv))
-        if "start" in argv and self.starts:
+        if "start" in argv and self.starts and self._agent.ident is None:
             self._agent.start()
         if "start" in argv:
             self.state["restarts"] += self.fails
@@ -57,8 +57,10 @@ def systemd(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     monkeypatch.setattr(layout, "GRANT", str(directory / "data/identity/grant.json"))
     monkeypatch.setattr(layout, "JOINING", str(directory / "run" / SOCKET))
     played = Systemd(directory)
-    monkeypatch.setattr(joining, "run", played.run)
-    monkeypatch.setattr(joining, "must", played.must)
+    for module in (install, joining):
+        monkeypatch.setattr(module, "run", played.run)
+        monkeypatch.setattr(module, "must", played.must)
+    monkeypatch.setattr(joining, "leave", played.run)
     monkeypatch.setattr(joining, "load_unit", lambda _state: None)
     monkeypatch.setattr(joining, "unit_state", lambda: played.state)
     monkeypatch.setattr(joining, "last_words", lambda: "no module named agent")
@@ -82,6 +84,30 @@ def test_the_agent_that_waits_makes_the_keys_takes_the_grant_and_stays(systemd: 
     assert newcomer.granted
     assert systemd.ended()
     assert "systemctl stop muster-agent.service" not in systemd.said
+
+
+def test_it_is_enabled_once_it_runs_and_systemd_reads_that_when_the_operator_is_gone(systemd: Systemd) -> None:
+    newcomer = Joining()
+    newcomer.accept(grant_for(newcomer.request(ASK)))
+    del systemd.said[:]
+    assert newcomer.start(tree.Staging()) == {"did": True, "ended": ""}
+    assert [said.split()[1] for said in systemd.said] == ["start", "enable"]
+    assert "--no-reload" in systemd.said[1].split()
+    newcomer.end()
+    newcomer.end()
+    assert [said.rpartition(" ")[2] for said in systemd.said[2:]] == ["daemon-reload"]
+
+
+def test_an_agent_that_does_not_run_after_all_is_not_enabled(systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
+    newcomer = Joining()
+    newcomer.accept(grant_for(newcomer.request(ASK)))
+    monkeypatch.setattr(install, "run", lambda *_, **_named: system.Output(1, "", ""))
+    monkeypatch.setattr(install, "last_words", lambda: "the port is taken")
+    del systemd.said[:]
+    with pytest.raises(Failure, match="the agent doesn't start: the port is taken"):
+        newcomer.start(tree.Staging())
+    newcomer.end()
+    assert systemd.said == []
 
 
 def test_an_agent_that_gets_no_grant_is_stopped(systemd: Systemd) -> None:
