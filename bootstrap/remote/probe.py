@@ -192,7 +192,7 @@ def _ssh_address(connection: str) -> str:
 
 
 def _listeners(protocol: str) -> dict[int, list[str]]:
-    """Port → inodes of sockets that wait there. Each file is read once: the kernel looks through all hosts' sockets."""
+    """Port → inodes of sockets that wait there. For each reading the kernel goes through its whole table."""
     inodes: dict[int, list[str]] = {}
     for file in (protocol, protocol + "6"):
         for line in (read("/proc/net/" + file) or b"").decode().splitlines()[1:]:
