@@ -66,23 +66,23 @@ def run(file: str | None, **flags: str | int | None) -> int:
 
 def _live(config: Config, recent: RecentLog, systemd: Systemd) -> int | None:
     """One life of the agent; None when it has to start anew."""
+    stop = asyncio.Event()
     try:
-        return asyncio.run(_serve(config, recent, systemd))
+        return asyncio.run(_serve(config, recent, systemd, stop))
     except (DiskFull, OSError) as error:
         from agent.cli.room import is_for_want_of_room, wait_for_room  # seldom
 
-        if not is_for_want_of_room(error):
+        if stop.is_set() or not is_for_want_of_room(error):
             raise
         wait_for_room(error, Path(config.data_dir), systemd.waits_for_room)
         return None
 
 
-async def _serve(config: Config, recent: RecentLog, systemd: Systemd) -> int | None:
-    """Until its end; None when it has to start anew, with a ledger of another epoch."""
+async def _serve(config: Config, recent: RecentLog, systemd: Systemd, stop: asyncio.Event) -> int | None:
+    """Until its end, or `stop`, which signals set; None when it has to start anew, with a ledger of another epoch."""
     from agent.node.driver.agent import Agent
     from agent.node.driver.loop import EpochBegan
 
-    stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)

@@ -238,8 +238,8 @@ def test_on_a_full_disk_it_takes_no_part_and_goes_on_by_itself_once_there_is_roo
     n3.output_file("n3").write_bytes(b"")
     fill(filling)
     says_so_and_goes_on()
-    n3.stop("n3")
     fill(filling)
+    n3.stop("n3")  # whatever it can't write any more
     n3.start("n3")
     says_so_and_goes_on()
 
