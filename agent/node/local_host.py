@@ -103,16 +103,19 @@ class LocalHost(Struct):
         state = self.context.state
         wanted, self._wanted_through = desired(state, self.context.id, self.host), state.index
         if wanted == self._wanted:
-            self._dirty = self._dirty or self._is_awaited()
+            self._dirty = self._dirty or self._is_awaited(wanted)
             return
         self._wanted, self._wanted_at = wanted, state.index
         self.context.emit(Reconcile(desired=wanted, applied=state.index))
 
-    def _is_awaited(self) -> bool:
-        """Whether a stack that has to do with this host was moved since what we told, and the host is that far."""
+    def _is_awaited(self, wanted: Desired) -> bool:
+        """Whether a stack that has to do with this host was moved since what we told, and the host is that far.
+
+        Volumes that are to be deleted may lie on any (agent.control.removal).
+        """
         state, me, told = self.context.state, self.context.id, self._told_applied
         stacks = {key.stack for key, assignment in state.assignments.items() if me in hosts_of(assignment)}
-        moved = [state.stacks[name].moved_index for name in stacks if name in state.stacks]
+        moved = [state.stacks[name].moved_index for name in stacks | wanted.delete_volumes_of if name in state.stacks]
         return any(told < index <= self._applied for index in moved)
 
     @property

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from agent.host import HostContext, HostObservation, desired
 from agent.model.events import Event
+from agent.model.instruction import Remove
 from agent.model.report import HostReport, ObservedReplica
 from agent.model.stack import PortSpec
 from agent.node.chronicle import KEPT_EVENTS
@@ -196,6 +197,25 @@ def test_a_host_that_a_stacks_move_leaves_as_it_is_tells_at_once_that_it_is_that
     moved = coordinator.up.context.state.stacks["shop"].moved_index
     reports = coordinator.up.coordination.reports
     cluster.until(lambda: reports[stays.id].applied >= moved, within_s=0.5)
+
+
+def test_a_removal_with_volumes_waits_for_no_host_that_has_known_of_it_for_long() -> None:
+    """Each replica that is let go moves the stack, and any host may have volumes of an earlier one."""
+    cluster = Cluster(4)
+    cluster.elect()
+    coordinator = obeying(cluster).elect()
+    shop = stack("shop", web=replace(ONE_DEPLOY, replicas=3))
+    assert cluster.instruct("deploy", "stack:shop", shop).outcome == "applied"
+    state = coordinator.up.context
+    cluster.until(lambda: state.state.stacks["shop"].phase == "healthy", within_s=3.0)
+    cluster.run(REPORT_EVERY_S)
+    hosts = {assignment.host for assignment in state.state.assignments.values()}
+    slow = next(node for node in cluster.followers if node.id in hosts)
+    slow.obeys = False
+    assert cluster.instruct("remove", "stack:shop", Remove(delete_volumes=True), rev=2).outcome == "applied"
+    cluster.until(lambda: len(state.state.assignments) == 1, within_s=1.0)
+    slow.up.observed(running(slow.desired[-1]), slow.when)
+    cluster.until(lambda: not state.state.stacks, within_s=1.0)
 
 
 # Status
