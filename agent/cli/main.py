@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -95,13 +96,18 @@ def cli() -> None:
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """The entry point. What a command imports lives as long as it: looking through it again and again costs 15 ms.
 
-    So does taking it apart at the end, 5 ms: by then all is written that is to be kept, and no thread works any more.
+    So does taking it apart at the end, 5 ms: by then all is written that is to be kept, unless a thread still works.
     """
     gc.disable()
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started it; open, no file of ours gets its number
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 to the end
     code = run(sys.argv[1:] if args is None else args)
-    with contextlib.suppress(BrokenPipeError):
-        sys.stdout.flush()
-        sys.stderr.flush()
+    if threading.active_count() > 1:  # e.g. what takes a cancelled backup back: it is waited for
+        sys.exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # nobody is left to be told
+            stream.flush()
     os._exit(code)
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from agent.cli import joining
 from agent.cli.main import COMMANDS
+from agent.errors import EXIT_USAGE
 from agent.model.cluster import IdentityRequest
 from agent.model.decode import decode_json
 from tests.support.trust import Trust
@@ -81,6 +82,37 @@ def test_no_start_compiles_annotations(needed: tuple[str, ...]) -> None:
     """They are types already, where structs are read: else each is a text that every process compiles again."""
     found = subprocess.run([sys.executable, "-c", NO_TEXTS, *needed], capture_output=True, text=True, check=False)
     assert (found.returncode, found.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+@pytest.mark.parametrize(("argument", "code"), [("--version", 0), ("nonsense", EXIT_USAGE)])
+def test_a_command_whose_output_is_closed_ends_as_any_other(closed: str, argument: str, code: int) -> None:
+    line = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "agent", argument]
+    found = subprocess.run(line, capture_output=True, text=True, timeout=30, check=False)
+    assert (found.returncode, "Traceback" in found.stderr) == (code, False)
+
+
+AT_WORK_BEHIND = """
+import threading
+from agent.cli import main
+
+def work():
+    threading.main_thread().join()
+    print("done", flush=True)
+
+def run(args):
+    threading.Thread(target=work).start()
+    return 7
+
+main.run = run
+main.main([])
+"""
+
+
+def test_a_thread_that_still_works_is_waited_for() -> None:
+    """As what takes a backup back that was cancelled: nothing half-done is left."""
+    found = subprocess.run([sys.executable, "-c", AT_WORK_BEHIND], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (7, "done\n")
 
 
 HELP_OF_EACH = """
