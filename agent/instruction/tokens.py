@@ -123,14 +123,14 @@ def _header(part: str) -> Header:
 
 
 def _canonical(part: str) -> bytes:
-    """The bytes of base64url without padding, in the one spelling they have (RFC 7515 §2, RFC 4648 §3.5)."""
+    """The bytes of a part that `_TOKEN` has matched, in the one spelling they have (RFC 7515 §2, RFC 4648 §3.5)."""
     if part[-1:] not in _NO_STRAY_BITS.get(len(part) % 4, part[-1:]):
         raise InputError("base64url with stray bits")
     try:
         return binascii.a2b_base64(
             part.encode("ascii").translate(_TO_BASE64) + b"=" * (-len(part) % 4), strict_mode=True
         )
-    except (binascii.Error, UnicodeError):
+    except binascii.Error:  # a length that no bytes have
         raise InputError("not base64url") from None
 
 

@@ -77,7 +77,6 @@ class Submissions(Struct):
     _post: tuple[bool, int, AgentId | None, AgentId | None] = (False, 0, None, None)
     _alone_since: float = float("-inf")  # without a majority; infinite while there is one
     _pumped_at: float = float("-inf")
-    _may_stamp: bool = False
 
     def submit(self, request: int, token: str, body: bytes, when: Instant) -> None:
         """An instruction from this agent's own API; answered by an `Answer` effect."""
@@ -128,13 +127,13 @@ class Submissions(Struct):
             self._alone_since = when.mono
         if not self._pending:
             return
-        self._may_stamp = self.context.may_stamp(when)  # one answer for all that wait
+        may_stamp = self.context.may_stamp(when)  # one answer for all that wait
         raft = self.context.raft
         post = raft.is_leader, raft.term, self.context.leader, self.context.way
         everybody = post != self._post or when.mono >= self._ends_at
         for number in list(self._pending) if everybody else sorted(self._moving):
             if (pending := self._pending.get(number)) is not None:
-                self._advance(number, pending, when)
+                self._advance(number, pending, when, may_stamp=may_stamp)
                 if pending.state == "waiting" or pending.told is not None:
                     self._moving.add(number)
                 else:
@@ -172,7 +171,7 @@ class Submissions(Struct):
         self._moving.add(number)
         self._ends_at = min(self._ends_at, pending.expires)
 
-    def _advance(self, number: int, pending: _Pending, when: Instant) -> None:
+    def _advance(self, number: int, pending: _Pending, when: Instant, *, may_stamp: bool) -> None:
         if pending.told is not None:
             if self.context.state.index >= pending.told.index or when.mono >= min(pending.retry_at, pending.expires):
                 self._answer(number, pending.told)
@@ -185,7 +184,7 @@ class Submissions(Struct):
         if number not in self._pending or pending.state != "waiting" or when.mono < pending.retry_at:
             return
         if self.context.leads:
-            if self._may_stamp:
+            if may_stamp:
                 self._admit(number, pending, when)
         elif pending.stays:
             if not self.context.raft.is_leader:
