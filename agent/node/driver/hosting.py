@@ -46,7 +46,6 @@ from agent.runtime.protocol import Counters, KeepsVolumes, LoadsImages, RawLine,
 
 SWEEP_INTERVAL_S = 5.0  # a lost hint is made good within this; an observation costs a few milliseconds
 COMPOSE_AFTER_S = 1.0  # people wait for starts, and nobody for the file of what was started
-APPLIED_WITHIN_S = 0.05  # that an entry changes nothing here is told with what comes of it: mostly an errand
 RESOURCES_INTERVAL_S = 10.0  # load and free disk are only shown
 ENGINE_TIMEOUT_S = 20.0  # an engine that takes longer to list its workloads hangs, and others must not wait for it
 LOG_RUN_INTERVAL_S = 0.2  # while somebody follows a replica between two of its runs; nobody reads faster
@@ -92,7 +91,6 @@ class Hosting:
         self._sweep_at = 0.0
         self._resources_at = 0.0
         self._compose_from = self._compose_by = 0.0
-        self._soon: asyncio.TimerHandle | None = None
         self._tidied: dict[RuntimeName, tuple[frozenset[str], frozenset[str]]] = {}
         self._doomed: frozenset[str] = frozenset()
         self._swept: frozenset[str] | None = None
@@ -112,7 +110,6 @@ class Hosting:
 
     async def close(self) -> None:
         """Stop looking and acting. Workloads keep running."""
-        self._forget_soon()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -130,10 +127,6 @@ class Hosting:
         """What this host has to run from now on."""
         desired = wanted.desired
         self._applied = wanted.applied
-        if desired == self._desired:
-            if self._soon is None:
-                self._soon = asyncio.get_running_loop().call_later(APPLIED_WITHIN_S, self._wake.set)
-            return
         now = time.monotonic()
         before = self._desired.specs if self._desired is not None else ()
         begins = {(spec.key, spec.hash) for spec in desired.specs} - {(spec.key, spec.hash) for spec in before}
@@ -237,7 +230,6 @@ class Hosting:
     async def _run(self) -> None:
         while True:
             self._wake.clear()
-            self._forget_soon()
             now = time.monotonic()
             if now >= self._sweep_at:
                 self._dirty |= self._runtimes.keys()
@@ -252,11 +244,6 @@ class Hosting:
             self._publish()
             await self._tidy()
             await self._pause()
-
-    def _forget_soon(self) -> None:
-        if self._soon is not None:
-            self._soon.cancel()
-            self._soon = None
 
     async def _keep_compose(self, now: float) -> None:
         """Behind the starts that it describes, which people wait for; a pull holds it up no longer than a sweep."""
