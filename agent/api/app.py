@@ -182,7 +182,7 @@ def _problems(
             return problem_response(http_problem(error, request), headers)
         except (ConnectionError, TimeoutError):
             raise
-        except Exception as error:
+        except Exception as error:  # a defect in one handler is told and logged, and others go on
             logger.error("%s %s failed", request.method, _endpoint_name(request), exc_info=error)
             if isinstance(error, errors.InvariantBroken):
                 fatal(error)
