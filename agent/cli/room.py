@@ -23,9 +23,15 @@ def is_for_want_of_room(error: Exception) -> bool:
     return isinstance(error, DiskFull) or (isinstance(error, OSError) and is_full(error))
 
 
-def wait_for_room(error: Exception, directory: Path, waiting: Callable[[], None]) -> None:
-    """Say what is full, once, and return when there is room in `directory`; `waiting` is called about once a second."""
-    what = f"{error.where}: {error.what}" if isinstance(error, DiskFull) else str(error)
+def wait_for_room(error: Exception, data_dir: Path, waiting: Callable[[], None]) -> None:
+    """Say what is full, once, and return when there is room; `waiting` is called about once a second.
+
+    A part of `data_dir` may have a disk of its own: room is looked for where there was none.
+    """
+    what, directory = str(error), data_dir
+    if isinstance(error, DiskFull):
+        what, where = f"{error.where}: {error.what}", Path(error.where)
+        directory = next(path for path in (where, *where.parents) if path.is_dir())
     room = f"{ROOM_BYTES // 2**20} MiB in {directory}"
     logger.error("%s. %s It takes no part until there are %s, and then goes on by itself.", what, ROOM_FIX, room)
     pause_until = time.monotonic() + PAUSE_S

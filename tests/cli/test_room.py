@@ -50,6 +50,23 @@ def test_it_rests_in_between_where_the_look_says_that_there_is_room(
     assert signs
 
 
+@pytest.mark.parametrize("where", ["audit", "audit/1/not yet", "audit/segment"])
+def test_it_waits_for_room_where_there_was_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    """The audit segments, say, may have a disk of their own."""
+    monkeypatch.setattr(room, "PAUSE_S", 0.0)
+    monkeypatch.setattr(room, "ROOM_BYTES", 0)
+    audit = tmp_path / "audit"
+    audit.mkdir()
+    (audit / "segment").touch()
+    caplog.set_level("INFO")
+    wait_for_room(DiskFull("full", where=str(tmp_path / where)), tmp_path, lambda: None)
+    said, again = (record.getMessage() for record in caplog.records)
+    assert f"MiB in {audit}, and then" in said
+    assert again == f"there is room again in {audit}"
+
+
 def test_nothing_else_is_waited_for() -> None:
     assert is_for_want_of_room(FULL)
     assert is_for_want_of_room(OSError(errno.ENOSPC, "no space"))
