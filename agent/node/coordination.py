@@ -103,14 +103,14 @@ class Coordination:
 
     def member_changed(self, change: MemberChanged, when: Instant) -> None:
         """SWIM sees a host differently now: advice."""
-        self._attention.hosts = True
         if self.context.raft.is_leader:
+            self._attention.hosts = True
             tell_host(self.chronicle, self.context, change, when)
 
     def applied(self, applied: Applied, when: Instant) -> None:
         """The ledger moved on."""
-        self._attention.applied(applied)
         if self.context.raft.is_leader:
+            self._attention.applied(applied)
             tell_applied(self.chronicle, self.context, applied, when)
 
     def pump(self, when: Instant) -> None:
