@@ -112,10 +112,14 @@ def until_it_runs(verb: str) -> None:
         raise Failure(f"the agent doesn't start: {last_words()}", fix=f"`journalctl -u {layout.UNIT}` says more.")
 
 
-def enable(staging: tree.Staging, *options: str) -> None:
-    """A boot leads to it from now on, so what came has to be on the disk. Raises Failure."""
+def enable(staging: tree.Staging, *, reload: bool = True) -> None:
+    """A boot leads to it from now on, so what came has to be on the disk. Raises Failure.
+
+    `reload`: systemd reads its units anew, for a tenth of a second of a processor. Boots go by the files, and systemd
+    says `enabled` without it too, unless it was asked how this unit is since the start.
+    """
     staging.settle()
-    must(["systemctl", "enable", "--quiet", *options, layout.UNIT])
+    must(["systemctl", "enable", "--quiet", *([] if reload else ["--no-reload"]), layout.UNIT])
 
 
 def load_unit(state: dict[str, Any]) -> None:

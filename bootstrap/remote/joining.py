@@ -15,12 +15,11 @@ from typing import Any
 from bootstrap.remote import layout, tree
 from bootstrap.remote.install import enable, last_words, load_unit, until_it_runs
 from bootstrap.remote.probe import unit_state
-from bootstrap.remote.system import hold, leave, must, run
+from bootstrap.remote.system import hold, must, run
 from bootstrap.remote.wire import Failure
 
 IDENTITY_TIMEOUT_S = 60.0  # a quarter of a second on an idle machine
 ROUND_S = 0.02  # between two looks for the agent's socket
-RELOAD_AFTER_S = 1.0  # a tenth of a second of a processor, for which nobody waits then: a boot goes by the files
 LOOK_S = 1.0  # between two looks at how its unit is, while the socket isn't there
 MAX_ANSWER_BYTES = 65_536
 
@@ -31,7 +30,7 @@ class Joining:
     def __init__(self) -> None:
         self.granted = False
         self._started = False  # by us, and not granted yet
-        self._enabled = False  # in the files, which systemd hasn't read yet
+        self._looked = False  # so that systemd has read that the unit isn't enabled, and goes on saying so
         self._agent: socket.socket | None = None
         self._lock: int | None = None
 
@@ -56,8 +55,7 @@ class Joining:
     def start(self, staging: tree.Staging) -> dict[str, Any]:
         """Wait until the agent that has its grant runs, and enable it; as `install.start`. Raises Failure."""
         until_it_runs("start")
-        enable(staging, "--no-reload")
-        self._enabled = True
+        enable(staging, reload=self._looked)
         return {"did": True, "ended": ""}
 
     def end(self) -> None:
@@ -68,9 +66,6 @@ class Joining:
         if self._started:
             run(["systemctl", "stop", layout.UNIT])
             self._started = False
-        if self._enabled:
-            leave(["sh", "-c", f"sleep {RELOAD_AFTER_S:g}; exec systemctl daemon-reload"])
-            self._enabled = False
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -106,6 +101,7 @@ class Joining:
                 return link
             if time.monotonic() > look:
                 look += LOOK_S
+                self._looked = True
                 if unit_state()["restarts"] or time.monotonic() > deadline:
                     what = f"the agent doesn't start: {last_words()}"
                     raise Failure(what, fix=f"`journalctl -u {layout.UNIT}` says more.")

@@ -19,8 +19,6 @@ JOINING = RUN + "/joining.sock"
 LOCK = "/run/muster-bootstrap.lock"
 UNIT = "muster-agent.service"
 UNIT_FILE = "/etc/systemd/system/" + UNIT
-WANTED = "/etc/systemd/system/multi-user.target.wants/" + UNIT
-"""Where the unit is enabled, as it says itself."""
 GROUP = "muster"
 
 MANIFEST = "MANIFEST"

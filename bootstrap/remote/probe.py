@@ -83,12 +83,10 @@ def unit_state() -> dict[str, Any]:
     if output.code != 0 or not values.get("ActiveState"):
         what = f"systemd doesn't say how the agent is: {output.said or 'no answer'}"
         raise Failure(what, fix="`systemctl status` there says more; then run this again.")
-    enabled, restarts = values.get("UnitFileState", ""), values.get("NRestarts", "")
-    if enabled == "disabled" and os.path.islink(layout.WANTED):  # since it last read its units
-        enabled = "enabled"
+    restarts = values.get("NRestarts", "")
     return {
         "active": values["ActiveState"],
-        "enabled": enabled,
+        "enabled": values.get("UnitFileState", ""),
         "stale": values.get("NeedDaemonReload") == "yes",
         "restarts": int(restarts) if restarts.isdecimal() else 0,
     }

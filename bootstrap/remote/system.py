@@ -9,7 +9,7 @@ import os
 import stat
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from bootstrap.remote import layout
@@ -78,20 +78,6 @@ def run(
         process.communicate()
         return Output(-2, "", f"{shown(argv)} did not end within {timeout_s:g} s")
     return Output(process.returncode, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
-
-
-def leave(argv: Sequence[str]) -> None:
-    """Start it, and wait for nothing: it goes on when the operator is gone. One that isn't there is let be."""
-    with suppress(OSError):
-        subprocess.Popen(
-            list(argv),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=ENVIRONMENT,
-            cwd="/",
-            start_new_session=True,  # sudo ends what is left in its own
-        )
 
 
 def must(argv: Sequence[str], data: bytes | None = None, timeout_s: float = QUICK_TIMEOUT_S, fix: str = "") -> str:

@@ -164,6 +164,8 @@ def test_three_hosts_become_a_cluster_though_a_fourth_is_not_there(desk: Desk) -
     assert found["quorum"] == {"voters": 3, "reachable": 3, "tolerates": 1}
     labels = {host["name"]: host["labels"] for host in found["hosts"]}
     assert (labels["n1"], labels["n3"]) == ({"region": "eu"}, {"zone": "b"})
+    asked = ("systemctl", "show", "-p", "UnitFileState", "-p", "NeedDaemonReload", "muster-agent")
+    assert set(on(desk, "n1", *asked).split()) == {"UnitFileState=enabled", "NeedDaemonReload=no"}
 
 
 def test_again_changes_nothing(desk: Desk) -> None:

@@ -23,24 +23,36 @@ ASK = {"name": "n1", "address": "192.0.2.7"}
 
 
 class Systemd:
-    """It starts the agent of this directory; `said` are the commands it got. `fails`: how often it ends at once."""
+    """It starts the agent of this directory; `said` are the commands it got. `fails`: how often it ends at once.
+
+    `slow`: the agent comes up when somebody asks how its unit is.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.said: list[str] = []
         self.state: dict[str, Any] = {"active": "inactive", "enabled": "", "stale": False, "restarts": 0}
-        self.starts, self.fails = True, 0
+        self.starts, self.fails, self.slow = True, 0, False
         config = Config(data_dir=str(directory / "data"), run_dir=str(directory / "run"))
         self._agent = threading.Thread(target=wait_for_identity, args=(config, lambda: None), daemon=True)
 
     def run(self, argv: Sequence[str], *_: object, **_named: object) -> system.Output:
         self.said.append(" ".join(argv))
-        if "start" in argv and self.starts and self._agent.ident is None:
-            self._agent.start()
+        if "start" in argv and not self.slow:
+            self._up()
         if "start" in argv:
             self.state["restarts"] += self.fails
         if "reset-failed" in argv:
             self.state["restarts"] = 0
         return system.Output(0, '{"id": "by command"}', "")
+
+    def asked(self) -> dict[str, Any]:
+        if self.slow and self.said:
+            self._up()
+        return self.state
+
+    def _up(self) -> None:
+        if self.starts and self._agent.ident is None:
+            self._agent.start()
 
     def must(self, argv: Sequence[str]) -> str:
         return self.run(argv).out
@@ -60,9 +72,8 @@ def systemd(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     for module in (install, joining):
         monkeypatch.setattr(module, "run", played.run)
         monkeypatch.setattr(module, "must", played.must)
-    monkeypatch.setattr(joining, "leave", played.run)
     monkeypatch.setattr(joining, "load_unit", lambda _state: None)
-    monkeypatch.setattr(joining, "unit_state", lambda: played.state)
+    monkeypatch.setattr(joining, "unit_state", played.asked)
     monkeypatch.setattr(joining, "last_words", lambda: "no module named agent")
     return played
 
@@ -86,16 +97,21 @@ def test_the_agent_that_waits_makes_the_keys_takes_the_grant_and_stays(systemd: 
     assert "systemctl stop muster-agent.service" not in systemd.said
 
 
-def test_it_is_enabled_once_it_runs_and_systemd_reads_that_when_the_operator_is_gone(systemd: Systemd) -> None:
+@pytest.mark.parametrize(("slow", "options"), [(False, ["--no-reload"]), (True, [])])
+def test_it_is_enabled_once_it_runs_and_systemd_reads_its_units_anew_only_if_it_was_asked_meanwhile(
+    systemd: Systemd, monkeypatch: pytest.MonkeyPatch, slow: bool, options: list[str]
+) -> None:
+    if slow:
+        monkeypatch.setattr(joining, "LOOK_S", 0.0)
+        systemd.slow = True
     newcomer = Joining()
     newcomer.accept(grant_for(newcomer.request(ASK)))
     del systemd.said[:]
     assert newcomer.start(tree.Staging()) == {"did": True, "ended": ""}
-    assert [said.split()[1] for said in systemd.said] == ["start", "enable"]
-    assert "--no-reload" in systemd.said[1].split()
+    enabling = " ".join(["systemctl", "enable", "--quiet", *options, "muster-agent.service"])
+    assert systemd.said == ["systemctl start muster-agent.service", enabling]
     newcomer.end()
-    newcomer.end()
-    assert [said.rpartition(" ")[2] for said in systemd.said[2:]] == ["daemon-reload"]
+    assert systemd.said[-1] == enabling
 
 
 def test_an_agent_that_does_not_run_after_all_is_not_enabled(systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:

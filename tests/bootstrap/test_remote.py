@@ -511,17 +511,6 @@ def test_a_unit_is_as_systemd_says(monkeypatch: pytest.MonkeyPatch) -> None:
     assert probe.unit_state() == {"active": "activating", "enabled": "enabled", "stale": False, "restarts": 0}
 
 
-def test_a_unit_is_enabled_where_a_boot_finds_it_also_before_systemd_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(layout, "WANTED", str(tmp_path / "wanted"))
-    (tmp_path / "wanted").symlink_to("/etc/systemd/system/muster-agent.service")
-    say(monkeypatch, system.Output(0, "UnitFileState=disabled\nActiveState=active\n", ""))
-    assert probe.unit_state()["enabled"] == "enabled"
-    say(monkeypatch, system.Output(0, "UnitFileState=masked\nActiveState=active\n", ""))
-    assert probe.unit_state()["enabled"] == "masked"
-
-
 @pytest.mark.parametrize("code", [1, -1, -2, 0])
 def test_a_systemd_that_says_nothing_is_not_an_agent_that_does_not_run(
     monkeypatch: pytest.MonkeyPatch, code: int
