@@ -101,9 +101,8 @@ def test_the_agent_that_waits_makes_the_keys_takes_the_grant_and_stays(systemd: 
 def test_it_is_enabled_once_it_runs_and_systemd_reads_its_units_anew_only_if_it_was_asked_meanwhile(
     systemd: Systemd, monkeypatch: pytest.MonkeyPatch, slow: bool, options: list[str]
 ) -> None:
-    if slow:
-        monkeypatch.setattr(joining, "LOOK_S", 0.0)
-        systemd.slow = True
+    monkeypatch.setattr(joining, "LOOK_S", 0.0 if slow else TIMEOUT_S)
+    systemd.slow = slow
     newcomer = Joining()
     newcomer.accept(grant_for(newcomer.request(ASK)))
     del systemd.said[:]
