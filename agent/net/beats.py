@@ -21,7 +21,7 @@ from agent.raft.messages import Heartbeat, HeartbeatResponse
 
 Beat = Heartbeat | HeartbeatResponse
 
-# The newest answer proves for so many heartbeats' time that datagrams pass: until the next one is sent, a little late.
+# An answered heartbeat proves for so many heartbeats' time that datagrams pass: until the next one, sent a little late.
 # With one more at risk a follower would wait within 50 ms of its patience (agent.raft.config); busy hosts are later.
 PROVED_BEATS: Final = 1.5
 
@@ -38,11 +38,16 @@ class Ways(Struct, frozen=True):
 
 
 class _Path(Struct):
-    """With one peer. `link_round`, `datagram_round`: (term, round) of its newest heartbeat that came each way."""
+    """With one peer. `link_round`, `datagram_round`: (term, round) of its newest heartbeat that came each way.
+
+    `tried_round`: of our newest one that went by datagram, at `tried_at`. `answered_at`: when the newest one was sent
+    that was answered so before the next: in a queue, as in a flood, answers come late, and datagrams may have stopped.
+    """
 
     answered_at: float = -math.inf
     trying_since: float = -math.inf
     tried_at: float = -math.inf
+    tried_round: tuple[int, int] | None = None
     link_round: tuple[int, int] | None = None
     datagram_round: tuple[int, int] | None = None
 
@@ -62,30 +67,32 @@ class Beats:
         """The link is gone."""
         self._paths.pop(peer, None)
 
-    def came(self, peer: AgentId, beat: Beat, now: float, *, by_datagram: bool) -> None:
+    def came(self, peer: AgentId, beat: Beat, *, by_datagram: bool) -> None:
         """One of the peer's has come."""
         path = self._paths.get(peer)
         if path is None:
             return
+        this = (beat.term, beat.round)
         if isinstance(beat, HeartbeatResponse):
-            path.answered_at = now if by_datagram else path.answered_at
+            if by_datagram and this == path.tried_round:
+                path.answered_at = path.tried_at
         elif by_datagram:
-            path.datagram_round = (beat.term, beat.round)
+            path.datagram_round = this
         else:
-            path.link_round = (beat.term, beat.round)
+            path.link_round = this
 
     def ways(self, peer: AgentId, beat: Beat, now: float) -> Ways:
         """How to send this one."""
         path = self._paths.get(peer)
         if path is None:
             return Ways(link=True, datagram=False)
+        this = (beat.term, beat.round)
         if isinstance(beat, HeartbeatResponse):
-            this = (beat.term, beat.round)
             by_datagram = path.datagram_round == this
             return Ways(link=not by_datagram or path.link_round == this, datagram=by_datagram)
         proved = now - path.answered_at <= self._proved_s
         hopeful = now - max(path.answered_at, path.trying_since) < TRIES_S
         tried = proved or hopeful or now - path.tried_at >= RETRY_S
         if tried:
-            path.tried_at = now
+            path.tried_at, path.tried_round = now, this
         return Ways(link=not proved, datagram=tried)

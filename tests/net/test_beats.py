@@ -36,7 +36,7 @@ class Pair:
         ways = self.leader.ways("peer", heartbeat, self.now)
         came = [by_datagram for by_datagram, sent in ((True, ways.datagram and there), (False, ways.link)) if sent]
         for by_datagram in came:
-            self.follower.came("peer", heartbeat, self.now, by_datagram=by_datagram)
+            self.follower.came("peer", heartbeat, by_datagram=by_datagram)
             self.heard.append(self.now)
             self._answer(back)
         return ways
@@ -46,7 +46,7 @@ class Pair:
         ways = self.follower.ways("peer", answer, self.now)
         for by_datagram, arrived in ((True, ways.datagram and back), (False, ways.link)):
             if arrived:
-                self.leader.came("peer", answer, self.now, by_datagram=by_datagram)
+                self.leader.came("peer", answer, by_datagram=by_datagram)
                 self.answers += 1
 
 
@@ -60,7 +60,8 @@ def test_when_datagrams_stop_the_link_carries_the_next_before_anybody_loses_pati
     preset: RaftTiming = getattr(RaftTiming, timing)()
     beats, answered_at = Beats(preset.heartbeat_s), 100.0
     beats.linked("peer", 0.0)
-    beats.came("peer", HeartbeatResponse(term=1, round=1), answered_at, by_datagram=True)
+    assert beats.ways("peer", Heartbeat(term=1, commit=0, round=0), answered_at).datagram
+    beats.came("peer", HeartbeatResponse(term=1, round=0), by_datagram=True)
     missed = 1
     while not beats.ways(
         "peer", Heartbeat(term=1, commit=0, round=missed), answered_at + missed * preset.heartbeat_s
@@ -87,7 +88,7 @@ def test_a_peer_that_takes_none_gets_none() -> None:
     beats = Beats(BEAT_S)
     heartbeat = Heartbeat(term=1, commit=0, round=1)
     assert beats.ways("peer", heartbeat, 0.0) == LINK
-    beats.came("peer", heartbeat, 0.0, by_datagram=True)  # from before its link went down
+    beats.came("peer", heartbeat, by_datagram=True)  # from before its link went down
     assert beats.ways("peer", HeartbeatResponse(term=1, round=1), 0.0) == LINK
 
 
@@ -102,8 +103,25 @@ def test_a_new_link_has_to_be_proved_anew() -> None:
 def test_an_answer_that_came_over_the_link_proves_nothing() -> None:
     beats = Beats(BEAT_S)
     beats.linked("peer", 0.0)
-    beats.came("peer", HeartbeatResponse(term=1, round=1), 0.0, by_datagram=False)
+    beats.ways("peer", Heartbeat(term=1, commit=0, round=1), 0.0)
+    beats.came("peer", HeartbeatResponse(term=1, round=1), by_datagram=False)
     assert beats.ways("peer", Heartbeat(term=1, commit=0, round=2), 0.0).link
+
+
+@pytest.mark.parametrize("late_s", [0.9 * BEAT_S, 2.2 * BEAT_S])
+def test_answers_that_come_late_put_no_second_heartbeat_at_risk(late_s: float) -> None:
+    """A queue of datagrams delays them, in a flood say; when they stop, the last answers still come."""
+    leader, rounds = Beats(BEAT_S), range(1, 9)
+    leader.linked("peer", 0.0)
+    answers = [(number * BEAT_S + late_s, number) for number in rounds if number <= 4]
+    ways = []
+    for number in rounds:
+        now = number * BEAT_S
+        while answers and answers[0][0] <= now:
+            _, answered = answers.pop(0)
+            leader.came("peer", HeartbeatResponse(term=1, round=answered), by_datagram=True)
+        ways.append(leader.ways("peer", Heartbeat(term=1, commit=0, round=number), now))
+    assert ways[5:] == [BOTH] * 3
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=10, max_size=200))

@@ -197,7 +197,7 @@ class Network:
     def frame(self, peer: AgentId, frame: Frame) -> None:
         """A frame; `Alive` too, since hearing it is the news."""
         if isinstance(frame, RaftFrame) and isinstance(frame.message, Beat):
-            self._beats.came(peer, frame.message, self._loop.time(), by_datagram=False)
+            self._beats.came(peer, frame.message, by_datagram=False)
         self.inputs.frame(peer, frame)
 
     def frames_over(self) -> None:
@@ -208,7 +208,7 @@ class Network:
         if not isinstance(message, Beat):
             self.inputs.datagram(sender, message)
         elif self.links.heard(sender):
-            self._beats.came(sender, message, self._loop.time(), by_datagram=True)
+            self._beats.came(sender, message, by_datagram=True)
             self.inputs.frame(sender, RaftFrame(message=message))
             self.inputs.frames_over()
             self.links.ride_along()
