@@ -62,6 +62,7 @@ from agent.node.messages import (
     TakenFrame,
     Unheard,
 )
+from agent.node.names import Names
 from agent.node.passing import Passing
 from agent.node.status import build_members, build_status
 from agent.node.submissions import Submissions
@@ -120,10 +121,10 @@ class NodeCore:
         self.submissions = Submissions(self.context)
         self.chronicle = Chronicle(self.context)
         self._consensus = Consensus(self.context, self.chronicle, self._drop, Lives.of(boot.lives), settings.sign)
-        self._disk = Disk(self.context, self._consensus.lives, boot.commit)
+        self._disk = Disk(self.context, self._consensus.lives, Names.of(boot.names), boot.commit)
         self._inquiries = Inquiries(self.context, self.status)
         self._followers = Followers(self.context, machine.chains.at)
-        self._vouching = Vouching(self.context, self.chronicle, machine.vouches_for)
+        self._vouching = Vouching(self.context, self.chronicle, machine.vouches_for, self._disk.names)
         self.coordination = Coordination(self.context, self.chronicle)
         max_bytes, tell, reached = settings.limits.snapshot_bytes, self.coordination.report, self.coordination.reached
         self._following = Following(self.context, self._vouching, self.chronicle, max_bytes, reached)

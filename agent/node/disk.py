@@ -10,6 +10,7 @@ from agent.node.context import Context
 from agent.node.effects import Store
 from agent.node.instant import Instant
 from agent.node.lives import Lives
+from agent.node.names import Names
 from agent.raft import Persist, Ready
 
 # What no write of consensus carried along is kept on its own after this long: the commit index, since a host that wakes
@@ -22,6 +23,7 @@ class Disk(Struct):
 
     context: Context
     lives: Lives
+    names: Names
     kept_commit: int
     ready: Ready | None = None
     settle_at: float = float("inf")
@@ -34,9 +36,12 @@ class Disk(Struct):
         """What `ready` has to have kept before the rest of it."""
         self.ready = ready
         self.kept_commit = max(self.kept_commit, persist.commit or 0)
-        if self.lives.changed:
-            persist = replace(persist, lives=self.lives.take())
-        self.context.emit(Store(persist=persist, verified_through=verified_through))
+        self.context.emit(Store(persist=self._with_rest(persist), verified_through=verified_through))
+
+    def _with_rest(self, persist: Persist) -> Persist:
+        if self.lives.changed or self.names.changed:
+            return replace(persist, lives=self.lives.take(), names=self.names.take())
+        return persist
 
     def stored(self) -> Ready:
         """It is kept. Raises InvariantBroken when there was nothing."""
@@ -54,5 +59,5 @@ class Disk(Struct):
             self.settle_at = when.mono + SETTLES_S
         elif when.mono >= self.settle_at and self.ready is None:
             self.kept_commit, self.settle_at = commit, float("inf")
-            persist = Persist(commit=commit, lives=self.lives.take())
+            persist = self._with_rest(Persist(commit=commit))
             self.context.emit(Store(persist=persist, verified_through=verified_through, settles=False))

@@ -19,10 +19,10 @@ from agent.node.chronicle import Chronicle
 from agent.node.context import Context
 from agent.node.instant import Instant
 from agent.node.messages import Frame, GetSnapshotName, Reply, ReplyFrame, SnapshotNameIs
+from agent.node.names import Name, Names
 from agent.raft import Configuration, Snapshot
 from agent.raft.quorum import majority_of_others
 
-KEPT_NAMES = 16  # of the newest snapshots: one may be on its way for as long as it takes to make that many more
 ASK_AGAIN_S = 0.25  # a voter that hasn't got there yet has applied some entries more by then
 ANSWER_S = 4 * ASK_AGAIN_S  # a question may be lost, e.g. where nobody knows us yet: then it is asked anew
 SILENT_S = 2.0  # a voter that doesn't answer for so long is gone: a broken link is noticed within it (agent.net.links)
@@ -30,7 +30,6 @@ SILENT_S = 2.0  # a voter that doesn't answer for so long is gone: a broken link
 # Voters of a snapshot whose majority counts: of fewer, one that lies could be it.
 LEAST_OFFERED = 3
 
-Name = Digest | Literal[""]
 Decided = Callable[[Snapshot, bool | None, Instant], None]
 """(snapshot, whether it is sound, when); None: it is judged no more, and may be offered again."""
 
@@ -63,8 +62,8 @@ def is_vouched_for(
     snapshot's own voters, at least three, does too: those that we know may have been replaced, and be behind as we are.
 
     Who goes on to answer "" is never taken for gone: while the voters are there, a minority mustn't decide, and of one
-    that lies at an entry where nobody takes snapshots all the others say that for ever. It would also never be needed:
-    a majority has applied what is committed, and after a restart its names are those since the snapshot on its disk.
+    that lies at an entry where nobody takes snapshots all the others say that for ever. It is also never needed: a
+    majority has applied what is committed, and remembers its snapshots.
     """
     others, wanted = set(voters) - {me}, majority_of_others(voters, me)
     same = {agent for agent, has in told.items() if has == name}
@@ -106,14 +105,14 @@ class _Case(Struct):
 class Vouching(Struct):
     """`proves`: whether a snapshot's signatures hold. Of each source one is judged, the one offered last.
 
-    `_names`: by index, of our own newest snapshots. `_silent_since`: the voters that were asked and haven't answered
-    since; a leader may have a newer snapshot before that wait is over, so it goes on from one to the next.
+    `names`: of our own newest snapshots. `_silent_since`: the voters that were asked and haven't answered since; a
+    leader may have a newer snapshot before that wait is over, so it goes on from one to the next.
     """
 
     context: Context
     chronicle: Chronicle
     proves: Callable[[Snapshot], bool]
-    _names: dict[int, Digest] = field(default_factory=dict)
+    names: Names = field(default_factory=Names)
     _cases: dict[Source, _Case] = field(default_factory=dict)
     _silent_since: dict[AgentId, float] = field(default_factory=dict)
 
@@ -126,21 +125,16 @@ class Vouching(Struct):
         raft = self.context.raft
         term = raft.term_at(index)
         if term is not None:
-            self._keep(index, name_of(index, term, raft.configuration_at(index), data_digest))
+            self.names.note(index, name_of(index, term, raft.configuration_at(index), data_digest))
 
     def installed(self, snapshot: Snapshot) -> None:
         """It is ours now."""
-        self._keep(snapshot.index, _name(snapshot))
-
-    def _keep(self, index: int, name: Digest) -> None:
-        self._names[index] = name
-        for older in sorted(self._names)[:-KEPT_NAMES]:
-            del self._names[older]
+        self.names.note(snapshot.index, _name(snapshot))
 
     def serve(self, peer: AgentId, call: int, request: GetSnapshotName) -> None:
         """A peer asks what we have there. Who is fenced has forgotten that, and is silent as if it were gone."""
         if not self.context.raft.fenced:
-            self.context.reply(peer, call, SnapshotNameIs(name=self._names.get(request.index, "")))
+            self.context.reply(peer, call, SnapshotNameIs(name=self.names.at(request.index)))
 
     def hears(self, sender: AgentId, frame: Frame) -> bool:
         """Whether a frame of somebody whom our ledger doesn't name (yet) is an answer that we asked for."""

@@ -32,7 +32,17 @@ A first start: every member has the genesis entry (index 1, term 0) in its log: 
 
 from agent.raft.config import RaftLimits, RaftTiming
 from agent.raft.core import Raft
-from agent.raft.entry import MAX_ENTRY_BYTES, Boot, Configuration, Entry, EntryKind, HardState, Life, Snapshot
+from agent.raft.entry import (
+    MAX_ENTRY_BYTES,
+    Boot,
+    Configuration,
+    Entry,
+    EntryKind,
+    HardState,
+    Life,
+    Snapshot,
+    SnapshotName,
+)
 from agent.raft.errors import (
     Compacted,
     ConfigurationRefused,
@@ -74,6 +84,7 @@ __all__ = [
     "Ready",
     "Role",
     "Snapshot",
+    "SnapshotName",
     "SoftState",
     "TransferRefused",
     "decode_message",

@@ -123,12 +123,20 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     went_back: bool = False
 
 
+class SnapshotName(msgspec.Struct, frozen=True):
+    """What a snapshot that this member had at `index` is called: the state machine's own affair, as its data is."""
+
+    index: Index
+    name: str
+
+
 class Boot(msgspec.Struct, frozen=True, kw_only=True):
     """What the disk held when it was opened: what a `Raft` starts from. At first that is one entry, committed.
 
     `entries` are contiguous and end at the last index; the first is at most `snapshot.index + 1`. Entries up to
     `verified_through` had their signatures checked. `starts` counts openings, this one included: it orders this
-    agent's lives without a clock. `lives`: what is remembered of the other members' disks.
+    agent's lives without a clock. `lives`: what is remembered of the other members' disks. `names`: of this member's
+    newest snapshots.
     """
 
     hard_state: HardState
@@ -138,3 +146,4 @@ class Boot(msgspec.Struct, frozen=True, kw_only=True):
     verified_through: int
     starts: int
     lives: tuple[Life, ...] = ()
+    names: tuple[SnapshotName, ...] = ()

@@ -6,7 +6,7 @@ import enum
 
 import msgspec
 
-from agent.raft.entry import Configuration, Entry, HardState, Life, Snapshot
+from agent.raft.entry import Configuration, Entry, HardState, Life, Snapshot, SnapshotName
 from agent.raft.messages import Message
 
 
@@ -31,8 +31,8 @@ class Persist(msgspec.Struct, frozen=True, kw_only=True):
 
     `snapshot`: keep it instead of the one before. `truncate_from`: delete entries from this index on (0: all).
     `entries`: write them. `compact_to`: entries up to and including this index may go, now or later.
-    `commit`: keep it along; it never comes alone, since a stale one is harmless. `lives`: keep these instead of those
-    before; a driver adds them, no `Raft` does.
+    `commit`: keep it along; it never comes alone, since a stale one is harmless. `lives`, `names`: keep these instead
+    of those before; a driver adds them, no `Raft` does.
     """
 
     hard_state: HardState | None = None
@@ -42,6 +42,7 @@ class Persist(msgspec.Struct, frozen=True, kw_only=True):
     compact_to: int | None = None
     commit: int | None = None
     lives: tuple[Life, ...] | None = None
+    names: tuple[SnapshotName, ...] | None = None
 
 
 class ReadState(msgspec.Struct, frozen=True):

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from agent.errors import DiskFull, InvariantBroken, StorageError
-from agent.raft import Boot, Configuration, Entry, EntryKind, HardState, Life, Persist, Snapshot
+from agent.raft import Boot, Configuration, Entry, EntryKind, HardState, Life, Persist, Snapshot, SnapshotName
 from agent.storage.files import ANEW_FIX, ROOM_FIX, refused, sync_directory
 
 APPLICATION_ID = 0x6D757374  # "must": `file ledger.db` and we ourselves know it from any other database
@@ -43,6 +43,7 @@ _STEPS = (
         "CREATE TABLE lives (agent TEXT PRIMARY KEY, starts INTEGER NOT NULL, boot INTEGER NOT NULL,"
         " up_to INTEGER NOT NULL, word BLOB NOT NULL, went_back INTEGER NOT NULL, crc INTEGER NOT NULL) STRICT",
     ),
+    ("CREATE TABLE names (idx INTEGER PRIMARY KEY, name TEXT NOT NULL, crc INTEGER NOT NULL) STRICT",),
 )
 SCHEMA_VERSION = len(_STEPS)
 
@@ -257,6 +258,7 @@ class LedgerFile:
             verified_through=state.verified,
             starts=state.starts,
             lives=tuple(self._read_lives()),
+            names=tuple(self._read_names()),
         )
 
     def _read_snapshot(self) -> Snapshot | None:
@@ -286,6 +288,12 @@ class LedgerFile:
                 )
             agent, starts, boot, up_to, word, went_back = values
             yield Life(agent=agent, starts=starts, boot=boot, up_to=up_to, word=word, went_back=bool(went_back))
+
+    def _read_names(self) -> Iterable[SnapshotName]:
+        for index, name, crc in self._db.execute("SELECT idx, name, crc FROM names ORDER BY idx"):
+            if _crc(index, name) != crc:
+                raise self._refusal(f"the ledger is damaged: the name of snapshot {index} doesn't match its checksum")
+            yield SnapshotName(index, name)
 
     def _check_log(self, snapshot: Snapshot | None, entries: tuple[Entry, ...]) -> None:
         before, term = (snapshot.index, snapshot.term) if snapshot else (0, 0)
@@ -323,6 +331,8 @@ class LedgerFile:
             raise InvariantBroken(f"commit {state.commit_index} beyond the last entry {state.last_index}")
         if persist.lives is not None:
             self._remember(persist.lives)
+        if persist.names is not None:
+            self._keep_names(persist.names)
 
     def _begin(self, snapshot: Snapshot) -> None:
         state = self._state
@@ -330,6 +340,7 @@ class LedgerFile:
             state.term, state.vote = snapshot.term, None
         self._db.execute("DELETE FROM entries")
         self._remember(())
+        self._keep_names(())
         self._shrunk = True
         state.last_index = state.commit_index = 0
         self._keep_snapshot(snapshot)
@@ -372,6 +383,13 @@ class LedgerFile:
         self._db.executemany(
             "INSERT INTO lives (agent, starts, boot, up_to, word, went_back, crc) VALUES (?, ?, ?, ?, ?, ?, ?)",
             ((*row, _crc(*row)) for row in rows),
+        )
+
+    def _keep_names(self, names: Sequence[SnapshotName]) -> None:
+        self._db.execute("DELETE FROM names")
+        self._db.executemany(
+            "INSERT INTO names (idx, name, crc) VALUES (?, ?, ?)",
+            ((each.index, each.name, _crc(each.index, each.name)) for each in names),
         )
 
     def _compact(self, index: int) -> None:

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from agent.model.instruction import Scale
+from agent.node.disk import SETTLES_S
 from agent.node.followers import WINDOW_PARTS
 from agent.node.instant import Instant
 from agent.node.messages import CallFrame, Frame, GetSnapshotName, Ledger, RaftFrame, ReplyFrame, SnapshotNameIs
+from agent.node.names import KEPT_NAMES
 from agent.node.subscriptions import RETRY_S
-from agent.node.vouching import ANSWER_S, ASK_AGAIN_S, KEPT_NAMES, SILENT_S, Source, Vouching, is_vouched_for
+from agent.node.vouching import ANSWER_S, ASK_AGAIN_S, SILENT_S, Source, Vouching, is_vouched_for
 from agent.raft import Configuration, Snapshot
 from agent.raft.messages import InstallSnapshot
 from agent.raft.quorum import majority
@@ -281,21 +283,22 @@ def test_what_is_committed_while_a_snapshot_is_judged_comes_behind_it() -> None:
     assert observer.up.context.state.chain == cluster.elect().up.context.state.chain
 
 
-def test_an_agent_knows_its_newest_snapshots_by_name_and_after_a_restart_the_one_on_its_disk() -> None:
+def test_an_agent_knows_its_newest_snapshots_by_name_also_after_a_restart() -> None:
     cluster = Cluster(3, compaction=OFTEN)
     node = cluster.elect()
     more = works(cluster, 3)
     for _ in range(KEPT_NAMES + 4):
         more()
-    names = node.up._vouching._names
+    names = dict(node.up._vouching.names._by_index)
     newest = node.up.context.raft.snapshot
     assert newest is not None
     assert len(names) == KEPT_NAMES
     assert max(names) == newest.index
-    assert all(other.up._vouching._names == names for other in cluster.followers)
+    assert all(other.up._vouching.names._by_index == names for other in cluster.followers)
+    cluster.run(SETTLES_S * 2)
     cluster.crash(node.name)
     cluster.start(node.name)
-    assert node.up._vouching._names == {newest.index: names[newest.index]}
+    assert node.up._vouching.names._by_index == names
 
 
 class Judge:

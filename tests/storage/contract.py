@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from agent.errors import InvariantBroken
-from agent.raft import Boot, Configuration, Entry, EntryKind, HardState, Life, Persist, Snapshot
+from agent.raft import Boot, Configuration, Entry, EntryKind, HardState, Life, Persist, Snapshot, SnapshotName
 
 GENESIS = Entry(1, 0, EntryKind.NORMAL, b"genesis")
 CONFIGURATION = Configuration.of(["a", "b", "c"])
@@ -203,12 +203,24 @@ class LogStorageContract:
         await log.write(Persist(lives=()))
         assert (await self.again(disk))[1].lives == ()
 
-    async def test_another_epoch_remembers_nobody(self, disk: Disk) -> None:
+    async def test_names_of_snapshots_survive_until_they_are_replaced(self, disk: Disk) -> None:
+        log, _ = await disk.open()
+        first = (SnapshotName(4, "four"), SnapshotName(8, "eight"))
+        await log.write(Persist(names=first))
+        await log.write(Persist(hard_state=HardState(term=1)))
+        log, boot = await self.again(disk)
+        assert boot.names == first
+        await log.write(Persist(names=first[1:]))
+        assert (await self.again(disk))[1].names == first[1:]
+
+    async def test_another_epoch_remembers_nobody_and_no_snapshot(self, disk: Disk) -> None:
         """Its entries are counted anew, so others may rightly have fewer."""
         log, _ = await disk.open()
-        await log.write(Persist(lives=(Life(agent="b", starts=3, boot=2, up_to=40),)))
+        lives = (Life(agent="b", starts=3, boot=2, up_to=40),)
+        await log.write(Persist(lives=lives, names=(SnapshotName(3, "three"),)))
         await log.begin_epoch(snapshot_at(4, 6))
-        assert (await self.again(disk))[1].lives == ()
+        _, boot = await self.again(disk)
+        assert (boot.lives, boot.names) == ((), ())
 
     async def test_another_epoch_begins_with_its_snapshot_alone(self, disk: Disk) -> None:
         """Also where it is behind what was committed here: that was of the epoch before."""
@@ -244,7 +256,7 @@ class LogStorageContract:
             if rng.random() < 0.25:
                 log, boot = await self.again(disk)
                 assert (boot.hard_state, boot.snapshot, boot.commit) == (model.hard_state, model.snapshot, model.commit)
-                assert boot.lives == model.lives
+                assert (boot.lives, boot.names) == (model.lives, model.names)
                 assert list(boot.entries) == model.entries
 
 
@@ -258,6 +270,7 @@ class Model:
         self.snapshot: Snapshot | None = None
         self.commit = 1
         self.lives: tuple[Life, ...] = ()
+        self.names: tuple[SnapshotName, ...] = ()
 
     @property
     def last(self) -> int:
@@ -272,7 +285,8 @@ class Model:
         self.lives = tuple(
             Life(agent=other, starts=self.rng.randint(1, 9), up_to=self.last) for other in sorted(others)
         )
-        return replace(persist, lives=self.lives)
+        self.names = tuple(SnapshotName(self.last + more, f"{len(others)}") for more in range(len(others)))
+        return replace(persist, lives=self.lives, names=self.names)
 
     def append(self) -> Persist:
         self.hard_state = HardState(term=self.hard_state.term + self.rng.randint(0, 1), vote=self.rng.choice("abc"))

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import InvariantBroken, StorageError
-from agent.raft import Boot, Configuration, Entry, EntryKind, HardState, Life, Persist, Snapshot
+from agent.raft import Boot, Configuration, Entry, EntryKind, HardState, Life, Persist, Snapshot, SnapshotName
 from agent.storage.database import MAX_KEPT_WAL_BYTES, SCHEMA_VERSION
 from agent.storage.ledger import Ledger
 from tests.storage.contract import GENESIS, LogStorageContract, entries, snapshot_at
@@ -66,11 +66,15 @@ class TestContract(LogStorageContract):
     """agent.storage.ledger keeps the contract."""
 
 
+NAMES = (SnapshotName(3, "three"), SnapshotName(5, "five"))
+
+
 async def written(disk: SqliteDisk) -> None:
     """A ledger with a history, closed."""
     ledger, _ = await disk.open()
     await ledger.write(Persist(hard_state=HardState(term=2, vote="b"), entries=entries(2, 9), commit=9))
     await ledger.write(Persist(snapshot=snapshot_at(5), compact_to=3, lives=(Life(agent="b", starts=3, up_to=9),)))
+    await ledger.write(Persist(names=NAMES))
     await ledger.close()
 
 
@@ -104,6 +108,7 @@ def schema_of(path: Path) -> int:
         "UPDATE snapshot SET data = x'00'",
         "DELETE FROM snapshot",
         "UPDATE lives SET up_to = 8",
+        "UPDATE names SET name = 'four' WHERE idx = 5",
         "PRAGMA application_id = 1",
         "DROP TABLE entries",
     ],
@@ -149,23 +154,28 @@ async def test_a_later_schema_names_the_remedy(disk: SqliteDisk) -> None:
 
 
 async def test_a_ledger_of_the_first_schema_is_brought_on_and_goes_on(disk: SqliteDisk) -> None:
-    """It remembered nobody's disk yet."""
+    """It remembered nobody's disk yet, and no snapshot's name."""
     await written(disk)
-    await asyncio.to_thread(edit, disk.path, "DROP TABLE lives", "PRAGMA user_version = 1")
+    await asyncio.to_thread(edit, disk.path, "DROP TABLE lives", "DROP TABLE names", "PRAGMA user_version = 1")
     ledger, boot = await disk.open()
     assert (boot.hard_state, boot.commit, boot.starts) == (HardState(term=2, vote="b"), 9, 2)
-    assert (boot.snapshot, boot.entries, boot.lives) == (snapshot_at(5), entries(4, 9, 1), ())
+    assert (boot.snapshot, boot.entries, boot.lives, boot.names) == (snapshot_at(5), entries(4, 9, 1), (), ())
     kept = (Life(agent="c", starts=1, boot=1, up_to=9),)
-    await ledger.write(Persist(entries=entries(10, 10, 2), lives=kept))
+    await ledger.write(Persist(entries=entries(10, 10, 2), lives=kept, names=NAMES))
     await disk.crash()
     _, boot = await disk.open()
-    assert (boot.entries[-1].index, boot.lives) == (10, kept)
+    assert (boot.entries[-1].index, boot.lives, boot.names) == (10, kept, NAMES)
 
 
 async def test_a_ledger_of_the_first_schema_that_is_damaged_stays_as_it_is(disk: SqliteDisk) -> None:
     await written(disk)
     await asyncio.to_thread(
-        edit, disk.path, "DROP TABLE lives", "PRAGMA user_version = 1", "UPDATE state SET commit_index = 1"
+        edit,
+        disk.path,
+        "DROP TABLE lives",
+        "DROP TABLE names",
+        "PRAGMA user_version = 1",
+        "UPDATE state SET commit_index = 1",
     )
     with pytest.raises(StorageError, match="damaged"):
         await disk.open()

@@ -48,6 +48,7 @@ async def history(directory: Path, seed: int) -> list[SyncPoint]:
             verified_through=boot.verified_through,
             starts=boot.starts + 1,
             lives=model.lives,
+            names=model.names,
         )
         points.append(SyncPoint(await asyncio.to_thread(files_of, directory), wanted))
     await ledger.close()

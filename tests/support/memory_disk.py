@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from agent.errors import InvariantBroken
-from agent.raft import Boot, Entry, HardState, Life, Persist, Snapshot
+from agent.raft import Boot, Entry, HardState, Life, Persist, Snapshot, SnapshotName
 
 
 @dataclass(slots=True)
@@ -23,6 +23,7 @@ class MemoryDisk:
     verified_through: int = 0
     starts: int = 0
     lives: tuple[Life, ...] = ()
+    names: tuple[SnapshotName, ...] = ()
 
     def __post_init__(self) -> None:
         self.log[1] = self.genesis
@@ -47,6 +48,8 @@ class MemoryDisk:
         self.verified_through = max(self.verified_through, verified_through)
         if persist.lives is not None:
             self.lives = persist.lives
+        if persist.names is not None:
+            self.names = persist.names
 
     def _check(self, persist: Persist) -> None:
         cut, snapshot = persist.truncate_from, persist.snapshot or self.snapshot
@@ -66,7 +69,7 @@ class MemoryDisk:
             self.hard_state = HardState(term=snapshot.term, vote=None)
         self.log.clear()
         self.snapshot, self.commit, self.verified_through = snapshot, snapshot.index, snapshot.index
-        self.lives = ()
+        self.lives, self.names = (), ()
 
     def boot(self) -> Boot:
         """What a start reads."""
@@ -78,4 +81,5 @@ class MemoryDisk:
             verified_through=self.verified_through,
             starts=self.starts,
             lives=self.lives,
+            names=self.names,
         )
