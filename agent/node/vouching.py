@@ -63,7 +63,8 @@ def is_vouched_for(
 
     Who goes on to answer "" is never taken for gone: while the voters are there, a minority mustn't decide, and of one
     that lies at an entry where nobody takes snapshots all the others say that for ever. It is also never needed: a
-    majority has applied what is committed, and remembers its snapshots.
+    majority has applied what is committed, and remembers its snapshots; of voters that have got to different entries
+    the one behind can come to lead, and what it offers all of them have had (`RaftTiming.unbelieved_s`).
     """
     others, wanted = set(voters) - {me}, majority_of_others(voters, me)
     same = {agent for agent, has in told.items() if has == name}

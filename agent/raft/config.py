@@ -49,6 +49,11 @@ class RaftTiming(msgspec.Struct, frozen=True, kw_only=True):
     """… and at most this: a chunk that a link dropped would cost as much, so none does (agent.net.link). ≥ the time one
     takes on the slowest link, 33 s at 64 kbit/s."""
 
+    unbelieved_s: float = 4.000
+    """A leader whose whole snapshot a member can't believe for this long isn't protected by it from another's campaign
+    any more: who has got to another entry may have one that it can. Twice what it takes to know a voter for gone
+    (agent.node.vouching), whose word then isn't waited for."""
+
     slow_persist_s: float = 1.000
     """A leader whose disk took this long hands over: a disk that stalls once mostly stalls again, and whoever waits
     for its answer waits with it (etcd #13527). ≫ an fsync on a busy disk."""
@@ -60,7 +65,7 @@ class RaftTiming(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("timing must keep 0 <= link_loss_delay_min_s < link_loss_delay_max_s <= election timeout")
         if min(self.first_election_delay_max_s, self.link_loss_attempts) < 0:
             raise ValueError("timing must not be negative")
-        if min(self.snapshot_retry_s, self.slow_persist_s) <= 0:
+        if min(self.snapshot_retry_s, self.unbelieved_s, self.slow_persist_s) <= 0:
             raise ValueError("timing must be positive")
         if self.snapshot_retry_max_s < self.snapshot_retry_s:
             raise ValueError("timing must keep snapshot_retry_s <= snapshot_retry_max_s")

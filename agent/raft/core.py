@@ -147,8 +147,8 @@ class Raft:
         self._state.follow(term, leader)
 
     def _trusts_leader(self) -> bool:
-        leadership = self._leadership
-        return leadership.quorum_active(self._now) if leadership else self._election.trusts_leader(self._now)
+        led = self._election.trusts_leader(self._now) and not self._follower.doubts(self._now)
+        return self._leadership.quorum_active(self._now) if self._leadership is not None else led
 
     def _on_pre_vote(self, sender: str, request: PreVote) -> None:
         self._election.on_pre_vote(sender, request, self._trusts_leader())
@@ -190,7 +190,7 @@ class Raft:
         elif isinstance(message, Heartbeat):
             self._follower.on_heartbeat(sender, message)
         else:
-            self._follower.on_install_snapshot(sender, message)
+            self._follower.on_install_snapshot(sender, message, self._now)
         self._settle_voter(was_voter)
 
     def _settle_voter(self, was_voter: bool) -> None:

@@ -33,6 +33,14 @@ class _Acknowledged(NamedTuple):
     last: int
 
 
+class _Unbelieved(NamedTuple):
+    """In which term, up to which entry, and since when (monotonic seconds)."""
+
+    term: int
+    up_to: int
+    since: float
+
+
 class Follower:
     """The log's side of the protocol. The caller has settled terms and who leads before it hands a message in."""
 
@@ -45,6 +53,7 @@ class Follower:
         self._gathered_in = 0
         self._refused: tuple[int, int, int] | None = None
         self._acknowledged: _Acknowledged | None = None
+        self._unbelieved: _Unbelieved | None = None
 
     def peer_linked(self, peer: str) -> None:
         """What was on its way to `peer` may be lost."""
@@ -117,7 +126,7 @@ class Follower:
         log.commit_to(heartbeat.commit)
         state.outbox.send_now(leader, HeartbeatResponse(term=state.term, round=heartbeat.round))
 
-    def on_install_snapshot(self, leader: str, chunk: InstallSnapshot) -> None:
+    def on_install_snapshot(self, leader: str, chunk: InstallSnapshot, now: float) -> None:
         """Gather a snapshot's chunks (Raft fig. 5.3); each answer says from where to go on."""
         state, log = self._state, self._state.log
         if log.term_at(chunk.index) == chunk.snapshot_term:
@@ -137,9 +146,9 @@ class Follower:
         elif self._offered is not None and (self._offered.index, self._offered.term) == name:
             self._ask_on(leader, chunk.index, chunk.total)
         else:
-            self._gather(leader, chunk, name)
+            self._gather(leader, chunk, name, now)
 
-    def _gather(self, leader: str, chunk: InstallSnapshot, name: tuple[int, int]) -> None:
+    def _gather(self, leader: str, chunk: InstallSnapshot, name: tuple[int, int], now: float) -> None:
         if self._arriving != name:
             self._arriving, self._offered = name, None
             self._buffer.clear()
@@ -159,10 +168,22 @@ class Follower:
         if self._verify_snapshots:
             self._offered = self._state.outbox.offered = snapshot
             self._gathered_in = self._state.term
+            since = self._unbelieved.since if self._unbelieved is not None and self._needs(self._unbelieved) else now
+            self._unbelieved = _Unbelieved(self._state.term, snapshot.index, since)
             self._ask_on(leader, chunk.index, chunk.total)
         else:
             self._reach(snapshot)
             self._confirm(snapshot)
+
+    def _needs(self, unbelieved: _Unbelieved) -> bool:
+        return unbelieved.term == self._state.term and self._state.log.commit < unbelieved.up_to
+
+    def doubts(self, now: float) -> bool:
+        """Whether this leader's snapshots, whole as they came, haven't been believed for `unbelieved_s`. It then leads
+        this member nowhere, although it is heard: who could has to be elected, and it mustn't be in the way."""
+        unbelieved = self._unbelieved
+        late = unbelieved is not None and now - unbelieved.since >= self._state.timing.unbelieved_s
+        return unbelieved is not None and late and self._needs(unbelieved)
 
     def _ask_on(self, leader: str, index: int, offset: int) -> None:
         self._state.outbox.send_now(leader, InstallSnapshotResponse(term=self._state.term, index=index, offset=offset))

@@ -20,7 +20,7 @@ from agent.node.names import KEPT_NAMES
 from agent.node.subscriptions import RETRY_S
 from agent.node.vouching import ANSWER_S, ASK_AGAIN_S, SILENT_S, Source, Vouching, is_vouched_for
 from agent.raft import Configuration, Snapshot
-from agent.raft.messages import InstallSnapshot
+from agent.raft.messages import Append, Heartbeat, InstallSnapshot
 from agent.raft.quorum import majority
 from agent.state import decode_snapshot, encode_snapshot
 from tests.node.cluster import OFTEN, Cluster, Node
@@ -299,6 +299,50 @@ def test_an_agent_knows_its_newest_snapshots_by_name_also_after_a_restart() -> N
     cluster.crash(node.name)
     cluster.start(node.name)
     assert node.up._vouching.names._by_index == names
+
+
+def hearing_no_commit(cluster: Cluster, deaf: Node) -> None:
+    """`deaf` stores all that comes, and hears no more of what is committed."""
+    known, told = deaf.up.context.raft.commit, list[Frame]()
+
+    def hold_back(sender: str, to: str, frame: Frame) -> bool:
+        if to != deaf.name or frame in told or not isinstance(frame, RaftFrame):
+            return False
+        message = frame.message
+        if not isinstance(message, Append | Heartbeat) or message.commit <= known:
+            return False
+        less = replace(frame, message=replace(message, commit=known))
+        told.append(less)
+        cluster._queue.append(lambda: deaf.up.frame(cluster.n(sender).id, less, deaf.when) and None)
+        return True
+
+    cluster.lost = hold_back
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_voter_that_was_away_gets_on_beside_one_that_has_not_heard_of_its_expulsion(restarted: bool) -> None:
+    """What the one ahead offers the other doesn't have; whatever that one offers, the one ahead had once."""
+    cluster = Cluster(3, compaction=OFTEN)
+    ahead = cluster.elect()
+    away, expelled = cluster.followers
+    more = works(cluster, 6)
+    cluster.crash(away.name)
+    more()
+    hearing_no_commit(cluster, expelled)
+    more()
+    assert cluster.expel(expelled.name, at=ahead.name).outcome == "applied"
+    cluster.lost = lambda sender, to, frame: False
+    assert ahead.up.context.raft.first_index > expelled.up.context.state.index + 1
+    cluster.run(1.0)
+    if restarted:
+        cluster.crash(ahead.name)
+        cluster.start(ahead.name)
+    cluster.start(away.name)
+    cluster.until(lambda: expelled.id in away.up.context.state.expelled, within_s=30.0)
+    cluster.until(lambda: expelled.id not in away.up.context.raft.configuration)
+    request = ahead.deploy("blog")
+    cluster.until(lambda: request in ahead.answers)
+    assert ahead.result(request).outcome == "applied"
 
 
 class Judge:

@@ -28,6 +28,7 @@ def test_lan_is_what_the_design_says() -> None:
         {"link_loss_delay_max_s": 0.6},
         {"snapshot_retry_s": 0.0},
         {"snapshot_retry_max_s": 0.9},
+        {"unbelieved_s": 0.0},
         {"first_election_delay_max_s": -1.0},
         {"slow_persist_s": 0.0},
     ],

@@ -30,6 +30,7 @@ from agent.raft.messages import (
 )
 from tests.raft.bench import Bench, log_of, of, only
 
+TIMING = RaftTiming.lan()
 CONFIGURATION = Configuration(("a", "b", "c"))
 SNAPSHOT = Snapshot(index=9, term=2, configuration=CONFIGURATION, data=b"0123456789")
 
@@ -302,6 +303,71 @@ class TestJudging:
         assert only(bench.receive("b", chunk(10, b"")), InstallSnapshotResponse).offset == 0
         bench.receive("b", chunk(0, b"0123456789"))
         assert bench.offered == [SNAPSHOT, SNAPSHOT]
+
+
+class TestDoubting:
+    """A leader whose snapshot isn't believed leads nowhere; whose is may be kept out by nobody's trust in that one."""
+
+    def bench(self) -> Bench:
+        return Bench(verify_snapshots=True)
+
+    def hear(self, bench: Bench, seconds: float, *, term: int = 3) -> None:
+        """The leader goes on to be heard."""
+        for _ in range(round(seconds / TIMING.heartbeat_s)):
+            bench.wait(TIMING.heartbeat_s)
+            bench.receive("b", Heartbeat(term=term, commit=0, round=1))
+        assert bench.raft.leader == "b"
+
+    def protects(self, bench: Bench) -> bool:
+        return not bench.pre_vote_for(bench.raft.term + 1, 20, 2, sender="c").granted
+
+    def test_who_offers_one_is_protected_while_it_is_judged_and_not_for_ever(self) -> None:
+        bench = self.bench()
+        bench.receive("b", chunk(0, b"0123456789"))
+        self.hear(bench, TIMING.unbelieved_s / 2)
+        assert self.protects(bench)
+        self.hear(bench, TIMING.unbelieved_s / 2 + 1.0)
+        assert not self.protects(bench)
+        assert bench.vote_for(4, 20, 2, sender="c").granted
+
+    def test_one_on_a_slow_link_is_waited_for(self) -> None:
+        bench = self.bench()
+        bench.receive("b", chunk(0, b"01234"))
+        self.hear(bench, 3 * TIMING.unbelieved_s)
+        assert self.protects(bench)
+
+    def test_a_later_one_in_the_same_term_gains_no_time(self) -> None:
+        bench = self.bench()
+        for index in (9, 12, 15):
+            bench.receive("b", chunk(0, b"0123456789", index=index))
+            self.hear(bench, TIMING.unbelieved_s / 2)
+        assert not self.protects(bench)
+
+    def test_the_next_leader_has_its_own_time(self) -> None:
+        bench = self.bench()
+        bench.receive("b", chunk(0, b"0123456789"))
+        self.hear(bench, TIMING.unbelieved_s + 1.0)
+        bench.receive("b", chunk(0, b"0123456789", term=4))
+        self.hear(bench, 1.0, term=4)
+        assert self.protects(bench)
+
+    def test_one_that_is_refused_costs_its_leader_the_protection_too(self) -> None:
+        bench = self.bench()
+        bench.receive("b", chunk(0, b"0123456789"))
+        bench.raft.refuse_snapshot(SNAPSHOT, bench.now)
+        self.hear(bench, TIMING.unbelieved_s + 1.0)
+        assert not self.protects(bench)
+
+    def test_once_it_is_believed_the_leader_is_trusted_again(self) -> None:
+        bench = self.bench()
+        bench.receive("b", chunk(0, b"0123456789"))
+        self.hear(bench, TIMING.unbelieved_s + 1.0)
+        bench.raft.accept_snapshot(SNAPSHOT, bench.now)
+        bench.settle()
+        assert self.protects(bench)
+        bench.receive("b", chunk(0, b"0123456789", index=12))
+        self.hear(bench, 1.0)
+        assert self.protects(bench), "the next one is judged anew"
 
 
 class TestObserving:
