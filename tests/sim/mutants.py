@@ -259,11 +259,11 @@ def _answers_before_apply(admit: Any) -> Any:
 
 
 def _forgets_waiters(advance: Any) -> Any:
-    def mutant(self: Submissions, number: int, pending: Any, when: Any) -> None:
+    def mutant(self: Submissions, number: int, pending: Any, when: Any, *, may_stamp: bool) -> None:
         if pending.state == "proposed" and not self.context.raft.is_leader:
             del self._pending[number]
         else:
-            advance(self, number, pending, when)
+            advance(self, number, pending, when, may_stamp=may_stamp)
 
     return mutant
 
