@@ -413,14 +413,8 @@ class LedgerFile:
         return StorageError(what, where=str(self.path), fix=f"{ANEW_FIX} Never put an older copy back.")
 
     def _writing_failed(self, error: sqlite3.Error) -> StorageError:
-        what = f"the ledger can't be written: {error}"
-        if _is_full(error):
-            return DiskFull(what, where=str(self.path), fix=ROOM_FIX)
-        return StorageError(
-            what,
-            where=str(self.path),
-            fix="Check the disk (`df`, `dmesg`); the agent stops now and starts again by itself.",
-        )
+        fix = "Check the disk (`df`, `dmesg`); the agent stops now and starts again by itself."
+        return self._failed("the ledger can't be written", error, fix)
 
     def _opening_failed(self, error: sqlite3.Error) -> StorageError:
         if "locked" in str(error):
@@ -430,23 +424,19 @@ class LedgerFile:
                 fix="Stop it first (`systemctl status muster`), or give this one a data directory of its own.",
             )
         if isinstance(error, sqlite3.OperationalError):
-            what = f"the ledger can't be opened: {error}"
-            if _is_full(error):
-                return DiskFull(what, where=str(self.path), fix=ROOM_FIX)
-            return StorageError(
-                what,
-                where=str(self.path),
-                fix="Check the disk (`df`, `dmesg`) and the directory's owner and mode, then start the agent again.",
-            )
+            fix = "Check the disk (`df`, `dmesg`) and the directory's owner and mode, then start the agent again."
+            return self._failed("the ledger can't be opened", error, fix)
         return self._refusal(f"the ledger is damaged: {error}")
+
+    def _failed(self, what: str, error: sqlite3.Error, fix: str) -> StorageError:
+        """As `agent.storage.files.refused`, by SQLite's word for a full disk."""
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            return DiskFull(f"{what}: {error}", where=str(self.path), fix=ROOM_FIX)
+        return StorageError(f"{what}: {error}", where=str(self.path), fix=fix)
 
 
 def _genesis_digest(entry: Entry) -> str:
     return hashlib.sha256(entry.data).hexdigest()
-
-
-def _is_full(error: sqlite3.Error) -> bool:
-    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
 
 
 def _create_private(path: Path) -> None:
