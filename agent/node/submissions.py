@@ -217,8 +217,7 @@ class Submissions(Struct):
         say that a revision isn't there which others have seen.
         """
         state = self.context.state
-        clock_ms = self.context.clock_ms(when)
-        at = max(state.at, clock_ms)  # ledger time never goes back
+        at = self.context.ledger_ms(when)
         entry = InstructionEntry(at=at, token=pending.token, body=pending.body, via=self.context.id)
         data = encode_entry(entry)
         _, foretold = apply(state, state.index + 1, data)
@@ -230,7 +229,7 @@ class Submissions(Struct):
                 self._ask_majority(number, pending, when)
             return
         try:
-            check_times(pending.verified.claims, clock_ms // 1000, CLOCK_SKEW_S)
+            check_times(pending.verified.claims, self.context.clock_ms(when) // 1000, CLOCK_SKEW_S)
             self.context.raft.propose(data, when.mono)
         except errors.MusterError as error:
             self._answer(number, fault_of(error))
