@@ -8,17 +8,18 @@ from agent.raft.state import Outbox, RaftState
 
 
 class Handover:
-    """Builds Readys from the state and the outbox; knows what the driver was already given.
-
-    `busy`: whether a Ready is taken and not done.
-    """
+    """Builds Readys from the state and the outbox; knows what the driver was already given."""
 
     def __init__(self, state: RaftState) -> None:
         self._state = state
         self._in_flight: Ready | None = None
-        self.busy = False
         self._hard_state = state.hard_state
         self._soft = self._soft_state()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a Ready is taken and not done."""
+        return self._in_flight is not None
 
     def _soft_state(self) -> SoftState:
         state = self._state
@@ -63,7 +64,7 @@ class Handover:
             soft=soft if soft != self._soft else None,
         )
         self._soft = soft
-        self._in_flight, self.busy = ready, True
+        self._in_flight = ready
         return ready
 
     def _persist(self, outbox: Outbox) -> Persist | None:
@@ -85,7 +86,7 @@ class Handover:
     def done(self, ready: Ready) -> None:
         """`ready` is persisted, sent and applied."""
         assert ready is self._in_flight, "a Ready is done once, after it was taken"
-        self._in_flight, self.busy = None, False
+        self._in_flight = None
         state = self._state
         if ready.persist is not None:
             state.log.written()
