@@ -168,22 +168,25 @@ class Follower:
         if self._verify_snapshots:
             self._offered = self._state.outbox.offered = snapshot
             self._gathered_in = self._state.term
-            since = self._unbelieved.since if self._unbelieved is not None and self._needs(self._unbelieved) else now
-            self._unbelieved = _Unbelieved(self._state.term, snapshot.index, since)
+            earlier = self._awaited()
+            self._unbelieved = _Unbelieved(self._state.term, snapshot.index, now if earlier is None else earlier.since)
             self._ask_on(leader, chunk.index, chunk.total)
         else:
             self._reach(snapshot)
             self._confirm(snapshot)
 
-    def _needs(self, unbelieved: _Unbelieved) -> bool:
-        return unbelieved.term == self._state.term and self._state.log.commit < unbelieved.up_to
+    def _awaited(self) -> _Unbelieved | None:
+        """What this leader offered, as long as it is needed and not believed."""
+        offered = self._unbelieved
+        if offered is None or offered.term != self._state.term or offered.up_to <= self._state.log.commit:
+            return None
+        return offered
 
     def doubts(self, now: float) -> bool:
         """Whether this leader's snapshots, whole as they came, haven't been believed for `unbelieved_s`. It then leads
         this member nowhere, although it is heard: who could has to be elected, and it mustn't be in the way."""
-        unbelieved = self._unbelieved
-        late = unbelieved is not None and now - unbelieved.since >= self._state.timing.unbelieved_s
-        return unbelieved is not None and late and self._needs(unbelieved)
+        awaited = self._awaited()
+        return awaited is not None and now - awaited.since >= self._state.timing.unbelieved_s
 
     def _ask_on(self, leader: str, index: int, offset: int) -> None:
         self._state.outbox.send_now(leader, InstallSnapshotResponse(term=self._state.term, index=index, offset=offset))
