@@ -35,6 +35,11 @@ FOLLOWS_S = 6.0  # more time for progress: an election, and who asks that surviv
 UNFINISHED = 0.1  # of the beginnings of an epoch: a crash comes first
 
 
+def knows_itself(agent: SimAgent) -> bool:
+    """Whether its own ledger names it: no epoch may begin on who has only asked to join."""
+    return agent.core is not None and agent.id in agent.core.context.state.members
+
+
 @dataclass(slots=True)
 class Disaster:
     """`rng` is its own, so that other worlds are as they would be without it."""
@@ -67,13 +72,15 @@ class Disaster:
     def _strike(self) -> None:
         world = self.world
         voters = world.checks.configuration_at(world.checks.last).voters
-        others = [agent for agent in world.alive() if agent.id not in voters]
-        least, most = majority(len(voters)), len(voters) if others else len(voters) - 1
+        members = {agent.id for agent in world.alive() if knows_itself(agent) and not world.is_expelled(agent)}
+        least, most = majority(len(voters)), len(voters) if members - set(voters) else len(voters) - 1
         if self.struck or least > most:
+            return
+        lost = [world.agents[voter] for voter in self.rng.sample(voters, self.rng.randint(least, most))]
+        if not members - {agent.id for agent in lost}:
             return
         self.struck = True
         world.faults += 1
-        lost = [world.agents[voter] for voter in self.rng.sample(voters, self.rng.randint(least, most))]
         for agent in lost:
             world.say(f"{world.cast.name(agent.id)} is lost")
             world.left_out.add(agent.id)
