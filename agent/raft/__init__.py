@@ -26,6 +26,10 @@ One Ready is in flight at most. While the disk works, `receive`, `propose` and a
 cause gathers for the next Ready, so that one fsync serves many entries. A message of an expelled member or of another
 cluster must be dropped before `receive`.
 
+`core` is what a driver sees. Behind it `roles` knows the terms and hands each message to the part of the role that it
+is for: `election`, `follower`, or `leadership` with `replication` and `reads`; `strangers` says who is heard at all.
+They share one `state`, with the `log` and the `membership` in it, and `handover` makes Readys of what they left there.
+
 A first start: every member has the genesis entry (index 1, term 0) in its log: `log=[genesis], commit=1`,
 `hard_state=HardState()`; `applied=0` has it handed out for applying.
 """

@@ -1,47 +1,22 @@
-"""`Raft`: one member's consensus, driven from outside. The rules of terms (Raft §5.1) are here, the rest is called."""
+"""`Raft`: one member's consensus, as whoever drives it sees it: inputs, requests, time, Readys, and what is known."""
 
 from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, get_args
+from collections.abc import Collection, Mapping, Sequence
 
 from agent.raft.config import RaftLimits, RaftTiming
-from agent.raft.election import Election
 from agent.raft.entry import Configuration, Entry, HardState, Snapshot
 from agent.raft.errors import NotLeader
-from agent.raft.follower import Follower, answer_stale
 from agent.raft.handover import Handover
 from agent.raft.leadership import Leadership
 from agent.raft.log import open_log
 from agent.raft.membership import Membership
-from agent.raft.messages import (
-    UNTERMED,
-    Append,
-    AppendResponse,
-    Heartbeat,
-    HeartbeatResponse,
-    InstallSnapshot,
-    LeaderAnswer,
-    LeaderMessage,
-    Message,
-    PreVote,
-    PreVoteResponse,
-    ReadIndex,
-    ReadIndexResponse,
-    TermedMessage,
-    TimeoutNow,
-    Vote,
-    VoteResponse,
-)
-from agent.raft.quorum import VoteResult
-from agent.raft.ready import FollowerStatus, ReadState, Ready, Role
+from agent.raft.messages import Message, ReadIndex
+from agent.raft.ready import FollowerStatus, Ready, Role
+from agent.raft.roles import Roles
 from agent.raft.state import RaftState
-from agent.raft.strangers import Strangers
-
-# No honest member is that many elections ahead; a lying one must not use up the numbers there are.
-MAX_TERM_JUMP = 2**32
 
 
 class Raft:
@@ -88,22 +63,8 @@ class Raft:
         if self._state.log.last_term > hard_state.term:
             raise ValueError("the log has a later term than the stored one")
         self._now = self._taken_at = now
-        self._election = Election(self._state, now)
-        self._strangers = Strangers(self._state)
-        self._follower = Follower(self._state, verify_snapshots=verify_snapshots)
-        self._leadership: Leadership | None = None
+        self._roles = Roles(self._state, now, verify_snapshots=verify_snapshots)
         self._handover = Handover(self._state)
-        self._handlers: Mapping[type, Callable[[str, Any], None]] = {
-            PreVote: self._on_pre_vote,
-            ReadIndex: self._on_read_index,
-            ReadIndexResponse: self._on_read_index_response,
-            Vote: self._on_vote,
-            VoteResponse: self._on_vote_response,
-            PreVoteResponse: self._on_pre_vote_response,
-            TimeoutNow: self._on_timeout_now,
-            **dict.fromkeys((Append, Heartbeat, InstallSnapshot), self._on_leader_message),
-            **dict.fromkeys(get_args(LeaderAnswer), self._on_leader_answer),
-        }
 
     # --- input -------------------------------------------------------------------------------------------------------
 
@@ -113,127 +74,7 @@ class Raft:
         Raises LogDiverged when a leader contradicts what is committed here; the process must end then.
         """
         self._now = now
-        if sender == self.id or self.fenced:
-            self._state.drop("fenced" if self.fenced else "message from myself")
-            return
-        if not self._strangers.heard(sender, message, now, trusts_leader=self._trusts_leader):
-            return
-        if isinstance(message, UNTERMED) or self._settle_term(sender, message):
-            self._handlers[type(message)](sender, message)
-            self._settle()
-
-    def _settle_term(self, sender: str, message: TermedMessage) -> bool:
-        """Raft §5.1: follow a later term, refuse an earlier one. Returns whether the message is of our term now."""
-        state = self._state
-        if message.term > state.term + MAX_TERM_JUMP:
-            state.drop("term out of bounds")
-            return False
-        if isinstance(message, PreVoteResponse) and message.granted:
-            return True
-        if message.term > state.term:
-            if isinstance(message, Vote) and not message.forced and self._trusts_leader():
-                state.drop("vote asked while the leader is well")
-                return False
-            self._follow(message.term)
-        elif message.term < state.term:
-            answer_stale(state, sender, message)
-            return False
-        return True
-
-    def _follow(self, term: int, leader: str | None = None) -> None:
-        if self._leadership is not None:
-            self._leadership = None
-            self._election.wait(self._now)
-        self._state.follow(term, leader)
-
-    def _trusts_leader(self) -> bool:
-        led = self._election.trusts_leader(self._now) and not self._follower.doubts(self._now)
-        return self._leadership.quorum_active(self._now) if self._leadership is not None else led
-
-    def _on_pre_vote(self, sender: str, request: PreVote) -> None:
-        self._election.on_pre_vote(sender, request, self._trusts_leader())
-
-    def _on_vote(self, sender: str, request: Vote) -> None:
-        self._election.on_vote(sender, request, self._now)
-
-    def _on_pre_vote_response(self, sender: str, response: PreVoteResponse) -> None:
-        asked_for = self._state.term + 1 if response.granted else self._state.term
-        if self.role is Role.PRE_CANDIDATE and response.term == asked_for:
-            self._election.on_response(sender, response, self._now)
-
-    def _on_vote_response(self, sender: str, response: VoteResponse) -> None:
-        if self.role is Role.CANDIDATE:
-            self._election.on_response(sender, response, self._now)
-
-    def _on_timeout_now(self, sender: str, _: TimeoutNow) -> None:
-        if sender == self.leader and self._state.is_voter and not self.is_leader:
-            self._election.campaign(self._now, forced=True)
-        else:
-            self._state.drop("timeout-now from another than the leader")
-
-    def _on_leader_message(self, sender: str, message: LeaderMessage) -> None:
-        state = self._state
-        known = state.knows(sender)
-        if self.is_leader or (self.leader not in (None, sender) and (state.knows_leader or not known)):
-            # Raft §5.2 (election safety) rules this out: one of the two lies.
-            state.drop("second leader in a term")
-            return
-        fresh = self.leader != sender
-        self._follow(state.term, sender)
-        if known or not state.is_voter:
-            self._election.heard_leader(self._now)
-        elif fresh and state.vote != sender:  # else the vote has done so
-            self._election.wait(self._now)  # what a stranger says later doesn't put the own campaign off: it may lie
-        was_voter = state.is_voter
-        if isinstance(message, Append):
-            self._follower.on_append(sender, message)
-        elif isinstance(message, Heartbeat):
-            self._follower.on_heartbeat(sender, message)
-        else:
-            self._follower.on_install_snapshot(sender, message, self._now)
-        self._settle_voter(was_voter)
-
-    def _settle_voter(self, was_voter: bool) -> None:
-        """A promoted member is as patient as the others; a removed one gives up its campaign."""
-        if self._state.is_voter and not was_voter:
-            self._election.wait(self._now)
-        elif was_voter and not self._state.is_voter:
-            self._state.follow(self.term, self.leader)
-            self._election.awaited.clear()
-
-    def _on_leader_answer(self, sender: str, answer: LeaderAnswer) -> None:
-        leadership = self._leadership
-        if leadership is None or not leadership.heard(sender, self._now):
-            return
-        if isinstance(answer, AppendResponse):
-            leadership.on_append_response(sender, answer)
-        elif isinstance(answer, HeartbeatResponse):
-            leadership.on_heartbeat_response(sender, answer, self._now)
-        else:
-            leadership.on_snapshot_response(sender, answer, self._now)
-
-    def _on_read_index(self, sender: str, request: ReadIndex) -> None:
-        if self._leadership is None:
-            self._state.drop("read-index while not leading")
-        else:
-            self._leadership.on_read(sender, request.context)
-
-    def _on_read_index_response(self, sender: str, response: ReadIndexResponse) -> None:
-        if sender == self.leader:
-            self._state.outbox.reads.append(ReadState(response.context, response.index))
-
-    def _settle(self) -> None:
-        """Draw the conclusions: an election won, a leader that isn't a voter any more."""
-        state = self._state
-        if state.role is Role.PRE_CANDIDATE and self._election.result() is VoteResult.WON:
-            self._election.campaign(self._now, forced=False)
-        elif state.role is Role.CANDIDATE and self._election.result() is VoteResult.WON:
-            state.role, state.leader = Role.LEADER, state.id
-            self._leadership = Leadership(state, self._now)
-        elif self._leadership is not None and not state.is_voter:
-            self._leadership.flush(self._now)
-            self._leadership.resign()
-            self._follow(state.term)
+        self._roles.receive(sender, message, now)
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
@@ -261,8 +102,8 @@ class Raft:
         is known, ReadDropped when too many wait.
         """
         self._now = now
-        if self._leadership is not None:
-            self._leadership.read(context, None)
+        if (leadership := self._roles.leadership) is not None:
+            leadership.read(context, None)
         elif self.leader is not None:
             self._state.outbox.send_now(self.leader, ReadIndex(context=context))
         else:
@@ -280,26 +121,27 @@ class Raft:
         """The shell has a link to `id`."""
         self._now = now
         self._state.linked.add(id)
-        self._follower.peer_linked(id)
-        if self._leadership is not None:
-            self._leadership.peer_linked(id, now)
+        roles = self._roles
+        roles.follower.peer_linked(id)
+        if roles.leadership is not None:
+            roles.leadership.peer_linked(id, now)
         else:
-            self._election.peer_linked(id, now)
+            roles.election.peer_linked(id, now)
 
     def await_peers(self, ids: Collection[str], now: float) -> None:
         """At a start: a sole voter that led before is linked with these first, or waits; see `Election.await_peers`."""
-        self._election.await_peers(ids, now)
+        self._roles.election.await_peers(ids, now)
 
     @property
     def awaited(self) -> frozenset[str]:
-        return frozenset(self._election.awaited)
+        return frozenset(self._roles.election.awaited)
 
     def peer_unlinked(self, id: str, now: float) -> None:
         """The link to `id` closed. A leader's closed link means most likely that its process is gone."""
         self._now = now
         self._state.linked.discard(id)
         if id == self.leader and self.role is Role.FOLLOWER:
-            self._election.lost_leader(now)
+            self._roles.election.lost_leader(now)
 
     def observe(self, entries: Sequence[Entry], commit: int, now: float) -> None:
         """Take committed entries that a voter streams to this observer, `commit` being that voter's commit index.
@@ -309,32 +151,32 @@ class Raft:
         """
         self._now = now
         was_voter = self._state.is_voter
-        self._follower.observe(entries, commit)
-        self._settle_voter(was_voter)
+        self._roles.follower.observe(entries, commit)
+        self._roles.settle_voter(was_voter, now)
 
     def observe_snapshot(self, snapshot: Snapshot, now: float) -> None:
         """Start over from a voter's snapshot (verified by the caller). Raises ObservationRefused as `observe` does."""
         self._now = now
         was_voter = self._state.is_voter
-        self._follower.observe_snapshot(snapshot)
-        self._settle_voter(was_voter)
+        self._roles.follower.observe_snapshot(snapshot)
+        self._roles.settle_voter(was_voter, now)
 
     def accept_snapshot(self, snapshot: Snapshot, now: float) -> None:
         """`Ready.offered` is sound: install it, unless the log has passed it in the meantime."""
         self._now = now
         was_voter = self._state.is_voter
-        self._follower.accept(snapshot)
-        self._settle_voter(was_voter)
+        self._roles.follower.accept(snapshot)
+        self._roles.settle_voter(was_voter, now)
 
     def refuse_snapshot(self, snapshot: Snapshot, now: float, *, again: bool = False) -> None:
         """`Ready.offered` isn't to be believed: forget it. The same isn't gathered in this term, unless `again`."""
         self._now = now
-        self._follower.refuse(snapshot, again=again)
+        self._roles.follower.refuse(snapshot, again=again)
 
     def fence(self, index: int, now: float) -> None:
         """This member's disk went back, from where it had entries up to `index`; see `fenced`."""
-        self._now, self._leadership = now, None
-        self._state.fence(index)
+        self._now = now
+        self._roles.fence(index)
 
     def compact(self, index: int, data: bytes, keep_entries: int) -> None:
         """`data` is the state machine at `index` (applied): entries up to it may go, except the last `keep_entries`.
@@ -347,31 +189,33 @@ class Raft:
 
     def deadline(self) -> float:
         """When `on_deadline` is due, in seconds of the caller's clock; infinite when nothing is."""
-        return self._leadership.deadline if self._leadership is not None else self._election.deadline
+        roles = self._roles
+        return roles.leadership.deadline if roles.leadership is not None else roles.election.deadline
 
     def on_deadline(self, now: float) -> None:
         """Time has passed. Messages that arrived before must have been given to `receive` first."""
         self._now = now
         if now < self.deadline():
             return
-        if self._leadership is not None:
-            if not self._leadership.on_deadline(now):
-                self._follow(self.term)
+        roles = self._roles
+        if roles.leadership is not None:
+            if not roles.leadership.on_deadline(now):
+                roles.follow(self.term, None, now)
         elif not self._state.is_voter:
             self._state.leader = None
         elif self._handover.busy and now - self._taken_at >= self._state.timing.election_timeout_min_s:
             # The disk hangs, or what is being applied is huge: who can't store a vote shouldn't ask for any.
-            self._election.wait(now)
+            roles.election.wait(now)
         else:
-            self._election.canvass(now)
-            self._settle()
+            roles.election.canvass(now)
+            roles.settle(now)
 
     def has_ready(self) -> bool:
         """Whether `take_ready` has something; never while a Ready is in flight."""
         if self._handover.busy:
             return False
-        if self._leadership is not None:
-            self._leadership.flush(self._now)
+        if (leadership := self._roles.leadership) is not None:
+            leadership.flush(self._now)
         return not self._handover.is_empty()
 
     def take_ready(self) -> Ready | None:
@@ -385,19 +229,20 @@ class Raft:
         """`ready` is done: persisted, sent and applied."""
         self._now = now
         self._handover.done(ready)
-        self._election.own_vote_persisted()
-        if self._leadership is not None:
-            self._leadership.advance_commit()
+        roles = self._roles
+        roles.election.own_vote_persisted()
+        if roles.leadership is not None:
+            roles.leadership.advance_commit()
             if ready.persist is not None:
-                self._leadership.disk_took(now - self._taken_at, now)
-        self._settle()
+                roles.leadership.disk_took(now - self._taken_at, now)
+        roles.settle(now)
 
     # --- what is known -----------------------------------------------------------------------------------------------
 
     def _lead(self) -> Leadership:
-        if self._leadership is None:
+        if (leadership := self._roles.leadership) is None:
             raise NotLeader(self.leader)
-        return self._leadership
+        return leadership
 
     @property
     def id(self) -> str:
@@ -423,12 +268,13 @@ class Raft:
 
     @property
     def is_leader(self) -> bool:
-        return self._leadership is not None
+        return self._roles.leadership is not None
 
     @property
     def leader_since(self) -> float | None:
         """When this member's leadership began."""
-        return self._leadership.since if self._leadership is not None else None
+        leadership = self._roles.leadership
+        return leadership.since if leadership is not None else None
 
     @property
     def commit(self) -> int:
@@ -489,12 +335,15 @@ class Raft:
 
     def quorum_active(self, now: float) -> bool:
         """Whether this member leads and a majority of voters answered within an election timeout."""
-        return self._leadership is not None and self._leadership.quorum_active(now)
+        leadership = self._roles.leadership
+        return leadership is not None and leadership.quorum_active(now)
 
     def active_members(self, now: float) -> tuple[str, ...]:
         """On a leader: itself and who answered within an election timeout, sorted. On others: nobody."""
-        return self._leadership.active_members(now) if self._leadership is not None else ()
+        leadership = self._roles.leadership
+        return leadership.active_members(now) if leadership is not None else ()
 
     def followers(self, now: float) -> tuple[FollowerStatus, ...]:
         """On a leader: the progress of every other member, sorted by id. On others: nothing."""
-        return self._leadership.replication.followers(now) if self._leadership is not None else ()
+        leadership = self._roles.leadership
+        return leadership.replication.followers(now) if leadership is not None else ()

@@ -23,11 +23,11 @@ class Strangers:
         self._state = state
         self._heard_from = -math.inf
 
-    def heard(self, sender: str, message: Message, now: float, *, trusts_leader: Callable[[], bool]) -> bool:
+    def heard(self, sender: str, message: Message, now: float, *, trusts_leader: Callable[[float], bool]) -> bool:
         """Whether `message` is to be handled; one of a member of ours always is, and so `trusts_leader` isn't asked."""
         if self._state.knows(sender) or not self._moves(sender, message):
             return True
-        if trusts_leader() or now < self._heard_from:
+        if trusts_leader(now) or now < self._heard_from:
             self._state.drop("stranger moves the term")
             return False
         self._heard_from = now + PAUSE_TIMEOUTS * self._state.timing.election_timeout_max_s

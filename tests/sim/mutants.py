@@ -38,6 +38,7 @@ from agent.raft.messages import Append, AppendResponse, Heartbeat, PreVote, Vote
 from agent.raft.quorum import committed_index
 from agent.raft.reads import PendingReads
 from agent.raft.replication import Replication
+from agent.raft.roles import Roles
 from agent.raft.state import Outbox
 from agent.swim import SwimConfig
 from tests.sim.batch import in_time, processes
@@ -180,10 +181,10 @@ def _change_before_own_commit(propose: Any) -> Any:
 
 
 def _counts_acknowledgements_of_other_terms(settle_term: Any) -> Any:
-    def mutant(self: Raft, sender: str, message: Any) -> bool:
-        if isinstance(message, AppendResponse) and message.accepted and message.term < self.term:
+    def mutant(self: Roles, sender: str, message: Any, now: float) -> bool:
+        if isinstance(message, AppendResponse) and message.accepted and message.term < self._state.term:
             return True
-        return bool(settle_term(self, sender, message))
+        return bool(settle_term(self, sender, message, now))
 
     return mutant
 
@@ -314,7 +315,7 @@ MUTANTS: dict[str, tuple[Any, str, Mutation]] = {
     "late append truncates": (RaftLog, "merge", _truncates_what_is_there),
     "change before an own-term commit": (Leadership, "propose_configuration", _change_before_own_commit),
     "two changes at once": (Leadership, "propose_configuration", _two_changes_at_once),
-    "acknowledgements counted across terms": (Raft, "_settle_term", _counts_acknowledgements_of_other_terms),
+    "acknowledgements counted across terms": (Roles, "_settle_term", _counts_acknowledgements_of_other_terms),
     "stale ReadIndex": (PendingReads, "take_confirmed", _reads_without_a_round),
     "heartbeat commits beyond match": (Leadership, "flush", _heartbeat_commits_beyond_match),
     "append commits beyond match": (Follower, "on_append", _append_commits_beyond_match),
