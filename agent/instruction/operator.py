@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import Struct
 
 from agent.errors import InputError, NotAuthenticated
-from agent.instruction.keys import public_key_of
+from agent.instruction.keys import QuickKey, quick_key_of
 from agent.instruction.scopes import check_scope
 from agent.instruction.tokens import REMEMBERED, peek, read_token, write_token
 from agent.model.cluster import Operator
@@ -141,9 +141,9 @@ def _remembered(token: str, body: bytes, signer: Operator, audience: str) -> Ver
 def _read(
     token: str, body: bytes, operators: Mapping[OperatorName, Operator], audience: str, *, verify: bool
 ) -> VerifiedInstruction:
-    def key_for(claims: Claims) -> Ed25519PublicKey | None:
+    def key_for(claims: Claims) -> QuickKey | None:
         operator = operators.get(claims.iss)
-        return public_key_of(operator.key) if operator is not None else None
+        return quick_key_of(operator.key) if operator is not None else None
 
     claims = read_token(token, typ="deploy+jwt", claims_type=Claims, audience=audience, key_for=key_for, verify=verify)
     if not hmac.compare_digest(body_digest(body), claims.bdg):

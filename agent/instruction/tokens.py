@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from msgspec import Meta, Struct
 
 from agent.errors import InputError, InvariantBroken, MusterError, NotAuthenticated
-from agent.instruction.keys import kid_of, public_hex
+from agent.instruction.keys import QuickKey, kid_of, public_hex
 from agent.model.decode import decode_json
 from agent.model.instruction import MAX_TOKEN_BYTES
 
@@ -66,7 +66,7 @@ def read_token(
     typ: Typ,
     claims_type: type[_C],
     audience: str,
-    key_for: Callable[[_C], Ed25519PublicKey | None],
+    key_for: Callable[[_C], Ed25519PublicKey | QuickKey | None],
     verify: bool = True,
 ) -> _C:
     """The claims of a token of that kind, for that audience, signed by the key that `key_for` names.

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
+from itertools import product
+
 import pytest
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from nacl.bindings import crypto_sign_open
+from nacl.exceptions import BadSignatureError
 
 from agent.errors import InputError
 from agent.instruction import kid_of, new_key, private_key_of, private_pem, public_hex, public_key_of
+from agent.instruction.keys import quick_key_of
+from tests.instruction.edwards import BASE, ORDER, SMALL, add, encoded, signed_with, times
 
 
 def test_a_key_id_never_changes() -> None:
@@ -35,3 +44,55 @@ def test_what_is_no_private_key_is_refused_without_showing_it() -> None:
             private_key_of(pem, where="a.key")
         assert caught.value.where == "a.key"
         assert "hunter2" not in str(caught.value)
+
+
+def _holds(verify: Callable[[bytes, bytes], object], signature: bytes, signed: bytes) -> bool:
+    try:
+        verify(signature, signed)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def test_a_quick_key_answers_as_any_other_whatever_points_a_signature_is_made_of() -> None:
+    """Hosts of two versions must never read one ledger in two ways, whatever an operator's key and signature are."""
+    answers: Counter[tuple[bool, bool]] = Counter()
+    for secret, nonce, in_key, in_commitment in product((0, 1, 77), (0, 5), SMALL, SMALL):
+        key, commitment = add(times(secret, BASE), in_key), add(times(nonce, BASE), in_commitment)
+        signature = signed_with(secret, key, nonce, commitment, b"deploy")
+        raw = encoded(key)
+        for tried in (
+            signature,
+            signature[:32] + (int.from_bytes(signature[32:], "little") + ORDER).to_bytes(32, "little"),
+        ):
+            expected = _holds(public_key_of(raw.hex()).verify, tried, b"deploy")
+            assert _holds(quick_key_of(raw.hex()).verify, tried, b"deploy") == expected
+            answers[expected, _opens(raw, tried, b"deploy")] += 1
+    # What libsodium takes OpenSSL takes: all that a quick key rests on. The three other answers there can be came up.
+    assert answers.keys() == {(True, True), (True, False), (False, False)}
+
+
+def _opens(raw: bytes, signature: bytes, signed: bytes) -> bool:
+    try:
+        crypto_sign_open(signature + signed, raw)
+    except BadSignatureError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("spoil", [lambda s: b"", lambda s: s[:63], lambda s: s + b"x", lambda s: bytes(64)])
+def test_a_quick_key_refuses_what_is_no_signature(spoil: Callable[[bytes], bytes]) -> None:
+    """Also one that is cut short where what was signed goes on as it did."""
+    key = new_key()
+    signed = b"a deploy"
+    spoiled = spoil(key.sign(signed))
+    rest = key.sign(signed)[len(spoiled) :] + signed
+    for text in (signed, rest):
+        with pytest.raises(InvalidSignature):
+            quick_key_of(public_hex(key)).verify(spoiled, text)
+
+
+def test_a_quick_key_takes_what_its_owner_signed() -> None:
+    key = new_key()
+    for signed in (b"", b"a deploy", bytes(4096)):
+        quick_key_of(public_hex(key)).verify(key.sign(signed), signed)
