@@ -49,7 +49,8 @@ class Lead(NamedTuple):
 class Context(Struct):
     """Mutable; owned by one `NodeCore`, reached by its parts.
 
-    `followed`: the linked voter that we follow, where we don't vote; `told`: who leads, as it says.
+    `followed`: the linked voter that we follow, where we don't vote; `told`: who leads, as it says. `stirred`: whether
+    there was more than messages of consensus since all parts were last run on.
     """
 
     id: AgentId
@@ -63,6 +64,7 @@ class Context(Struct):
     peers: dict[AgentId, Peer] = field(default_factory=dict)
     calls: CallBook = field(default_factory=CallBook)
     effects: list[Effect] = field(default_factory=list)
+    stirred: bool = True
     _lead: Lead | None = None
 
     def emit(self, effect: Effect) -> None:

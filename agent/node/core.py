@@ -8,6 +8,10 @@ brings their results back; the simulator does the same with a virtual clock. The
         core.link_up / link_down / frame / datagram / submit / observed / …   # whatever came in
         core.on_deadline(when)                                                # at core.deadline(), sockets first
         for effect in core.take_effects(): run it                             # `Store`: fsync, then core.stored(when)
+
+Here inputs come in, and the parts are run on until nothing moves. `consensus` says what of a peer's words gets to Raft,
+`readies` carries out what Raft has ready; `dispatch` knows which part every other frame is for, and `membership` whom
+links and probes are for.
 """
 
 from __future__ import annotations
@@ -16,14 +20,12 @@ import contextlib
 import random
 from collections.abc import Callable, Mapping
 
-import msgspec
 from msgspec import Struct, field
 
 from agent import raft
 from agent.host import HostContext, HostObservation
 from agent.model.status import MemberView, Status
 from agent.model.types import AgentId
-from agent.node import auditing
 from agent.node.calls import OnReply
 from agent.node.chronicle import Chronicle
 from agent.node.clock import LedgerClock
@@ -31,7 +33,8 @@ from agent.node.consensus import Consensus
 from agent.node.context import Context, Lead, Peer
 from agent.node.coordination import Coordination
 from agent.node.disk import Disk
-from agent.node.effects import Cut, Datagram, Effect, Replied, Serve, Stir, Unserve
+from agent.node.dispatch import Dispatch
+from agent.node.effects import Effect, Replied, Stir
 from agent.node.epochs import Epochs
 from agent.node.followers import Followers
 from agent.node.inquiries import Inquiries
@@ -39,39 +42,17 @@ from agent.node.instant import Instant
 from agent.node.lives import Lives
 from agent.node.local_host import LOOKS_EVERY_S, LocalHost
 from agent.node.machine import Compaction, Machine
-from agent.node.messages import (
-    BEATS,
-    SETTLED_AT_ONCE,
-    Alive,
-    AskFrame,
-    CallFrame,
-    CancelFrame,
-    FollowEvents,
-    FollowLedger,
-    Frame,
-    GetSnapshotName,
-    GetStatus,
-    KeptFrame,
-    RaftFrame,
-    ReplyFrame,
-    ReportFrame,
-    Request,
-    Served,
-    Submit,
-    SwimFrame,
-    TakenFrame,
-    Unheard,
-)
+from agent.node.membership import Membership
+from agent.node.messages import BEATS, SETTLED_AT_ONCE, Alive, Frame, KeptFrame, RaftFrame, Request
 from agent.node.names import Names
 from agent.node.passing import Passing
+from agent.node.readies import Readies
 from agent.node.status import build_members, build_status
 from agent.node.submissions import Submissions
 from agent.node.subscriptions import Following
 from agent.node.viewing import Viewing
 from agent.node.vouching import Vouching
-from agent.state import Applied
-from agent.swim import MemberChanged, Swim, SwimConfig, SwimMessage
-from agent.swim import Send as SwimSend
+from agent.swim import Swim, SwimConfig, SwimMessage
 
 
 class NodeSettings(Struct, frozen=True, kw_only=True):
@@ -131,8 +112,10 @@ class NodeCore:
         self.epochs = Epochs(self.context, machine, max_bytes)
         self._host = LocalHost(self.context, settings.host, settings.agent_version, settings.sign, tell)
         self.coordination.asking.ask_here = self._host.asked
-        self._passing = Passing(self.context, tell, self._host.asked, self._drop)
         self._viewing = Viewing(self.context, self.coordination, self._host, self.epochs)
+        self.membership = Membership(self.context, self._consensus, self._following, self.coordination)
+        self._readies = self._carrying_out(core.configuration)
+        self._dispatch = self._dispatching(Passing(self.context, tell, self._host.asked, self._drop))
         self._due: Mapping[str, Callable[[], float]] = {
             "kept": self._consensus.deadline,
             "submissions": self.submissions.deadline,
@@ -142,15 +125,40 @@ class NodeCore:
             "host": self._host.deadline,
             "coordination": self.coordination.deadline,
         }
-        self._configuration = core.configuration
         self._lead: Lead | None = None
-        # When the rest was last run on, and whether there was more than messages of consensus since.
-        self._ran_at, self._stirred = when.mono, True
-        self._members_changed(when)
+        self._ran_at = when.mono  # when the rest was last run on
+        self.membership.changed(when)
         self._unsettled: Instant | None = when
         self._due_rest: float | None = None  # the parts' that move with the rest alone, as it last left them
         self._settle()
         self._following.begin(when)
+
+    def _carrying_out(self, configuration: raft.Configuration) -> Readies:
+        return Readies(
+            context=self.context,
+            machine=self._machine,
+            disk=self._disk,
+            consensus=self._consensus,
+            vouching=self._vouching,
+            submissions=self.submissions,
+            host=self._host,
+            coordination=self.coordination,
+            membership=self.membership,
+            configuration=configuration,
+        )
+
+    def _dispatching(self, passing: Passing) -> Dispatch:
+        return Dispatch(
+            context=self.context,
+            chronicle=self.chronicle,
+            followers=self._followers,
+            following=self._following,
+            inquiries=self._inquiries,
+            passing=passing,
+            submissions=self.submissions,
+            vouching=self._vouching,
+            drop=self._drop,
+        )
 
     # Reading
 
@@ -174,14 +182,29 @@ class NodeCore:
         taken, self.context.effects = self.context.effects, []
         return taken
 
+    def status(self, when: Instant) -> Status:
+        """This agent's own view; `stale` where a coordinator would know better."""
+        return build_status(self.context.state, self._viewing.at(when))
+
+    @property
+    def observation(self) -> HostObservation:
+        """This host, as last observed."""
+        return self._host.observation
+
+    def members(self, when: Instant) -> tuple[MemberView, ...]:
+        """The members as this agent itself sees them."""
+        return build_members(self.context.state, self._viewing.at(when))
+
     # Inputs
 
     def on_deadline(self, when: Instant) -> None:
         """Time has passed. Bring everything that the sockets hold in first."""
-        if when.mono >= self.context.raft.deadline():
-            self.context.raft.on_deadline(when.mono)
+        context = self.context
+        if when.mono >= context.raft.deadline():
+            context.raft.on_deadline(when.mono)
         self._run_swim(when)
-        self._unsettled, self._stirred = when, self._stirred or self._due_rest is None or when.mono >= self._due_rest
+        self._unsettled = when
+        context.stirred = context.stirred or self._due_rest is None or when.mono >= self._due_rest
 
     def link_up(self, peer: Peer, when: Instant) -> None:
         """A peer link is up: both sides are who they say (agent.net.links)."""
@@ -201,12 +224,7 @@ class NodeCore:
         if self.epochs.link_down(peer, when) or self.context.peers.pop(peer, None) is None:
             return
         self.context.raft.peer_unlinked(peer, when.mono)
-        self._followers.peer_lost(peer)
-        self.chronicle.peer_lost(peer)
-        self.submissions.peer_lost(peer)
-        self._inquiries.peer_lost(peer)
-        self.context.calls.peer_lost(peer, when)
-        self.context.emit(Unserve(peer=peer))
+        self._dispatch.peer_lost(peer, when)
         self._host.peers_changed()
         self._stir(when)
 
@@ -225,14 +243,14 @@ class NodeCore:
             self._consensus.receive(sender, frame.message, when)
             if known and isinstance(frame.message, BEATS):
                 return self._beat(sender, when)
-            self._stirred |= not known
+            self.context.stirred |= not known
         elif isinstance(frame, KeptFrame):
             self._consensus.kept(sender, frame, when)
         elif not (known or self._following.hears(sender, frame) or self._vouching.hears(sender, frame)):
             self._drop("unknown_member")
         else:
-            self._member_frame(sender, frame, when)
-            self._stirred |= not isinstance(frame, SETTLED_AT_ONCE)
+            self._dispatch.frame(sender, frame, when)
+            self.context.stirred |= not isinstance(frame, SETTLED_AT_ONCE)
         if known:
             self.context.swim.link_alive(sender, when.mono)
         self._unsettled = when
@@ -252,19 +270,6 @@ class NodeCore:
         """The cluster's status, the coordinator's where one answers; an `Answer` with this request number follows."""
         self._inquiries.ask(request, when)
         self._stir(when)
-
-    def status(self, when: Instant) -> Status:
-        """This agent's own view; `stale` where a coordinator would know better."""
-        return build_status(self.context.state, self._viewing.at(when))
-
-    @property
-    def observation(self) -> HostObservation:
-        """This host, as last observed."""
-        return self._host.observation
-
-    def members(self, when: Instant) -> tuple[MemberView, ...]:
-        """The members as this agent itself sees them."""
-        return build_members(self.context.state, self._viewing.at(when))
 
     def observed(self, observation: HostObservation, when: Instant) -> None:
         """What this host runs has changed, or was looked at again."""
@@ -293,7 +298,7 @@ class NodeCore:
 
     def stored(self, when: Instant) -> None:
         """The open `Store` is on the disk."""
-        self._finish(self._disk.stored(), when)
+        self._readies.stored(when)
         self._unsettled = when
 
     def leave(self, when: Instant) -> bool:
@@ -312,55 +317,17 @@ class NodeCore:
 
     # Inside
 
-    def _member_frame(self, sender: AgentId, frame: Frame, when: Instant) -> None:
-        match frame:
-            case SwimFrame(message=message):
-                self.context.swim.receive(sender, message, when.mono)
-            case ReportFrame():
-                self._passing.reported(sender, frame, when)
-            case AskFrame():
-                self._passing.errands(sender, frame)
-            case CallFrame(id=call, request=request):
-                self._serve(sender, call, request, when)
-            case ReplyFrame(id=call, reply=reply, end=end):
-                if not self.context.calls.replied(sender, call, reply, end, when):
-                    self._drop("unasked_reply")
-            case CancelFrame(id=call):
-                self.submissions.cancelled(sender, call)
-                self._inquiries.cancelled(sender, call)
-                self._followers.cancelled(sender, call)
-                self.chronicle.cancelled(sender, call)
-                self.context.emit(Unserve(peer=sender, call=call))
-            case TakenFrame(id=call, parts=parts):
-                self._followers.taken(sender, call, parts, when)
-            case Unheard():
-                self._following.unheard(sender, when)
-
-    def _serve(self, sender: AgentId, call: int, request: Request, when: Instant) -> None:
-        match request:
-            case Submit():
-                self.submissions.serve(sender, call, request, when)
-            case GetStatus():
-                self._inquiries.serve(sender, call, request, when)
-            case FollowEvents():
-                self.chronicle.serve(sender, call, request)
-            case FollowLedger():
-                self._followers.serve(sender, call, request, when)
-            case GetSnapshotName():
-                self._vouching.serve(sender, call, request)
-            case _ if isinstance(request, Served):
-                self.context.emit(Serve(peer=sender, call=call, request=request))
-
     def _run_swim(self, when: Instant) -> None:
-        if when.mono >= self.context.swim.deadline():
-            self.context.swim.on_deadline(when.mono)
-            self._stirred |= when.mono >= self._ran_at + LOOKS_EVERY_S
+        context = self.context
+        if when.mono >= context.swim.deadline():
+            context.swim.on_deadline(when.mono)
+            context.stirred |= when.mono >= self._ran_at + LOOKS_EVERY_S
 
     def _beat(self, sender: AgentId, when: Instant, *, of_raft: bool = True) -> Stir:
         """What idle agents hear all the time: mostly nothing comes of it, or just the answer."""
         self.context.swim.link_alive(sender, when.mono)
         self._run_swim(when)
-        answered = of_raft and self._drain_raft(when)
+        answered = of_raft and self._readies.drain(when)
         if self._has_moved:
             self._unsettled = when
             return Stir.MORE
@@ -369,26 +336,27 @@ class NodeCore:
     @property
     def _has_moved(self) -> bool:
         """Whether more than consensus may have something to do."""
-        return self._stirred or self.context.swim.has_outputs or self.context.raft.fenced
+        context = self.context
+        return context.stirred or context.swim.has_outputs or context.raft.fenced
 
     def _stir(self, when: Instant) -> None:
         """An input that any part may care for."""
-        self._unsettled, self._stirred = when, True
+        self._unsettled, self.context.stirred = when, True
 
     def _settle(self) -> None:
         """Run everything on that the inputs since the last time made possible, until nothing moves."""
         if self._unsettled is None:
             return
         when, self._unsettled = self._unsettled, None
-        self._drain_raft(when)
-        self._drain_swim(when)
+        self._readies.drain(when)
+        self.membership.drain_swim(when)
         if self._has_moved:
             self._run_on(when)
         self._disk.keep_rest(self._machine.verified_through, when)
 
     def _run_on(self, when: Instant) -> None:
         while True:
-            self._stirred, self._due_rest, self._ran_at = False, None, when.mono
+            self.context.stirred, self._due_rest, self._ran_at = False, None, when.mono
             self._notice_leader(when)
             self.epochs.pump(when)
             self._consensus.pump(when)
@@ -400,76 +368,10 @@ class NodeCore:
             self.coordination.pump(when)
             self.submissions.pump(when)
             self._inquiries.pump(when)
-            self._drain_raft(when)
-            self._drain_swim(when)
-            if not self._stirred:
+            self._readies.drain(when)
+            self.membership.drain_swim(when)
+            if not self.context.stirred:
                 return
-
-    def _drain_raft(self, when: Instant) -> bool:
-        """Take what consensus has ready, up to one that needs the disk. Whether there was anything."""
-        core = self.context.raft
-        moved = False
-        while self._disk.ready is None and (ready := core.take_ready()) is not None:
-            moved = True
-            self._stirred |= ready.soft is not None
-            for envelope in ready.send_now:
-                self._send_raft(envelope)
-            if ready.soft is not None and ready.soft.configuration != self._configuration:
-                self._configuration = ready.soft.configuration
-                self._members_changed(when)
-            if ready.persist is None:
-                self._finish(ready, when)
-            else:
-                self._disk.store(ready, ready.persist, self._machine.verified_through)
-        return moved
-
-    def _finish(self, ready: raft.Ready, when: Instant) -> None:
-        """The rest of a `Ready`, once what it had to keep is kept."""
-        self._stirred |= ready.has_news
-        for envelope in ready.send_after_persist:
-            self._send_raft(envelope)
-        if ready.offered is not None:
-            self._vouching.judge("leader", ready.offered, self._consensus.judged, when)
-        if ready.restore is not None:
-            self._machine.restore(ready.restore)
-            self._vouching.installed(ready.restore)
-            self.context.state = self._machine.state
-            self._members_changed(when)
-            self._host.ledger_moved()
-        for entry in ready.committed:
-            before = self._machine.state.chain
-            applied = self._machine.apply(entry)
-            self.context.state = self._machine.state
-            if applied is not None:
-                auditing.keep(self.context, entry, before, applied)
-                self._applied(applied, when)
-        for read in ready.reads:
-            self.submissions.confirmed(read)
-        self.context.raft.advance(ready, when.mono)
-        for taken in self._machine.take_taken():
-            self._vouching.took(taken.index, taken.digest)
-        self._machine.compact(self.context.raft)
-
-    def _applied(self, applied: Applied, when: Instant) -> None:
-        if applied.result is not None:
-            self.submissions.applied(applied.result)
-        if applied.members:
-            self._members_changed(when)
-        if applied.assigned or applied.released or applied.stacks or applied.members:
-            self._host.ledger_moved()
-        self.coordination.applied(applied, when)
-
-    def _members_changed(self, when: Instant) -> None:
-        """Links and probes follow the ledger's members."""
-        state, context = self.context.state, self.context
-        context.swim.set_members({m.id: f"{m.address}:{m.peer_port}" for m in state.members.values()}, when.mono)
-        for expelled in sorted(state.expelled & context.peers.keys()):
-            context.emit(Cut(peer=expelled))
-        for peer in list(context.peers.values()):
-            if not peer.known and peer.id in state.members:
-                context.peers[peer.id] = msgspec.structs.replace(peer, known=True)
-        self._consensus.reconfigured()
-        self._following.want()
 
     def _notice_leader(self, when: Instant) -> None:
         if (lead := self.context.lead) == self._lead:
@@ -478,23 +380,6 @@ class NodeCore:
         if lead is not None:
             name, term = self.context.name_of(lead.agent), lead.term
             self.chronicle.tell(when, "coordinator", f"{name} coordinates (term {term})", host=name, revision=term)
-
-    def _drain_swim(self, when: Instant) -> None:
-        if not self.context.swim.has_outputs:
-            return
-        for output in self.context.swim.take_outputs():
-            if isinstance(output, MemberChanged):
-                self._stirred = True
-                self.coordination.member_changed(output, when)
-                continue
-            assert isinstance(output, SwimSend)
-            self.context.emit(Datagram(to=output.to, message=output.message))
-            if output.over_link and output.to in self.context.peers:
-                self.context.send(output.to, SwimFrame(message=output.message))
-
-    def _send_raft(self, envelope: raft.Envelope) -> None:
-        if envelope.to in self.context.peers:
-            self.context.send(envelope.to, RaftFrame(message=envelope.message))
 
     def _drop(self, why: str) -> None:
         self.drops[why] = self.drops.get(why, 0) + 1

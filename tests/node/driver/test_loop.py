@@ -498,7 +498,7 @@ async def test_members_that_come_meanwhile_dont_end_a_visit() -> None:
         await coordinating(at)
         at.link("n3")
         async with at.driver.linked(at.id("n3")):
-            at.driver.core._members_changed(loop.now())
+            at.driver.core.membership.changed(loop.now())
             at.driver.flush()
             count = len(at.wire.wants)
             await wait_for(lambda: len(at.wire.wants) > count)
