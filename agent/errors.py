@@ -15,6 +15,8 @@ EXIT_USAGE = 2
 EXIT_DEGRADED = 3
 EXIT_UNREACHABLE = 4
 EXIT_NOT_ALLOWED = 5
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+EXIT_READER_GONE = 141  # 128 + SIGPIPE
 
 
 class MusterError(Exception):
@@ -144,6 +146,18 @@ class StorageError(MusterError):
 
 class DiskFull(StorageError):
     """There is no room for what has to be written; once there is, the agent can go on."""
+
+
+class OutputLost(MusterError):
+    """Standard output can't be written: what the command had to say is lost, and what it did isn't."""
+
+    kind = "output-lost"
+
+
+class ReaderGone(OutputLost):
+    """Who read it left (`… | head`), and so has all that it wants: nothing is said about it."""
+
+    exit_code = EXIT_READER_GONE
 
 
 class InvariantBroken(Exception):

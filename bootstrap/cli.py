@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 import click
 
-from agent.errors import EXIT_OK, MusterError
-
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+from agent import stdio
+from agent.errors import EXIT_INTERRUPTED, EXIT_OK, MusterError, ReaderGone
 
 
 class Lazy(NamedTuple):
@@ -65,20 +64,28 @@ def bootstrap() -> None:
 
 
 def main() -> None:
-    """Run the command line; an error that a person has to know ends it with its own exit code.
-
-    What a command imports lives as long as it: looking through it again and again costs 25 ms.
-    """
+    """The entry point. What a command imports lives as long as it: looking through it again and again costs 25 ms."""
     gc.disable()
+    stdio.take()
+    code = run()
+    stdio.let_go()
+    sys.exit(code)
+
+
+def run() -> int:
+    """Carry the command out; returns the exit code. An error that a person has to know has its own."""
     try:
         code = bootstrap.main(prog_name="bootstrap", standalone_mode=False)
+        sys.stdout.flush()
+    except ReaderGone as error:
+        return error.exit_code
     except MusterError as error:
         click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
-        sys.exit(EXIT_INTERRUPTED)
-    sys.exit(code if isinstance(code, int) else EXIT_OK)  # what `ctx.exit` was given, or what a command returned
+        return EXIT_INTERRUPTED
+    return code if isinstance(code, int) else EXIT_OK  # what `ctx.exit` was given, or what a command returned

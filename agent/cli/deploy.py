@@ -94,7 +94,8 @@ def deploy(
         if options.json:
             print_json({"result": result, "stack": end})
         if not asks:
-            with suppress(MusterError):  # for next time, as the home keeps their addresses
+            # For next time, as the home keeps their addresses: nothing that a Ctrl-C could take back.
+            with suppress(MusterError, asyncio.CancelledError):
                 await client.members()
         return EXIT_OK
 

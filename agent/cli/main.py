@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import importlib
 import json
@@ -14,12 +13,9 @@ from typing import Any, NoReturn
 
 import click
 
-from agent import __version__
+from agent import __version__, stdio
 from agent.cli.options import global_options, json_wanted
-from agent.errors import EXIT_ERROR, EXIT_OK, EXIT_USAGE, MusterError
-
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
+from agent.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, MusterError, ReaderGone
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("agent.cli.status:status", "Show the whole cluster: hosts, stacks, problems."),
@@ -99,15 +95,11 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     So does taking it apart at the end, 5 ms: by then all is written that is to be kept, unless a thread still works.
     """
     gc.disable()
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started it; open, no file of ours gets its number
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 to the end
+    stdio.take()
     code = run(sys.argv[1:] if args is None else args)
+    stdio.let_go()
     if threading.active_count() > 1:  # e.g. what takes a cancelled backup back: it is waited for
         sys.exit(code)
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # nobody is left to be told
-            stream.flush()
     os._exit(code)
 
 
@@ -124,15 +116,14 @@ def run(args: Sequence[str]) -> int:
     except click.ClickException as error:
         _tell(error.format_message(), as_json=as_json)
         return EXIT_ERROR
+    except ReaderGone as error:
+        return error.exit_code
     except MusterError as error:
         _tell(error.what, where=error.where, fix=error.fix, as_json=as_json, kind=error.kind, status=error.status)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         print("stopped", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # `agent logs … | head` has all that it wants
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_BROKEN_PIPE
     return code if isinstance(code, int) else EXIT_OK
 
 

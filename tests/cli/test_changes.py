@@ -21,6 +21,7 @@ from agent.model.errand import ErrandFinding
 from agent.model.instruction import InstructionResult, Scale
 from agent.model.ledger import AssignEntry, Assignment, Phase, Slot
 from agent.model.stack import Volume
+from agent.model.status import MemberView
 from tests.cli.conftest import Agent, Said
 from tests.support.fake_node import FakeCluster, RunningNode, event
 from tests.support.shop import instruct, open_shop, phase, place, seen, shop
@@ -551,17 +552,23 @@ async def test_an_agent_that_is_lost_while_watching_is_replaced(agent: Agent, ru
     assert said.code == 0, said
 
 
-async def test_ctrl_c_leaves_the_deployment_running_and_says_so(running: FakeCluster, plan: Path) -> None:
-    process = await asyncio.create_subprocess_exec(
+async def deploying(cluster: FakeCluster, plan: Path, *options: str) -> asyncio.subprocess.Process:
+    """The command as a process of its own, which signals can be sent to."""
+    return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "agent",
         "deploy",
         str(plan),
-        env={**os.environ, "MUSTER_HOME": str(running.home.path)},
+        *options,
+        env={**os.environ, "MUSTER_HOME": str(cluster.home.path)},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
+
+
+async def test_ctrl_c_leaves_the_deployment_running_and_says_so(running: FakeCluster, plan: Path) -> None:
+    process = await deploying(running, plan)
     await wait_for(lambda: revision(running) == 1, 15)
     await wait_for(lambda: sum(len(node.records) for node in running.nodes.values()) > 4, 15)
     process.send_signal(signal.SIGINT)
@@ -571,3 +578,21 @@ async def test_ctrl_c_leaves_the_deployment_running_and_says_so(running: FakeClu
     assert b"shop goes on without this command" in err
     assert b"Traceback" not in err
     assert running.ledger.state.stacks["shop"].phase == "preparing"
+
+
+async def test_ctrl_c_when_all_is_said_already_takes_nothing_back(
+    running: FakeCluster, plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Members are asked for behind a change only so that the home keeps their addresses."""
+    name_no_host(plan)
+    node = running.nodes["n1"].node
+    members = node.members
+
+    def meanwhile() -> tuple[MemberView, ...]:
+        process.send_signal(signal.SIGINT)
+        return members()
+
+    monkeypatch.setattr(node, "members", meanwhile)
+    process = await deploying(running, plan, "--detach", "--via", "n1")
+    out, err = await asyncio.wait_for(process.communicate(), 15)
+    assert (process.returncode, out, err) == (0, b"shop: accepted as revision 1\n", b"")

@@ -17,8 +17,7 @@ from pathlib import Path
 
 import click
 
-from agent.errors import EXIT_ERROR, EXIT_OK, MusterError
-from bootstrap.cli import EXIT_INTERRUPTED
+from agent.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, MusterError
 from bootstrap.demo import demo as loopback_demo
 from bootstrap.story import Step, Story
 from tests.lab import base, state

@@ -1,0 +1,77 @@
+"""Output that can't be written, of both commands: one line says so; words beside it that can't be are let go."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from agent.errors import EXIT_ERROR, EXIT_OK, EXIT_READER_GONE, EXIT_USAGE
+
+AGENT = (sys.executable, "-P", "-m", "agent")
+BOOTSTRAP = (sys.executable, "-P", "-c", "from bootstrap.cli import main; main()")
+
+
+def run(command: tuple[str, ...], redirection: str, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, output and the words beside it."""
+    line = ["sh", "-c", f'exec "$@" {redirection}', "sh", *command, *arguments]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    found = subprocess.run(line, capture_output=True, text=True, timeout=30, check=False, env=buffered)
+    return found.returncode, found.stdout, found.stderr
+
+
+@pytest.mark.parametrize("command", [AGENT, BOOTSTRAP])
+@pytest.mark.parametrize("argument", ["--help", "--version"])
+@pytest.mark.parametrize(
+    ("redirection", "why"), [(">/dev/full", "No space left on device"), ("1</dev/null", "Bad file descriptor")]
+)
+def test_what_of_the_output_is_lost_is_an_error(
+    command: tuple[str, ...], argument: str, redirection: str, why: str
+) -> None:
+    code, _, words = run(command, redirection, argument)
+    assert code == EXIT_ERROR
+    assert words.splitlines() == [
+        f"error: standard output: write error: {why}",
+        "  What the command has changed stays changed.",
+    ]
+
+
+def test_a_program_is_told_as_of_any_other_error() -> None:
+    code, _, words = run(AGENT, ">/dev/full", "--help", "--json")
+    assert (code, json.loads(words)["type"]) == (EXIT_ERROR, "urn:muster:problem:output-lost")
+
+
+@pytest.mark.parametrize("command", [AGENT, BOOTSTRAP])
+def test_a_reader_that_has_enough_is_told_nothing(command: tuple[str, ...]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = subprocess.Popen([*command, "--help"], stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    _, words = process.communicate(timeout=30)
+    assert (process.returncode, words) == (EXIT_READER_GONE, b"")
+
+
+@pytest.mark.parametrize("command", [AGENT, BOOTSTRAP])
+@pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-", "2</dev/null"])
+def test_where_words_beside_the_output_are_lost_the_exit_code_still_says_how_it_ended(
+    command: tuple[str, ...], redirection: str
+) -> None:
+    assert run(command, redirection, "nonsense") == (EXIT_USAGE, "", "")
+    code, output, _ = run(command, redirection, "--version")
+    assert (code, "version" in output) == (EXIT_OK, True)
+
+
+@pytest.mark.parametrize("command", [AGENT, BOOTSTRAP])
+def test_where_nothing_can_be_written_it_still_ends_with_an_error(command: tuple[str, ...]) -> None:
+    assert run(command, ">/dev/full 2>/dev/full", "--help") == (EXIT_ERROR, "", "")
+
+
+STILL_IN_THE_BUFFER = "import sys; from agent import stdio; stdio.take(); sys.stdout.write('x'); stdio.let_go()"
+
+
+def test_what_is_let_go_is_not_complained_of_at_the_end_of_the_process() -> None:
+    """As where another error was told: what the command had begun to say isn't tried again."""
+    assert run((sys.executable, "-P", "-c", STILL_IN_THE_BUFFER), ">/dev/full") == (EXIT_OK, "", "")
