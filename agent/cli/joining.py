@@ -18,10 +18,11 @@ import msgspec
 from msgspec import Struct
 
 from agent.config import Config
-from agent.errors import MusterError, StorageError, TooLarge
+from agent.errors import MusterError, TooLarge
 from agent.model.cluster import IdentityGrant
 from agent.model.decode import decode_json
 from agent.model.types import HostAddress, Label
+from agent.storage.files import refused
 from agent.storage.identity import MAX_GRANT_BYTES, accept, create, is_granted
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ def wait_for_identity(config: Config, waiting: Callable[[], None]) -> None:
             listener.bind(str(path))
             path.chmod(0o600)
         except OSError as error:
-            raise StorageError(f"nobody can hand over an identity: {error.strerror}", where=str(path)) from error
+            raise refused("nobody can hand over an identity", error, path) from error
         try:
             listener.listen()
             listener.settimeout(ROUND_S)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from agent.errors import DiskFull
 from agent.storage.files import ROOM_FIX, is_full
+from agent.storage.room import ROOM_BYTES, ROOM_FILES, lack_of_room
 
 logger = logging.getLogger(__name__)
 
-ROOM_BYTES = 16 * 1024 * 1024  # with a log's or a snapshot's worth of it, it would be full again at once
-ROUND_S = 1.0  # between two looks, and two signs of life to systemd
-PAUSE_S = 5.0  # at least: what is full may be a quota, or inodes, of which the look tells nothing
+ROUND_S = 1.0  # between two signs of life to systemd
+PAUSE_S = 5.0  # between two looks; twice as long each time that there seemed to be room, and was none
+MAX_PAUSE_S = 60.0
+LASTS_S = 60.0  # what is full again sooner is so for the same reason
 
 
 def is_for_want_of_room(error: Exception) -> bool:
@@ -23,25 +24,51 @@ def is_for_want_of_room(error: Exception) -> bool:
     return isinstance(error, DiskFull) or (isinstance(error, OSError) and is_full(error))
 
 
-def wait_for_room(error: Exception, data_dir: Path, waiting: Callable[[], None]) -> None:
-    """Say what is full, once, and return when there is room; `waiting` is called about once a second.
+class Room:
+    """The agent's waits for it. One line says that it waits, and one that it goes on, however often it tries between.
 
-    A part of `data_dir` may have a disk of its own: room is looked for where there was none.
+    Looked for where there was none: a part of `data_dir`, or the log's directory, may have a disk of its own. Not every
+    error says where, so that there is room only the agent itself shows, by running: `found` is for then. `waiting` is
+    called about once a second.
     """
-    what, directory = str(error), data_dir
-    if isinstance(error, DiskFull):
-        what, where = f"{error.where}: {error.what}", Path(error.where)
-        directory = next(path for path in (where, *where.parents) if path.is_dir())
-    room = f"{ROOM_BYTES // 2**20} MiB in {directory}"
-    logger.error("%s. %s It takes no part until there are %s, and then goes on by itself.", what, ROOM_FIX, room)
-    pause_until = time.monotonic() + PAUSE_S
-    while time.monotonic() < pause_until or _free_bytes(directory) < ROOM_BYTES:
-        waiting()
-        time.sleep(ROUND_S)
-    logger.info("there is room again in %s", directory)
 
+    def __init__(self, data_dir: Path, waiting: Callable[[], None]) -> None:
+        self._data_dir, self._waiting = data_dir, waiting
+        self._lacking: Path | None = None
+        self._pause_s = PAUSE_S
+        self._tried_at = -LASTS_S
 
-def _free_bytes(directory: Path) -> int:
-    """What this process may use of it: root may also what is reserved."""
-    state = os.statvfs(directory)
-    return (state.f_bfree if os.geteuid() == 0 else state.f_bavail) * state.f_frsize
+    def wait(self, error: Exception) -> None:
+        """Return when it is worth a try; the first time, say what is full."""
+        directory = self._directory_of(error)
+        if self._lacking is None:
+            what = f"{error.where}: {error.what}" if isinstance(error, DiskFull) else str(error)
+            room = f"{ROOM_BYTES // 2**20} MiB in {ROOM_FILES} files fit in {directory}"
+            logger.error("%s. %s It takes no part until %s, and then goes on by itself.", what, ROOM_FIX, room)
+        self._lacking = directory
+        again = time.monotonic() - self._tried_at < LASTS_S
+        self._pause_s = min(2 * self._pause_s, MAX_PAUSE_S) if again else PAUSE_S
+        self._pause()
+        while lack_of_room(directory) is not None:
+            self._pause()
+        self._tried_at = time.monotonic()
+
+    def found(self) -> None:
+        """The agent runs: say so, if it had to wait."""
+        if self._lacking is not None:
+            logger.info("there is room again in %s", self._lacking)
+            self._lacking = None
+
+    def _directory_of(self, error: Exception) -> Path:
+        """Where there was no room."""
+        named = error.where if isinstance(error, DiskFull) else getattr(error, "filename", None)
+        if not isinstance(named, str):
+            return self._data_dir
+        where = self._data_dir / named
+        return next(path for path in (where, *where.parents) if path.is_dir())
+
+    def _pause(self) -> None:
+        until = time.monotonic() + self._pause_s
+        while time.monotonic() < until:
+            self._waiting()
+            time.sleep(min(ROUND_S, self._pause_s))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from agent.cli.room import Room, is_for_want_of_room
 from agent.config import Config, read_config
 from agent.errors import EXIT_OK, DiskFull
 
@@ -54,31 +55,38 @@ def run(file: str | None, **flags: str | int | None) -> int:
     config = read_config(file, os.environ, flags)
     recent = _log_to_stderr(config)
     systemd = Systemd.of(os.environ)
+    room = Room(Path(config.data_dir), systemd.waits_for_room)
     if not is_granted(Path(config.data_dir)):
-        from agent.cli.joining import wait_for_identity  # once in a host's life
-
-        wait_for_identity(config, systemd.starting_still)
+        _join(config, systemd, room)
         config = read_config(file, os.environ, flags)  # which is written before the identity
-    while (code := _live(config, recent, systemd)) is None:
+    while (code := _live(config, recent, systemd, room)) is None:
         pass
     return code
 
 
-def _live(config: Config, recent: RecentLog, systemd: Systemd) -> int | None:
+def _join(config: Config, systemd: Systemd, room: Room) -> None:
+    from agent.cli.joining import wait_for_identity  # once in a host's life
+
+    while True:
+        try:
+            return wait_for_identity(config, systemd.starting_still)
+        except DiskFull as error:
+            room.wait(error)
+
+
+def _live(config: Config, recent: RecentLog, systemd: Systemd, room: Room) -> int | None:
     """One life of the agent; None when it has to start anew."""
     stop = asyncio.Event()
     try:
-        return asyncio.run(_serve(config, recent, systemd, stop))
+        return asyncio.run(_serve(config, recent, systemd, room, stop))
     except (DiskFull, OSError) as error:
-        from agent.cli.room import is_for_want_of_room, wait_for_room  # seldom
-
         if stop.is_set() or not is_for_want_of_room(error):
             raise
-        wait_for_room(error, Path(config.data_dir), systemd.waits_for_room)
+        room.wait(error)
         return None
 
 
-async def _serve(config: Config, recent: RecentLog, systemd: Systemd, stop: asyncio.Event) -> int | None:
+async def _serve(config: Config, recent: RecentLog, systemd: Systemd, room: Room, stop: asyncio.Event) -> int | None:
     """Until its end, or `stop`, which signals set; None when it has to start anew, with a ledger of another epoch."""
     from agent.node.driver.agent import Agent
     from agent.node.driver.loop import EpochBegan
@@ -92,6 +100,7 @@ async def _serve(config: Config, recent: RecentLog, systemd: Systemd, stop: asyn
         api = await _Api.start(config, agent)
         try:
             await systemd.notify("READY=1\nSTATUS=")
+            room.found()
             _freeze()
             watchdog = asyncio.create_task(systemd.watch(), name="watchdog")
             stopping = asyncio.create_task(stop.wait(), name="stop")

@@ -20,6 +20,7 @@ import msgspec
 from agent.errors import DiskFull, InvariantBroken, StorageError
 from agent.raft import Boot, Configuration, Entry, EntryKind, HardState, Life, Persist, Snapshot, SnapshotName
 from agent.storage.files import ANEW_FIX, ROOM_FIX, refused, sync_directory
+from agent.storage.room import lack_of_room
 
 APPLICATION_ID = 0x6D757374  # "must": `file ledger.db` and we ourselves know it from any other database
 
@@ -429,9 +430,12 @@ class LedgerFile:
         return self._refusal(f"the ledger is damaged: {error}")
 
     def _failed(self, what: str, error: sqlite3.Error, fix: str) -> StorageError:
-        """As `agent.storage.files.refused`, by SQLite's word for a full disk."""
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+        """As `agent.storage.files.refused`. SQLite has a word for a full disk; for used up inodes and quotas none."""
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what extended ones add
+        if code == sqlite3.SQLITE_FULL:
             return DiskFull(f"{what}: {error}", where=str(self.path), fix=ROOM_FIX)
+        if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR) and (lack := lack_of_room(self.path.parent)):
+            return DiskFull(f"{what}: {lack.strerror}", where=str(self.path), fix=ROOM_FIX)
         return StorageError(f"{what}: {error}", where=str(self.path), fix=fix)
 
 

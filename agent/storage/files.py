@@ -15,7 +15,7 @@ ANEW_FIX = (
 )
 """For who has lost one of the two, or can't vouch for it."""
 
-ROOM_FIX = "Make room there (`df` and `du` say where it went)."
+ROOM_FIX = "Make room there (`df`, `df -i` and `quota` say of what there is none left, `du` where it went)."
 
 
 def refused(what: str, error: OSError, path: Path, fix: str = "") -> StorageError:

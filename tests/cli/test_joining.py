@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import stat
+import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from agent.cli import joining
+from agent.cli import joining, room, run
 from agent.cli.joining import SOCKET, wait_for_identity
 from agent.config import Config
+from agent.errors import DiskFull
 from agent.model.cluster import IdentityRequest
 from agent.model.decode import decode_json
 from tests.support.trust import Trust
@@ -148,3 +151,33 @@ def test_where_nobody_comes_it_ends_so_that_a_boot_does_not_wait_for_it(
 def test_systemd_is_told_that_it_waits_still(waiting: Waiting) -> None:
     before = waiting.signs
     wait_for_sync(lambda: waiting.signs > before + 1, TIMEOUT_S, what="two more signs")
+
+
+def test_a_full_disk_below_its_socket_is_one_that_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for everything else of an agent: nobody has to log in once there is room."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount")
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=1", "tmpfs", tmp_path / "run"], check=True)
+    try:
+        with pytest.raises(DiskFull, match="nobody can hand over an identity: No space left on device"):
+            wait_for_identity(Config(data_dir="data", run_dir="run"), lambda: None)
+    finally:
+        subprocess.run(["umount", tmp_path / "run"], check=True)
+
+
+def test_room_is_waited_for_and_then_the_identity_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[Config] = []
+
+    def full_once(config: Config, _waiting: Callable[[], None]) -> None:
+        tries.append(config)
+        if len(tries) == 1:
+            raise DiskFull("full", where=str(tmp_path))
+
+    monkeypatch.setattr(joining, "wait_for_identity", full_once)
+    monkeypatch.setattr(room, "PAUSE_S", 0.0)
+    run._join(Config(), run.Systemd(), room.Room(tmp_path, lambda: None))
+    assert len(tries) == 2

@@ -17,12 +17,12 @@ import msgspec
 import psutil
 import pytest
 
-from agent.cli.room import ROOM_BYTES
 from agent.raft import Configuration, Entry, EntryKind, Persist, Snapshot
 from agent.state import encode_snapshot, genesis_state
 from agent.storage.birth import LEDGER_FILE, genesis_entry
 from agent.storage.database import LedgerFile
 from agent.storage.identity import load as load_identity
+from agent.storage.room import ROOM_BYTES
 from bootstrap import leftovers
 from bootstrap.local import AGENT, LocalCluster, clean_environment
 from tests.loopback.conftest import outliving
