@@ -145,7 +145,7 @@ class _Rollout:
         if self._stack.phase == "preparing":
             prepared = self._prepared()
             if prepared.verdict == "failed":
-                yield self._phase("failed", f"preparation: {prepared.reason}; nothing was changed")
+                yield self._phase("failed", f"preparation: {prepared.reason}; {self._unprepared()}")
             if prepared.verdict != "done":
                 return
         early = {key for key in self._with_room() if self._undisturbed(key)}
@@ -186,6 +186,12 @@ class _Rollout:
         asked = preparations(self._stack, [*starts, *(item for item in held if key_of(item) not in self._changes)])
         self.errands.update(asked)
         return judge_preparation(self._stack, self._state.members, asked, self._reports, self._now_ms)
+
+    def _unprepared(self) -> str:
+        """What becomes of a change that hosts aren't ready for: `_mend` starts what a proven stack has too few of."""
+        if self._stack.proven and self._changes.keys() - self._current.keys():
+            return "what is missing is started all the same, where that works"
+        return "nothing was changed"
 
     def _waits_for_host(self, key: ReplicaKey) -> bool:
         """Whether this change is what can't be placed; a replica that it leaves alone may have been so before."""

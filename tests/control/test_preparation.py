@@ -70,6 +70,19 @@ def test_a_failed_preparation_leaves_what_runs_untouched() -> None:
     assert made.state.stacks["shop"].deployed.revision == 1
 
 
+def test_replicas_more_that_a_host_cannot_run_are_started_where_others_can_and_that_is_told() -> None:
+    made = running(web=service())
+    (first,) = made.hosts_of("web").values()
+    (other,) = {"n1", "n2"} - {first}
+    made.unfit[other, "web"] = NOT_THERE
+    made.ledger.scale(web=2)
+    made.settle()
+    assert set(made.hosts_of("web").values()) == {"n1", "n2"}
+    failures = [entry.reason for entry in made.history if isinstance(entry, PhaseEntry) and entry.phase == "failed"]
+    reason = f"preparation: web on {other}: {NOT_THERE}; what is missing is started all the same, where that works"
+    assert failures == [reason]
+
+
 def test_a_first_deploy_that_cannot_be_prepared_starts_nothing() -> None:
     made = world("n1", web=service())
     made.unfit["n1", "web"] = NOT_THERE
