@@ -10,7 +10,7 @@ from contextlib import suppress
 import click
 
 from agent.cli.options import Options, current_options, global_options
-from agent.cli.output import print_json, say
+from agent.cli.output import print_json, say, tell
 from agent.cli.recovery_key import client_of, recovery_key_option
 from agent.cli.session import notice
 from agent.client import Client
@@ -78,6 +78,8 @@ async def _recover(client: Client, options: Options, lost: str | None) -> None:
     _confirm(client, chosen, lost)
     client.prefer(chosen.survivor.name)
     result = await client.recover(chosen.revision + 1, chosen.beginning())
+    if not options.json:
+        tell(f"{chosen.survivor.name} has taken it, and begins epoch {chosen.epoch + 1} …")
     await _wait(client, chosen)
     _tell(options, chosen, result)
 
@@ -97,15 +99,15 @@ def _choose(found: list[Recovery], via: str | None) -> Recovery:
 
 
 def _confirm(client: Client, chosen: Recovery, given: str | None) -> None:
-    """Say what is lost, and have it said back. Raises InputError, or click.Abort for another answer."""
+    """Say what is lost, and have it said back. Raises InputError for anything else, click.Abort for no answer."""
     names = [voter.name for voter in chosen.lost]
     listed, survivor = ", ".join(names) or "nobody", chosen.survivor.name
+    fix = f"If they are lost for good: `agent recover --new-epoch --lost {','.join(names)}`. Nothing was changed."
     if given is not None:
         if {name.strip() for name in given.split(",")} != set(names):
-            raise InputError(f"the voters that {survivor} doesn't reach are {listed}", where="--lost")
+            raise InputError(f"the voters that {survivor} doesn't reach are {listed}", where="--lost", fix=fix)
         return
     if not sys.stdin.isatty():
-        fix = f"Add --lost {listed}"
         raise InputError("gives up voters, and nobody is there to be asked", where="recover", fix=fix)
     unsure = chosen.index - chosen.committed
     lines = (
@@ -121,7 +123,7 @@ def _confirm(client: Client, chosen: Recovery, given: str | None) -> None:
         click.echo(line, err=True)
     home, _ = client.signer()
     if click.prompt(f"Type the cluster's name ({home.cluster.name}) to do it", err=True) != home.cluster.name:
-        raise click.Abort
+        raise InputError("that isn't the cluster's name", where="recover", fix="Nothing was changed.")
 
 
 async def _wait(client: Client, chosen: Recovery) -> None:

@@ -49,7 +49,7 @@ def test_it_says_so_once_gives_signs_of_life_and_goes_on_once_there_is_room(
     try:
         wait_for_sync(lambda: len(signs) > 10, TIMEOUT_S, what="signs of life")
     finally:
-        looks.ROOM_BYTES = 0
+        monkeypatch.setattr(looks, "ROOM_BYTES", 0)
         waiting.join(TIMEOUT_S)
     assert not waiting.is_alive()
     (line,) = said(caplog)

@@ -76,7 +76,7 @@ def test_the_last_of_them_goes_on_in_another_epoch(desk: Desk) -> None:
 
     def lost() -> str | None:
         refused = desk.run("agent", "recover", "--new-epoch", "--via", "n4", check=False)
-        named = re.search(r"--lost (.+)", refused.stderr)
+        named = re.search(r"--lost ([^`]+)`", refused.stderr)
         return named[1].strip() if named is not None else None
 
     given_up = wait_for_sync(lost, LONE_S, what="nobody coordinates for long")

@@ -48,7 +48,7 @@ def test_a_survivor_goes_on_in_another_epoch_and_the_others_join_it(make_cluster
     wrong = desk.run("recover", "--new-epoch", "--lost", "n1", code=EXIT_USAGE)
     assert "n1, n3" in wrong.stderr
     nobody = desk.run("recover", "--new-epoch", code=EXIT_USAGE)
-    assert "--lost n1, n3" in nobody.stderr
+    assert "`agent recover --new-epoch --lost n1,n3`" in nobody.stderr
     done = desk.run("recover", "--new-epoch", "--lost", "n1,n3")
     assert "epoch 2: n2 goes on alone" in done.stdout
     assert desk.home.cluster.epoch == 2
