@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 import click
 
-from agent import stdio
-from agent.errors import EXIT_INTERRUPTED, EXIT_OK, MusterError, ReaderGone
+from agent.command import carry_out, let_streams_go, take_streams
 
 
 class Lazy(NamedTuple):
@@ -66,26 +65,7 @@ def bootstrap() -> None:
 def main() -> None:
     """The entry point. What a command imports lives as long as it: looking through it again and again costs 25 ms."""
     gc.disable()
-    stdio.take()
-    code = run()
-    stdio.let_go()
+    take_streams()
+    code = carry_out(bootstrap, sys.argv[1:], name="bootstrap")
+    let_streams_go()
     sys.exit(code)
-
-
-def run() -> int:
-    """Carry the command out; returns the exit code. An error that a person has to know has its own."""
-    try:
-        code = bootstrap.main(prog_name="bootstrap", standalone_mode=False)
-        sys.stdout.flush()
-    except ReaderGone as error:
-        return error.exit_code
-    except MusterError as error:
-        click.echo(f"error: {error}", err=True)
-        return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped", err=True)
-        return EXIT_INTERRUPTED
-    return code if isinstance(code, int) else EXIT_OK  # what `ctx.exit` was given, or what a command returned

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from typing import Any
 
 from agent.beside import bootstrap_argv
 from agent.errors import EXIT_DEGRADED, MusterError
@@ -54,7 +55,11 @@ async def run_bootstrap(*arguments: str, data: bytes, told: Told = lambda line: 
 
 
 def _error(last: list[str]) -> MusterError:
-    """`error: what`, and on a line below what to do."""
+    """What it said last: a problem where it was given --json; else `error: what`, and on a line below what to do."""
+    problem = _decoded(last[-1]) if last else {}
+    if "detail" in problem:
+        where, fix = (str(problem.get(key) or "") for key in ("where", "fix"))
+        return MusterError(str(problem["detail"]), where=where or "bootstrap", fix=fix)
     first = next((line for line in last if line.startswith("error: ")), last[-1] if last else "it said nothing")
     rest = [line.strip() for line in last if line is not first and line.startswith("  ")]
     return MusterError(first.removeprefix("error: "), where="bootstrap", fix=" ".join(rest))
@@ -62,10 +67,16 @@ def _error(last: list[str]) -> MusterError:
 
 def progress_line(line: str) -> str | None:
     """A JSON line of `bootstrap --json --progress` as one for people: `n4: making keys`; None for anything else."""
+    told = _decoded(line)
+    if "text" not in told:
+        return None
+    return f"{told['host']}: {told['text']}" if told.get("host") else str(told["text"])
+
+
+def _decoded(line: str) -> dict[str, Any]:
+    """Empty where it is no JSON object."""
     try:
         told = json.loads(line)
     except ValueError:
-        return None
-    if not isinstance(told, dict) or "text" not in told:
-        return None
-    return f"{told['host']}: {told['text']}" if told.get("host") else str(told["text"])
+        return {}
+    return told if isinstance(told, dict) else {}

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import gc
 import importlib
-import json
 import os
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
-from agent import __version__, stdio
-from agent.cli.options import global_options, json_wanted
-from agent.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, MusterError, ReaderGone
+from agent import __version__
+from agent.cli.options import global_options
+from agent.command import carry_out, let_streams_go, take_streams
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("agent.cli.status:status", "Show the whole cluster: hosts, stacks, problems."),
@@ -95,9 +94,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     So does taking it apart at the end, 5 ms: by then all is written that is to be kept, unless a thread still works.
     """
     gc.disable()
-    stdio.take()
+    take_streams()
     code = run(sys.argv[1:] if args is None else args)
-    stdio.let_go()
+    let_streams_go()
     if threading.active_count() > 1:  # e.g. what takes a cancelled backup back: it is waited for
         sys.exit(code)
     os._exit(code)
@@ -105,45 +104,4 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 def run(args: Sequence[str]) -> int:
     """Carry the command out; returns the exit code."""
-    as_json = json_wanted(args)
-    try:
-        code = cli.main(list(args), prog_name="agent", standalone_mode=False)
-        sys.stdout.flush()
-    except click.UsageError as error:
-        path = error.ctx.command_path if error.ctx is not None else "agent"
-        _tell(error.format_message().rstrip("."), where=path, fix=f"See `{path} --help`.", as_json=as_json)
-        return EXIT_USAGE
-    except click.ClickException as error:
-        _tell(error.format_message(), as_json=as_json)
-        return EXIT_ERROR
-    except ReaderGone as error:
-        return error.exit_code
-    except MusterError as error:
-        _tell(error.what, where=error.where, fix=error.fix, as_json=as_json, kind=error.kind, status=error.status)
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        print("stopped", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    return code if isinstance(code, int) else EXIT_OK
-
-
-def _tell(
-    what: str, *, where: str = "", fix: str = "", as_json: bool = False, kind: str = "bad-input", status: int = 400
-) -> None:
-    if as_json:
-        problem: dict[str, Any] = {
-            "type": f"urn:muster:problem:{kind}",
-            "title": kind.replace("-", " ").capitalize(),
-            "status": status,
-            "detail": what,
-            "instance": "",
-            "where": where,
-            "fix": fix,
-        }
-        print(json.dumps(problem), file=sys.stderr)
-        return
-    from agent.cli.output import tell
-
-    tell(f"error: {where}: {what}" if where else f"error: {what}")
-    if fix:
-        tell(f"  {fix}")
+    return carry_out(cli, args, name="agent")

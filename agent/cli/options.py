@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
@@ -63,9 +63,3 @@ def global_options(command: F) -> F:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
-
-
-def json_wanted(args: Sequence[str]) -> bool:
-    """Whether errors are to be JSON, also when the command line can't be parsed."""
-    before = list(args)[: list(args).index("--")] if "--" in args else args
-    return "--json" in before

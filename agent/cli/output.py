@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from agent.cli.options import Options
-from agent.formats.terminal import clean, clean_lines
+from agent.command import tell
+from agent.formats.terminal import clean
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -41,11 +42,6 @@ def print_json(value: Any) -> None:
     """One JSON document on one line, so that streams are NDJSON."""
     sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
     sys.stdout.flush()
-
-
-def tell(text: str) -> None:
-    """Beside the output, on standard error: whatever an agent answers is in errors and notes, too."""
-    print(clean_lines(text), file=sys.stderr)
 
 
 def bytes_teller(options: Options, what: str, *, from_start: bool) -> Callable[[int], None]:

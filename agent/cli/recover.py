@@ -10,10 +10,11 @@ from contextlib import suppress
 import click
 
 from agent.cli.options import Options, current_options, global_options
-from agent.cli.output import print_json, say, tell
+from agent.cli.output import print_json, say
 from agent.cli.recovery_key import client_of, recovery_key_option
 from agent.cli.session import notice
 from agent.client import Client
+from agent.command import tell
 from agent.errors import Conflict, InputError, MusterError, Unreachable
 from agent.home import find_home, open_home, remember
 from agent.model.api import Recovery

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from agent.cli.options import DEFAULT_SOCKET, Options
-from agent.cli.output import tell
 from agent.client import Client, home_client, socket_client
+from agent.command import tell
 from agent.errors import InputError, NotFound
 from agent.home import Home, find_home, open_home
 

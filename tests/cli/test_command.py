@@ -1,4 +1,4 @@
-"""Output that can't be written, of both commands: one line says so; words beside it that can't be are let go."""
+"""Both commands as processes: what errors look like, and what becomes of output that can't be written."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import sys
 
 import pytest
 
-from agent.errors import EXIT_ERROR, EXIT_OK, EXIT_READER_GONE, EXIT_USAGE
+from agent.cli.beside import run_bootstrap
+from agent.errors import EXIT_ERROR, EXIT_OK, EXIT_READER_GONE, EXIT_USAGE, MusterError
 
 AGENT = (sys.executable, "-P", "-m", "agent")
 BOOTSTRAP = (sys.executable, "-P", "-c", "from bootstrap.cli import main; main()")
+COMMANDS = {"agent": AGENT, "bootstrap": BOOTSTRAP}
 
 
 def run(command: tuple[str, ...], redirection: str, *arguments: str) -> tuple[int, str, str]:
@@ -39,9 +41,35 @@ def test_what_of_the_output_is_lost_is_an_error(
     ]
 
 
+@pytest.mark.parametrize("name", ["agent", "bootstrap"])
+def test_what_is_no_command_is_told_in_one_way(name: str) -> None:
+    said = f"error: {name}: No such command 'nonsense'\n  See `{name} --help`.\n"
+    assert run(COMMANDS[name], "", "nonsense") == (EXIT_USAGE, "", said)
+    code, output, words = run(COMMANDS[name], "", "nonsense", "--json")
+    problem = json.loads(words)
+    assert (code, output) == (EXIT_USAGE, "")
+    assert (problem["type"], problem["where"], problem["fix"]) == (
+        "urn:muster:problem:bad-input",
+        name,
+        f"See `{name} --help`.",
+    )
+    assert run(COMMANDS[name], "", "nonsense", "--", "--json")[2] == said, "behind -- there is no option"
+
+
 def test_a_program_is_told_as_of_any_other_error() -> None:
     code, _, words = run(AGENT, ">/dev/full", "--help", "--json")
     assert (code, json.loads(words)["type"]) == (EXIT_ERROR, "urn:muster:problem:output-lost")
+
+
+async def test_what_bootstrap_says_to_an_agent_is_the_agents_error() -> None:
+    with pytest.raises(MusterError) as failed:
+        await run_bootstrap("install", "/nowhere", "--json", data=b"")
+    assert (failed.value.where, failed.value.what) == ("/nowhere", "there is no such list of hosts")
+    assert failed.value.fix
+    with pytest.raises(MusterError) as failed:
+        await run_bootstrap("invite", data=b"{")
+    assert failed.value.where == "bootstrap"
+    assert failed.value.what.startswith("$: not valid JSON")
 
 
 @pytest.mark.parametrize("command", [AGENT, BOOTSTRAP])
@@ -69,7 +97,7 @@ def test_where_nothing_can_be_written_it_still_ends_with_an_error(command: tuple
     assert run(command, ">/dev/full 2>/dev/full", "--help") == (EXIT_ERROR, "", "")
 
 
-STILL_IN_THE_BUFFER = "import sys; from agent import stdio; stdio.take(); sys.stdout.write('x'); stdio.let_go()"
+STILL_IN_THE_BUFFER = "import sys; from agent.command import *; take_streams(); sys.stdout.write('x'); let_streams_go()"
 
 
 def test_what_is_let_go_is_not_complained_of_at_the_end_of_the_process() -> None:

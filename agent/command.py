@@ -1,0 +1,115 @@
+"""A command as a process, `agent` and `bootstrap` alike: its standard streams, what errors look like, its exit code.
+
+Output that can't be written is an error, and words beside it that can't be are let go, as GNU's tools do (gnulib's
+`close_stdout`): a file that misses its end isn't taken for whole. Without that, Python would show a traceback of
+wherever the command was, and what handles a network's OSError there would take it for one.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TextIO
+
+import click
+
+from agent.errors import EXIT_INTERRUPTED, EXIT_OK, InputError, MusterError, OutputLost, ReaderGone
+from agent.formats.terminal import clean_lines
+
+
+def carry_out(group: click.Group, args: Sequence[str], *, name: str) -> int:
+    """Run the command line; returns the exit code.
+
+    An error is `error: where: what`, and what to do on a line below it; for a program it is an RFC 9457 problem.
+    """
+    try:
+        code = group.main(list(args), prog_name=name, standalone_mode=False)
+        sys.stdout.flush()
+    except ReaderGone as error:
+        return error.exit_code
+    except MusterError as error:
+        return _complain(error, args)
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx is not None else name
+        return _complain(InputError(error.format_message().rstrip("."), where=path, fix=f"See `{path} --help`."), args)
+    except click.ClickException as error:
+        return _complain(MusterError(error.format_message()), args)
+    except (KeyboardInterrupt, click.Abort):
+        tell("stopped")
+        return EXIT_INTERRUPTED
+    return code if isinstance(code, int) else EXIT_OK  # what `ctx.exit` was given, or what the command returned
+
+
+def tell(text: str) -> None:
+    """Beside the output, on standard error: whatever an agent answers is in errors and notes, too."""
+    click.echo(clean_lines(text), err=True)
+
+
+def take_streams() -> None:
+    """Put both in the place of Python's own; once, before anything is written."""
+    sys.stdout = _text(sys.stdout, _Output)
+    sys.stderr = _text(sys.stderr, _Words)
+
+
+def let_streams_go() -> None:
+    """Write what is left to be written; what can't be goes nowhere. Who has to know flushes before."""
+    sys.stderr.flush()
+    try:
+        sys.stdout.flush()
+    except OutputLost:  # it is still in the buffer, which the interpreter would try once more, and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _complain(error: MusterError, args: Sequence[str]) -> int:
+    """Returns its exit code. It is for a program also where the command line can't be parsed."""
+    before = args[: args.index("--")] if "--" in args else args
+    if "--json" in before:
+        problem = {
+            "type": f"urn:muster:problem:{error.kind}",
+            "title": error.kind.replace("-", " ").capitalize(),
+            "status": error.status,
+            "detail": error.what,
+            "instance": "",
+            "where": error.where,
+            "fix": error.fix,
+        }
+        click.echo(json.dumps(problem), err=True)
+    else:
+        tell(f"error: {error}")
+    return error.exit_code
+
+
+class _Output(io.FileIO):
+    """Says what is lost by an error of its own, which nothing on the way takes for a file's or a connection's."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            raise ReaderGone("nobody reads on", where="standard output") from None
+        except OSError as error:
+            fix = "What the command has changed stays changed."
+            raise OutputLost(f"write error: {error.strerror}", where="standard output", fix=fix) from None
+
+
+class _Words(io.FileIO):
+    """Nobody is left to be told that these are lost; the exit code still says how it ended."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
+
+
+def _text(stream: TextIO | None, raw: Callable[[int, str, bool], io.FileIO]) -> TextIO:
+    if stream is None:  # closed by whoever started it; open, no file of ours gets its number
+        return open(os.devnull, "w", encoding="utf-8")
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream  # somebody took its place before
+    at_once = stream.line_buffering or stream.write_through
+    buffer = io.BufferedWriter(raw(stream.fileno(), "w", False))
+    return io.TextIOWrapper(buffer, stream.encoding, stream.errors, line_buffering=at_once)
