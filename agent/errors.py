@@ -151,8 +151,6 @@ class DiskFull(StorageError):
 class OutputLost(MusterError):
     """Standard output can't be written: what the command had to say is lost, and what it did isn't."""
 
-    kind = "output-lost"
-
 
 class ReaderGone(OutputLost):
     """Who read it left (`… | head`), and so has all that it wants: nothing is said about it."""

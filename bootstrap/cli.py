@@ -59,7 +59,10 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="muster")
 def bootstrap() -> None:
-    """Make clusters of the hosts you have; every one of them runs the same agent."""
+    """Make clusters of the hosts you have; every one of them runs the same agent.
+
+    Exit codes: 0 ok, 1 error, 2 bad input, 3 some hosts failed, 4 unreachable, 5 not allowed.
+    """
 
 
 def main() -> None:

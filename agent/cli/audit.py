@@ -52,7 +52,7 @@ def _show(options: Options, line: AuditLine) -> None:
 @audit.command()
 @global_options
 def verify() -> int:
-    """Have every voter read and hash all that it keeps, and compare the results. Exit code 3 when they differ.
+    """Have every voter read and hash all that it keeps, and compare the results. Exits 3 when they differ.
 
     With --via too, all of them are asked.
     """

@@ -28,7 +28,7 @@ _detach = click.option("--detach", is_flag=True, help="Return once the cluster h
 @_detach
 @global_options
 def scale(stack: str, counts: tuple[str, ...], detach: bool) -> None:
-    """Give services of STACK other numbers of replicas: `agent scale shop web=3 api=2`."""
+    """Give services of STACK other numbers of replicas: `agent scale shop web=3 api=2`. Exits 3 when that fails."""
     wanted: dict[str, int] = {}
     for text in counts:
         service, equals, number = text.partition("=")
@@ -45,7 +45,7 @@ def scale(stack: str, counts: tuple[str, ...], detach: bool) -> None:
 def _command(act: Act, text: str) -> Callable[..., Any]:
     @click.command(name=act, help=text)
     @click.argument("stack")
-    @click.argument("services", nargs=-1)
+    @click.argument("services", nargs=-1, metavar="[SERVICE]...")
     @_detach
     @global_options
     def command(stack: str, services: tuple[str, ...], detach: bool) -> None:
@@ -57,11 +57,14 @@ def _command(act: Act, text: str) -> Callable[..., Any]:
 
 start = _command(
     "start",
-    "Start what was stopped of STACK, or the SERVICES named; as a deploy does: main, once it is healthy the workers.",
+    "Start what was stopped of STACK, or each SERVICE named; as a deploy does: main, once it is healthy the workers. "
+    "Exits 3 when that fails.",
 )
-stop = _command("stop", "Stop STACK, or the SERVICES named; they keep their places and volumes.")
+stop = _command("stop", "Stop STACK, or each SERVICE named; they keep their places and volumes.")
 restart = _command(
-    "restart", "Restart STACK, or the SERVICES named: main before workers, one replica of a service after another."
+    "restart",
+    "Restart STACK, or each SERVICE named: main before workers, one replica of a service after another. "
+    "Exits 3 when that fails.",
 )
 
 
@@ -75,7 +78,8 @@ def remove(stack: str, volumes: bool, yes: bool, detach: bool) -> None:
     """Remove STACK: its replicas stop and go, and the files that came with its plan. Done when its hosts say so.
 
     Named volumes, and what replicas wrote below the plan's relative paths, stay unless --volumes is given. On a host
-    that is dead meanwhile they go once it is back; the command names it.
+    that is dead meanwhile they go once it is back; the command names it. Exits 3 when something is left for long on one
+    that is there; that goes on by itself.
     """
     _check_stack(stack)
     if not yes:
@@ -88,7 +92,7 @@ cleanup = click.Command(
     "cleanup",
     callback=remove.callback,
     params=remove.params,
-    help="Remove STACK and all that it left, as `agent remove` does.",
+    help=f"The same as `agent remove`. {remove.help}",
 )
 
 

@@ -35,7 +35,7 @@ ANSWER_TIMEOUT_S = 30.0
 @click.option("--ssh-key-path", metavar="FILE", help="The key's name in /etc/muster/ssh on the agent's host.")
 @click.option("--name", metavar="NAME", help="The host's name in the cluster.  [default: HOST's first part]")
 @click.option("--address", metavar="ADDRESS", help="Where others reach it.  [default: HOST, looked up here]")
-@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label of the host.")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label; may be given more than once.")
 @click.option("--accept-new", is_flag=True, help="Let the agent believe a host key that it sees for the first time.")
 @click.option("--send", is_flag=True, help="Send it, and watch until the host is a member.")
 @global_options

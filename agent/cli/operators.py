@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from agent.cli.options import current_options, global_options
 from agent.cli.output import print_json, print_table, say
 from agent.cli.reading import read_bounded
-from agent.cli.recovery_key import recovery_key_option, recovery_signer
+from agent.cli.recovery_key import recovery_signer
 from agent.cli.revoking import revoke_named
 from agent.cli.session import notice, with_client
 from agent.client import Client, home_client
@@ -115,32 +115,36 @@ def revoke(name: str) -> None:
 
 
 @operator.command()
-@click.option("--out", default=OPERATOR_KEY_FILE, show_default=True, metavar="FILE", help="Where the key goes.")
+@click.option(
+    "-o", "--output", default=OPERATOR_KEY_FILE, show_default=True, metavar="FILE", help="Where the key goes."
+)
 @click.option("--name", metavar="NAME", help="Write `operator.json` for this name beside it: half of a cluster home.")
 @global_options
-def key(out: str, name: str | None) -> None:
+def key(output: str, name: str | None) -> None:
     """Make an operator's key, and print its public half for `agent operator grant`.
 
     The file can be read by its owner only, and is never overwritten. No cluster is asked.
     """
     options = current_options()
-    path, made = Path(out), new_key()
+    path, made = Path(output), new_key()
     checked: OperatorName | None = convert(name, OperatorName, "--name") if name is not None else None
     beside = path.with_name(OPERATOR_FILE)
     if checked is not None and beside.exists():
-        raise Conflict("the file exists, and is never overwritten", where=str(beside), fix="Name another with --out.")
+        raise Conflict(
+            "the file exists, and is never overwritten", where=str(beside), fix="Name another with --output."
+        )
     write_file(path, private_pem(made), mode=0o600)
     public = public_hex(made)
     if checked is not None:
         write_file(beside, as_json(OperatorFile(name=checked, key=public)), mode=0o600)
     if options.json:
-        print_json({"file": out, "key": public, "key_id": kid_of(bytes.fromhex(public))})
+        print_json({"file": output, "key": public, "key_id": kid_of(bytes.fromhex(public))})
     else:
         say(public)
 
 
 @operator.command()
-@recovery_key_option
+@click.option("--recovery-key", metavar="FILE", help="The recovery key, which signs it. It has to be given.")
 @global_options
 def replace(recovery_key: str | None) -> None:
     """Put a new key in the place of this home's own, which is lost or taken; the recovery key signs that.

@@ -422,7 +422,7 @@ class LedgerFile:
             return StorageError(
                 "another agent has this ledger open",
                 where=str(self.path),
-                fix="Stop it first (`systemctl status muster`), or give this one a data directory of its own.",
+                fix="Stop it first (`systemctl status muster-agent`), or give this one a data directory of its own.",
             )
         if isinstance(error, sqlite3.OperationalError):
             fix = "Check the disk (`df`, `dmesg`) and the directory's owner and mode, then start the agent again."

@@ -58,7 +58,7 @@ def test_what_is_no_command_is_told_in_one_way(name: str) -> None:
 
 def test_a_program_is_told_as_of_any_other_error() -> None:
     code, _, words = run(AGENT, ">/dev/full", "--help", "--json")
-    assert (code, json.loads(words)["type"]) == (EXIT_ERROR, "urn:muster:problem:output-lost")
+    assert (code, json.loads(words)["type"]) == (EXIT_ERROR, "urn:muster:problem:error")
 
 
 async def test_what_bootstrap_says_to_an_agent_is_the_agents_error() -> None:

@@ -124,7 +124,7 @@ async def test_keys_are_taken_from_files_of_either_half(agent: Agent, running: F
         (("revoke",), 2, "NAME"),
         (("nonsense",), 2, "No such command"),
         (("key", "--name", "Bob"), 2, "--name"),
-        (("key", "--out", "/nonexistent/key"), 1, "can't be written"),
+        (("key", "--output", "/nonexistent/key"), 1, "can't be written"),
     ],
 )
 async def test_bad_input_is_named_and_nothing_is_signed(
@@ -138,11 +138,11 @@ async def test_bad_input_is_named_and_nothing_is_signed(
 
 async def test_a_key_is_its_owners_and_never_overwritten(agent: Agent, tmp_path: Path) -> None:
     path = tmp_path / "bob.key"
-    said = await agent("operator", "key", "--out", str(path))
+    said = await agent("operator", "key", "--output", str(path))
     assert (said.code, len(said.out.strip())) == (0, 64)
     assert path.stat().st_mode & 0o777 == 0o600
     before = path.read_bytes()
-    again = await agent("operator", "key", "--out", str(path))
+    again = await agent("operator", "key", "--output", str(path))
     assert again.code == 1
     assert "never overwritten" in again.err
     assert path.read_bytes() == before
@@ -155,7 +155,7 @@ async def test_from_a_key_to_a_change_of_its_owners_and_to_its_end(
     open_shop(running)
     home = tmp_path / "bobs"
     home.mkdir(mode=0o700)
-    made = (await agent("operator", "key", "--name", "bob", "--out", str(home / "operator.key"), "--json")).json
+    made = (await agent("operator", "key", "--name", "bob", "--output", str(home / "operator.key"), "--json")).json
     assert (await agent("operator", "grant", "bob", "--key", made["key"], "--scope", "operate")).code == 0
     for name in (CLUSTER_FILE, ANCHOR_FILE):
         shutil.copy(running.home.path / name, home)

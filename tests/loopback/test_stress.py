@@ -45,7 +45,7 @@ def operators(desk: Desk, tmp_path: Path) -> Iterator[list[Path]]:
     for number in range(1, OPERATORS + 1):
         name, home = f"op{number}", tmp_path / f"op{number}"
         home.mkdir(mode=0o700)
-        public = desk.run("operator", "key", "--name", name, "--out", str(home / "operator.key")).stdout.split()[-1]
+        public = desk.run("operator", "key", "--name", name, "--output", str(home / "operator.key")).stdout.split()[-1]
         for file in ("cluster.json", "cluster.crt"):
             (home / file).write_bytes((desk.cluster.home / file).read_bytes())
         desk.run("operator", "grant", name, "--key", public, "--scope", "deploy")
