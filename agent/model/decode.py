@@ -6,7 +6,6 @@ Infinity, numbers out of range, text that isn't UTF-8 and deep nesting are refus
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import re
@@ -43,10 +42,13 @@ def decode_json(data: bytes, type_: Any, *, where: str = "$", max_bytes: int) ->
     if len(data) > max_bytes:
         raise TooLarge(f"{len(data)} bytes; at most {max_bytes} are taken", where=where)
     if data.count(b"{") + data.count(b"[") <= MAX_DEPTH and _LONG_NUMBER not in data.translate(_ALL_DIGITS_ZERO):
-        with contextlib.suppress(msgspec.MsgspecError, UnicodeError, RecursionError):
+        try:
             value = msgspec.json.decode(data, type=type_)
-            if any(encoder.encode(value) == data for encoder in _OURS):
-                return value
+            for encoder in _OURS:
+                if encoder.encode(value) == data:
+                    return value
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            pass
     tree = _parse(data, where)
     try:
         return msgspec.json.decode(data, type=type_)
