@@ -92,9 +92,9 @@ class Context(Struct):
         """What time it is, by this agent's clock as its peers see it."""
         return self.clock.now_ms(self.state.at, self.raft.configuration.voters, when)
 
-    def ledger_ms(self, when: Instant) -> Millis:
-        """The stamp of an entry that this agent, coordinating, proposes now: ledger time never goes back."""
-        return max(self.state.at, self.clock_ms(when))
+    def ledger_ms(self, clock_ms: Millis) -> Millis:
+        """The stamp of an entry that this agent, coordinating, proposes at that time: ledger time never goes back."""
+        return max(self.state.at, clock_ms)
 
     def may_stamp(self, when: Instant) -> bool:
         """Whether this agent coordinates with its whole state, and has had its clock checked by its peers."""

@@ -149,7 +149,7 @@ class Coordination:
         return Watch(
             coordinator=self.context.id,
             since=since.mono,
-            since_ms=self.context.ledger_ms(when) - int((when.mono - since.mono) * 1000),
+            since_ms=self.context.ledger_ms(self.context.clock_ms(when)) - int((when.mono - since.mono) * 1000),
             linked=frozenset(self.context.peers),
             swim=sightings,
             reports=self.reports,
@@ -197,7 +197,7 @@ class Coordination:
         """On what changed; now and then also on time, which changes the rest."""
         state, raft, attention = self.context.state, self.context.raft, self._attention
         self._attention = Attention()
-        now_ms = self.context.ledger_ms(when)
+        now_ms = self.context.ledger_ms(self.context.clock_ms(when))
         only: set[Label] | None = attention.stacks
         facts = self._facts
         looks = facts is None or attention.everything or attention.hosts or when.mono >= self._look_at

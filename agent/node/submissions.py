@@ -17,7 +17,7 @@ from agent.instruction import VerifiedInstruction, check_times, read_instruction
 from agent.model.fault import Fault, fault_of
 from agent.model.instruction import InstructionResult
 from agent.model.ledger import InstructionEntry, encode_entry
-from agent.model.types import AgentId
+from agent.model.types import AgentId, Millis
 from agent.node.context import Context
 from agent.node.effects import Answer
 from agent.node.instant import Instant
@@ -105,9 +105,10 @@ class Submissions(Struct):
 
     def applied(self, result: InstructionResult) -> None:
         """The ledger's answer to the instruction with this jti, digest and target."""
-        for number, pending in list(self._pending.items()):
-            claims = pending.verified.claims
-            if claims.jti == result.jti and (claims.bdg, claims.target) == (result.digest, result.target):
+        asked = [number for number, pending in self._pending.items() if pending.verified.claims.jti == result.jti]
+        for number in asked:
+            claims = self._pending[number].verified.claims
+            if (claims.bdg, claims.target) == (result.digest, result.target):
                 self._answer(number, result)
 
     def confirmed(self, read: ReadState) -> None:
@@ -127,13 +128,13 @@ class Submissions(Struct):
             self._alone_since = when.mono
         if not self._pending:
             return
-        may_stamp = self.context.may_stamp(when)  # one answer for all that wait
+        clock_ms = self.context.clock_ms(when) if self.context.may_stamp(when) else None  # one answer for all that wait
         raft = self.context.raft
         post = raft.is_leader, raft.term, self.context.leader, self.context.way
         everybody = post != self._post or when.mono >= self._ends_at
         for number in list(self._pending) if everybody else sorted(self._moving):
             if (pending := self._pending.get(number)) is not None:
-                self._advance(number, pending, when, may_stamp=may_stamp)
+                self._advance(number, pending, when, clock_ms)
                 if pending.state == "waiting" or pending.told is not None:
                     self._moving.add(number)
                 else:
@@ -171,7 +172,8 @@ class Submissions(Struct):
         self._moving.add(number)
         self._ends_at = min(self._ends_at, pending.expires)
 
-    def _advance(self, number: int, pending: _Pending, when: Instant, *, may_stamp: bool) -> None:
+    def _advance(self, number: int, pending: _Pending, when: Instant, clock_ms: Millis | None) -> None:
+        """`clock_ms`: the time for stamps; None while this agent may not stamp."""
         if pending.told is not None:
             if self.context.state.index >= pending.told.index or when.mono >= min(pending.retry_at, pending.expires):
                 self._answer(number, pending.told)
@@ -184,8 +186,8 @@ class Submissions(Struct):
         if number not in self._pending or pending.state != "waiting" or when.mono < pending.retry_at:
             return
         if self.context.leads:
-            if may_stamp:
-                self._admit(number, pending, when)
+            if clock_ms is not None:
+                self._admit(number, pending, when, clock_ms)
         elif pending.stays:
             if not self.context.raft.is_leader:
                 self._answer(number, fault_of(self._no_coordinator(pending)))
@@ -210,14 +212,14 @@ class Submissions(Struct):
         self.context.hang_up(pending.call)
         pending.call = 0
 
-    def _admit(self, number: int, pending: _Pending, when: Instant) -> None:
+    def _admit(self, number: int, pending: _Pending, when: Instant, clock_ms: Millis) -> None:
         """Admission: the only place where `exp` counts. What `apply` would refuse now never enters the ledger.
 
         A no is told only from a state that is still current: a coordinator that was deposed without knowing it must not
         say that a revision isn't there which others have seen.
         """
         state = self.context.state
-        at = self.context.ledger_ms(when)
+        at = self.context.ledger_ms(clock_ms)
         entry = InstructionEntry(at=at, token=pending.token, body=pending.body, via=self.context.id)
         data = encode_entry(entry)
         _, foretold = apply(state, state.index + 1, data)
@@ -229,7 +231,7 @@ class Submissions(Struct):
                 self._ask_majority(number, pending, when)
             return
         try:
-            check_times(pending.verified.claims, self.context.clock_ms(when) // 1000, CLOCK_SKEW_S)
+            check_times(pending.verified.claims, clock_ms // 1000, CLOCK_SKEW_S)
             self.context.raft.propose(data, when.mono)
         except errors.MusterError as error:
             self._answer(number, fault_of(error))
