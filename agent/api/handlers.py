@@ -334,18 +334,24 @@ async def read_body(request: web.Request, max_bytes: int) -> bytes:
     """The body's exact bytes. Raises TooLarge, or InputError for a client that is too slow."""
     if request.content_length is not None and request.content_length > max_bytes:
         raise errors.TooLarge(f"{request.content_length} bytes; at most {max_bytes} are taken", where="body")
-    # All of it came with the headers, as mostly: there is nothing to wait for, and no timer to set.
-    patience_s = None if request.content.is_eof() else BODY_TIMEOUT_S
-    body = bytearray()
+    if request.content.is_eof():  # all of it came with the headers, as mostly: there is nothing to wait for
+        body = request.content.read_nowait()
+        _check_size(len(body), max_bytes)
+        return body
+    parts = bytearray()
     try:
-        async with asyncio.timeout(patience_s):
+        async with asyncio.timeout(BODY_TIMEOUT_S):
             async for part in request.content.iter_any():
-                body += part
-                if len(body) > max_bytes:
-                    raise errors.TooLarge(f"more than {max_bytes} bytes", where="body")
+                parts += part
+                _check_size(len(parts), max_bytes)
     except TimeoutError:
         raise errors.InputError(f"the body didn't come within {BODY_TIMEOUT_S:.0f} s", where="body") from None
-    return bytes(body)
+    return bytes(parts)
+
+
+def _check_size(size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise errors.TooLarge(f"more than {max_bytes} bytes", where="body")
 
 
 def _refusal(result: InstructionResult) -> Fault:

@@ -99,6 +99,8 @@ def api_record(
 
 def _text(text: str) -> str:
     """Cut, and without the lone surrogates that stand for bytes of a request that are no UTF-8."""
+    if text.isascii():
+        return text[:MAX_TEXT_CHARACTERS]
     return text[:MAX_TEXT_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
 
 
