@@ -9,7 +9,7 @@ change = next_change(configuration, state.members, health, me)    # one configur
 
 from agent.control.autopilot import AgentHealth, VoterChange, next_change, successor
 from agent.control.facts import ClusterFacts, HostFacts
-from agent.control.failure import Sighting, Watch, cluster_facts, next_look, streams
+from agent.control.failure import Sighting, Watch, cluster_facts, streams
 from agent.control.removal import Removal
 from agent.control.rollout import Decision, decide
 from agent.control.scheduler import Schedule, same_container, schedule
@@ -27,7 +27,6 @@ __all__ = [
     "cluster_facts",
     "decide",
     "next_change",
-    "next_look",
     "same_container",
     "schedule",
     "streams",

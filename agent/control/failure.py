@@ -59,16 +59,6 @@ def cluster_facts(
     return ClusterFacts(hosts=hosts, since_ms=watch.since_ms)
 
 
-def next_look(members: Iterable[AgentId], watch: Watch, now: float) -> float:
-    """When time alone may change the facts next (monotonic seconds); infinity when it can't."""
-    moments = [watch.since + NEW_COORDINATOR_GRACE_S, watch.since + AWAIT_REPORT_S]
-    for member in members:
-        sighting = watch.swim.get(member)
-        if sighting is not None and sighting.state == "left":
-            moments.append(sighting.since + LEFT_GRACE_S)
-    return min((moment for moment in moments if moment > now), default=float("inf"))
-
-
 def streams(
     coordinator: AgentId,
     linked: Collection[AgentId],

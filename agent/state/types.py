@@ -54,7 +54,8 @@ class StackState(Struct, frozen=True, kw_only=True):
     main. `removing`: it goes once its last assignment is released, or by an entry where it has none.
 
     `phase_since` is the ledger time of the newest phase; `moved_index` and `moved_at` name the newest entry that
-    changed anything for the stack's replicas: a host's report from before that index says nothing about them.
+    changed anything for the stack's replicas: a host's report from before that index says nothing about them, nor does
+    that host surely know which volumes go with the stack.
     """
 
     name: Label

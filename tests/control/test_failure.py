@@ -6,7 +6,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.control import HostFacts, Sighting, Watch, cluster_facts, next_look
+from agent.control import HostFacts, Sighting, Watch, cluster_facts
 from agent.control.failure import AWAIT_REPORT_S, LEFT_GRACE_S, NEW_COORDINATOR_GRACE_S, TOLD_S
 from agent.model.report import HostReport
 from agent.model.status import HostState
@@ -119,23 +119,6 @@ def test_drained_is_passed_on() -> None:
 
 
 STATES: st.SearchStrategy[HostState] = st.sampled_from(["alive", "suspect", "dead", "left", "unknown"])
-
-
-@given(STATES, st.floats(0, 200), st.floats(0, 200), st.floats(0, 200))
-def test_between_two_looks_time_alone_changes_nothing(
-    state: HostState, since: float, seen_at: float, now: float
-) -> None:
-    watch = Watch(
-        coordinator=ME,
-        since=since,
-        since_ms=0,
-        linked=frozenset(),
-        swim={HOST: Sighting(state=state, since=seen_at)},
-        reports={},
-    )
-    until = min(next_look((HOST,), watch, now), now + 500)
-    before = cluster_facts((HOST,), (ME,), watch, now)
-    assert cluster_facts((HOST,), (ME,), watch, now + (until - now) * 0.999) == before
 
 
 @given(st.dictionaries(st.sampled_from("abcdef"), STATES), st.sets(st.sampled_from("abcdef")), st.floats(0, 100))
