@@ -33,14 +33,12 @@ from agent import __version__
 from agent.errors import MusterError, NotFound
 from bootstrap import wheels
 from bootstrap.lockfile import runtime_requirements
+from bootstrap.remote.layout import LIBRARY, MANIFEST
 
 FORMAT: Final = 1  # counted up when the same input shall give other bytes
 PACKAGES: Final = ("agent", "bootstrap")
 RESOURCES: Final = ("requirements.lock", "systemd/muster-agent.service")
 """Beside the packages, here and in a bundle: an agent's host can install others."""
-
-LIBRARY: Final = "lib"
-MANIFEST: Final = "MANIFEST"
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 COMPRESSION: Final = 6  # gzip's own default; 9 takes three times as long for 1 %
@@ -90,7 +88,6 @@ class Bundle(Struct, frozen=True, kw_only=True):
     size: int
     sha256: str
     manifest: str
-    unpacked: int
 
 
 def resource(name: str) -> Path:
@@ -140,7 +137,7 @@ def pack(files: Mapping[str, bytes]) -> tuple[bytes, bytes]:
         gzip.GzipFile("", "wb", COMPRESSION, packed, mtime=0) as compressed,
         tarfile.open(fileobj=compressed, mode="w", format=tarfile.GNU_FORMAT) as archive,
     ):
-        for path, data in [("MANIFEST", manifest), *sorted(files.items())]:
+        for path, data in [(MANIFEST, manifest), *sorted(files.items())]:
             info = tarfile.TarInfo(path)
             info.size, info.mode = len(data), 0o644
             archive.addfile(info, io.BytesIO(data))
@@ -242,7 +239,6 @@ def _write(place: Path, files: Files, key: str) -> Bundle:
         "size": len(packed),
         "sha256": hashlib.sha256(packed).hexdigest(),
         "manifest": hashlib.sha256(manifest).hexdigest(),
-        "unpacked": sum(map(len, files.values())),
     }
     for path, data in ((place, packed), (_notes(place), json.dumps(fields).encode())):
         beside = path.with_suffix(".new")

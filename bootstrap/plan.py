@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from agent.errors import Conflict, InputError, MusterError, RuntimeUnavailable
+from agent.errors import Conflict, InputError, RuntimeUnavailable
 from agent.model.decode import convert
 from agent.model.types import HostAddress, Label, is_label
 from bootstrap.bundle import Target
@@ -233,11 +233,6 @@ def _toml(text: str) -> str:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def refused(error: MusterError, host: InventoryHost) -> MusterError:
-    """The same error, told of that host."""
-    return error if error.where else type(error)(error.what, where=host.alias, fix=error.fix)
 
 
 def needs_restart(held: str | None, wanted: str) -> bool:

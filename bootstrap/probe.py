@@ -74,7 +74,6 @@ class Facts(Struct, frozen=True, kw_only=True):
 
     hostname: Text
     system: Text
-    os: Text
     machine: Annotated[str, Meta(max_length=64, pattern=r"\A[A-Za-z0-9_]+\Z")]
     libc: Literal["gnu", "musl"]
     root: bool

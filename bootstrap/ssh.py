@@ -54,7 +54,6 @@ class Resolved(Struct, frozen=True, kw_only=True):
 
     user: str
     identity_files: tuple[str, ...]
-    jump: str
     keys_elsewhere: bool = False
 
 
@@ -119,7 +118,6 @@ def resolve(host: InventoryHost, settings: SshSettings) -> Resolved:
     return Resolved(
         user=values.get("user", ""),
         identity_files=tuple(value for key, _, value in pairs if key == "identityfile"),
-        jump=values.get("proxyjump", ""),
         keys_elsewhere=any(values.get(key, "none") != "none" for key in ("identityagent", "pkcs11provider")),
     )
 

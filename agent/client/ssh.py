@@ -30,7 +30,6 @@ TUNNEL_TIMEOUT_S = 15.0  # ssh logs in, through a bastion if need be
 CONNECT_TIMEOUT_S = 10
 ROUND_S = 0.02  # between two looks whether ssh listens
 END_TIMEOUT_S = 2.0
-MAX_COMPLAINT_BYTES = 4096
 
 _OPTIONS = (
     "BatchMode=yes",

@@ -19,8 +19,6 @@ from agent.model.types import (
     PublicKey,
 )
 
-GENESIS_VERSION = 1
-
 MAX_MEMBERS = 1000  # the largest cluster that is tested by simulation
 MAX_OPERATORS = 200
 MAX_API_KEYS = 200

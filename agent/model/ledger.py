@@ -13,8 +13,6 @@ from agent.model.cluster import Genesis
 from agent.model.stack import MAX_REPLICAS, InstructionRef
 from agent.model.types import AgentId, Label, Millis, Port
 
-ENTRY_VERSION = 1
-
 Phase = Literal["preparing", "services", "main", "workers", "validating", "healthy", "failed", "stopped", "removing"]
 """ARCHITECTURE.md "The way of an instruction": preparing → services → main → workers → validating → healthy | failed;
 beside them what `stop` and `remove` make of a stack. `services` are the ones without a role, healthy before main."""

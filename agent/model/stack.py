@@ -9,8 +9,6 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from agent.model.types import ContainerName, Digest, Label, LabelKey, Labels, LabelValue, Port
 
-STACK_VERSION = 1
-
 MAX_SERVICES = 200  # a plan of 200 workers is SEED's format at the largest cluster that one operator still reads
 MAX_REPLICAS = 10_000  # the frozen state's digest stays in single milliseconds up to here
 MAX_PORTS = 64  # per service; more is a host-network workload

@@ -65,7 +65,6 @@ HostAddress = Annotated[
 """An IP address or a host name; can't begin with `-`, so it is never read as an option."""
 
 LABEL = re.compile(LABEL_PATTERN)
-CONTAINER_NAME = re.compile(CONTAINER_NAME_PATTERN)
 
 
 def is_label(text: str) -> bool:

@@ -18,8 +18,6 @@ from typing import Final
 
 from msgspec import Struct
 
-from agent.node.messages import CallFrame, Frame, RaftFrame, ReplyFrame, SwimFrame
-
 FRAME_VERSION: Final = 2
 
 # The earliest that is still spoken. Who speaks none that we do is refused by `version`; it goes up when kinds that
@@ -28,15 +26,6 @@ OLDEST_FRAME_VERSION: Final = 1
 
 SINCE: Final[dict[type[Struct], int]] = {}
 """The first version of each kind that the first one didn't know."""
-
-
-def version_of(frame: Frame) -> int:
-    """The first version in which this frame is understood, with what it carries."""
-    inner: Struct | None = None
-    match frame:
-        case CallFrame(request=inner) | ReplyFrame(reply=inner) | RaftFrame(message=inner) | SwimFrame(message=inner):
-            pass
-    return max(SINCE.get(type(frame), 1), SINCE.get(type(inner), 1) if inner is not None else 1)
 
 
 def spoken_with(highest: int) -> int | None:

@@ -58,7 +58,7 @@ from agent.raft.errors import (
     ReadDropped,
     TransferRefused,
 )
-from agent.raft.messages import Message, decode_message, encode_message
+from agent.raft.messages import Message
 from agent.raft.ready import Envelope, FollowerStatus, Persist, ReadState, Ready, Role, SoftState
 
 __all__ = [
@@ -91,6 +91,4 @@ __all__ = [
     "SnapshotName",
     "SoftState",
     "TransferRefused",
-    "decode_message",
-    "encode_message",
 ]

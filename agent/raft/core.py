@@ -343,7 +343,7 @@ class Raft:
         leadership = self._roles.leadership
         return leadership.active_members(now) if leadership is not None else ()
 
-    def followers(self, now: float) -> tuple[FollowerStatus, ...]:
+    def followers(self) -> tuple[FollowerStatus, ...]:
         """On a leader: the progress of every other member, sorted by id. On others: nothing."""
         leadership = self._roles.leadership
-        return leadership.replication.followers(now) if leadership is not None else ()
+        return leadership.replication.followers() if leadership is not None else ()

@@ -156,19 +156,3 @@ Message = (
     | ReadIndex
     | ReadIndexResponse
 )
-
-_encoder = msgspec.msgpack.Encoder()
-_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
-
-
-def encode_message(message: Message) -> bytes:
-    """The message as one msgpack array whose first element is its tag."""
-    return _encoder.encode(message)
-
-
-def decode_message(data: bytes) -> Message:
-    """Raises ValueError when `data` isn't exactly one message inside the bounds."""
-    try:
-        return _decoder.decode(data)
-    except msgspec.DecodeError as error:
-        raise ValueError(f"not a consensus message: {error}") from None

@@ -87,11 +87,8 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FollowerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What a leader knows of one other member. `match`: on its disk up to here. `heard_s_ago`: seconds since it last
-    answered. `state`: probe, replicate or snapshot."""
+    """What a leader knows of one other member. `match`: on its disk up to here. `state`: probe, replicate, snapshot."""
 
     id: str
-    voter: bool
     match: int
     state: str
-    heard_s_ago: float

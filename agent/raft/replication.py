@@ -194,15 +194,9 @@ class Replication:
         others = [voter for voter in state.configuration.voters if voter != state.id]
         return max(others, key=lambda voter: (voter in state.linked, self.progress[voter].match), default=None)
 
-    def followers(self, now: float) -> tuple[FollowerStatus, ...]:
+    def followers(self) -> tuple[FollowerStatus, ...]:
         """The progress of every other member, sorted by id."""
         return tuple(
-            FollowerStatus(
-                id=member,
-                voter=member in self._state.configuration.voters,
-                match=progress.match,
-                state=progress.state.value,
-                heard_s_ago=max(0.0, now - progress.heard_at),
-            )
+            FollowerStatus(id=member, match=progress.match, state=progress.state.value)
             for member, progress in self.progress.items()
         )

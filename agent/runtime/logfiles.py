@@ -24,7 +24,6 @@ MAX_LOG_BYTES = 10_000_000  # the same as Docker's json-file setting of the othe
 LOG_FILES = 3  # the current one and two rotated
 FOLLOW_INTERVAL_S = 0.2  # while somebody watches; shorter isn't seen
 MAX_LINE_BYTES = 65_536  # a longer line is cut in pieces
-MAX_BATCH_LINES = 1000  # read between two looks at the loop
 
 Stream = Literal["stdout", "stderr"]
 STREAMS: tuple[Stream, ...] = ("stdout", "stderr")

@@ -25,7 +25,6 @@ COMMAND_TIMEOUT_S: Final = 2.0  # they answer at once, unless the machine is stu
 DOCKER_TIMEOUT_S: Final = 2  # likewise; a person waits
 SYNCS: Final = 5  # the middle one counts: another program's write may hold up one
 SYNC_BYTES: Final = 4096  # a transaction of the ledger's
-MAX_LOG_LINES: Final = 200
 MAX_LOG_LINE_CHARACTERS: Final = 500
 JOURNAL_LINES: Final = 50
 

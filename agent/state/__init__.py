@@ -28,7 +28,7 @@ from agent.state.queries import (
     wanted_replicas,
     wants_stopped,
 )
-from agent.state.snapshot import decode_snapshot, digest, encode_snapshot
+from agent.state.snapshot import decode_snapshot, encode_snapshot
 from agent.state.stacks import REMOVAL_LEVEL
 from agent.state.types import Applied, ClusterState, Evidence, SignedStack, StackState
 
@@ -54,7 +54,6 @@ __all__ = [
     "check_crossing",
     "decode_snapshot",
     "deployed_stack",
-    "digest",
     "encode_snapshot",
     "genesis_state",
     "hosts_of",

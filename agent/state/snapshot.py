@@ -1,4 +1,4 @@
-"""The state as bytes, its digest, and the proof of it.
+"""The state as bytes, and the proof of it.
 
 A snapshot keeps, per live object, the instruction that made it: token and exact body. Whoever installs one verifies all
 of them, down to genesis, so a snapshot can't say what no operator signed (ARCHITECTURE.md "Invariants, and who checks
@@ -21,8 +21,6 @@ from agent.state.errors import SnapshotRefused
 from agent.state.proof import prove
 from agent.state.queries import key_of
 from agent.state.types import ClusterState, Evidence, SignedStack, StackState
-
-SNAPSHOT_VERSION = 1
 
 
 class _Deploy(Struct, frozen=True, kw_only=True):
@@ -62,7 +60,7 @@ _decoder = msgspec.msgpack.Decoder(_Snapshot)
 
 
 def encode_snapshot(state: ClusterState) -> bytes:
-    """The state as bytes, the same bytes for the same state."""
+    """The state as bytes, the same for the same state: agents at the same index have the same."""
     flat = _Snapshot(
         cluster=state.cluster,
         name=state.name,
@@ -88,11 +86,6 @@ def encode_snapshot(state: ClusterState) -> bytes:
         evidence=state.evidence,
     )
     return _encoder.encode(flat)
-
-
-def digest(state: ClusterState) -> Digest:
-    """The sha256 of all of it: agents at the same index have the same."""
-    return hashlib.sha256(encode_snapshot(state)).hexdigest()
 
 
 def decode_snapshot(data: bytes, *, verify: bool = True, founded_as: ClusterState | None = None) -> ClusterState:

@@ -56,7 +56,6 @@ class Identity(Struct, frozen=True, kw_only=True):
     certificate_path: Path
     tls_key_path: Path
     certificate: str
-    certificate_digest: str
     genesis: Genesis
     genesis_bytes: bytes
     genesis_token: str
@@ -164,7 +163,7 @@ def load(data_dir: Path) -> Identity:
     grant = _read_grant(home)
     try:
         genesis = read_genesis(grant.genesis_token, grant.genesis.encode())
-        certificate = _check_certificate(grant.certificate, keys, genesis)
+        _check_certificate(grant.certificate, keys, genesis)
     except (InputError, NotAuthenticated) as error:
         raise StorageError(error.what, where=str(home), fix=_REPAIR) from error
     certificate_path = home / "certificate.pem"
@@ -176,7 +175,6 @@ def load(data_dir: Path) -> Identity:
         certificate_path=certificate_path,
         tls_key_path=home / "tls.pem",
         certificate=grant.certificate,
-        certificate_digest=certificate.fingerprint(hashes.SHA256()).hex(),
         genesis=genesis,
         genesis_bytes=grant.genesis.encode(),
         genesis_token=grant.genesis_token,

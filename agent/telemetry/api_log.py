@@ -18,8 +18,6 @@ from typing import IO, Final
 import msgspec
 from msgspec import Struct
 
-LOG_FILE: Final = "workers_api_communication.log"
-
 # Rotated at this size or age, whichever comes first; 8 files of 16 MiB are some 400,000 requests.
 MAX_LOG_BYTES: Final = 16 * 1024 * 1024
 MAX_LOG_AGE_S: Final = 24 * 3600.0

@@ -35,7 +35,6 @@ def probe(ask: dict[str, Any], ssh_connection: str) -> dict[str, Any]:
     return {
         "hostname": socket.gethostname().partition(".")[0].lower(),
         "system": os.uname().sysname,
-        "os": _os_name(),
         "machine": os.uname().machine,
         "libc": "musl" if os.path.exists(f"/lib/ld-musl-{os.uname().machine}.so.1") else "gnu",
         "root": os.geteuid() == 0,
@@ -165,13 +164,6 @@ def _stable_path() -> str:
     """The interpreter by the name that survives an update of the distribution's python3."""
     name = f"/usr/bin/python{sys.version_info[0]}.{sys.version_info[1]}"
     return name if os.path.realpath(name) == os.path.realpath(sys.executable) else sys.executable
-
-
-def _os_name() -> str:
-    for line in (read("/etc/os-release") or b"").decode("utf-8", "replace").splitlines():
-        if line.startswith("PRETTY_NAME="):
-            return line.partition("=")[2].strip('"')
-    return os.uname().sysname
 
 
 def _disk(path: str) -> tuple[str, dict[str, Any]]:

@@ -28,7 +28,6 @@ def facts(**changes: Any) -> Facts:
     told = {
         "hostname": "n1",
         "system": "Linux",
-        "os": "Debian GNU/Linux 12 (bookworm)",
         "machine": "x86_64",
         "libc": "gnu",
         "root": True,

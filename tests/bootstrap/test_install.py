@@ -28,7 +28,7 @@ from tests.bootstrap.identities import Host, host
 PATIENCE_S = 10.0  # for what takes milliseconds
 CHANGING = {"apply", "request", "accept", "start"}
 """What came by `unpack` lies beside its place until `apply`, and goes with the connection."""
-BUNDLE = Bundle(version="1", path=Path("bundle"), size=1, sha256="0" * 64, manifest="0" * 64, unpacked=1)
+BUNDLE = Bundle(version="1", path=Path("bundle"), size=1, sha256="0" * 64, manifest="0" * 64)
 
 
 class Helper:

@@ -30,7 +30,7 @@ from bootstrap.ssh import (
     resolve,
 )
 
-RESOLVED = Resolved(user="ops", identity_files=(), jump="")
+RESOLVED = Resolved(user="ops", identity_files=())
 
 
 def host(line: str = "ops@n1:2222") -> InventoryHost:
@@ -221,9 +221,9 @@ def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 
 
 def test_the_users_own_configuration_counts(configured: Callable[..., None]) -> None:
-    configured("User deploy", "ProxyJump bastion", "IdentityFile ~/.ssh/other")
+    configured("User deploy", "IdentityFile ~/.ssh/other")
     found = resolve(host("n1"), SshSettings())
-    assert (found.user, found.jump, found.identity_files) == ("deploy", "bastion", ("~/.ssh/other",))
+    assert (found.user, found.identity_files) == ("deploy", ("~/.ssh/other",))
 
 
 @pytest.mark.parametrize(
@@ -253,8 +253,8 @@ def test_a_key_with_a_passphrase_is_locked_and_one_without_is_not(
     held = held_keys()
     assert locked_key((missing, opened), held) is None
     assert locked_key((missing, opened, shut), held) == shut
-    assert has_key(Resolved(user="ops", identity_files=(missing, shut), jump=""), held)
-    assert not has_key(Resolved(user="ops", identity_files=(missing,), jump=""), held)
+    assert has_key(Resolved(user="ops", identity_files=(missing, shut)), held)
+    assert not has_key(Resolved(user="ops", identity_files=(missing,)), held)
     assert "ssh-keygen -t ed25519; then bring it there: ssh-copy-id -p 2222 ops@n1" in no_key(host()).fix
 
 
@@ -279,7 +279,7 @@ def test_a_key_that_an_agent_holds_counts_wherever_it_lies(
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert has_key(Resolved(user="ops", identity_files=(), jump=""), held_keys()) is has
+    assert has_key(Resolved(user="ops", identity_files=()), held_keys()) is has
 
 
 def test_without_an_agent_program_there_is_no_key_in_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from msgspec import NODEFAULT, UNSET, Struct, inspect
 
 from agent.model.report import HostReport
 from agent.net.frames import Opening
-from agent.node.messages import Frame
+from agent.node.messages import CallFrame, Frame, RaftFrame, ReplyFrame, SwimFrame
 from agent.node.versions import FRAME_VERSION, SINCE
 from agent.swim import SwimMessage
 
@@ -53,6 +53,15 @@ def today() -> Shapes:
 
 def write(version: int) -> None:
     file_of(version).write_text(json.dumps(today(), indent=1) + "\n")
+
+
+def version_of(frame: Frame) -> int:
+    """The first version in which this frame is understood, with what it carries."""
+    inner: Struct | None = None
+    match frame:
+        case CallFrame(request=inner) | ReplyFrame(reply=inner) | RaftFrame(message=inner) | SwimFrame(message=inner):
+            pass
+    return max(SINCE.get(type(frame), 1), SINCE.get(type(inner), 1) if inner is not None else 1)
 
 
 def differences(earlier: Shapes, later: Shapes, version: int) -> list[str]:

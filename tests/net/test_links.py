@@ -21,6 +21,7 @@ from agent.node.messages import CallFrame, CancelFrame, Ledger, RaftFrame, Reply
 from agent.node.versions import FRAME_VERSION
 from agent.raft import Configuration, Entry, EntryKind, RaftTiming
 from agent.raft.messages import MAX_CHUNK_BYTES, InstallSnapshot
+from bootstrap.certificates import certificate_digest
 from tests.net.nodes import Node, make_nodes, running
 from tests.support.trust import Trust
 from tests.support.waiting import wait_for
@@ -67,7 +68,7 @@ async def test_a_link_is_up_on_both_sides_with_what_each_says_of_itself(pair: li
             host=a.host,
             api_port=9999,
             peer_port=a.port,
-            certificate=a.identity.certificate_digest,
+            certificate=certificate_digest(a.identity.certificate),
             signing_key=a.identity.signing_key.public_key().public_bytes_raw(),
             known=True,
             dialled=False,

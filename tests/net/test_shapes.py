@@ -11,7 +11,7 @@ from msgspec import Struct
 from agent.node import versions
 from agent.node.context import Peer
 from agent.node.messages import CancelFrame, RaftFrame, TakenFrame
-from agent.node.versions import FRAME_VERSION, OLDEST_FRAME_VERSION, spoken_with, version_of
+from agent.node.versions import FRAME_VERSION, OLDEST_FRAME_VERSION, spoken_with
 from agent.raft.messages import Heartbeat
 from tests.net import shapes
 
@@ -125,7 +125,7 @@ def test_a_link_speaks_the_lower_of_both_versions(monkeypatch: pytest.MonkeyPatc
 
 def test_a_frame_is_of_the_version_of_what_it_carries(monkeypatch: pytest.MonkeyPatch) -> None:
     beat = RaftFrame(message=Heartbeat(term=1, commit=0, round=1))
-    assert version_of(beat) == version_of(TakenFrame(id=1, parts=1)) == 1
+    assert shapes.version_of(beat) == shapes.version_of(TakenFrame(id=1, parts=1)) == 1
     since(monkeypatch, Heartbeat, 7)
     since(monkeypatch, TakenFrame, 8)
-    assert (version_of(beat), version_of(TakenFrame(id=1, parts=1))) == (7, 8)
+    assert (shapes.version_of(beat), shapes.version_of(TakenFrame(id=1, parts=1))) == (7, 8)

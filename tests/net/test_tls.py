@@ -10,6 +10,7 @@ import pytest
 from agent.errors import InputError, StorageError
 from agent.net import tls
 from agent.storage.identity import Identity
+from bootstrap.certificates import certificate_digest
 from tests.support.trust import found
 
 
@@ -47,8 +48,8 @@ def contexts(server: Identity, client: Identity) -> tuple[ssl.SSLContext, ssl.SS
 def test_each_end_learns_the_others_id_and_certificate(two: list[Identity]) -> None:
     server, client = two
     s, c = handshake(*contexts(server, client))
-    assert tls.peer_identity(s) == (client.id, client.certificate_digest)
-    assert tls.peer_identity(c) == (server.id, server.certificate_digest)
+    assert tls.peer_identity(s) == (client.id, certificate_digest(client.certificate))
+    assert tls.peer_identity(c) == (server.id, certificate_digest(server.certificate))
     assert s.version() == "TLSv1.3"
 
 

@@ -24,9 +24,8 @@ from agent.raft import (
     RaftTiming,
     Ready,
     Snapshot,
-    decode_message,
-    encode_message,
 )
+from tests.raft.wire import decode_message, encode_message
 
 GENESIS = Entry(1, 0, EntryKind.CONFIG, b"genesis")
 

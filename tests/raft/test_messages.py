@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.raft import MAX_ENTRY_BYTES, Configuration, Entry, EntryKind, decode_message, encode_message
+from agent.raft import MAX_ENTRY_BYTES, Configuration, Entry, EntryKind
 from agent.raft.messages import (
     MAX_CHUNK_BYTES,
     Append,
@@ -25,6 +25,7 @@ from agent.raft.messages import (
     Vote,
     VoteResponse,
 )
+from tests.raft.wire import decode_message, encode_message
 
 NUMBERS = st.integers(0, 2**62)
 ENTRIES = st.builds(Entry, st.integers(1, 2**62), NUMBERS, st.sampled_from(EntryKind), st.binary(max_size=20))

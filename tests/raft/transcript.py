@@ -298,7 +298,7 @@ class Transcript:
             log = f"log {raft.first_index}-{raft.last_index} commit={raft.commit} applied={raft.applied}"
             who = f"{raft.role.value} term={raft.term} leader={raft.leader}"
             self._say(f"{id}: {who} {log} {_configuration(raft.configuration)}")
-            for follower in raft.followers(self._now):
+            for follower in raft.followers():
                 self._say(f"   {follower.id}: {follower.state} match={follower.match}")
 
 

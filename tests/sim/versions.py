@@ -28,9 +28,9 @@ from agent.model.instruction import Act
 from agent.model.report import HostReport
 from agent.model.types import AgentId
 from agent.node.messages import Frame, ReportFrame
-from agent.node.versions import FRAME_VERSION, version_of
+from agent.node.versions import FRAME_VERSION
 from agent.state import ClusterState
-from tests.net.shapes import classes_in, fields_later_than
+from tests.net.shapes import classes_in, fields_later_than, version_of
 from tests.sim.checks import Violated
 
 EARLIER, LATER = 1, 2

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from agent.telemetry import api_log
 from agent.telemetry.api_log import (
-    LOG_FILE,
     MAX_ENDPOINTS,
     OTHER_ENDPOINTS,
     ApiLog,
@@ -25,6 +24,7 @@ from agent.telemetry.api_log import (
 )
 from tests.support.waiting import wait_for_sync
 
+LOG_FILE = "workers_api_communication.log"
 SEED = {
     "timestamp": "2024-01-15T10:30:15.123Z",
     "source_host": "192.168.1.100",
