@@ -31,6 +31,7 @@ LISTENS_WITHIN_S = 0.5  # a connection; events that came before it are heard of 
 EVENTS_WITHIN_S = 1.0  # after a status that says it is over; a stream that is being made anew isn't waited for longer
 MAX_REPLICAS_NAMED = 4  # of a service, one by one; the fifth makes the line longer than a terminal
 MAX_CHECK_LINES = 20  # hosts told one by one; of more only how many are done
+SILENCE_S = 5.0  # of a removal: then it is told what to do; an agent that is well has something to tell each second
 REMOVAL_PATIENCE_S = 90.0  # while nothing goes; a host whose agent was stopped counts as lost after 60
 PATIENCE_S = 60.0  # without a member that answers; a coordinator's death takes seconds
 
@@ -75,7 +76,8 @@ class Watch(Struct):
         try:
             return await self._look()
         except asyncio.CancelledError:
-            notice(f"{self.stack} goes on without this command; `agent status` shows how far it is")
+            what = f"the removal of {self.stack}" if self.removing else self.stack
+            notice(f"{what} goes on without this command; `agent status` shows how far it is")
             raise
         finally:
             listening.cancel()
@@ -144,17 +146,28 @@ class Watch(Struct):
         left = sum(len(service.replicas) for service in stack.services)
         if left != self._left:
             self._left, self._left_since = left, time.monotonic()
-        late = time.monotonic() - self._left_since >= REMOVAL_PATIENCE_S
-        owing = _hosts_of(stack)
+        silence_s = time.monotonic() - self._left_since
+        late, owing = silence_s >= REMOVAL_PATIENCE_S, _hosts_of(stack)
         # One whose agent was stopped may be back soon, so it is waited for like those that are there.
         if self.volumes and owing and owing <= _in_state(status, _LOST if late else ("dead",)):
             self._owing, self._lost = owing, _in_state(status, _LOST)
             return True
+        if not self.options.json and silence_s >= SILENCE_S:
+            self._advise(owing)
         if late:
-            what = "; ".join(f"{service.name}: {_going(service)}" for service in stack.services if service.replicas)
+            left_of = [f"{service.name}: {_going(service)}" for service in stack.services if service.replicas]
+            what = "; ".join(left_of) or stack.reason
             fix = "It goes on by itself; `agent status` lists the stack until all hosts have said that theirs are gone."
             raise DeploymentFailed(f"not all of it is gone yet: {what}", where=self.stack, fix=fix)
         return False
+
+    def _advise(self, owing: frozenset[str]) -> None:
+        """What to do about hosts that tell nothing more; once for the same."""
+        text = f"{_names(owing)} told nothing new for {SILENCE_S:.0f} s" if owing else "nobody told anything new"
+        if self._told.get("advice") != text:
+            self._told["advice"] = text
+            look = " ".join(("agent doctor", *sorted(owing)))
+            notice(f"{text}; `{look}` looks for what is wrong there. Ctrl-C ends this command, and not the removal.")
 
     async def _say_outcome(self) -> None:
         """The last line, behind what events tell of the way there, though the status may be sooner than they are."""
@@ -222,6 +235,8 @@ class Watch(Struct):
         if stack is not None and stack.checks:
             return table(("host", "state", "does"), _check_rows(stack.checks))
         if stack is not None and self.removing:
+            if stack.reason:
+                return table(("waiting",), [(stack.reason,)])
             going = [(service.name, str(len(service.replicas)), _going(service)) for service in stack.services]
             return table(("service", "left", "where"), going)
         rows = (
@@ -246,6 +261,8 @@ class Watch(Struct):
         if not self.options.live:
             for about, text in _check_lines(stack.checks):
                 self._once(about, text)
+            if self.removing and stack.reason:
+                self._once("reason", f"  {stack.reason}")
             for service in stack.services:
                 if self.removing:
                     self._once(service.name, f"  {service.name}: {_going(service) or 'gone'}")

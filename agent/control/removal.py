@@ -12,9 +12,9 @@ from msgspec import Struct
 
 from agent.control.facts import ClusterFacts, HostFacts
 from agent.model.ledger import Assignment
-from agent.model.report import ObservedReplica
+from agent.model.report import HostReport, ObservedReplica
 from agent.model.spec import ReplicaKey
-from agent.model.stack import Service
+from agent.model.stack import RuntimeName, Service
 from agent.model.types import AgentId
 from agent.state import REMOVAL_LEVEL, ClusterState, StackState, hosts_of, service_of
 
@@ -50,6 +50,19 @@ class Removal(Struct, frozen=True):
             if (key.service, key.slot) not in there and all(self._is_done(host, item) for host in hosts_of(item))
         ]
 
+    @property
+    def unheard(self) -> list[AgentId]:
+        """Hosts that may have something of it, for all that they told; what is assigned to them aside."""
+        return [id_ for id_, host in self.facts.hosts.items() if host.awaited or self._may_have_volumes(host)]
+
+    def holds(self, assignment: Assignment) -> str:
+        """Why a replica that its host doesn't report isn't known to be gone."""
+        facts, service = self.facts.of(assignment.host), service_of(self.state, assignment)
+        if facts.report is None or facts.report.applied < self.stack.moved_index:
+            return "its host hasn't heard of it yet"
+        away = service is not None and service.runtime in _away(facts.report)
+        return f"the {service.runtime} runtime there doesn't answer" if service is not None and away else ""
+
     def unassigned(self, assigned: Iterable[ReplicaKey]) -> Iterator[tuple[AgentId, ObservedReplica]]:
         """What hosts still report of slots that were given up before the removal."""
         known = {(key.service, key.slot) for key in assigned}
@@ -58,8 +71,7 @@ class Removal(Struct, frozen=True):
                 yield host, found
 
     def _may_be_ending(self, assigned: Iterable[ReplicaKey]) -> bool:
-        awaited = any(host.awaited or self._may_have_volumes(host) for host in self.facts.hosts.values())
-        return awaited or next(self.unassigned(assigned), None) is not None
+        return bool(self.unheard) or next(self.unassigned(assigned), None) is not None
 
     def _may_have_volumes(self, host: HostFacts) -> bool:
         """Whether it doesn't know yet that they are to be deleted: slots that were given up leave theirs behind."""
@@ -83,9 +95,13 @@ class Removal(Struct, frozen=True):
             return not (self.stack.delete_volumes and service is not None and _keeps_data(service))
         if facts.report is None or facts.report.applied < self.stack.moved_index:
             return False
-        away = {runtime.name for runtime in facts.report.runtimes if not runtime.available}
         # An agent that has just started and whose engine doesn't answer has seen nothing yet, and so reports nothing.
-        return service is None or service.runtime not in away
+        return service is None or service.runtime not in _away(facts.report)
+
+
+def _away(report: HostReport) -> set[RuntimeName]:
+    """Runtimes of the host that don't answer it."""
+    return {runtime.name for runtime in report.runtimes if not runtime.available}
 
 
 def _keeps_data(service: Service) -> bool:

@@ -97,7 +97,7 @@ class StackViews(Struct, frozen=True):
             name=stack.name,
             revision=stack.revision,
             phase=stack.phase,
-            reason=stack.reason,
+            reason=stack.reason or self._unheard_of_removed(stack, by_service),
             changed_by=stack.changed_by,
             changed_at=rfc3339(stack.changed_at),
             services=tuple(services),
@@ -119,6 +119,14 @@ class StackViews(Struct, frozen=True):
                 instruction=replace(stack.deployed, revision=found.revision),
                 ports=found.ports,
             )
+
+    def _unheard_of_removed(self, stack: StackState, left: Mapping[Label, list[Assignment]]) -> str:
+        """Whom a removed stack waits for that has nothing left, by all that is known."""
+        if not stack.removing or any(left.values()):
+            return ""
+        hosts = Removal(self.state, stack, self.facts).unheard
+        names = sorted(self.state.members[host].name for host in hosts if host in self.state.members)
+        return f"waiting to hear from {', '.join(names)}" if names else ""
 
     def _checks(self, stack: StackState) -> tuple[HostCheck, ...]:
         """By host; what is left in reports of a rollout that is over says nothing any more."""
@@ -215,6 +223,8 @@ class StackViews(Struct, frozen=True):
                 liveness += "; its volumes there go once it is back"
             return _unseen(assignment, "unknown", liveness or "its host hasn't reported to this agent")
         settled = stack.phase == "healthy" or host.report.applied >= stack.moved_index
+        if found is None and stack.removing:
+            return _unseen(assignment, "pending", Removal(self.state, stack, self.facts).holds(assignment))
         if found is None or (not settled and found.revision != assignment.instruction.revision):
             return _unseen(assignment, "pending", "" if found is None else "its host hasn't begun")
         if found.state == "stopped" and assignment.service in stack.held:

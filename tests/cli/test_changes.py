@@ -454,6 +454,56 @@ async def test_removing_tells_where_replicas_are_left(
     assert "removed" not in said.out
 
 
+async def test_a_removal_of_which_hosts_tell_nothing_more_says_once_what_to_do(
+    agent: Agent, running: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "SILENCE_S", 0.0)
+    open_shop(running)
+    node = running.nodes["n1"]
+
+    looks: list[int] = []
+
+    def one_is_gone() -> None:
+        running.ledger.report("n1")
+        let_go(running, "web")
+        looks.append(statuses(node))
+
+    said = await during(
+        agent("remove", "shop", "--volumes", "--yes", "--via", "n1"),
+        (lambda: revision(running) == 2 and statuses(node) > 3, one_is_gone),
+        (lambda: statuses(node) > looks[0] + 2, lambda: let_go(running, "job")),
+    )
+    assert (said.code, said.out.splitlines()[-1]) == (0, "shop: removed")
+    advice = [line for line in said.err.splitlines() if "Ctrl-C ends this command, and not the removal." in line]
+    assert [line.partition(";")[0] for line in advice] == [
+        "note: n1, n2 told nothing new for 0 s",
+        "note: n2 told nothing new for 0 s",
+    ]
+    assert "`agent doctor n1 n2`" in advice[0]
+
+
+async def test_a_removal_that_only_waits_to_hear_from_hosts_names_them(
+    agent: Agent, running: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where replicas that were given up before may have left volumes on them."""
+    monkeypatch.setattr(progress, "REMOVAL_PATIENCE_S", 0.3)
+    with_data(running, web="n1")
+    running.ledger.dead.clear()
+    running.ledger.report("n2")
+    behind = running.ledger.reports["n2"]
+
+    def ended() -> None:
+        running.ledger.report("n1")
+        running.ledger.reports["n2"] = behind
+
+    said = await during(
+        agent("remove", "shop", "--volumes", "--yes", "--via", "n1"), (lambda: revision(running) == 2, ended)
+    )
+    assert said.code == EXIT_DEGRADED, said
+    assert "  waiting to hear from n2" in said.out.splitlines()
+    assert "shop: not all of it is gone yet: waiting to hear from n2" in said.err
+
+
 async def test_removing_tells_where_one_ran_that_was_moving(
     agent: Agent, running: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -552,15 +602,13 @@ async def test_an_agent_that_is_lost_while_watching_is_replaced(agent: Agent, ru
     assert said.code == 0, said
 
 
-async def deploying(cluster: FakeCluster, plan: Path, *options: str) -> asyncio.subprocess.Process:
+async def given(cluster: FakeCluster, *arguments: str) -> asyncio.subprocess.Process:
     """The command as a process of its own, which signals can be sent to."""
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "agent",
-        "deploy",
-        str(plan),
-        *options,
+        *arguments,
         env={**os.environ, "MUSTER_HOME": str(cluster.home.path)},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -568,7 +616,7 @@ async def deploying(cluster: FakeCluster, plan: Path, *options: str) -> asyncio.
 
 
 async def test_ctrl_c_leaves_the_deployment_running_and_says_so(running: FakeCluster, plan: Path) -> None:
-    process = await deploying(running, plan)
+    process = await given(running, "deploy", str(plan))
     await wait_for(lambda: revision(running) == 1, 15)
     await wait_for(lambda: sum(len(node.records) for node in running.nodes.values()) > 4, 15)
     process.send_signal(signal.SIGINT)
@@ -578,6 +626,18 @@ async def test_ctrl_c_leaves_the_deployment_running_and_says_so(running: FakeClu
     assert b"shop goes on without this command" in err
     assert b"Traceback" not in err
     assert running.ledger.state.stacks["shop"].phase == "preparing"
+
+
+async def test_ctrl_c_lets_a_removal_go_on_and_says_so(running: FakeCluster) -> None:
+    open_shop(running)
+    process = await given(running, "remove", "shop", "--volumes", "--yes", "--via", "n1")
+    await wait_for(lambda: revision(running) == 2 and statuses(running.nodes["n1"]) > 2, 15)
+    process.send_signal(signal.SIGINT)
+    out, err = await asyncio.wait_for(process.communicate(), 15)
+    assert process.returncode == 130, err
+    assert b"  web: 1 left, on n1" in out
+    goes_on = "note: the removal of shop goes on without this command; `agent status` shows how far it is"
+    assert err.decode().split("\n") == [goes_on, "", "stopped", ""], "behind the ^C that a terminal shows"
 
 
 async def test_ctrl_c_when_all_is_said_already_takes_nothing_back(
@@ -593,6 +653,6 @@ async def test_ctrl_c_when_all_is_said_already_takes_nothing_back(
         return members()
 
     monkeypatch.setattr(node, "members", meanwhile)
-    process = await deploying(running, plan, "--detach", "--via", "n1")
+    process = await given(running, "deploy", str(plan), "--detach", "--via", "n1")
     out, err = await asyncio.wait_for(process.communicate(), 15)
     assert (process.returncode, out, err) == (0, b"shop: accepted as revision 1\n", b"")

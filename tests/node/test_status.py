@@ -444,3 +444,37 @@ def test_the_numbers_never_contradict_each_other(
     assert len(found_service.replicas) == len(placed)
     assert all(each.state == "unknown" for each in found_service.replicas if each.host in lost)
     assert (status.health_score == 100.0) == (found_service.healthy == wanted)
+
+
+def removed_with_volumes() -> Ledger:
+    ledger = Ledger()
+    ledger.deploy(stack(web=service(volumes=(Volume(source="data", container_path="/data"),))))
+    ledger.assign(ledger.assignment("n2"))
+    ledger.remove(delete_volumes=True)
+    return ledger
+
+
+def test_whom_a_removed_stack_waits_for_is_told_where_nothing_is_left_that_could_be_listed() -> None:
+    ledger = removed_with_volumes()
+    now = ledger.state.index
+    hosts = {name: replace(up(ledger, name), report=report(ledger, name, applied=now)) for name in ("n1", "n3")}
+    behind = replace(up(ledger, "n3"), report=report(ledger, "n3", applied=0))
+    gone = replace(up(ledger, "n2"), report=report(ledger, "n2", applied=now))
+    found = build_status(ledger.state, view(ledger, {**hosts, "n2": gone, "n3": behind})).stacks[0]
+    assert (found.services[0].replicas, found.reason) == ((), "waiting to hear from n3")
+    assert build_status(ledger.state, view(ledger, {**hosts, "n2": gone})).stacks[0].reason == ""
+
+
+@pytest.mark.parametrize(
+    ("applied", "answers", "why"),
+    [(0, True, "its host hasn't heard of it yet"), (None, False, "the docker runtime there doesn't answer")],
+)
+def test_what_of_a_removed_stack_no_report_names_has_the_reason_why_it_may_be_there(
+    applied: int | None, answers: bool, why: str
+) -> None:
+    ledger = removed_with_volumes()
+    applied = ledger.state.index if applied is None else applied
+    runtimes = (RuntimeInfo(name="docker", available=answers),)
+    told = replace(up(ledger, "n2"), report=report(ledger, "n2", applied=applied, runtimes=runtimes))
+    (left,) = the_service(build_status(ledger.state, view(ledger, {"n2": told}))).replicas
+    assert (left.state, left.reason) == ("pending", why)
