@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from msgspec import Meta, Struct, inspect
 
-from agent.errors import InputError, NotFound, TooLarge
+from agent.errors import InputError, TooLarge
 from agent.model.decode import convert
 from agent.model.explain import shown, shown_key
 from agent.model.stack import RuntimeName
@@ -117,7 +117,7 @@ def read_config(
 ) -> Config:
     """`parse_config` with the file at `path`; without a path DEFAULT_FILE, which may be missing.
 
-    Raises NotFound for a path that names no file, else as `parse_config`.
+    Raises InputError for a path that names no file, else as `parse_config`.
     """
     file = Path(path or DEFAULT_FILE)
     try:
@@ -125,7 +125,7 @@ def read_config(
             data = opened.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError:
         if path is not None:
-            raise NotFound("there is no such configuration file", where=path) from None
+            raise InputError("there is no such configuration file", where=path) from None
         data = b""
     except OSError as error:
         raise InputError(f"can't be read: {error.strerror}", where=str(file)) from None

@@ -119,9 +119,14 @@ class Home(Struct, frozen=True, kw_only=True):
 
     def operator_key(self) -> Ed25519PrivateKey:
         """The key that signs instructions. Raises as `read_private_key`; InputError when it isn't `operator.json`'s."""
-        key = read_private_key(self.path / OPERATOR_KEY_FILE)
+        path = self.path / OPERATOR_KEY_FILE
+        fix = "Put it back; if it is lost, `agent operator replace --recovery-key FILE` makes another."
+        try:
+            key = read_private_key(path)
+        except NotFound:
+            raise NotFound("the operator's key isn't there", where=str(path), fix=fix) from None
         if not isinstance(key, Ed25519PrivateKey) or key.public_key().public_bytes_raw().hex() != self.operator.key:
-            raise InputError(f"not the key that {OPERATOR_FILE} names", where=str(self.path / OPERATOR_KEY_FILE))
+            raise InputError(f"not the key that {OPERATOR_FILE} names", where=str(path), fix=fix)
         return key
 
 

@@ -131,7 +131,7 @@ def tell_stopped(ended: BaseException, hosts: Path, limit: str | None) -> None:
 
 
 def read_hosts(path: Path) -> tuple[InventoryHost, ...]:
-    """The list, from a file or `-`. Raises NotFound, InputError."""
+    """The list, from a file or `-`. Raises InputError."""
     if str(path) == "-":
         data = sys.stdin.buffer.read(MAX_INVENTORY_BYTES + 1)
     else:
@@ -140,7 +140,7 @@ def read_hosts(path: Path) -> tuple[InventoryHost, ...]:
                 data = file.read(MAX_INVENTORY_BYTES + 1)
         except FileNotFoundError:
             fix = "One host a line: user@host. `bootstrap install --help` says more."
-            raise NotFound("there is no such list of hosts", where=str(path), fix=fix) from None
+            raise InputError("there is no such list of hosts", where=str(path), fix=fix) from None
         except OSError as error:
             raise InputError(f"can't be read: {error.strerror}", where=str(path)) from None
     if len(data) > MAX_INVENTORY_BYTES:

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from agent.cli.options import Options
 from agent.cli.session import notice, open_client
 from agent.client import Client, home_client
-from agent.errors import InputError
+from agent.errors import InputError, NotFound
 from agent.home import RECOVERY_FILE, Home, find_home, open_home, read_private_key, read_recovery
 from agent.instruction import public_hex
 
@@ -24,7 +24,10 @@ recovery_key_option = click.option(
 def recovery_signer(home: Home, file: str) -> tuple[Home, Ed25519PrivateKey]:
     """The home as the recovery key's, and that key. Raises InputError when it isn't this cluster's."""
     recovery = read_recovery(home)
-    key = read_private_key(Path(file))
+    try:
+        key = read_private_key(Path(file))
+    except NotFound as error:
+        raise InputError(error.what, where=error.where) from None
     if not isinstance(key, Ed25519PrivateKey) or public_hex(key) != recovery.key:
         raise InputError(f"not the key that {RECOVERY_FILE} of this home names", where=file)
     return msgspec.structs.replace(home, operator=recovery), key

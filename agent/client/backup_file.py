@@ -19,7 +19,7 @@ from typing import BinaryIO, ParamSpec, Self, TypeVar
 import msgspec
 from msgspec import Struct
 
-from agent.errors import Conflict, InputError, MusterError, NotFound
+from agent.errors import Conflict, InputError, MusterError
 from agent.formats.backup import MANIFEST, MAX_MANIFEST_BYTES, SIGNATURE, Manifest, Part, decode_manifest
 from agent.model.types import Digest
 
@@ -185,13 +185,13 @@ class Backup(Struct, frozen=True, kw_only=True):
 def open_backup(path: Path, told: Callable[[int], None] = lambda _: None) -> Backup:
     """Read and verify all of it, and tell how many bytes were. Blocks.
 
-    Raises NotFound, or InputError: not a backup, damaged, or of a later version.
+    Raises InputError: no file, not a backup, damaged, or of a later version.
     """
     try:
         with path.open("rb") as file:
             return _verified(path, file, told)
     except FileNotFoundError:
-        raise NotFound("there is no such file", where=str(path)) from None
+        raise InputError("there is no such file", where=str(path)) from None
     except OSError as error:
         raise InputError(f"can't be read: {error.strerror}", where=str(path)) from None
 

@@ -105,6 +105,8 @@ class LedgerFile:
             try:
                 self._configure()
                 if self._pragma("user_version") == 0 and not self._tables():
+                    if ledger_id is not None:
+                        raise self._refusal("the ledger is empty: what this agent has voted and stored is gone")
                     self._create(agent_id, genesis_entry)
                 self._check_file()
                 self._state = self._read_state(agent_id, genesis_entry, ledger_id)

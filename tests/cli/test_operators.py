@@ -181,6 +181,15 @@ async def keys_in(home: Path) -> dict[str, tuple[int, bytes]]:
     return await asyncio.to_thread(look)
 
 
+async def test_who_has_lost_the_key_is_told_how_to_get_another(running: FakeCluster, agent: Agent) -> None:
+    key = running.home.path / "operator.key"
+    key.unlink()
+    said = await agent("status")
+    assert said.code == 1
+    assert said.err.splitlines()[0] == f"error: {key}: the operator's key isn't there"
+    assert "`agent operator replace --recovery-key FILE`" in said.err
+
+
 async def test_the_recovery_key_puts_a_new_key_in_the_place_of_a_lost_one(running: FakeCluster, agent: Agent) -> None:
     home, recovery = running.home.path, str(running.directory / "recovery.key")
     _, before = (await keys_in(home))["operator.key"]
@@ -228,4 +237,5 @@ async def test_another_key_replaces_nothing(running: FakeCluster, agent: Agent) 
     assert wrong.code == 2
     assert "recovery.json" in wrong.err
     assert (await agent("operator", "replace")).code == 2
+    assert (await agent("operator", "replace", "--recovery-key", "/nonexistent")).code == 2
     assert (await keys_in(running.home.path)).keys() == {"operator.key"}

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.client.backup_file import Backup, BackupWriter, open_backup, whole
-from agent.errors import Conflict, InputError, MusterError, NotAuthenticated, NotFound
+from agent.errors import Conflict, InputError, MusterError, NotAuthenticated
 from agent.formats.backup import Manifest, Part, encode_manifest
 from agent.instruction import new_key, public_hex, read_backup, sign_backup
 from agent.model.cluster import Operator
@@ -208,7 +208,7 @@ def test_a_later_version_says_which_version_restores_it(file: Path) -> None:
 
 
 def test_no_file_and_no_backup_say_so(tmp_path: Path) -> None:
-    with pytest.raises(NotFound):
+    with pytest.raises(InputError, match="there is no such file"):
         open_backup(tmp_path / "none")
     (tmp_path / "text").write_text("hello")
     with pytest.raises(InputError, match="backup"):

@@ -202,6 +202,12 @@ async def test_a_ledger_that_the_identity_names_is_never_made_again(disk: Sqlite
     assert not disk.path.exists()
 
 
+async def test_nor_is_one_that_was_emptied(disk: SqliteDisk) -> None:
+    disk.path.touch(mode=0o600)
+    with pytest.raises(StorageError, match="the ledger is empty"):
+        await Ledger.open(disk.path, agent_id=AGENT, genesis_entry=GENESIS, ledger_id="0" * 32)
+
+
 async def test_another_ledger_than_the_named_one_is_refused(disk: SqliteDisk) -> None:
     await written(disk)
     with pytest.raises(StorageError, match="another ledger"):
