@@ -6,10 +6,10 @@ import click
 
 from agent.cli.options import Options, current_options, global_options
 from agent.cli.output import print_json, say
-from agent.cli.session import with_client
+from agent.cli.session import notice, with_client
 from agent.client import Client
 from agent.errors import EXIT_DEGRADED, EXIT_OK, Unreachable
-from agent.model.audit import AuditLine, AuditProof
+from agent.model.audit import AuditGap, AuditLine, AuditProof
 from agent.model.decode import convert
 from agent.model.types import Target
 
@@ -34,11 +34,23 @@ def log(target: str | None) -> None:
         after: int | None = 0
         while after is not None:
             page = await client.audit(wanted, after)
+            gaps = list(page.gaps)
             for line in page.lines:
+                while gaps and gaps[0].after < line.index:
+                    _tell_gap(page.answered_by, gaps.pop(0))
                 _show(options, line)
+            for gap in gaps:
+                _tell_gap(page.answered_by, gap)
             after = page.more
 
     with_client(options, use)
+
+
+def _tell_gap(host: str, gap: AuditGap) -> None:
+    notice(
+        f"{host} doesn't keep entries {gap.after + 1} to {gap.through}, so what they changed isn't in this list; "
+        "another voter may (`--via`)"
+    )
 
 
 def _show(options: Options, line: AuditLine) -> None:

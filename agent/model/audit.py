@@ -28,19 +28,23 @@ class AuditLine(Struct, frozen=True, kw_only=True):
     jti: Jti
 
 
-class AuditPage(Struct, frozen=True, kw_only=True):
-    """`GET /api/v1/audit`, oldest first. `more`: go on after this index; None at the end."""
-
-    answered_by: Label
-    lines: tuple[AuditLine, ...]
-    more: int | None = None
-
-
 class AuditGap(Struct, frozen=True, kw_only=True):
     """Entries behind `after` up to `through` aren't kept on this host: it didn't vote then, or they were too old."""
 
     after: int
     through: int
+
+
+class AuditPage(Struct, frozen=True, kw_only=True):
+    """`GET /api/v1/audit`, oldest first. `more`: go on after this index; None at the end.
+
+    `gaps`: among these lines and before them, since the page before.
+    """
+
+    answered_by: Label
+    lines: tuple[AuditLine, ...]
+    gaps: tuple[AuditGap, ...] = ()
+    more: int | None = None
 
 
 class AuditProof(Struct, frozen=True, kw_only=True):

@@ -5,7 +5,16 @@ state, applied = apply(state, index, data)        # for every committed entry of
 snapshot = encode_snapshot(state)                 # decode_snapshot checks every signature in it again
 """
 
-from agent.state.apply import STATE_LEVEL, apply, begin_epoch, genesis_state, is_readable, link, stamp_of
+from agent.state.apply import (
+    STATE_LEVEL,
+    apply,
+    begin_epoch,
+    chain_of_genesis,
+    genesis_state,
+    is_readable,
+    link,
+    stamp_of,
+)
 from agent.state.epochs import check_crossing
 from agent.state.errors import SnapshotRefused, UnknownEntry
 from agent.state.placing import PHASE_OF, PORT_TRIES, PREDECESSOR_LEVEL, may_have, predecessor_of
@@ -51,6 +60,7 @@ __all__ = [
     "audience_of",
     "begin_epoch",
     "beginnings",
+    "chain_of_genesis",
     "check_crossing",
     "decode_snapshot",
     "deployed_stack",

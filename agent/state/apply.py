@@ -65,7 +65,7 @@ def genesis_state(data: bytes) -> ClusterState:
         level=1,
         trust_anchor=genesis.trust_anchor,
         index=1,
-        chain=link(_NO_CHAIN, 1, data),
+        chain=chain_of_genesis(data),
         at=entry.at,
         members={member.id: member for member in genesis.members},
         operators={admin.name: admin for admin in genesis.admins},
@@ -145,6 +145,11 @@ def _decode(data: bytes) -> LedgerEntry:
 
 def _behind(state: ClusterState, index: int, data: bytes, entry: LedgerEntry) -> ClusterState:
     return replace(state, index=index, chain=link(state.chain, index, data), at=max(state.at, entry.at))
+
+
+def chain_of_genesis(data: bytes) -> Digest:
+    """`ClusterState.chain` at index 1, from entry 1."""
+    return link(_NO_CHAIN, 1, data)
 
 
 def link(chain: Digest, index: int, data: bytes) -> Digest:

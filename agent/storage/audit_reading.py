@@ -12,31 +12,52 @@ from agent.formats.timestamps import rfc3339
 from agent.instruction import unverified_claims
 from agent.model.audit import AuditGap, AuditLine, AuditPage, AuditProof
 from agent.model.ledger import InstructionEntry, decode_entry
-from agent.model.types import Label
+from agent.model.types import Digest, Label
 from agent.state import link
 from agent.storage.audit import AuditLog, Header, Record, SegmentReader
 
 
-def page(log: AuditLog, name: Label, *, after: int, limit: int, shows: Callable[[str], bool]) -> AuditPage:
-    """The next `limit` instructions behind `after` whose target `shows`. Reads files: not for the event loop."""
+def page(
+    log: AuditLog, name: Label, *, after: int, limit: int, shows: Callable[[str], bool], born: Digest
+) -> AuditPage:
+    """The next `limit` instructions behind `after` whose target `shows`; `born`: the ledger's chain at its genesis.
+
+    Reads files: not for the event loop.
+    """
     lines: list[AuditLine] = []
-    for record in _behind(log, after):
-        line = _line(record)
+    gaps: list[AuditGap] = []
+    for found in _behind(log, after, born):
+        if isinstance(found, AuditGap):
+            gaps.append(found)
+            continue
+        line = _line(found)
         if line is None or not shows(line.target):
             continue
         if len(lines) == limit:
-            return AuditPage(answered_by=name, lines=tuple(lines), more=lines[-1].index)
+            more = lines[-1].index
+            now = tuple(gap for gap in gaps if gap.after < more)  # the others come with the next page
+            return AuditPage(answered_by=name, lines=tuple(lines), gaps=now, more=more)
         lines.append(line)
-    return AuditPage(answered_by=name, lines=tuple(lines))
+    return AuditPage(answered_by=name, lines=tuple(lines), gaps=tuple(gaps))
 
 
-def _behind(log: AuditLog, after: int) -> Iterator[Record]:
+def _behind(log: AuditLog, after: int, born: Digest) -> Iterator[Record | AuditGap]:
     paths = log.paths()
+    chain, last = born, 1
     for path, following in zip(paths, [*paths[1:], None], strict=True):
         header = SegmentReader(following).header if following is not None else None
         if header is not None and header.index <= after:
             continue
-        yield from (record for record in SegmentReader(path).records() if record.index > after)
+        reader = SegmentReader(path)
+        if reader.header is None:
+            continue
+        if reader.header.index > after and reader.header.chain != chain:
+            yield AuditGap(after=last, through=reader.header.index)
+        chain, last = reader.header.chain, reader.header.index
+        for record in reader.records():
+            chain, last = link(chain, record.index, record.data), record.index
+            if record.index > after:
+                yield record
 
 
 def _line(record: Record) -> AuditLine | None:

@@ -38,6 +38,18 @@ async def test_the_log_names_when_who_and_what(agent: Agent, running: FakeCluste
     assert past.asked == [("ann", None)]
 
 
+async def test_what_the_host_does_not_keep_is_told_in_its_place(agent: Agent, running: FakeCluster) -> None:
+    past = running.nodes["n1"].node.past
+    past.lines, past.gaps = [line(2), line(9)], (AuditGap(after=2, through=8), AuditGap(after=9, through=11))
+    said = await agent("audit", "log")
+    assert said.code == 0
+    assert len(said.out.splitlines()) == 2
+    assert [text.partition(",")[0] for text in said.err.splitlines()] == [
+        "note: n1 doesn't keep entries 3 to 8",
+        "note: n1 doesn't keep entries 10 to 11",
+    ]
+
+
 async def test_it_is_read_page_after_page(agent: Agent, running: FakeCluster) -> None:
     running.nodes["n1"].node.past.lines = [line(index) for index in range(2, 2 * MAX_AUDIT_LINES + 5)]
     said = await agent("audit", "log", "--json")

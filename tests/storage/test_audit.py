@@ -212,7 +212,7 @@ def changes(*names: str) -> list[Audit]:
 
 def test_the_log_says_who_changed_what_and_what_came_of_it(tmp_path: Path) -> None:
     log = kept(tmp_path, changes("shop", "blog", "shop"))
-    found = page(log, "n1", after=0, limit=10, shows=lambda target: True)
+    found = page(log, "n1", after=0, limit=10, shows=lambda target: True, born=Ledger().state.chain)
     told = [(line.by, line.act, line.target, line.revision, line.outcome) for line in found.lines]
     assert told == [
         ("ann", "deploy", "stack:shop", 1, "applied"),
@@ -222,11 +222,34 @@ def test_the_log_says_who_changed_what_and_what_came_of_it(tmp_path: Path) -> No
     assert found.more is None
 
 
+@given(lost=st.sets(st.integers(0, 7)), limit=st.integers(1, 9))
+def test_pages_tell_once_what_is_missing_among_them(
+    tmp_path_factory: pytest.TempPathFactory, lost: set[int], limit: int
+) -> None:
+    """In segments of an entry each, of which some are gone; the newest isn't."""
+    entries = changes(*"abcdefghi")
+    kept_ones = [entry for place, entry in enumerate(entries) if place not in lost]
+    log = kept(tmp_path_factory.mktemp("past"), kept_ones, segment_bytes=1)
+    lines, gaps, after = [], [], 0
+    while True:
+        found = page(log, "n1", after=after, limit=limit, shows=lambda target: True, born=Ledger().state.chain)
+        assert len(found.lines) <= limit
+        lines += [line.index for line in found.lines]
+        gaps += [index for gap in found.gaps for index in range(gap.after + 1, gap.through + 1)]
+        if found.more is None:
+            break
+        after = found.more
+    assert lines == [entry.index for entry in kept_ones]
+    assert gaps == [entry.index for place, entry in enumerate(entries) if place in lost]
+
+
 def test_it_comes_in_pages_and_for_one_target(tmp_path: Path) -> None:
     log = kept(tmp_path, changes("a", "b", "c", "a"), segment_bytes=100)
 
     def read(after: int, wanted: str | None = None) -> AuditPage:
-        return page(log, "n1", after=after, limit=2, shows=lambda target: wanted in (None, target))
+        return page(
+            log, "n1", after=after, limit=2, shows=lambda target: wanted in (None, target), born=Ledger().state.chain
+        )
 
     first = read(0)
     assert [line.target for line in first.lines] == ["stack:a", "stack:b"]

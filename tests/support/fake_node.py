@@ -24,7 +24,7 @@ from agent.formats.timestamps import rfc3339
 from agent.home import Home, KnownMember, remember
 from agent.instruction import read_instruction, sign_access
 from agent.model.api import ImageProgress, Recovery
-from agent.model.audit import AuditLine, AuditPage, AuditProof
+from agent.model.audit import AuditGap, AuditLine, AuditPage, AuditProof
 from agent.model.cluster import Operator
 from agent.model.doctor import HostAnswer
 from agent.model.errand import ErrandFinding
@@ -156,6 +156,7 @@ class FakePast:
     """A PastPort: `lines` are told as they stand, `proof` as it is; `asked` are the readers' names and the targets."""
 
     lines: list[AuditLine] = field(default_factory=list)
+    gaps: tuple[AuditGap, ...] = ()
     proof: AuditProof = field(
         default_factory=lambda: AuditProof(
             name="n1", voter=True, segments=1, entries=1, first=2, last=2, gaps=(), at=2, chain="ab" * 32
@@ -167,7 +168,7 @@ class FakePast:
         self.asked.append((reader.name if reader is not None else None, target))
         behind = [line for line in self.lines if line.index > after and target in (None, line.target)]
         more = behind[limit - 1].index if len(behind) > limit else None
-        return AuditPage(answered_by="n1", lines=tuple(behind[:limit]), more=more)
+        return AuditPage(answered_by="n1", lines=tuple(behind[:limit]), gaps=self.gaps, more=more)
 
     async def prove(self, at: int | None) -> AuditProof:
         return msgspec.structs.replace(self.proof, at=at or self.proof.last)

@@ -85,7 +85,8 @@ class Agent(Struct):
         ledger, boot = await open_ledger(data_dir, identity)
         try:
             past = await asyncio.to_thread(AuditLog.open, data_dir, identity.genesis.cluster)
-            agent = cls._assemble(config, identity, AuditedLedger(ledger, past), boot, policy, log or RecentLog())
+            audited = AuditedLedger(ledger, past, genesis_entry(identity).data)
+            agent = cls._assemble(config, identity, audited, boot, policy, log or RecentLog())
         except BaseException:
             await ledger.close()
             raise

@@ -15,6 +15,7 @@ from agent.model.cluster import Operator
 from agent.node.driver.loop import Driver
 from agent.node.effects import Audit
 from agent.raft import Persist, Snapshot
+from agent.state import chain_of_genesis
 from agent.storage.audit import AuditLog
 from agent.storage.audit_reading import page, prove
 from agent.storage.ledger import Ledger
@@ -27,11 +28,14 @@ _T = TypeVar("_T")
 
 
 class AuditedLedger:
-    """The driver's disk (`agent.node.driver.loop.Disk`). `driver` is set once there is one; it takes the failures."""
+    """The driver's disk (`agent.node.driver.loop.Disk`). `driver` is set once there is one; it takes the failures.
 
-    def __init__(self, ledger: Ledger, log: AuditLog) -> None:
+    `genesis` is the ledger's entry 1.
+    """
+
+    def __init__(self, ledger: Ledger, log: AuditLog, genesis: bytes) -> None:
         self.driver: Driver | None = None
-        self._ledger, self._log = ledger, log
+        self._ledger, self._log, self._genesis = ledger, log, genesis
         self._timer: asyncio.TimerHandle | None = None
         self._flushes: set[asyncio.Task[None]] = set()
         self._reading = asyncio.Lock()
@@ -95,7 +99,8 @@ class AuditedLedger:
             kind, _, name = found.partition(":")
             return target in (None, found) and (reader is None or kind != "stack" or covers_stack(reader, name))
 
-        return await self._read(lambda: page(self._log, self._name, after=after, limit=limit, shows=shows))
+        born = chain_of_genesis(self._genesis)
+        return await self._read(lambda: page(self._log, self._name, after=after, limit=limit, shows=shows, born=born))
 
     async def prove(self, at: int | None) -> AuditProof:
         """All of it read and linked again, and compared with this agent's own ledger."""

@@ -39,7 +39,7 @@ def past(directory: Path) -> tuple[AuditedLedger, Listed]:
     chain = "0" * 64
     for index in range(2, 6):
         log.append(audit_of(index, b"x", chain, 1, None))
-    ledger = AuditedLedger(None, log)  # type: ignore[arg-type]  # the ledger itself isn't asked here
+    ledger = AuditedLedger(None, log, b"genesis")  # type: ignore[arg-type]  # the ledger itself isn't asked here
     ledger.driver = SimpleNamespace(core=node.up)  # type: ignore[assignment]  # all of it that is looked at
     return ledger, log
 
