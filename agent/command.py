@@ -1,4 +1,5 @@
-"""A command as a process, `agent` and `bootstrap` alike: its standard streams, what errors look like, its exit code.
+"""A command as a process, `agent` and `bootstrap` alike: what it imports, its standard streams, what errors look like,
+its exit code.
 
 Output that can't be written is an error, and words beside it that can't be are let go, as GNU's tools do (gnulib's
 `close_stdout`): a file that misses its end isn't taken for whole. Without that, Python would show a traceback of
@@ -7,17 +8,53 @@ wherever the command was, and what handles a network's OSError there would take 
 
 from __future__ import annotations
 
+import gc
+import importlib
 import io
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 import click
 
 from agent.errors import EXIT_INTERRUPTED, EXIT_OK, InputError, MusterError, OutputLost, ReaderGone
 from agent.formats.terminal import clean_lines
+
+Table = Mapping[str, tuple[str, str]]
+"""A command's name → the module that has it under that name (`_` for `-`), and its line in the list of commands."""
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module when the command is used; the list of commands needs none.
+
+    Whoever has switched the garbage collector off has it back then: what was imported lives as long as the command.
+    """
+
+    def __init__(self, *, table: Table, **how: Any) -> None:
+        super().__init__(**how)
+        self._table = table
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of the table."""
+        return list(self._table)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name."""
+        if cmd_name not in self._table:
+            return None
+        command = getattr(importlib.import_module(self._table[cmd_name][0]), cmd_name.replace("-", "_"))
+        assert isinstance(command, click.Command)
+        if not gc.isenabled():
+            gc.freeze()
+            gc.enable()
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """From the table alone."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in self._table.items()])
 
 
 def carry_out(group: click.Group, args: Sequence[str], *, name: str) -> int:

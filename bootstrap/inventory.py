@@ -87,12 +87,6 @@ class InventoryHost(Struct, frozen=True, kw_only=True):
     advertise: HostAddress | None = None
     labels: Labels = {}
 
-    @property
-    def destination(self) -> str:
-        """user@host:port for people."""
-        host = f"[{self.host}]" if ":" in self.host and self.port else self.host
-        return f"{f'{self.user}@' if self.user else ''}{host}{f':{self.port}' if self.port else ''}"
-
 
 class _Entry(Struct, kw_only=True):
     """A host while the file is read: what its lines said, before groups."""

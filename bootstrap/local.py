@@ -226,11 +226,6 @@ class LocalCluster:
         """SIGTERM the agent and wait for its clean end; what it runs goes on. Raises TimedOut."""
         self._end(name, signal.SIGTERM)
 
-    def restart(self, name: str) -> int:
-        """Stop it cleanly and start it again; its pid."""
-        self.stop(name)
-        return self.start(name)
-
     def status(self, name: str) -> Status:
         """The cluster's status as this agent tells it. Raises Unreachable when it doesn't answer."""
         return get(self.socket_path(name), "/api/v1/deployment/status", Status)

@@ -1,9 +1,8 @@
-"""The table of commands, and what errors look like: `error: where: what`, then what to do, and an exit code."""
+"""The command `agent`: the table of its commands, and its entry point."""
 
 from __future__ import annotations
 
 import gc
-import importlib
 import os
 import sys
 import threading
@@ -14,70 +13,47 @@ import click
 
 from agent import __version__
 from agent.cli.options import global_options
-from agent.command import carry_out, let_streams_go, take_streams
+from agent.command import LazyGroup, Table, carry_out, let_streams_go, take_streams
 
-COMMANDS: dict[str, tuple[str, str]] = {
-    "status": ("agent.cli.status:status", "Show the whole cluster: hosts, stacks, problems."),
-    "members": ("agent.cli.status:members", "List the hosts, as one of them sees them."),
-    "ps": ("agent.cli.ps:ps", "List every replica: where it runs, and how it is."),
-    "deploy": ("agent.cli.deploy:deploy", "Bring a deployment plan into the cluster."),
-    "plan": ("agent.cli.plan:plan", "Print a stack's deployment plan, with assigned hosts and ports."),
-    "generate-plan": ("agent.cli.plan:generate_plan", "Make a deployment plan for the hosts there are."),
-    "rollback": ("agent.cli.rollback:rollback", "Bring back what was deployed before."),
-    "load": ("agent.cli.load:load", "Put an image on the hosts, without a registry."),
-    "scale": ("agent.cli.change:scale", "Change how many replicas services have."),
-    "start": ("agent.cli.change:start", "Start services that were stopped."),
-    "stop": ("agent.cli.change:stop", "Stop services; they keep their places and volumes."),
-    "restart": ("agent.cli.change:restart", "Restart services, one replica after another."),
-    "remove": ("agent.cli.change:remove", "Remove a stack; named volumes stay unless told."),
-    "cleanup": ("agent.cli.change:cleanup", "The same as remove."),
-    "logs": ("agent.cli.logs:logs", "Show the output of a stack's replicas."),
-    "top": ("agent.cli.top:top", "Show what replicas use of processor and memory right now."),
-    "events": ("agent.cli.events:events", "Show what happened, and what happens."),
-    "audit": ("agent.cli.audit:audit", "Show who changed what, and check that nobody altered it."),
-    "doctor": ("agent.cli.doctor:doctor", "Look for what is wrong with the hosts, and say what to do."),
-    "operator": ("agent.cli.operators:operator", "Say who may change what: operators, their keys and scopes."),
-    "drain": ("agent.cli.drain:drain", "Move what runs on hosts elsewhere, and place nothing more there."),
-    "undrain": ("agent.cli.drain:undrain", "Let drained hosts be used again."),
-    "expel": ("agent.cli.expel:expel", "Take a host out of the cluster for ever."),
-    "backup": ("agent.cli.backup:backup", "Write state, plans and their files into one file."),
-    "restore": ("agent.cli.restore:restore", "Bring back what a backup holds."),
-    "recover": ("agent.cli.recover:recover", "Go on with one survivor when the majority is lost for good."),
-    "key": ("agent.cli.keys:key", "Make, list and revoke API keys, which only read."),
-    "invite": ("agent.cli.invite:invite", "Let an agent add a host, without SSH from here."),
-    "cancel": ("agent.cli.cancel:cancel", "Close an instruction that was never answered."),
-    "token": ("agent.cli.token:token", "Make an access token for curl and dashboards."),
-    "run": ("agent.cli.run:run", "Run the agent of this host (the daemon itself)."),
-    "identity": ("agent.cli.identity:identity", "Make and complete this host's identity (for bootstrap)."),
+COMMANDS: Table = {
+    "status": ("agent.cli.status", "Show the whole cluster: hosts, stacks, problems."),
+    "members": ("agent.cli.status", "List the hosts, as one of them sees them."),
+    "ps": ("agent.cli.ps", "List every replica: where it runs, and how it is."),
+    "deploy": ("agent.cli.deploy", "Bring a deployment plan into the cluster."),
+    "plan": ("agent.cli.plan", "Print a stack's deployment plan, with assigned hosts and ports."),
+    "generate-plan": ("agent.cli.plan", "Make a deployment plan for the hosts there are."),
+    "rollback": ("agent.cli.rollback", "Bring back what was deployed before."),
+    "load": ("agent.cli.load", "Put an image on the hosts, without a registry."),
+    "scale": ("agent.cli.change", "Change how many replicas services have."),
+    "start": ("agent.cli.change", "Start services that were stopped."),
+    "stop": ("agent.cli.change", "Stop services; they keep their places and volumes."),
+    "restart": ("agent.cli.change", "Restart services, one replica after another."),
+    "remove": ("agent.cli.change", "Remove a stack; named volumes stay unless told."),
+    "cleanup": ("agent.cli.change", "The same as remove."),
+    "logs": ("agent.cli.logs", "Show the output of a stack's replicas."),
+    "top": ("agent.cli.top", "Show what replicas use of processor and memory right now."),
+    "events": ("agent.cli.events", "Show what happened, and what happens."),
+    "audit": ("agent.cli.audit", "Show who changed what, and check that nobody altered it."),
+    "doctor": ("agent.cli.doctor", "Look for what is wrong with the hosts, and say what to do."),
+    "operator": ("agent.cli.operators", "Say who may change what: operators, their keys and scopes."),
+    "drain": ("agent.cli.drain", "Move what runs on hosts elsewhere, and place nothing more there."),
+    "undrain": ("agent.cli.drain", "Let drained hosts be used again."),
+    "expel": ("agent.cli.expel", "Take a host out of the cluster for ever."),
+    "backup": ("agent.cli.backup", "Write state, plans and their files into one file."),
+    "restore": ("agent.cli.restore", "Bring back what a backup holds."),
+    "recover": ("agent.cli.recover", "Go on with one survivor when the majority is lost for good."),
+    "key": ("agent.cli.keys", "Make, list and revoke API keys, which only read."),
+    "invite": ("agent.cli.invite", "Let an agent add a host, without SSH from here."),
+    "cancel": ("agent.cli.cancel", "Close an instruction that was never answered."),
+    "token": ("agent.cli.token", "Make an access token for curl and dashboards."),
+    "run": ("agent.cli.run", "Run the agent of this host (the daemon itself)."),
+    "identity": ("agent.cli.identity", "Make and complete this host's identity (for bootstrap)."),
 }
 
 
-class LazyGroup(click.Group):
-    """Imports a command's module when the command is used; the list of commands needs none."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order of the table."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of that name."""
-        if cmd_name not in COMMANDS:
-            return None
-        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
-        command = getattr(importlib.import_module(module), attribute)
-        assert isinstance(command, click.Command)
-        if not gc.isenabled():  # see `main`
-            gc.freeze()
-            gc.enable()
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """From the table alone."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
-
-
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=LazyGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="agent")
 @global_options
 def cli() -> None:

@@ -79,7 +79,7 @@ def scoped_name(stack: str, name: str) -> str:
     return f"{stack}_{name}"
 
 
-def bind(spec: ReplicaSpec, source: str, container_path: str, *, read_only: bool) -> str:
+def bind(source: str, container_path: str, *, read_only: bool) -> str:
     """A mount as Docker's API takes it. None of the parts may have a colon."""
     parts = (source, container_path)
     if any(":" in part for part in parts):

@@ -310,7 +310,7 @@ class DockerRuntime:
             if not path.exists():
                 path.mkdir(parents=True)
             source = str(path)
-        return containers.bind(spec, source, volume.container_path, read_only=volume.read_only)
+        return containers.bind(source, volume.container_path, read_only=volume.read_only)
 
     def _endpoints(self, spec: ReplicaSpec) -> list[str]:
         """The mount of the stack's endpoints, unless the plan has something of its own there."""
@@ -320,7 +320,7 @@ class DockerRuntime:
             return []
         path = self._data_dir / "endpoints" / spec.key.stack
         path.mkdir(mode=0o755, parents=True, exist_ok=True)
-        return [containers.bind(spec, str(path), DIRECTORY, read_only=True)]
+        return [containers.bind(str(path), DIRECTORY, read_only=True)]
 
     async def _workload(self, container: str) -> Workload:
         inspected = await self._engine.inspect(container)

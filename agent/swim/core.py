@@ -164,7 +164,7 @@ class Swim:
         elif isinstance(message, PingRequest):
             self._relay(member, message, now)
         elif isinstance(message, Ack):
-            self._on_ack(member, message.sequence, now)
+            self._on_ack(member, message.sequence)
         elif isinstance(message, Nack):
             self._on_nack(member, message.sequence)
         if not isinstance(message, Ping) and (refuted or self._disputed(member)):
@@ -386,7 +386,7 @@ class Swim:
         else:
             self._send(asker, Nack(relay.asker_sequence, self._incarnation, self._updates_for(asker)))
 
-    def _on_ack(self, member: Member, sequence: int, now: float) -> None:
+    def _on_ack(self, member: Member, sequence: int) -> None:
         probe = self._probe
         if sequence == _NO_SEQUENCE:
             return

@@ -68,7 +68,7 @@ def test_ansibles_keys_mean_ours() -> None:
         "db1 ansible_host=10.0.0.7 ansible_user=ops ansible_port=2222 ansible_ssh_private_key_file=~/.ssh/db "
         "ansible_become=yes ansible_become_user=root ansible_python_interpreter=/usr/bin/python3.12"
     )
-    assert (host.alias, host.name, host.destination) == ("db1", "db1", "ops@10.0.0.7:2222")
+    assert (host.alias, host.name, host.user, host.host, host.port) == ("db1", "db1", "ops", "10.0.0.7", 2222)
     assert (host.key, host.sudo, host.python, host.labels) == ("~/.ssh/db", True, "/usr/bin/python3.12", {})
 
 

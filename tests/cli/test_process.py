@@ -53,7 +53,7 @@ SPARED = """
 import importlib, json, sys
 from agent.cli.main import COMMANDS
 for name in ("deploy", "scale", "restart", "status", "ps", "logs", "events"):
-    importlib.import_module(COMMANDS[name][0].partition(":")[0])
+    importlib.import_module(COMMANDS[name][0])
 print(json.dumps(sorted(set(sys.modules) & set(sys.argv[1:]))))
 """
 
