@@ -21,7 +21,7 @@ from agent.model.instruction import InstructionResult
 from agent.model.stack import Stack
 from agent.model.status import Status
 from agent.model.types import Jti, Label, Target
-from agent.state import ClusterState, beginnings, deployed_stack
+from agent.state import ClusterState, assignments_of, beginnings, deployed_stack, hosts_of
 
 
 def services_view(status: Status) -> Services:
@@ -89,7 +89,17 @@ def target_view(state: ClusterState, target: Target) -> TargetView:
         jti=record.jti,
         by=record.by,
         at=rfc3339(record.at),
+        ending_on=tuple(sorted(_ending_on(state, target.partition(":")[2]))) if record.act == "remove" else (),
     )
+
+
+def _ending_on(state: ClusterState, name: Label) -> set[Label]:
+    """Where something of a stack is that is to be deleted with its volumes."""
+    stack = state.stacks.get(name)
+    if stack is None or not stack.delete_volumes:
+        return set()
+    hosts = {host for assignment in assignments_of(state, name).values() for host in hosts_of(assignment)}
+    return {state.members[host].name for host in hosts if host in state.members}
 
 
 def stack_view(state: ClusterState, name: Label) -> StackView | None:

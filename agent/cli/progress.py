@@ -187,7 +187,7 @@ class Watch(Struct):
             yield (
                 f"{_names(self._owing)} couldn't delete its volumes: that is done once it is back, and until then "
                 f"`agent status` lists {self.stack}. If it never comes back, `agent expel` it: a deploy "
-                "before that waits for those volumes."
+                "before that keeps those volumes, and waits for them."
             )
         if silent := (self._lost & self._had) - self._owing:
             yield f"{_names(silent)} couldn't confirm it: what runs there of {self.stack} goes once it is back"

@@ -217,8 +217,14 @@ class Client:
         Raises Conflict (who was first, and when), NotAllowed, Unprocessable, NoMajority, Unreachable, or TimedOut when
         its outcome isn't known.
         """
-        revision = (await self.target(target)).revision + 1
-        return await Submission.sign(self, act, target, revision, body).bring_in()
+        before = await self.target(target)
+        if before.ending_on and act in ("deploy", "place"):
+            hosts, name = ", ".join(before.ending_on), target.partition(":")[2]
+            self.notice(
+                f"{name} is still being removed, and {hosts} may have volumes of it: this keeps them, and replicas "
+                f"with one there wait for {hosts}. To be rid of them, remove {name} with --volumes again later."
+            )
+        return await Submission.sign(self, act, target, before.revision + 1, body).bring_in()
 
     async def send_files(self, files: Mapping[Digest, Path]) -> None:
         """Have these contents with one member, before the instruction that names them. Raises as `submit`."""

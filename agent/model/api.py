@@ -171,7 +171,8 @@ class Services(Struct, frozen=True, kw_only=True):
 class TargetView(Struct, frozen=True, kw_only=True):
     """`GET /api/v1/targets/{target}`: the next instruction on it takes `revision` + 1.
 
-    Revision 0: never changed, and the rest is empty. `at` is RFC 3339.
+    Revision 0: never changed, and the rest is empty. `at` is RFC 3339. `ending_on`: of a stack that is being removed
+    with its volumes, the names of the hosts that haven't said yet that theirs are gone.
     """
 
     target: Target
@@ -181,6 +182,7 @@ class TargetView(Struct, frozen=True, kw_only=True):
     jti: Jti | None = None
     by: OperatorName | None = None
     at: str | None = None
+    ending_on: tuple[Label, ...] = ()
 
 
 class StackView(Struct, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ from agent.cli import progress
 from agent.client.client import LAST_FILE
 from agent.errors import EXIT_DEGRADED
 from agent.model.errand import ErrandFinding
-from agent.model.instruction import InstructionResult, Scale
+from agent.model.instruction import InstructionResult, Remove, Scale
 from agent.model.ledger import AssignEntry, Assignment, Phase, Slot
 from agent.model.stack import Volume
 from agent.model.status import MemberView
@@ -559,6 +559,19 @@ async def test_a_removal_with_volumes_says_what_a_dead_host_still_has(agent: Age
     assert said.err.startswith("note: n2 couldn't delete its volumes: that is done once it is back")
     assert "`agent expel` it" in said.err
     assert said.err.count("note:") == 1
+
+
+async def test_a_deploy_of_what_is_still_being_removed_with_its_volumes_says_what_becomes_of_them(
+    agent: Agent, running: FakeCluster, plan: Path
+) -> None:
+    with_data(running, web="n2")
+    before = await agent("deploy", str(plan), "--detach", "--via", "n1")
+    assert (before.code, before.err) == (0, "")
+    instruct(running, "remove", "stack:shop", Remove(delete_volumes=True))
+    said = await agent("deploy", str(plan), "--detach", "--via", "n1")
+    assert said.code == 0, said
+    assert said.err.startswith("note: shop is still being removed, and n1, n2 may have volumes of it: this keeps them")
+    assert "remove shop with --volumes again" in said.err
 
 
 async def test_a_removal_with_volumes_names_dead_hosts_that_may_have_some_from_before(
