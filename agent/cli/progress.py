@@ -31,7 +31,7 @@ LISTENS_WITHIN_S = 0.5  # a connection; events that came before it are heard of 
 EVENTS_WITHIN_S = 1.0  # after a status that says it is over; a stream that is being made anew isn't waited for longer
 MAX_REPLICAS_NAMED = 4  # of a service, one by one; the fifth makes the line longer than a terminal
 MAX_CHECK_LINES = 20  # hosts told one by one; of more only how many are done
-SILENCE_S = 5.0  # of a removal: then it is told what to do; an agent that is well has something to tell each second
+SILENCE_S = 15.0  # of a removal: then it is told what to do; what ends as it should takes up to its grace, mostly 10 s
 REMOVAL_PATIENCE_S = 90.0  # while nothing goes; a host whose agent was stopped counts as lost after 60
 PATIENCE_S = 60.0  # without a member that answers; a coordinator's death takes seconds
 

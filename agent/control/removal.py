@@ -60,8 +60,9 @@ class Removal(Struct, frozen=True):
         facts, service = self.facts.of(assignment.host), service_of(self.state, assignment)
         if facts.report is None or facts.report.applied < self.stack.moved_index:
             return "its host hasn't heard of it yet"
-        away = service is not None and service.runtime in _away(facts.report)
-        return f"the {service.runtime} runtime there doesn't answer" if service is not None and away else ""
+        if service is not None and service.runtime in _away(facts.report):
+            return f"the {service.runtime} runtime there doesn't answer"
+        return ""
 
     def unassigned(self, assigned: Iterable[ReplicaKey]) -> Iterator[tuple[AgentId, ObservedReplica]]:
         """What hosts still report of slots that were given up before the removal."""
