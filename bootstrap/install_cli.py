@@ -93,7 +93,8 @@ def install(
     """Make a cluster of the hosts in a list, over ssh.
 
     HOSTS has one host a line (user@host:port key=value …), groups and ranges as Ansible's. Run it again: it changes
-    nothing, repairs what is broken, and enrols lines that are new.
+    nothing, repairs what is broken, and enrols lines that are new. Exits 3 when a host failed; the others are done, and
+    the last lines name the command for it.
     """
     chosen = choose(read_hosts(hosts), limit)
     opened, recovery = _home(home, name, dry=dry_run, another=new_cluster)

@@ -59,7 +59,7 @@ def uninstall(
 
     Named volumes, Docker and the cluster home stay. With --limit the rest goes on as a cluster: what may run elsewhere
     moves there, one replica of a service after another, and then these hosts are expelled, unless too few voters would
-    be left. What can't move (pinned, a named volume, no room) is named, and asked about.
+    be left. What can't move (pinned, a named volume, no room) is named, and asked about. Exits 3 when a host failed.
     """
     wait_s = parse_duration_ms(wait, where="--wait") / 1000
     every = read_hosts(hosts)
