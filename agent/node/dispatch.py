@@ -87,6 +87,7 @@ class Dispatch(Struct, frozen=True):
                 self.followers.serve(sender, call, request, when)
             case GetSnapshotName():
                 self.vouching.serve(sender, call, request)
+                self.following.asked(sender, request.index, when)
             case _ if isinstance(request, Served):
                 self.context.emit(Serve(peer=sender, call=call, request=request))
 

@@ -179,6 +179,12 @@ class Following(Struct):
         if blamed and (sender in context.raft.configuration.voters or sender == context.leader):
             self._give_up(when)
 
+    def asked(self, sender: AgentId, index: int, when: Instant) -> None:
+        """A voter asks what snapshot we have there: it was offered one that neither of us has got to. So the one that
+        we follow leads us nowhere, and may need our word, which we can give once another one has led us on."""
+        if sender == self._voter and index > self.context.raft.commit:
+            self._give_up(when)
+
     def _choose(self, when: Instant) -> None:
         for voter in [voter for voter, until in self._avoided.items() if when.mono >= until]:
             del self._avoided[voter]

@@ -1,7 +1,7 @@
 """Whether other voters have the same snapshot: what one leaves out, no signature shows (agent.state.proof).
 
 All agents take their snapshots at the same entries, with the same bytes, so each has one name everywhere. Whoever is
-offered one asks the voters that it knows what they have there, and believes it once a majority has the same.
+offered one asks the voters that it knows what they have there, and believes it once enough of them have the same.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from agent.node.instant import Instant
 from agent.node.messages import Frame, GetSnapshotName, Reply, ReplyFrame, SnapshotNameIs
 from agent.node.names import Name, Names
 from agent.raft import Configuration, Snapshot
-from agent.raft.quorum import majority_of_others
+from agent.raft.quorum import blocking_of_others, majority_of_others
 
 ASK_AGAIN_S = 0.25  # a voter that hasn't got there yet has applied some entries more by then
 ANSWER_S = 4 * ASK_AGAIN_S  # a question may be lost, e.g. where nobody knows us yet: then it is asked anew
@@ -56,15 +56,17 @@ def is_vouched_for(
     `voters` are those that `me` knows, `offered` those of the snapshot. `told`: what each that answered has at its
     index, "" for nothing; not of voters only. `silent`: who is gone.
 
-    A majority that has it decides, and one that has another one. Where the silent ones may be what is missing of a
-    majority, it is enough that a voter has it and nobody another one: else a cluster that lost some voters would lose
-    the rest. Who is no voter, as far as we know, is enough only when all that we know are gone. A majority of the
-    snapshot's own voters, at least three, does too: those that we know may have been replaced, and be behind as we are.
+    A majority that has it decides, and one that has another one. Where nobody has another one it is enough that one has
+    it, and that this and those that are gone are so many that the others are no majority: else a cluster that lost some
+    voters would lose the rest. Who is no voter, as far as we know, is enough only when all that we know are gone. As
+    many of the snapshot's own voters, at least three, do too: those that we know may have been replaced, and be behind
+    as we are.
 
     Who goes on to answer "" is never taken for gone: while the voters are there, a minority mustn't decide, and of one
-    that lies at an entry where nobody takes snapshots all the others say that for ever. It is also never needed: a
-    majority has applied what is committed, and remembers its snapshots; of voters that have got to different entries
-    the one behind can come to lead, and what it offers all of them have had (`RaftTiming.unbelieved_s`).
+    that lies at an entry where nobody takes snapshots all the others say that for ever. It is also never needed. A
+    majority stored the snapshot's last entry, of its own voters or of one more or less, and remembers it once that is
+    known to be committed; of four without one of them, these are half. Of voters that have got to different entries the
+    one behind can come to lead, and what it offers all of them have had (`RaftTiming.unbelieved_s`).
     """
     others, wanted = set(voters) - {me}, majority_of_others(voters, me)
     same = {agent for agent, has in told.items() if has == name}
@@ -77,10 +79,10 @@ def is_vouched_for(
         return None
     gone = others & set(silent)
     may_have = same | gone if same & others or gone == others else same
-    if len(others & may_have) >= wanted:
+    if len(others & may_have) >= blocking_of_others(voters, me):
         return True
     theirs = set(offered) - {me}
-    return True if len(offered) >= LEAST_OFFERED and len(theirs & may_have) >= majority_of_others(offered, me) else None
+    return True if len(offered) >= LEAST_OFFERED and len(theirs & may_have) >= blocking_of_others(offered, me) else None
 
 
 class _Question(NamedTuple):

@@ -27,6 +27,15 @@ def majority_of_others(voters: Collection[str], me: str) -> int:
     return max(1, min(majority(len(voters)), len(set(voters) - {me})))
 
 
+def blocking_of_others(voters: Collection[str], me: str) -> int:
+    """How many voters other than `me` it takes so that those left are no majority; two where there are two, else one.
+
+    Of four these are two, as of three: both survive the loss of one.
+    """
+    others, survived = len(set(voters) - {me}), len(voters) - majority(len(voters))
+    return max(1, min(max(2, survived + 1), others))
+
+
 def committed_index(acknowledged: Sequence[int]) -> int:
     """The highest index that a majority acknowledged (Raft §5.3); one element per voter, at least one."""
     return sorted(acknowledged, reverse=True)[majority(len(acknowledged)) - 1]

@@ -7,7 +7,7 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.raft.quorum import VoteResult, committed_index, majority, majority_of_others, tally
+from agent.raft.quorum import VoteResult, blocking_of_others, committed_index, majority, majority_of_others, tally
 
 
 @given(st.integers(1, 9))
@@ -28,6 +28,16 @@ def test_of_the_others_a_majority_is_needed_where_they_are_so_many(voters: set[s
     wanted, others = majority_of_others(voters, me), len(voters - {me})
     assert wanted * 2 > len(voters) or wanted == max(others, 1)
     assert 1 <= wanted <= max(others, 1)
+
+
+@given(st.sets(st.sampled_from("abcdefg"), min_size=1), st.sampled_from("abcdefgh"))
+def test_what_blocks_is_the_least_that_leaves_no_majority_but_two_where_there_are_two(
+    voters: set[str], me: str
+) -> None:
+    wanted, others = blocking_of_others(voters, me), len(voters - {me})
+    least = next(some for some in range(len(voters) + 1) if len(voters) - some < majority(len(voters)))
+    assert wanted == max(least, min(2, others)) or wanted == max(others, 1) < least
+    assert 1 <= wanted <= majority_of_others(voters, me)
 
 
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=9))

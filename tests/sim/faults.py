@@ -264,29 +264,11 @@ class Faults:
         spare: list[SimAgent] = []
         for agent in leaders_first:
             without = out | {agent.id}
-            if self._must_vouch(agent):
-                continue
             if all(sum(v not in without for v in c.voters) >= majority(len(c.voters)) for c in configurations):
                 out, spare = without, [*spare, agent]
             if len(spare) == 1 + (self._rng.random() < 0.3):
                 break
         return spare
-
-    def _must_vouch(self, agent: SimAgent) -> bool:
-        """Whether others may need its word for a snapshot, though a majority of voters is left without it.
-
-        A voter of the snapshot that doesn't have it and has been removed since, unawares, says so for ever to whoever
-        asks: nobody takes it for gone, and with one of the others lost those that have it are too few to be believed.
-        """
-        cores = {other.id: other.core for other in self._world.alive() if other.core is not None}
-        if not cores:
-            return False
-        ahead = max(cores.values(), key=lambda core: core.context.state.index).context.raft
-        snapshot = ahead.snapshot
-        if snapshot is None or agent.id not in snapshot.configuration.voters:
-            return False
-        removed = set(snapshot.configuration.voters) - set(ahead.configuration.voters)
-        return any(id in cores and cores[id].context.state.index < snapshot.index for id in removed)
 
 
 REFUSED = (ConfigurationRefused, ProposalDropped, ValueError)

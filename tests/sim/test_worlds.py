@@ -47,9 +47,9 @@ def test_every_property_holds_again_in_worlds_that_broke_one(seed: int, size: in
     1967357611: a voter that was removed unawares, and avoids the only one it could follow. 4043848498: a host that asks
     to join, but to the end only those who are cut off. 4043848734: a voter by whose vote one is elected that it doesn't
     know yet, and that needs it further on. 4112416634: parts of a snapshot that were lost several times.
-    4099595216: a snapshot for which nobody but a silent voter and one that was removed unawares could vouch: nobody
-    whose word is needed so is left out any more. 2522843480: nobody survived but one whose ledger didn't name it yet,
-    on which no epoch may begin: the last who is named is lost no more.
+    4099595216: a snapshot for which nobody but a silent voter and one that was removed unawares could vouch.
+    2522843480: nobody survived but one whose ledger didn't name it yet, on which no epoch may begin: the last who is
+    named is lost no more.
     """
     World(seed, size=size).run()
 
