@@ -139,9 +139,16 @@ class Followers(Struct):
             self.peer_lost(peer)
 
     def _may_name(self, lead: Lead | None, peer: AgentId) -> bool:
-        """Not what that peer told us: of two that follow each other, as hosts that were removed unawares may, each
-        would give the other's word back to it, over and over."""
-        return peer != self.context.followed or lead is not self.context.told
+        """What we were told we pass on only as an observer that was told by a voter, as our ledger has it.
+
+        Others follow anybody: hosts that find no voter, or were removed unawares. Where some of these follow each other
+        in a ring, each would give on what comes round, over and over, and an old word would never end.
+        """
+        context, configuration = self.context, self.context.raft.configuration
+        if lead is not context.told:
+            return True
+        observes = context.id not in configuration and context.followed in configuration.voters
+        return observes and peer != context.followed
 
     def _compare(self, peer: AgentId, follower: _Follower) -> None:
         """Whether what the subscriber has is what we had there: entries behind it fit by their index alone.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import permutations
 
 import pytest
 
@@ -12,7 +13,7 @@ from agent.node.context import Peer
 from agent.node.effects import Send
 from agent.node.followers import PART_BYTES, STALLED_S, WINDOW_PARTS
 from agent.node.messages import CallFrame, Failed, FollowLedger, Frame, Ledger, ReplyFrame, SnapshotPart, TakenFrame
-from agent.node.subscriptions import RETRY_S, Arriving
+from agent.node.subscriptions import LEADERLESS_S, RETRY_S, SILENT_S, Arriving
 from agent.raft import Configuration, ObservationRefused
 from tests.node.cluster import OFTEN, Cluster, Node, stack
 
@@ -163,3 +164,34 @@ def test_of_two_that_follow_each_other_none_is_told_what_it_said_itself() -> Non
         if isinstance(frame, ReplyFrame) and isinstance(frame.reply, Ledger)
     }
     assert named == {voter.id: None, other.id: voter.id}
+
+
+def follows(host: Node, *others: Node) -> Node:
+    """Whom of these."""
+    chosen = voter_for(host.id, [other.id for other in others])
+    return next(other for other in others if other.id == chosen)
+
+
+def test_round_a_ring_of_three_that_follow_each_other_goes_no_word() -> None:
+    """They reach no voter, but a host that does; when that is lost, who followed it follows one of those behind.
+
+    What they had told each other of who coordinates went round without end, and so did the news that nobody does.
+    """
+    cluster = Cluster(10, voters=1)
+    voter = cluster.elect()
+    four = permutations([node for node in cluster.alive if node is not voter], 4)
+    first, second, third, bridge = next(
+        (a, b, c, d)
+        for a, b, c, d in four
+        if follows(a, b, c, d) is d and follows(a, b, c) is c and follows(b, a, c, d) is a and follows(c, a, b, d) is b
+    )
+    for node in cluster.followers:
+        if node not in (first, second, third, bridge):
+            cluster.crash(node.name)
+    for node in (first, second, third):
+        cluster.cut_pair(voter.name, node.name)
+    cluster.run(2 * LEADERLESS_S + SILENT_S)
+    assert all(node.up.context.leader == voter.id for node in (first, second, third))
+    cluster.crash(bridge.name)
+    cluster.run(LEADERLESS_S + SILENT_S)
+    assert all(node.up.context.leader is None for node in (first, second, third))
