@@ -248,9 +248,9 @@ def _applies_twice_after_restart(boot: Any) -> Any:
 
 
 def _answers_before_apply(admit: Any) -> Any:
-    def mutant(self: Submissions, number: int, pending: Any, when: Any) -> None:
+    def mutant(self: Submissions, number: int, pending: Any, when: Any, clock_ms: int) -> None:
         state = self.context.state
-        admit(self, number, pending, when)
+        admit(self, number, pending, when, clock_ms)
         if pending.state == "proposed" and number in self._pending:
             claims = pending.verified.claims
             foretold = APPLYING._result(state, claims, by="ops")
@@ -260,11 +260,11 @@ def _answers_before_apply(admit: Any) -> Any:
 
 
 def _forgets_waiters(advance: Any) -> Any:
-    def mutant(self: Submissions, number: int, pending: Any, when: Any, *, may_stamp: bool) -> None:
+    def mutant(self: Submissions, number: int, pending: Any, when: Any, clock_ms: int | None) -> None:
         if pending.state == "proposed" and not self.context.raft.is_leader:
             del self._pending[number]
         else:
-            advance(self, number, pending, when, may_stamp=may_stamp)
+            advance(self, number, pending, when, clock_ms)
 
     return mutant
 
