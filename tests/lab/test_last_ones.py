@@ -80,7 +80,7 @@ def test_the_last_of_them_goes_on_in_another_epoch(desk: Desk) -> None:
         return named[1].strip() if named is not None else None
 
     given_up = wait_for_sync(lost, LONE_S, what="nobody coordinates for long")
-    assert {"n2", "n3"} <= set(str(given_up).split(", "))
+    assert {"n2", "n3"} <= set(str(given_up).split(","))
     before = starts(desk, "n4")
     done = desk.run("agent", "recover", "--new-epoch", "--via", "n4", "--lost", str(given_up))
     assert "epoch 2: n4 goes on alone" in done.stdout
