@@ -33,7 +33,7 @@ from tests.support.waiting import wait_for_sync
 ENDS_S = 20.0
 VOTES_AGAIN_S = 60.0
 SMALL_DISK_BYTES = 2 * ROOM_BYTES
-WAITS = "It takes no part until there are"
+WAITS = "It takes no part until 16 MiB"
 AT_A_LIMIT = (
     "import os, resource, sys; n = int(sys.argv[1]); resource.setrlimit(resource.RLIMIT_FSIZE, (n, n)); "
     "os.execv(sys.argv[2], sys.argv[2:])"
