@@ -59,5 +59,5 @@ async def fill(cluster: LocalCluster) -> int:
 
 async def _deploy(agent: Agent, desk: Desk, template: Stack, name: str, revision: int) -> None:
     stack = Stack(name=name, services=template.services)
-    result = await agent.driver.submit(*desk.sign("deploy", f"stack:{name}", revision, stack))
+    result = await agent.driver.requests.submit(*desk.sign("deploy", f"stack:{name}", revision, stack))
     assert result.outcome == "applied", result

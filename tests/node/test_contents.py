@@ -10,7 +10,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -113,6 +113,14 @@ class FakeDriver:
                 name_of=lambda agent: agent,
             )
         )
+
+    @property
+    def visits(self) -> Self:
+        return self
+
+    @property
+    def requests(self) -> Self:
+        return self
 
     @asynccontextmanager
     async def linked(self, peer: str) -> AsyncGenerator[None]:

@@ -265,7 +265,7 @@ def make_workers(config: Config, identity: Identity, driver: Driver) -> WorkerSe
         identity=identity,
         keys=Path(config.policy_file).parent / KEYS_DIRECTORY,
         cache=Path(config.data_dir) / "cache",
-        submit=driver.submit,
+        submit=driver.requests.submit,
         state=lambda: driver.core.context.state,
     )
 

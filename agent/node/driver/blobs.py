@@ -119,7 +119,7 @@ class BlobService:
 
     async def _fetch_from(self, peer: AgentId, digest: Digest, size: int, writer: BlobWriter, told: Told) -> None:
         """All windows that are missing. What another member has sent so far counts. Raises MusterError."""
-        async with self.driver.linked(peer):
+        async with self.driver.visits.linked(peer):
             tries = 0
             while writer.written < size:
                 try:
@@ -137,7 +137,7 @@ class BlobService:
                 told(writer.written)
 
     async def _window(self, peer: AgentId, request: FetchBlob) -> BlobPart:
-        async with aclosing(self.driver.call(peer, request)) as replies:
+        async with aclosing(self.driver.requests.call(peer, request)) as replies:
             async for reply in replies:
                 if isinstance(reply, BlobPart):
                     return reply

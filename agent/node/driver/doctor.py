@@ -87,7 +87,7 @@ class DoctorService:
         async with AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(LINK_WITHIN_S):
-                    await stack.enter_async_context(self._driver.linked(host))
+                    await stack.enter_async_context(self._driver.visits.linked(host))
             except TimeoutError:
                 here, there = context.name_of(context.id), context.name_of(host)
                 fix = f"Ask it itself: `sudo agent doctor` on {there}."
@@ -107,7 +107,7 @@ class DoctorService:
 
     async def _call(self, peer: AgentId, request: Examine, about: AgentId) -> HostAnswer:
         try:
-            async with asyncio.timeout(ANSWER_WITHIN_S), aclosing(self._driver.call(peer, request)) as replies:
+            async with asyncio.timeout(ANSWER_WITHIN_S), aclosing(self._driver.requests.call(peer, request)) as replies:
                 async for reply in replies:
                     if isinstance(reply, Examined):
                         return self._heard(reply.answer, about)

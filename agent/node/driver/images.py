@@ -89,7 +89,10 @@ class ImageService:
                     async for part in parts:
                         told.put_nowait(_progress(name, claims, part))
             else:
-                async with driver.linked(host), aclosing(driver.call(host, LoadImage(token=token))) as replies:
+                async with (
+                    driver.visits.linked(host),
+                    aclosing(driver.requests.call(host, LoadImage(token=token))) as replies,
+                ):
                     async for reply in replies:
                         if isinstance(reply, ImageLoad):
                             told.put_nowait(_progress(name, claims, reply))

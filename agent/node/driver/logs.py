@@ -44,7 +44,7 @@ class LogService:
                 async for line in lines:
                     yield line
             return
-        async with self._driver.linked(host), aclosing(self._driver.call(host, wanted)) as replies:
+        async with self._driver.visits.linked(host), aclosing(self._driver.requests.call(host, wanted)) as replies:
             async for reply in replies:
                 for line in reply.lines if isinstance(reply, Logs) else ():
                     yield line

@@ -1,4 +1,5 @@
-"""The driver: the node core's hands. Brings inputs in, runs its effects in order, keeps its time.
+"""The driver: the node core's hands. Brings inputs in, runs its effects in order, keeps its time. Whoever waits for an
+answer of the core's does so in `requests`, for a link with a member in `visits`.
 
 Everything happens on the event loop's thread; only the disk's writer is another one. A fault of a remote is the core's
 to count; anything unexpected here ends the process, and systemd starts it again.
@@ -7,23 +8,19 @@ to count; anything unexpected here ends the process, and systemd starts it again
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
-from agent import errors
 from agent.host import HostObservation
 from agent.model.events import Event
-from agent.model.fault import Fault, error_of, fault_of
 from agent.model.instruction import InstructionResult
-from agent.model.status import Status
 from agent.model.types import AgentId
 from agent.node.context import Peer
 from agent.node.core import NodeCore
+from agent.node.driver.requests import Requests, stopping
+from agent.node.driver.visits import Visits
 from agent.node.effects import (
     Answer,
     Audit,
@@ -43,15 +40,13 @@ from agent.node.effects import (
     Want,
 )
 from agent.node.instant import Instant
-from agent.node.messages import Failed, Frame, Reply, Request
+from agent.node.messages import Frame
 from agent.raft import Persist, Snapshot
 from agent.state import ClusterState
 from agent.swim import SwimMessage
 
 logger = logging.getLogger(__name__)
 
-LINK_WAIT_S = 3.0  # for a link to a member that we don't always keep one with; a dial takes a few round trips
-QUEUED_REPLIES = 1_000  # parts of the answer to one call that nobody has read yet; a reader further behind is cut
 EPOCH_ANSWER_S = 0.2  # between an epoch's beginning and this agent's start anew, for the answer to the operator
 SOON_S = 0.2  # a timer that near is put off as soon as there is nothing for it: longer than heartbeats are apart
 LATE_S = 0.03  # a timer later than this means that the loop stood still: hear the sockets first
@@ -115,12 +110,8 @@ class Driver:
         self._stopped = False
         self._leaving_epoch = False
         self._writes: set[asyncio.Future[None]] = set()
-        self._answers: dict[int, asyncio.Future[InstructionResult | Status]] = {}
-        self._replies: dict[int, asyncio.Queue[tuple[Reply | None, bool]]] = {}
-        self._awaited: dict[AgentId, asyncio.Event] = {}
-        self._next_request = 1
-        self._wanted: frozenset[AgentId] = frozenset()
-        self._visited: Counter[AgentId] = Counter()
+        self.requests = Requests(core, bring=self._bring, flush=self.flush, ended=lambda: self.ended, now=now)
+        self.visits = Visits(core, self._want)
         self.on_audit: Callable[[Audit], None] = lambda _: None
         self.on_written: Callable[[float], None] = lambda _: None  # seconds that a write took, the queue before it too
         self.on_events: Callable[[tuple[Event, ...]], None] = lambda _: None
@@ -138,8 +129,7 @@ class Driver:
         """From the link table."""
         logger.info("linked with %s (%s)", self.core.context.name_of(peer.id), peer.id)
         self._bring(lambda: self.core.link_up(peer, now()))
-        if (awaited := self._awaited.pop(peer.id, None)) is not None:
-            awaited.set()
+        self.visits.link_up(peer.id)
 
     def link_down(self, peer: AgentId, reason: str) -> None:
         """From the link table."""
@@ -183,24 +173,10 @@ class Driver:
                 put_in()
             self.flush()
 
-    # Requests of this agent's own API
-
     @property
     def ended(self) -> bool:
         """Whether this agent has stopped or failed: nothing more reaches its core, and nothing comes out of it."""
         return self._stopped or self._leaving_epoch or self.failed.done()
-
-    async def submit(self, token: str, body: bytes) -> InstructionResult:
-        """Raises the MusterError that the instruction met, and Unreachable when this agent ends before its answer."""
-        answer = await self._ask(lambda number: self.core.submit(number, token, body, now()))
-        assert isinstance(answer, InstructionResult)
-        return answer
-
-    async def status(self) -> Status:
-        """The coordinator's view, or this agent's own. Raises Unreachable when this agent ends."""
-        answer = await self._ask(lambda number: self.core.ask_status(number, now()))
-        assert isinstance(answer, Status)
-        return answer
 
     async def recover(self, token: str, body: bytes) -> InstructionResult:
         """Begin the next epoch here, with this agent alone. On the disk when this returns; the agent ends then.
@@ -208,54 +184,13 @@ class Driver:
         Raises the MusterError that the instruction met, or Unreachable.
         """
         if self.ended:
-            raise self._over()
+            raise stopping(self.core)
         begun = self.core.epochs.begin(token, body, now())
         for entry in begun.past:
             self.on_audit(entry)
         what = f"epoch {self.state.epoch + 1} begins here, signed by {begun.result.by}"
         await self._leave_epoch(begun.snapshot, what)
         return begun.result
-
-    async def _ask(self, ask: Callable[[int], None]) -> InstructionResult | Status:
-        if self.ended:
-            raise self._over()
-        number = self._next_request
-        self._next_request += 1
-        future: asyncio.Future[InstructionResult | Status] = self._loop.create_future()
-        self._answers[number] = future
-        try:
-            self._bring(lambda: ask(number))
-            return await future
-        finally:
-            self._answers.pop(number, None)
-
-    async def call(self, peer: AgentId, request: Request) -> AsyncGenerator[Reply]:
-        """The replies to a call to a linked peer, until its end; leaving the iterator cancels it.
-
-        Raises Unreachable when the link isn't there or goes, TooMany for a reader that is QUEUED_REPLIES behind, and
-        the MusterError the peer answers with.
-        """
-        if self.ended:
-            raise self._over()
-        if peer not in self.core.context.peers:
-            raise self._unlinked(peer)
-        replies: asyncio.Queue[tuple[Reply | None, bool]] = asyncio.Queue(QUEUED_REPLIES)
-        number = self.core.call(peer, request, now())
-        self._replies[number] = replies
-        self.flush()
-        try:
-            while True:
-                reply, end = await replies.get()
-                if reply is None:
-                    raise self._over() if self.ended else self._unlinked(peer)
-                if isinstance(reply, Failed):
-                    raise error_of(reply.fault)
-                yield reply
-                if end:
-                    return
-        finally:
-            del self._replies[number]
-            self._bring(lambda: self.core.cancel(number))
 
     def send(self, peer: AgentId, frame: Frame) -> bool:
         """A frame of the driver's own, e.g. a part of a served log. False: the link is gone, or its queue is full."""
@@ -265,42 +200,9 @@ class Driver:
         """Whether anybody listens to this agent's events."""
         self._bring(lambda: self.core.listen(listening))
 
-    @asynccontextmanager
-    async def linked(self, peer: AgentId) -> AsyncGenerator[None]:
-        """Have a link with a member, also one that consensus doesn't need. Raises Unreachable."""
-        self._visited[peer] += 1
-        self._want()
-        try:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LINK_WAIT_S):
-                    while peer not in self.core.context.peers:
-                        await self._awaited.setdefault(peer, asyncio.Event()).wait()
-            if peer not in self.core.context.peers:
-                raise self._unlinked(peer)
-            yield
-        finally:
-            self._visited[peer] -= 1
-            if not self._visited[peer]:
-                del self._visited[peer]
-                self._awaited.pop(peer, None)
-            self._want()
-
-    def _want(self) -> None:
+    def _want(self, peers: Iterable[AgentId]) -> None:
         if not self.ended:
-            self._wire.want(self._wanted | self._visited.keys())
-
-    def _over(self) -> errors.Unreachable:
-        """What was asked of this agent before may still happen."""
-        here = self.core.context.name_of(self.core.context.id)
-        return errors.Unreachable(
-            f"the agent on {here} is stopping", fix="Ask another agent; send the same again there."
-        )
-
-    def _unlinked(self, peer: AgentId) -> errors.Unreachable:
-        here = self.core.context.name_of(self.core.context.id)
-        return errors.Unreachable(
-            f"{here} has no link with {self.core.context.name_of(peer)}", fix="Ask another agent, or try again soon."
-        )
+            self._wire.want(peers)
 
     # The loop
 
@@ -326,17 +228,7 @@ class Driver:
         """Nobody waits for what doesn't come any more."""
         if self._timer is not None:
             self._timer.cancel()
-        for future in self._answers.values():
-            if not future.done():
-                future.set_exception(self._over())
-        for replies in self._replies.values():
-            self._cut(replies, None)
-
-    @staticmethod
-    def _cut(replies: asyncio.Queue[tuple[Reply | None, bool]], last: Reply | None) -> None:
-        while not replies.empty():
-            replies.get_nowait()
-        replies.put_nowait((last, True))
+        self.requests.end()
 
     def flush(self) -> None:
         """Run the core's effects, once per turn of the loop however many inputs there were."""
@@ -369,8 +261,7 @@ class Driver:
             case BeginEpoch(snapshot=snapshot, what=what):
                 self._keep(self._loop.create_task(self._leave_epoch(snapshot, what), name="epoch"))
             case Want(peers=peers):
-                self._wanted = peers
-                self._want()
+                self.visits.keep(peers)
             case Cut(peer=peer):
                 self._wire.expel(peer)
             case _:
@@ -385,9 +276,9 @@ class Driver:
         """The effects that stay on this host."""
         match effect:
             case Answer(request=request, answer=answer):
-                self._answer(request, answer)
+                self.requests.answered(request, answer)
             case Replied(call=call, reply=reply, end=end):
-                self._replied(call, reply, end)
+                self.requests.replied(call, reply, end)
             case Reconcile():
                 self._hands.set_desired(effect)
             case Examine():
@@ -400,17 +291,6 @@ class Driver:
                 self.on_serve(effect)
             case Unserve():
                 self.on_unserve(effect)
-
-    def _replied(self, call: int, reply: Reply | None, end: bool) -> None:
-        replies = self._replies.get(call)
-        if replies is None:
-            return
-        if replies.full():
-            self.core.cancel(call)
-            behind = errors.TooMany(f"{QUEUED_REPLIES} parts weren't read in time", fix="Read faster, or ask for less.")
-            self._cut(replies, Failed(fault=fault_of(behind)))
-        else:
-            replies.put_nowait((reply, end))
 
     def _store(self, store: Store) -> None:
         """The disk begins at once, behind what is sent with it: the others have further to go."""
@@ -439,15 +319,6 @@ class Driver:
         with self._fatal:
             await self._disk.begin_epoch(snapshot)
             self._loop.call_later(EPOCH_ANSWER_S, self.fail, EpochBegan(what))
-
-    def _answer(self, request: int, answer: InstructionResult | Status | Fault) -> None:
-        future = self._answers.get(request)
-        if future is None or future.done():
-            return
-        if isinstance(answer, Fault):
-            future.set_exception(error_of(answer))
-        else:
-            future.set_result(answer)
 
     def _set_timer(self) -> None:
         """Deadlines mostly move away: it is set anew when it would soon wake this agent for nothing, not each time."""

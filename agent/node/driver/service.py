@@ -115,7 +115,7 @@ class AgentService:
 
     async def submit(self, token: str, body: bytes) -> InstructionResult:
         """See NodePort."""
-        return await self._driver.submit(token, body)
+        return await self._driver.requests.submit(token, body)
 
     def recovery(self) -> Recovery:
         """See NodePort."""
@@ -128,7 +128,7 @@ class AgentService:
     async def status(self) -> Status:
         """See NodePort. The two counts of SEED's are of what this agent itself hears and serves."""
         return msgspec.structs.replace(
-            await self._driver.status(),
+            await self._driver.requests.status(),
             network_services=self._counts.network_services(),
             api_requests_total=self._counts.api_requests_total(),
         )

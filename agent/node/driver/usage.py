@@ -65,7 +65,7 @@ class UsageService:
             return SilentHost(host=name, reason=error.what)
 
     async def _call(self, host: AgentId, wanted: GetUsage, name: str) -> tuple[ReplicaUsage, ...] | SilentHost:
-        async with self._driver.linked(host), aclosing(self._driver.call(host, wanted)) as replies:
+        async with self._driver.visits.linked(host), aclosing(self._driver.requests.call(host, wanted)) as replies:
             async for reply in replies:
                 if isinstance(reply, UsageIs):
                     # A host speaks for itself only.

@@ -27,6 +27,14 @@ class Peers:
         return self
 
     @property
+    def visits(self) -> Peers:
+        return self
+
+    @property
+    def requests(self) -> Peers:
+        return self
+
+    @property
     def context(self) -> Peers:
         return self
 

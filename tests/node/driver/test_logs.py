@@ -97,7 +97,7 @@ async def test_replicas_of_many_hosts_come_as_one_stream() -> None:
 async def test_a_host_that_cant_be_asked_says_so_in_a_line_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("agent.node.driver.loop.LINK_WAIT_S", 0.01)
+    monkeypatch.setattr("agent.node.driver.visits.LINK_WAIT_S", 0.01)
     async with bench() as at:
         at.driver.start()
         service = LogService(at.driver, FakeLocal(web=["here"]))

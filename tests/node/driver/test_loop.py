@@ -14,7 +14,7 @@ from agent.model.events import LogLine
 from agent.model.fault import fault_of
 from agent.model.instruction import InstructionResult
 from agent.model.status import Status
-from agent.node.driver import loop
+from agent.node.driver import loop, requests, visits
 from agent.node.effects import Serve, Unserve
 from agent.node.messages import Alive, CallFrame, CancelFrame, Failed, FollowLogs, Logs, RaftFrame, ReplyFrame
 from agent.raft import RaftTiming
@@ -48,7 +48,7 @@ async def test_an_instruction_is_answered_after_the_disk_has_it() -> None:
     async with bench() as at:
         await coordinating(at)
         at.disk.open.clear()
-        asked = asyncio.create_task(at.driver.submit(*signed()))
+        asked = asyncio.create_task(at.driver.requests.submit(*signed()))
         await wait_for(lambda: at.log[-1] == "write", what="the entry is being written")
         assert not asked.done()
         at.disk.open.set()
@@ -132,7 +132,7 @@ async def test_an_expelled_agent_is_cut_off_by_the_wire() -> None:
             body_bytes=body,
             now_s=time.time(),
         )
-        await at.driver.submit(token, body)
+        await at.driver.requests.submit(token, body)
         await wait_for(lambda: at.wire.expelled == [at.id("n3")])
 
 
@@ -141,7 +141,7 @@ async def test_a_fault_is_raised_as_the_error_it_was() -> None:
         await coordinating(at)
         token, _ = signed()
         with pytest.raises(errors.NotAuthenticated):
-            await at.driver.submit(token, b"{}")
+            await at.driver.requests.submit(token, b"{}")
 
 
 # Time
@@ -213,7 +213,7 @@ async def test_a_disk_error_ends_the_agent() -> None:
         await coordinating(at)
         at.disk.error = errors.StorageError("the disk is full")
         with pytest.raises(errors.Unreachable):
-            await at.driver.submit(*signed())
+            await at.driver.requests.submit(*signed())
         assert isinstance(at.driver.failed.exception(), errors.StorageError)
 
 
@@ -253,9 +253,9 @@ async def test_nothing_runs_after_a_stop() -> None:
         at.link("n2")
         assert not at.driver.send(at.id("n2"), Alive())
         with pytest.raises(errors.Unreachable):
-            await at.driver.submit(*signed())
+            await at.driver.requests.submit(*signed())
         with pytest.raises(errors.Unreachable):
-            await at.driver.status()
+            await at.driver.requests.status()
         await asyncio.sleep(0.01)
         assert len(at.log) == before
 
@@ -265,8 +265,8 @@ async def test_whoever_waits_is_told_of_the_stop() -> None:
         await coordinating(at)
         at.link("n2")
         at.disk.open.clear()
-        submitted = asyncio.create_task(at.driver.submit(*signed()))
-        called = asyncio.create_task(anext(at.driver.call(at.id("n2"), ASKED)))
+        submitted = asyncio.create_task(at.driver.requests.submit(*signed()))
+        called = asyncio.create_task(anext(at.driver.requests.call(at.id("n2"), ASKED)))
         await wait_for(lambda: at.calls_to("n2") and at.log[-1] != "written")
         await at.driver.stop(0.0)
         for task in (submitted, called):
@@ -278,7 +278,7 @@ async def test_the_last_writes_are_waited_for() -> None:
     async with bench() as at:
         await coordinating(at)
         at.disk.open.clear()
-        asked = asyncio.create_task(at.driver.submit(*signed()))
+        asked = asyncio.create_task(at.driver.requests.submit(*signed()))
         await wait_for(lambda: at.log[-1] == "write")
         stopping = asyncio.create_task(at.driver.stop(5.0))
         await asyncio.sleep(0.01)
@@ -294,7 +294,7 @@ async def test_a_stop_doesnt_wait_longer_than_its_grace() -> None:
     async with bench() as at:
         await coordinating(at)
         at.disk.open.clear()
-        asked = asyncio.create_task(at.driver.submit(*signed()))
+        asked = asyncio.create_task(at.driver.requests.submit(*signed()))
         await wait_for(lambda: at.log[-1] == "write")
         async with asyncio.timeout(2.0):
             await at.driver.stop(0.05)
@@ -352,7 +352,7 @@ async def test_a_calls_replies_come_in_order_until_its_end() -> None:
         read: list[str] = []
 
         async def reader() -> None:
-            async for reply in at.driver.call(at.id("n2"), ASKED):
+            async for reply in at.driver.requests.call(at.id("n2"), ASKED):
                 assert isinstance(reply, Logs)
                 read.extend(line.line for line in reply.lines)
 
@@ -370,7 +370,7 @@ async def test_a_reader_that_leaves_cancels_its_call() -> None:
     async with bench() as at:
         await coordinating(at)
         at.link("n2")
-        async with aclosing(at.driver.call(at.id("n2"), ASKED)) as replies:
+        async with aclosing(at.driver.requests.call(at.id("n2"), ASKED)) as replies:
             first = asyncio.create_task(anext(replies))
             call = await opened(at)
             at.says("n2", part(call, "one"))
@@ -384,7 +384,7 @@ async def test_a_reader_that_is_cancelled_cancels_its_call() -> None:
     async with bench() as at:
         await coordinating(at)
         at.link("n2")
-        replies = at.driver.call(at.id("n2"), ASKED)
+        replies = at.driver.requests.call(at.id("n2"), ASKED)
         first = asyncio.create_task(anext(replies))
         call = await opened(at)
         first.cancel()
@@ -396,7 +396,7 @@ async def test_a_call_ends_with_the_peers_error() -> None:
     async with bench() as at:
         await coordinating(at)
         at.link("n2")
-        first = asyncio.create_task(anext(at.driver.call(at.id("n2"), ASKED)))
+        first = asyncio.create_task(anext(at.driver.requests.call(at.id("n2"), ASKED)))
         call = await opened(at)
         at.says("n2", ReplyFrame(id=call, reply=Failed(fault=fault_of(errors.NotFound("nothing here")))))
         with pytest.raises(errors.NotFound, match="nothing here"):
@@ -407,7 +407,7 @@ async def test_a_call_ends_with_its_link() -> None:
     async with bench() as at:
         await coordinating(at)
         at.link("n2")
-        first = asyncio.create_task(anext(at.driver.call(at.id("n2"), ASKED)))
+        first = asyncio.create_task(anext(at.driver.requests.call(at.id("n2"), ASKED)))
         await opened(at)
         at.unlink("n2")
         with pytest.raises(errors.Unreachable, match="no link with n2"):
@@ -418,19 +418,19 @@ async def test_a_call_needs_a_link() -> None:
     async with bench() as at:
         await coordinating(at)
         with pytest.raises(errors.Unreachable):
-            await anext(at.driver.call(at.id("n2"), ASKED))
+            await anext(at.driver.requests.call(at.id("n2"), ASKED))
 
 
 async def test_a_reader_too_far_behind_is_cut_and_told() -> None:
     async with bench() as at:
         await coordinating(at)
         at.link("n2")
-        replies = at.driver.call(at.id("n2"), ASKED)
+        replies = at.driver.requests.call(at.id("n2"), ASKED)
         first = asyncio.create_task(anext(replies))
         call = await opened(at)
         at.says("n2", part(call, "read"))
         await first
-        for number in range(loop.QUEUED_REPLIES + 2):
+        for number in range(requests.QUEUED_REPLIES + 2):
             at.says("n2", part(call, str(number)))
         await wait_for(lambda: at.cancelled("n2") == [call])
         with pytest.raises(errors.TooMany):
@@ -471,12 +471,12 @@ async def test_a_link_to_a_member_nobody_keeps_one_with_is_made_and_let_go() -> 
         kept = at.wire.wants[-1]
         assert peer not in kept
         async with asyncio.timeout(2.0):
-            opening = at.driver.linked(peer)
+            opening = at.driver.visits.linked(peer)
             entering = asyncio.create_task(opening.__aenter__())
             await wait_for(lambda: peer in at.wire.wants[-1])
             at.link("n3")
             await entering
-        async with at.driver.linked(peer):
+        async with at.driver.visits.linked(peer):
             assert peer in at.wire.wants[-1]
         assert peer in at.wire.wants[-1], "the first one still needs it"
         await opening.__aexit__(None, None, None)
@@ -484,11 +484,11 @@ async def test_a_link_to_a_member_nobody_keeps_one_with_is_made_and_let_go() -> 
 
 
 async def test_a_link_that_doesnt_come_isnt_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "LINK_WAIT_S", 0.02)
+    monkeypatch.setattr(visits, "LINK_WAIT_S", 0.02)
     async with bench() as at:
         await coordinating(at)
         with pytest.raises(errors.Unreachable, match="n3"):
-            async with at.driver.linked(at.id("n3")):
+            async with at.driver.visits.linked(at.id("n3")):
                 pytest.fail("there is no link")
         assert at.id("n3") not in at.wire.wants[-1]
 
@@ -497,7 +497,7 @@ async def test_members_that_come_meanwhile_dont_end_a_visit() -> None:
     async with bench() as at:
         await coordinating(at)
         at.link("n3")
-        async with at.driver.linked(at.id("n3")):
+        async with at.driver.visits.linked(at.id("n3")):
             at.driver.core.membership.changed(loop.now())
             at.driver.flush()
             count = len(at.wire.wants)
@@ -508,7 +508,7 @@ async def test_members_that_come_meanwhile_dont_end_a_visit() -> None:
 async def test_a_status_is_this_agents_own_where_it_coordinates() -> None:
     async with bench() as at:
         await coordinating(at)
-        status = await at.driver.status()
+        status = await at.driver.requests.status()
         assert isinstance(status, Status)
         assert status.answered_by.id == at.id("n1")
 

@@ -135,7 +135,7 @@ def logs_of(service: AgentService, follow: bool, name: str | None = None, slot: 
 async def test_logs_of_what_has_not_run_yet_say_so_and_a_follow_waits_for_it() -> None:
     async with bench(members=1) as at:
         service = await coordinating(at)
-        await at.driver.submit(*signed_deploy(stack(web=shop_service(replicas=2))))
+        await at.driver.requests.submit(*signed_deploy(stack(web=shop_service(replicas=2))))
         with pytest.raises(errors.NotFound, match=r"nothing of shop/\* has run yet: shop is preparing") as told:
             await anext(logs_of(service, follow=False))
         assert "agent logs -f" in told.value.fix

@@ -80,7 +80,7 @@ async def test_this_host_is_sampled_here_and_others_over_the_link() -> None:
 
 
 async def test_a_host_that_cannot_be_asked_or_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.node.driver.loop.LINK_WAIT_S", 0.01)
+    monkeypatch.setattr("agent.node.driver.visits.LINK_WAIT_S", 0.01)
     async with bench() as at:
         at.driver.start()
         at.link("n2")

@@ -1,0 +1,62 @@
+"""Links that somebody at this agent needs for a while, beside those that the core keeps."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import asynccontextmanager
+
+from agent.errors import Unreachable
+from agent.model.types import AgentId
+from agent.node.core import NodeCore
+
+LINK_WAIT_S = 3.0  # for a link to a member that we don't always keep one with; a dial takes a few round trips
+
+
+class Visits:
+    """`want` takes whom to keep links with, all of them."""
+
+    def __init__(self, core: NodeCore, want: Callable[[Iterable[AgentId]], None]) -> None:
+        self._core = core
+        self._want = want
+        self._kept: frozenset[AgentId] = frozenset()
+        self._visited: Counter[AgentId] = Counter()
+        self._awaited: dict[AgentId, asyncio.Event] = {}
+
+    def keep(self, peers: frozenset[AgentId]) -> None:
+        """Whom the core keeps links with from now on."""
+        self._kept = peers
+        self._want(self._kept | self._visited.keys())
+
+    def link_up(self, peer: AgentId) -> None:
+        """A link is there: whoever waits for it goes on."""
+        if (awaited := self._awaited.pop(peer, None)) is not None:
+            awaited.set()
+
+    @asynccontextmanager
+    async def linked(self, peer: AgentId) -> AsyncGenerator[None]:
+        """Have a link with a member, also one that consensus doesn't need. Raises Unreachable."""
+        self._visited[peer] += 1
+        self._want(self._kept | self._visited.keys())
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LINK_WAIT_S):
+                    while peer not in self._core.context.peers:
+                        await self._awaited.setdefault(peer, asyncio.Event()).wait()
+            if peer not in self._core.context.peers:
+                raise unlinked(self._core, peer)
+            yield
+        finally:
+            self._visited[peer] -= 1
+            if not self._visited[peer]:
+                del self._visited[peer]
+                self._awaited.pop(peer, None)
+            self._want(self._kept | self._visited.keys())
+
+
+def unlinked(core: NodeCore, peer: AgentId) -> Unreachable:
+    """What is said where nothing gets to a member, or comes from it."""
+    here, there = core.context.name_of(core.context.id), core.context.name_of(peer)
+    return Unreachable(f"{here} has no link with {there}", fix="Ask another agent, or try again soon.")
