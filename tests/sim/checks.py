@@ -18,6 +18,7 @@ from agent.state import ClusterState, encode_snapshot
 from tests.sim.disk import SimDisk
 
 DIGEST_EVERY = 16  # entries between two comparisons of whole states
+VOTING = (Vote, VoteResponse)  # what `Checks.says` has to hear
 
 
 class Violated(AssertionError):

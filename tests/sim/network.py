@@ -140,20 +140,21 @@ class Network:
 
     def send(self, sender: SimAgent, to: AgentId, frame: Frame) -> None:
         """Over the link. Calls go in order and are lost only with the link; the rest fares as datagrams do."""
-        receiver = self._world.agents[to]
-        if frozenset((sender.id, to)) not in self.links:
+        world, me = self._world, sender.id
+        receiver, path = world.agents[to], (to, me)
+        if frozenset(path) not in self.links:
             return
-        if self._world.versions is not None:
-            frame = self._world.versions.on_the_wire(sender.id, to, frame)
+        if world.versions is not None:
+            frame = world.versions.on_the_wire(me, to, frame)
         if isinstance(frame, IN_ORDER):
             self._in_order(sender, receiver, frame)
             return
 
         def arrive(core: NodeCore, when: Instant) -> Stir:
-            self._world.judge(receiver).heard[to, sender.id] = self._world.now
-            return core.frame(sender.id, frame, when)
+            world.judge(receiver).heard[path] = world.now
+            return core.frame(me, frame, when)
 
-        if self._world.weather.ghosts and isinstance(frame, RaftFrame) and isinstance(frame.message, HAUNTING):
+        if world.weather.ghosts and isinstance(frame, RaftFrame) and isinstance(frame.message, HAUNTING):
             self._past[to].append((receiver.life, arrive))
         self._deliver(sender, receiver, arrive, frame)
 
@@ -193,24 +194,23 @@ class Network:
         world.after(at - world.now, arrive)
 
     def _deliver(self, sender: SimAgent, receiver: SimAgent, hand_in: Input, what: object) -> None:
-        world, weather, path = self._world, self._world.weather, (sender.id, receiver.id)
-        foul = not world.calm()
-        for _ in range(1 + (foul and world.rng.random() < weather.duplication)):
-            if (foul and world.rng.random() < weather.loss) or self.blocked[path] > 0:
+        world, path, life = self._world, (sender.id, receiver.id), receiver.life
+
+        def arrive() -> None:
+            if receiver.life == life and receiver.core is not None:
+                if world.trace is not None:
+                    told = getattr(what, "message", type(what).__name__)
+                    world.say(f"{world.cast.name(path[0])} → {world.cast.name(path[1])}  {told}"[:170])
+                world.hand_in(receiver, hand_in)
+
+        weather, luck, foul = world.weather, world.rng.random, not world.calm()
+        for _ in range(1 + (foul and luck() < weather.duplication)):
+            if (foul and luck() < weather.loss) or self.blocked.get(path, 0) > 0:
                 world.lost += 1
                 continue
             delay = self._delay()
-            if foul and world.rng.random() < weather.straggling:
-                delay += world.rng.random() * STRAGGLES_S
-            life = receiver.life
-
-            def arrive(life: int = life) -> None:
-                if receiver.life == life and receiver.core is not None:
-                    if world.trace is not None:
-                        told = getattr(what, "message", type(what).__name__)
-                        world.say(f"{world.cast.name(path[0])} → {world.cast.name(path[1])}  {told}"[:170])
-                    world.hand_in(receiver, hand_in)
-
+            if foul and luck() < weather.straggling:
+                delay += luck() * STRAGGLES_S
             world.after(delay, arrive)
 
 

@@ -81,14 +81,14 @@ class Versions:
             return frame
         if isinstance(frame, ReportFrame) and frame.host == sender and self._frames[sender] < FRAME_VERSION:
             return self._told_earlier(frame)
-        told: Frame = _without(frame, LATER_FIELDS) if _holds_later(type(frame)) else frame
+        told: Frame = _without(frame)
         return told
 
     def _told_earlier(self, frame: ReportFrame) -> ReportFrame:
         """A report as that version of its host makes it; whoever passes it on doesn't change it."""
         if HostReport not in LATER_FIELDS:
             return frame
-        report: HostReport = _without(msgspec.msgpack.decode(frame.report, type=HostReport), LATER_FIELDS)
+        report: HostReport = _without(msgspec.msgpack.decode(frame.report, type=HostReport))
         data = msgspec.msgpack.encode(report)
         audience = "simulatedcluster.1"
         signature = sign_report(partial(self.sign, frame.host), audience=audience, term=frame.term, report=data)
@@ -131,15 +131,14 @@ def _holds_later(kind: type[Struct]) -> bool:
     return not LATER_FIELDS.keys().isdisjoint(classes_in(kind).values())
 
 
-def _without(what: Any, later: Mapping[type[Struct], set[str]]) -> Any:
-    """The same without these fields, which have their defaults then."""
+def _without(what: Any) -> Any:
+    """The same without fields that the earlier version lacks, which have their defaults then."""
     if isinstance(what, tuple):
-        return tuple(_without(one, later) for one in what)
-    if not isinstance(what, Struct):
+        return tuple([_without(one) for one in what])
+    if not isinstance(what, Struct) or not _holds_later(type(what)):
         return what
-    unknown, fields = later.get(type(what), set()), what.__struct_fields__
-    values = {name: _without(getattr(what, name), later) for name in fields if name not in unknown}
-    return type(what)(**values)
+    unknown, fields = LATER_FIELDS.get(type(what), set()), what.__struct_fields__
+    return type(what)(**{name: _without(getattr(what, name)) for name in fields if name not in unknown})
 
 
 def _read_no_later(*what: Any, **how: Any) -> VerifiedInstruction:

@@ -26,7 +26,7 @@ from agent.node.messages import RaftFrame
 from agent.node.submissions import ANSWER_DEADLINE_S
 from agent.raft import Configuration, Entry, EntryKind
 from agent.state import ClusterState
-from tests.sim.checks import Checks, Violated
+from tests.sim.checks import VOTING, Checks, Violated
 from tests.sim.cluster import Cast
 from tests.sim.disaster import Disaster, begin_epoch
 from tests.sim.disk import SimDisk
@@ -131,11 +131,12 @@ class World:
     def run(self) -> World:
         """The whole history."""
         self._begin()
+        queue, pace, agents = self._queue, self._pace, self.agents
         try:
-            while self._queue and self._queue[0][0] <= self.until_s:
-                self.now, _, event = heapq.heappop(self._queue)
+            while queue and queue[0][0] <= self.until_s:
+                self.now, _, event = heapq.heappop(queue)
                 self.events += 1
-                self._pace.count(event, self.now, len(self.agents))
+                pace.count(event, self.now, len(agents))
                 event()
             self._end()
         except Violated as error:
@@ -356,7 +357,8 @@ class World:
         self.hand_in(agent, propose)
 
     def _instant(self, agent: SimAgent) -> Instant:
-        return Instant(self.now + agent.clock_ahead_s, self.wall_ms + agent.clock_skew_ms)
+        now = self.now
+        return Instant(now + agent.clock_ahead_s, START_WALL_MS + int(now * 1000) + agent.clock_skew_ms)
 
     def _settle(self, agent: SimAgent) -> None:
         """Carry the core's effects out, check, and set its timer."""
@@ -394,8 +396,11 @@ class World:
         """One timer an agent is in the queue at least; one that comes too early is set again."""
         if agent.core is None:
             return
-        at = max(agent.core.deadline() - agent.clock_ahead_s + ROUNDING_S, self.now)
-        if at >= agent.timer_at or at == float("inf"):
+        at = agent.core.deadline() - agent.clock_ahead_s + ROUNDING_S
+        if at >= agent.timer_at:  # as mostly; none at all is infinite
+            return
+        at = max(at, self.now)
+        if at >= agent.timer_at:
             return
         agent.timer_at, life = at, agent.life
         self.after(at - self.now, lambda: self._fire(agent, life, at))
@@ -424,7 +429,7 @@ class World:
     def _carry_out(self, agent: SimAgent, effect: Effect) -> None:
         match effect:
             case Send(to=to, frame=frame):
-                if isinstance(frame, RaftFrame):
+                if isinstance(frame, RaftFrame) and isinstance(frame.message, VOTING):
                     self.judge(agent).says(agent.id, to, frame.message)
                 self.network.send(agent, to, frame)
             case Datagram(to=to, message=message):

@@ -58,8 +58,8 @@ class MemoryDisk:
         if persist.compact_to is not None and (snapshot is None or snapshot.index < persist.compact_to):
             raise InvariantBroken(f"no snapshot covers the entries up to {persist.compact_to}")
         if persist.entries:
-            kept = [index for index in reversed(self.log) if cut is None or index < cut]
-            last = kept[0] if kept else snapshot.index if snapshot is not None else 0
+            behind = snapshot.index if snapshot is not None else 0
+            last = next((index for index in reversed(self.log) if cut is None or index < cut), behind)
             if persist.entries[0].index != last + 1:
                 raise InvariantBroken(f"entry {persist.entries[0].index} doesn't follow on {last}")
 
