@@ -137,7 +137,7 @@ class _Rollout:
             leaving = self._leaving()
             rest = [assignment for key, assignment in self._with_room().items() if key not in leaving]
             yield from self._assign(
-                [*rest, *(self._changes[key] for key in self._next_out(leaving))], self._plan.release
+                [*rest, *(self._changes[key] for key in sorted(self._next_out(leaving)))], self._plan.release
             )
 
     def _roll(self) -> Iterator[LedgerEntry]:
