@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from agent.host.desired import Desired, HostContext, Refused, desired
+from agent.host.desired import Desired, HostContext, Refused, desired, is_as_before
 from agent.host.errands import Task, resolve_errands
 from agent.host.life import Life, ReconcileMemory
 from agent.host.observation import HostObservation
@@ -33,6 +33,7 @@ __all__ = [
     "Stop",
     "Task",
     "desired",
+    "is_as_before",
     "reconcile",
     "replica_states",
     "resolve_errands",

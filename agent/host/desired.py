@@ -6,7 +6,7 @@ the host's own policy are judged here once more (docs/security.md "What a taken 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 
 from msgspec import Struct
 
@@ -19,7 +19,7 @@ from agent.model.spec import ReplicaKey, ReplicaSpec
 from agent.model.stack import Service, Stack
 from agent.model.types import AgentId, ClusterId, HostAddress, Labels
 from agent.state.queries import hosts_of, rests
-from agent.state.types import ClusterState
+from agent.state.types import ClusterState, StackState
 
 PORT_CHOICES = 100  # docs/seed.md "Automatic port binding": increment and retry up to 100 ports
 
@@ -102,6 +102,24 @@ def desired(state: ClusterState, agent: AgentId, context: HostContext) -> Desire
         delete_volumes_of=leaving,
         endpoints={name: endpoints_of(state, name) for name in sorted(stacks)} if context.endpoints else {},
     )
+
+
+def is_as_before(before: ClusterState, now: ClusterState) -> bool:
+    """Whether `desired` can only say the same of both, without asking it: mostly a rollout just moves on."""
+    if (
+        now.assignments is not before.assignments
+        or now.members is not before.members
+        or now.signed is not before.signed
+    ):
+        return False
+    return now.stacks is before.stacks or {name: _asked_of(stack) for name, stack in now.stacks.items()} == {
+        name: _asked_of(stack) for name, stack in before.stacks.items()
+    }
+
+
+def _asked_of(stack: StackState) -> Hashable:
+    """What a host's part depends on; revision and deploy are in the file of the stack's endpoints."""
+    return stack.revision, stack.deployed, stack.removing, stack.delete_volumes, stack.stopped, stack.held
 
 
 def _concerning(state: ClusterState, agent: AgentId) -> Iterator[tuple[ReplicaKey, Assignment]]:

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct, field
 
 from agent.control.clock import AGREES_MS
-from agent.host import Desired, HostContext, HostObservation, Task, desired, resolve_errands
+from agent.host import Desired, HostContext, HostObservation, Task, desired, is_as_before, resolve_errands
 from agent.model.errand import Errand
 from agent.model.report import MAX_REASON_CHARACTERS, HostReport, ObservedReplica, RuntimeInfo
 from agent.model.types import AgentId
@@ -18,7 +18,7 @@ from agent.node.context import Context, Lead
 from agent.node.effects import Examine, Reconcile
 from agent.node.instant import Instant
 from agent.node.passing import signed_report
-from agent.state import STATE_LEVEL, hosts_of
+from agent.state import STATE_LEVEL, ClusterState, hosts_of
 
 REPORT_EVERY_S = 5.0  # soft state told again, in case a frame was dropped; changes are told at once
 LOOKS_EVERY_S = 0.5  # a probe brings no look sooner than this after the last; that a clock was set nobody tells
@@ -28,7 +28,7 @@ class LocalHost(Struct):
     """`tell` takes the report where this agent itself coordinates; `sign`: by its own key, what others pass on.
 
     `_wanted`: what the ledger wanted of this host when it was last asked for, at its index `_wanted_at`, and still
-    wants at `_wanted_through`. `_told_applied`: as of the last report.
+    wants at `_wanted_through`, by the state `_read`. `_told_applied`: as of the last report.
     """
 
     context: Context
@@ -43,6 +43,7 @@ class LocalHost(Struct):
     _wanted: Desired | None = None
     _wanted_at: int = 0
     _wanted_through: int = 0
+    _read: ClusterState | None = None
     _told: Lead | None = None
     _told_applied: int = 0
     _tell_at: float = 0.0
@@ -100,8 +101,10 @@ class LocalHost(Struct):
 
         Most entries change nothing here: what was observed counts for them too then, and mostly nobody waits for it.
         """
-        state = self.context.state
-        wanted, self._wanted_through = desired(state, self.context.id, self.host), state.index
+        state, wanted = self.context.state, self._wanted
+        if wanted is None or self._read is None or not is_as_before(self._read, state):
+            wanted = desired(state, self.context.id, self.host)
+        self._read, self._wanted_through = state, state.index
         if wanted == self._wanted:
             self._dirty = self._dirty or self._is_awaited(wanted)
             return

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from agent.host import Desired, HostContext, HostPolicy, desired
+from agent.host import Desired, HostContext, HostPolicy, desired, is_as_before
 from agent.host.facts import substitute
 from agent.model.cluster import Member
 from agent.model.ledger import AssignedPort, Assignment, Predecessor
@@ -89,6 +89,60 @@ def test_a_stack_on_its_way_out_is_wanted_no_more() -> None:
     state = state_of({"web": service()}, assignment("web"), removing=True, delete_volumes=True)
     found = desired(state, AGENT, CONTEXT)
     assert (found.specs, found.stacks, found.delete_volumes_of) == ((), frozenset(), frozenset({"shop"}))
+
+
+class TestWhatHasToBeAskedAgain:
+    """`is_as_before` is believed, so it may only say yes where `desired` says the same."""
+
+    CONTEXT: ClassVar = HostContext(address="10.0.0.1", endpoints="/run/muster/endpoints")
+    BEFORE: ClassVar = state_of({"web": service(), "db": service()}, assignment("web"), assignment("db"))
+    OTHERS: ClassVar[dict[str, Any]] = {
+        "name": "shop",
+        "revision": 4,
+        "deployed": InstructionRef(revision=3, digest="e" * 64),
+        "proven": True,
+        "previous": InstructionRef(revision=2, digest="e" * 64),
+        "previous_scale": {"web": 2},
+        "previous_stopped": frozenset({"web"}),
+        "scale": {"web": 2},
+        "generations": {"web": 4},
+        "stopped": frozenset({"web"}),
+        "held": frozenset({"web"}),
+        "removing": True,
+        "delete_volumes": True,
+        "phase": "main",
+        "reason": "one more is waited for",
+        "phase_since": 7,
+        "moved_index": 9,
+        "moved_at": 7,
+        "changed_by": "somebody",
+        "changed_at": 7,
+    }
+
+    def changed(self, *fields: str) -> ClusterState:
+        before = self.BEFORE
+        stack = replace(before.stacks["shop"], **{field: self.OTHERS[field] for field in fields})
+        return replace(before, index=10, stacks={"shop": stack})
+
+    def test_a_stack_has_no_field_that_is_not_looked_at_here(self) -> None:
+        assert set(self.OTHERS) == set(StackState.__struct_fields__)
+
+    @given(st.sets(st.sampled_from(sorted(OTHERS))))
+    def test_what_is_as_before_is_wanted_as_before(self, fields: set[str]) -> None:
+        digest = "e" * 64
+        kept = replace(self.BEFORE.signed[DIGEST], ref=InstructionRef(revision=3, digest=digest))
+        before = replace(self.BEFORE, signed={**self.BEFORE.signed, digest: kept})
+        now = replace(self.changed(*fields), signed=before.signed)
+        if is_as_before(before, now):
+            assert desired(now, AGENT, self.CONTEXT) == desired(before, AGENT, self.CONTEXT)
+
+    @pytest.mark.parametrize("fields", [(), ("phase", "reason", "phase_since"), ("scale", "moved_index", "moved_at")])
+    def test_a_rollout_that_moves_on_is_as_before(self, fields: tuple[str, ...]) -> None:
+        assert is_as_before(self.BEFORE, self.changed(*fields))
+
+    @pytest.mark.parametrize("part", ["assignments", "members", "signed"])
+    def test_what_was_touched_is_not(self, part: str) -> None:
+        assert not is_as_before(self.BEFORE, replace(self.BEFORE, **{part: dict(getattr(self.BEFORE, part))}))
 
 
 @pytest.mark.parametrize(
