@@ -111,15 +111,15 @@ def read_instruction(
 
     `verify=False` leaves out the signature alone: `apply` uses it for what this agent has seen verified before.
     An agent reads an instruction up to three times (from its API or a peer, at admission, in `apply`), so the newest
-    that held are remembered, by all that the answer depends on.
+    that held are remembered, by all that the answer depends on: apart from those whose signature was left out.
 
     Raises NotAuthenticated (token, signature, body's digest), NotAllowed (scope, stack) or InputError (TooLarge too):
     act and target don't go together, or the body isn't the act's.
     """
-    if verify and isinstance(token, str) and len(token) <= MAX_TOKEN_BYTES and len(body) <= MAX_REMEMBERED_BODY_BYTES:
+    if isinstance(token, str) and len(token) <= MAX_TOKEN_BYTES and len(body) <= MAX_REMEMBERED_BODY_BYTES:
         signer = operators.get(_signer(token))
         if signer is not None:
-            return _remembered(token, body, signer, audience)
+            return _remembered(token, body, signer, audience, verify=verify)
     return _read(token, body, operators, audience, verify=verify)
 
 
@@ -133,9 +133,9 @@ def _signer(token: str) -> OperatorName:
 
 
 @lru_cache(REMEMBERED)
-def _remembered(token: str, body: bytes, signer: Operator, audience: str) -> VerifiedInstruction:
+def _remembered(token: str, body: bytes, signer: Operator, audience: str, *, verify: bool) -> VerifiedInstruction:
     """Refusals aren't remembered: they raise."""
-    return _read(token, body, {signer.name: signer}, audience, verify=True)
+    return _read(token, body, {signer.name: signer}, audience, verify=verify)
 
 
 def _read(
