@@ -164,7 +164,8 @@ class NodeCore:
 
     def deadline(self) -> float:
         """When `on_deadline` is wanted at the latest, in monotonic seconds, or a little earlier: see `deadlines`."""
-        self._settle()
+        if self._unsettled is not None:
+            self._settle()
         if self._due_rest is None:
             self._due_rest = min([due() for due in self._due.values()])
         context = self.context

@@ -36,8 +36,9 @@ class Election:
         state = self._state
         if state.fenced_at is not None:
             return math.inf
-        led = state.leader is not None and state.id in state.configuration.learners
-        return self._due if state.is_voter or led else math.inf
+        if state.is_voter or (state.leader is not None and state.id in state.configuration.learners):
+            return self._due
+        return math.inf
 
     def wait(self, now: float) -> None:
         """A full timeout from now, drawn anew: members that tied once must not tie for ever (Raft §9.3)."""

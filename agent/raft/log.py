@@ -143,7 +143,7 @@ class RaftLog:
         return True
 
     def has_unwritten(self) -> bool:
-        return self._handed_out < self.last_index or self._truncate_from is not None
+        return self._handed_out < self.base_index + len(self._entries) or self._truncate_from is not None
 
     def take_unwritten(self) -> tuple[int | None, tuple[Entry, ...]]:
         """(truncate_from, entries) to be written; ends with `written()`. One writing at a time."""

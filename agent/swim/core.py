@@ -121,8 +121,8 @@ class Swim:
     def latest(self) -> float:
         """When `on_deadline` has to be called although nothing else wakes this agent."""
         awaited = self._relays or self._roster.suspects or (self._probe and not self._probe.acked)
-        late_s = 0.0 if self._leaving or self._queue.size or awaited else self.config.lateness_ms / 1000
-        return self.deadline() + late_s
+        busy = self._leaving or self._queue.size or self._roster.alone or awaited
+        return self.deadline() if busy else min(self._probe_at, self._revive_at) + self.config.lateness_ms / 1000
 
     # --- inputs ---
 
