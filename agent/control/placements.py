@@ -23,7 +23,8 @@ class Placements:
 
     A port stays held by what the ledger says *and* by what is planned, so that any part of a plan can be carried out
     without two replicas on one port. Resources are counted where they are planned; what is used elsewhere until then is
-    `going`. Built in one pass; meant to live for one decision.
+    `going`. Meant to live for one decision; what hosts hold is counted in one pass, and only where something is to be
+    placed, as mostly nothing is.
     """
 
     def __init__(self, state: ClusterState) -> None:
@@ -35,9 +36,16 @@ class Placements:
         self._memory_mib: dict[AgentId, int] = defaultdict(int)
         self._cpu_millis: dict[AgentId, int] = defaultdict(int)
         self._replicas: dict[AgentId, int] = defaultdict(int)
+        self._counted = False
         for key, assignment in state.assignments.items():
             self.by_stack[key.stack][key] = assignment
-            service = service_of(state, assignment)
+
+    def _count_all(self) -> None:
+        if self._counted:
+            return
+        self._counted = True
+        for assignment in self._state.assignments.values():
+            service = service_of(self._state, assignment)
             before = assignment.predecessor
             resources = service.resources if service is not None else _NOTHING
             self._count(assignment, resources, before.host if before is not None else None)
@@ -47,6 +55,7 @@ class Placements:
 
         What it has where it was is `going`: used until this is carried out, and its predecessor has gone.
         """
+        self._count_all()
         key = key_of(assignment)
         was = self._at.get(key, {})
         self._count(assignment, resources)
@@ -82,15 +91,18 @@ class Placements:
 
     def free_for(self, key: ReplicaKey, host: AgentId, port: PortKey) -> bool:
         """Whether no other replica holds the port."""
+        self._count_all()
         holders = self._holders[host].get(port)
         return not holders or holders == {key}
 
     def memory_mib(self, host: AgentId, but: ReplicaKey | None = None) -> int:
         """What is reserved there, without the replica `but`."""
+        self._count_all()
         return self._memory_mib[host] - self._own(host, but).memory_mib
 
     def cpu_millis(self, host: AgentId, but: ReplicaKey | None = None) -> int:
         """What is reserved there, without the replica `but`."""
+        self._count_all()
         return self._cpu_millis[host] - self._own(host, but).cpu_millis
 
     def going(self, host: AgentId, but: ReplicaKey | None = None) -> Resources:
@@ -102,6 +114,7 @@ class Placements:
 
     def replicas(self, host: AgentId) -> int:
         """How many replicas of all stacks are there."""
+        self._count_all()
         return self._replicas[host]
 
     def _own(self, host: AgentId, key: ReplicaKey | None) -> Resources:
