@@ -54,7 +54,8 @@ Input = Callable[[NodeCore, Instant], object]
 class SimAgent:
     """One agent's life. `life` counts its starts: what was meant for an earlier one is lost.
 
-    `clock_ahead_s`: its monotonic clock against the world's. `paused`: what arrives waits in `backlog`.
+    `clock_ahead_s`: its monotonic clock against the world's. `paused`: what arrives waits in `backlog`. `unfinished`: a
+    crash came before an epoch that it was to begin.
     """
 
     id: AgentId
@@ -72,6 +73,7 @@ class SimAgent:
     stalled_until: float = float("-inf")
     resumed_at: float = float("-inf")
     led_term: int = 0
+    unfinished: bool = False
     host: SimHost = field(init=False)
 
     @property
