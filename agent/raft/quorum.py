@@ -28,9 +28,9 @@ def majority_of_others(voters: Collection[str], me: str) -> int:
 
 
 def blocking_of_others(voters: Collection[str], me: str) -> int:
-    """How many voters other than `me` it takes so that those left are no majority; two where there are two, else one.
+    """How many voters other than `me` it takes so that those left are no majority; two at least, if there are.
 
-    Of four these are two, as of three: both survive the loss of one.
+    Of four that is two, as of three: both survive the loss of one.
     """
     others, survived = len(set(voters) - {me}), len(voters) - majority(len(voters))
     return max(1, min(max(2, survived + 1), others))
