@@ -84,6 +84,8 @@ def read_token(
             raise NotAuthenticated("it is for another audience")
         if verify:
             key.verify(signature, signed)
+    except (ImportError, MemoryError):  # ours, not the token's: others would go on to read the same ledger another way
+        raise
     except Exception as error:  # noqa: BLE001 - whatever a hostile token provokes below gets the same answer
         reason = error.what if isinstance(error, MusterError) else type(error).__name__
         raise NotAuthenticated(f"the {typ} token isn't valid ({reason})") from None

@@ -7,6 +7,7 @@ import gc
 import hashlib
 import hmac
 import json
+import sys
 import weakref
 from collections.abc import Callable
 from typing import Any, get_args
@@ -30,6 +31,7 @@ from agent.instruction import (
     sign_instruction,
     unverified_claims,
 )
+from agent.instruction.keys import quick_key_of
 from agent.model.cluster import ApiKey, Member, Operator, ScopeName
 from agent.model.identity import agent_id_of
 from agent.model.instruction import (
@@ -325,6 +327,15 @@ def test_a_token_has_one_spelling(name: str) -> None:
 def test_no_token_raises_anything_but_not_authenticated(token: str) -> None:
     with pytest.raises(NotAuthenticated):
         read_instruction(token, BODY, operators(), AUDIENCE)
+
+
+def test_an_agent_that_can_check_no_signature_refuses_no_token_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends: it would read a ledger's entry as refused that every other agent reads as good."""
+    unread = signed(jti="cd" * 16)
+    quick_key_of.cache_clear()
+    monkeypatch.setitem(sys.modules, "nacl.bindings", None)
+    with pytest.raises(ImportError):
+        read_instruction(unread, BODY, operators(), AUDIENCE)
 
 
 @given(st.data())
