@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -40,16 +40,16 @@ from agent.node.driver.checking import Checker
 from agent.node.driver.compose_files import ComposeFiles
 from agent.node.driver.endpoint_files import EndpointFiles
 from agent.node.driver.examining import Examiner
+from agent.node.driver.sampling import sample
 from agent.node.driver.supplies import Supplies
 from agent.node.effects import Examine, Reconcile
-from agent.runtime.protocol import Counters, KeepsVolumes, LoadsImages, RawLine, Runtime
+from agent.runtime.protocol import KeepsVolumes, LoadsImages, RawLine, Runtime
 
 SWEEP_INTERVAL_S = 5.0  # a lost hint is made good within this; an observation costs a few milliseconds
 COMPOSE_AFTER_S = 1.0  # people wait for starts, and nobody for the file of what was started
 RESOURCES_INTERVAL_S = 10.0  # load and free disk are only shown
 ENGINE_TIMEOUT_S = 20.0  # an engine that takes longer to list its workloads hangs, and others must not wait for it
 LOG_RUN_INTERVAL_S = 0.2  # while somebody follows a replica between two of its runs; nobody reads faster
-SAMPLE_S = 0.5  # between two looks at what workloads use; a person waits for it, and shorter is mostly noise
 LAST_WORDS_TIMEOUT_S = 2.0  # the reason is shown without them then
 
 
@@ -208,22 +208,10 @@ class Hosting:
             workload = self._workload_of(key)
 
     async def usage(self, stack: Label | None, host: str) -> tuple[ReplicaUsage, ...]:
-        """What runs here and is of the stack, or all: two samples, SAMPLE_S apart. Raises what its engine does."""
-        running = {each.id: each for each in self._everything() if each.state == "running"}
-        chosen = [each for each in running.values() if stack in (None, each.key.stack)][:MAX_USED]
-        before = await self._counters(chosen)
-        await asyncio.sleep(SAMPLE_S)
-        after = await self._counters([running[each] for each in before])
-        memory_bytes = self._resources.memory_mib * 1024 * 1024
-        used = (usage_of(running[each].key, host, before[each], after[each], memory_bytes) for each in after)
-        return tuple(sorted(used, key=lambda each: (each.stack, each.service, each.slot)))
-
-    async def _counters(self, workloads: Sequence[Workload]) -> dict[str, Counters]:
-        found: dict[str, Counters] = {}
-        for name, runtime in self._runtimes.items():
-            if ids := [each.id for each in workloads if each.runtime == name]:
-                found |= await runtime.counters(ids)
-        return found
+        """What runs here and is of the stack, or all, uses. Raises what its engine does."""
+        running = (each for each in self._everything() if each.state == "running")
+        chosen = [each for each in running if stack in (None, each.key.stack)][:MAX_USED]
+        return await sample(self._runtimes, chosen, host, self._resources.memory_mib * 1024 * 1024)
 
     # The loop
 
@@ -457,19 +445,3 @@ def _must_go_on(task: asyncio.Task[None]) -> None:
     """The loop ends by `close` only; anything else is a bug, for the event loop's handler, which ends the process."""
     if not task.cancelled() and (error := task.exception()) is not None:
         task.get_loop().call_exception_handler({"message": f"{task.get_name()} failed", "exception": error})
-
-
-def usage_of(key: ReplicaKey, host: str, before: Counters, after: Counters, host_bytes: int) -> ReplicaUsage:
-    """From two samples of the same workload. A counter that went back (it was restarted) counts as nothing used."""
-    passed_s = after.at_s - before.at_s
-    used_s = max(after.cpu_s - before.cpu_s, 0.0)
-    limits = [limit for limit in (after.memory_limit_bytes, host_bytes) if limit > 0]
-    return ReplicaUsage(
-        stack=key.stack,
-        service=key.service,
-        slot=key.slot,
-        host=host,
-        cpu_percent=round(100 * used_s / passed_s, 1) if passed_s > 0 else 0.0,
-        memory_bytes=after.memory_bytes,
-        memory_limit_bytes=min(limits, default=0),
-    )

@@ -12,7 +12,7 @@ from agent import errors
 from agent.model.fault import fault_of
 from agent.model.spec import ReplicaKey
 from agent.model.usage import ReplicaUsage
-from agent.node.driver.hosting import usage_of
+from agent.node.driver.sampling import usage_of
 from agent.node.driver.usage import UsageService
 from agent.node.messages import Failed, GetUsage, ReplyFrame, UsageIs
 from agent.runtime.protocol import Counters
