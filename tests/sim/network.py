@@ -33,12 +33,18 @@ Path = tuple[AgentId, AgentId]
 
 
 class Network:
-    """`blocked` counts the faults that hold each direction shut; a link needs both directions to come up."""
+    """`blocked` counts the faults that hold each direction shut; a link needs both directions to come up.
+
+    `links`: each one's number, which no other has. `_told`: the number of the link that the first knows of with the
+    second; who was paused may answer over one that is gone.
+    """
 
     def __init__(self, world: World) -> None:
         self._world = world
         self.blocked: Counter[Path] = Counter()
-        self.links: set[frozenset[AgentId]] = set()
+        self.links: dict[frozenset[AgentId], int] = {}
+        self._told: dict[Path, int] = {}
+        self._linked = 0
         self._wanted: dict[AgentId, frozenset[AgentId]] = {}
         self._ordered_at: dict[Path, float] = {}
         self._past: dict[AgentId, deque[tuple[int, Input]]] = defaultdict(lambda: deque(maxlen=KEPT_MESSAGES))
@@ -89,10 +95,11 @@ class Network:
             return
         if other in a.core.context.state.expelled or one in b.core.context.state.expelled:
             return
-        self.links.add(pair)
+        self._linked += 1
+        number = self.links[pair] = self._linked
         for agent, peer in ((a, b), (b, a)):
             if pair in self.links:  # the first may have broken it already
-                self._world.hand_in(agent, _linked(peer, self._frames(a, b)))
+                self._world.hand_in(agent, self._up(agent.id, peer, self._frames(a, b), number))
 
     def _frames(self, one: SimAgent, other: SimAgent) -> int:
         versions = self._world.versions
@@ -103,11 +110,29 @@ class Network:
         pair = frozenset((one, other))
         if pair not in self.links:
             return
-        self.links.discard(pair)
+        del self.links[pair]
         for agent, peer in ((self._world.agents[one], other), (self._world.agents[other], one)):
             if agent.core is not None:
-                self._world.hand_in(agent, _unlinked(peer))
+                self._world.hand_in(agent, self._down(agent.id, peer))
         self._dial(one, other)
+
+    def _up(self, agent: AgentId, peer: SimAgent, frames: int, number: int) -> Input:
+        boot, epoch = peer.disk.starts, peer.disk.epoch
+
+        def up(core: NodeCore, when: Instant) -> None:
+            self._told[agent, peer.id] = number
+            known = peer.id in core.context.state.members
+            told = Peer(id=peer.id, known=known, agent_version="sim", boot=boot, epoch=epoch, frames=frames)
+            core.link_up(told, when)
+
+        return up
+
+    def _down(self, agent: AgentId, peer: AgentId) -> Input:
+        def down(core: NodeCore, when: Instant) -> None:
+            self._told.pop((agent, peer), None)
+            core.link_down(peer, when)
+
+        return down
 
     def block(self, paths: Iterable[Path], for_s: float, notice_s: float | None) -> None:
         """Nothing gets through on `paths` for a while (inf: to the end). Links break after `notice_s`, or never."""
@@ -142,12 +167,13 @@ class Network:
         """Over the link. Calls go in order and are lost only with the link; the rest fares as datagrams do."""
         world, me = self._world, sender.id
         receiver, path = world.agents[to], (to, me)
-        if frozenset(path) not in self.links:
+        number = self.links.get(frozenset(path))
+        if number is None or number != self._told.get((me, to)):
             return
         if world.versions is not None:
             frame = world.versions.on_the_wire(me, to, frame)
         if isinstance(frame, IN_ORDER):
-            self._in_order(sender, receiver, frame)
+            self._in_order(sender, receiver, frame, number)
             return
 
         def arrive(core: NodeCore, when: Instant) -> Stir:
@@ -177,14 +203,13 @@ class Network:
             return mean
         return min(self._world.rng.expovariate(1 / mean), MAX_DELAYS * mean)
 
-    def _in_order(self, sender: SimAgent, receiver: SimAgent, frame: Frame) -> None:
+    def _in_order(self, sender: SimAgent, receiver: SimAgent, frame: Frame, number: int) -> None:
         world, path = self._world, (sender.id, receiver.id)
         at = max(world.now + self._delay(), self._ordered_at.get(path, 0.0) + 1e-6)
         self._ordered_at[path] = at
-        lives = sender.life, receiver.life
 
         def arrive() -> None:
-            if frozenset(path) not in self.links or (sender.life, receiver.life) != lives:
+            if self.links.get(frozenset(path)) != number:
                 return
             if self.blocked[path]:
                 self.unlink(*path)
@@ -212,18 +237,3 @@ class Network:
             if foul and luck() < weather.straggling:
                 delay += luck() * STRAGGLES_S
             world.after(delay, arrive)
-
-
-def _linked(peer: SimAgent, frames: int) -> Callable[[NodeCore, Instant], None]:
-    boot, epoch = peer.disk.starts, peer.disk.epoch
-
-    def up(core: NodeCore, when: Instant) -> None:
-        known = peer.id in core.context.state.members
-        told = Peer(id=peer.id, known=known, agent_version="sim", boot=boot, epoch=epoch, frames=frames)
-        core.link_up(told, when)
-
-    return up
-
-
-def _unlinked(peer: AgentId) -> Callable[[NodeCore, Instant], None]:
-    return lambda core, when: core.link_down(peer, when)
