@@ -19,11 +19,22 @@ from typing import Any, TextIO
 
 import click
 
-from agent.errors import EXIT_INTERRUPTED, EXIT_OK, InputError, MusterError, OutputLost, ReaderGone
+from agent.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_READER_GONE, InputError, MusterError
 from agent.formats.terminal import clean_lines
 
 Table = Mapping[str, tuple[str, str]]
 """A command's name → the module that has it under that name (`_` for `-`), and its line in the list of commands."""
+
+
+class OutputLost(Exception):
+    """Standard output can't be written: what the command had to say is lost, and what it did isn't.
+
+    No MusterError, nor an OSError: what handles a host's or a file's on the way must not take it for one, and go on.
+    """
+
+
+class ReaderGone(OutputLost):
+    """Who read it left (`… | head`), and so has all that it wants: nothing is said about it."""
 
 
 class LazyGroup(click.Group):
@@ -65,8 +76,11 @@ def carry_out(group: click.Group, args: Sequence[str], *, name: str) -> int:
     try:
         code = group.main(list(args), prog_name=name, standalone_mode=False)
         sys.stdout.flush()
-    except ReaderGone as error:
-        return error.exit_code
+    except ReaderGone:
+        return EXIT_READER_GONE
+    except OutputLost as error:
+        fix = "What the command has changed stays changed."
+        return _complain(MusterError(str(error), where="standard output", fix=fix), args)
     except MusterError as error:
         return _complain(error, args)
     except click.UsageError as error:
@@ -86,7 +100,9 @@ def tell(text: str) -> None:
 
 
 def take_streams() -> None:
-    """Put both in the place of Python's own; once, before anything is written."""
+    """Put both in the place of Python's own; once, before anything is written. Without an input it is an empty one."""
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 to the end
     sys.stdout = _text(sys.stdout, _Output)
     sys.stderr = _text(sys.stderr, _Words)
 
@@ -120,16 +136,15 @@ def _complain(error: MusterError, args: Sequence[str]) -> int:
 
 
 class _Output(io.FileIO):
-    """Says what is lost by an error of its own, which nothing on the way takes for a file's or a connection's."""
+    """Says what is lost by OutputLost."""
 
     def write(self, data: Any) -> int:
         try:
             return super().write(data)
         except BrokenPipeError:
-            raise ReaderGone("nobody reads on", where="standard output") from None
+            raise ReaderGone from None
         except OSError as error:
-            fix = "What the command has changed stays changed."
-            raise OutputLost(f"write error: {error.strerror}", where="standard output", fix=fix) from None
+            raise OutputLost(f"write error: {error.strerror}") from None
 
 
 class _Words(io.FileIO):

@@ -148,16 +148,6 @@ class DiskFull(StorageError):
     """There is no room for what has to be written; once there is, the agent can go on."""
 
 
-class OutputLost(MusterError):
-    """Standard output can't be written: what the command had to say is lost, and what it did isn't."""
-
-
-class ReaderGone(OutputLost):
-    """Who read it left (`… | head`), and so has all that it wants: nothing is said about it."""
-
-    exit_code = EXIT_READER_GONE
-
-
 class InvariantBroken(Exception):
     """A local invariant doesn't hold. Never caught: the process ends, systemd starts it again."""
 

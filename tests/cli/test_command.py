@@ -97,6 +97,41 @@ def test_where_nothing_can_be_written_it_still_ends_with_an_error(command: tuple
     assert run(command, ">/dev/full 2>/dev/full", "--help") == (EXIT_ERROR, "", "")
 
 
+@pytest.mark.parametrize("command", [AGENT, BOOTSTRAP])
+def test_without_a_standard_input_nobody_can_be_asked(command: tuple[str, ...]) -> None:
+    arguments = ("remove", "shop") if command is AGENT else ("install", "-")
+    code, _, words = run(command, "<&-", *arguments)
+    assert code == EXIT_USAGE, words
+    assert words.startswith("error: ")
+
+
+GOES_ON = """
+import sys, click
+from contextlib import suppress
+from agent.command import carry_out, let_streams_go, take_streams
+from agent.errors import MusterError
+
+@click.group()
+def cli(): ...
+
+@cli.command()
+def go():
+    with suppress(MusterError, OSError):
+        print("x", flush=True)
+    print("went on", file=sys.stderr)
+
+take_streams()
+code = carry_out(cli, ["go"], name="x")
+let_streams_go()
+sys.exit(code)
+"""
+
+
+def test_what_handles_a_hosts_error_on_the_way_does_not_take_lost_output_for_one() -> None:
+    code, _, words = run((sys.executable, "-P", "-c", GOES_ON), ">/dev/full")
+    assert (code, words.splitlines()[0]) == (EXIT_ERROR, "error: standard output: write error: No space left on device")
+
+
 STILL_IN_THE_BUFFER = "import sys; from agent.command import *; take_streams(); sys.stdout.write('x'); let_streams_go()"
 
 
