@@ -52,7 +52,7 @@ def _behind(log: AuditLog, after: int, born: Digest) -> Iterator[Record | AuditG
         if reader.header is None:
             continue
         if reader.header.index > after and reader.header.chain != chain:
-            yield AuditGap(after=last, through=reader.header.index)
+            yield AuditGap(after=max(last, after), through=reader.header.index)
         chain, last = reader.header.chain, reader.header.index
         for record in reader.records():
             chain, last = link(chain, record.index, record.data), record.index

@@ -243,6 +243,14 @@ def test_pages_tell_once_what_is_missing_among_them(
     assert gaps == [entry.index for place, entry in enumerate(entries) if place in lost]
 
 
+def test_a_page_tells_only_of_what_is_missing_behind_its_beginning(tmp_path: Path) -> None:
+    """As where the page before came from another voter, or segments went meanwhile."""
+    entries = changes(*"abcd")
+    log = kept(tmp_path, entries[3:])
+    found = page(log, "n1", after=entries[1].index, limit=9, shows=lambda target: True, born=Ledger().state.chain)
+    assert found.gaps == (AuditGap(after=entries[1].index, through=entries[2].index),)
+
+
 def test_it_comes_in_pages_and_for_one_target(tmp_path: Path) -> None:
     log = kept(tmp_path, changes("a", "b", "c", "a"), segment_bytes=100)
 
