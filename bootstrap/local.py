@@ -26,7 +26,7 @@ from msgspec import Meta, Struct
 
 from agent import procfs
 from agent.config import ENVIRONMENT, TimingName
-from agent.errors import Conflict, InputError, MusterError, NotFound, TimedOut
+from agent.errors import Conflict, InputError, MusterError, NotFound, StorageError, TimedOut
 from agent.home import GENESIS_FILE, Home, as_json, open_home, read_file, write_file
 from agent.model.api import Members
 from agent.model.cluster import Genesis, IdentityRequest, Member
@@ -240,17 +240,32 @@ class LocalCluster:
         Raises TimedOut with what is missing, and at once MusterError when one of them has ended.
         """
         wanted = self.names if names is None else tuple(names)
+        self._wait(wanted, lambda: self._missing(wanted), timeout_s)
+        return self.status(wanted[0])
+
+    def wait_answers(self, name: str) -> None:
+        """Wait until this agent answers, whoever else does. Raises as `wait_ready`."""
+
+        def silent() -> str:
+            try:
+                self.members(name)
+            except MusterError:
+                return f"{name} doesn't answer yet"
+            return ""
+
+        self._wait((name,), silent, READY_TIMEOUT_S)
+
+    def _wait(self, names: Sequence[str], missing: Callable[[], str], timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
-        while missing := self._missing(wanted):
-            for name in wanted:
+        while what := missing():
+            for name in names:
                 if self.pid(name) is None:
                     where = str(self.output_file(name))
                     raise MusterError(f"{name} has ended:\n{self.output_tail(name)}", where=where)
             if time.monotonic() > deadline:
                 fix = f"The agents' logs are in {self.directory}/*/agent.out"
-                raise TimedOut(f"not ready after {timeout_s:g} s: {missing}", where=self.layout.name, fix=fix)
+                raise TimedOut(f"not ready after {timeout_s:g} s: {what}", where=self.layout.name, fix=fix)
             time.sleep(LOOK_INTERVAL_S)
-        return self.status(wanted[0])
 
     def output_tail(self, name: str) -> str:
         """The last lines that the agent wrote."""
@@ -263,7 +278,8 @@ class LocalCluster:
     def down(self, *, delete: bool = False) -> None:
         """End every agent and everything they ran; `delete` removes the directory too.
 
-        All is tried before the first failure is raised: TimedOut or MusterError.
+        All is tried before the first failure is raised: TimedOut or MusterError. Raises Conflict where something is
+        mounted in the directory, StorageError where it can't be removed.
         """
         failures: list[MusterError] = []
         for step in (self._end_agents, self._end_workloads):
@@ -274,7 +290,21 @@ class LocalCluster:
         if failures:
             raise failures[0]
         if delete:
-            shutil.rmtree(self.directory)
+            self._remove()
+
+    def _remove(self) -> None:
+        from bootstrap.remote.removal import mount_points  # what a host's removal takes beside it is seldom needed
+
+        directory = self.directory.resolve()
+        points = mount_points(Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
+        if mounted := sorted(point for point in points if Path(point).is_relative_to(directory)):
+            what, fix = "nothing runs any more, but something is mounted there, and stays", "Unmount it, then again."
+            raise Conflict(what, where=mounted[0], fix=fix)
+        try:
+            shutil.rmtree(directory)
+        except OSError as error:
+            what = f"nothing runs any more, but the directory can't be removed: {error.strerror}"
+            raise StorageError(what, where=str(directory)) from error
 
     def write_config(self, name: str, **changes: object) -> None:
         """The agent's configuration; `changes` are keys of `agent.config.Config`. Counts at the next start."""

@@ -101,8 +101,11 @@ def down(directory: Path, delete: bool) -> None:
 @directory_option
 @click.argument("agent")
 def start(directory: Path, agent: str) -> None:
-    """Start one agent."""
-    click.echo(f"{agent} runs as pid {LocalCluster.open(directory).start(agent)}.")
+    """Start one agent, and wait until it answers."""
+    cluster = LocalCluster.open(directory)
+    pid = cluster.start(agent)
+    cluster.wait_answers(agent)
+    click.echo(f"{agent} runs as pid {pid}.")
 
 
 @local.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -55,8 +56,25 @@ def test_up_makes_a_cluster_that_outlives_the_command_and_down_leaves_nothing(di
     assert "n1" in Desk(LocalCluster.open(directory)).run("status").stdout
     bootstrap("local", "kill", "n1", "--dir", str(directory))
     assert "doesn't run" in bootstrap("local", "status", "--dir", str(directory), code=3).stdout
+    bootstrap("local", "start", "n1", "--dir", str(directory))
+    assert [member.name for member in LocalCluster.open(directory).members("n1")] == ["n1"], "it answers at once"
     bootstrap("local", "down", "--dir", str(directory), "--delete")
     assert not directory.exists()
+
+
+def test_what_is_mounted_in_its_directory_is_named_where_that_can_not_be_removed(directory: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount")
+    LocalCluster.create(directory, 1, api_port=0)
+    mounted = directory / "n1" / "data"
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", mounted], check=True)
+    try:
+        said = bootstrap("local", "down", "--dir", str(directory), "--delete", code=1).stderr
+    finally:
+        subprocess.run(["umount", mounted], check=True)
+    assert said.startswith(f"error: {mounted}: nothing runs any more, but something is mounted there")
+    bootstrap("local", "down", "--dir", str(directory), "--delete")
+    assert not directory.exists(), "nothing of it was gone before"
 
 
 def test_an_agent_is_found_again_when_its_pid_file_is_lost(make_cluster: Callable[..., LocalCluster]) -> None:
