@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -13,6 +13,13 @@ from agent.errors import InputError
 REMEMBERED_KEYS = 256  # read once: those of operators, and of members that say hello or probe
 SIGNATURE_BYTES = 64  # RFC 8032 §5.1.6
 KID_LENGTH = 32  # 128 bits in hexadecimal
+
+# Nothing, signed by the secret 1 with a point of order 8 in the commitment: it holds times the cofactor alone.
+_LAX_KEY = bytes.fromhex("5866666666666666666666666666666666666666666666666666666666666666")
+_LAX_SIGNATURE = bytes.fromhex(
+    "98519eadf35b995233b51b5cd23e9cc5a28b639b5a4af0ec903cb960d81b7819"
+    "fd13cd52ad7f2d0665cf991059cd7a5d7b48c5cb5794f9ac3fbe47f7cf629001"
+)
 
 
 def new_key() -> Ed25519PrivateKey:
@@ -38,8 +45,8 @@ def public_key_of(text: str) -> Ed25519PublicKey:
 class QuickKey:
     """A public key of many signatures: libsodium checks one in half of the time that OpenSSL takes.
 
-    Both check RFC 8032's equation without the cofactor (§5.1.7); libsodium also refuses points of small order and keys
-    that aren't in their one spelling. So what it takes OpenSSL takes, and what it refuses OpenSSL is asked again: the
+    For a libsodium that `libsodium_is_strict`, as OpenSSL is; it also refuses points of small order and keys that
+    aren't in their one spelling. So what it takes OpenSSL takes, and what it refuses OpenSSL is asked again: the
     answer is OpenSSL's for whatever key and signature, at every agent of every version.
     """
 
@@ -65,10 +72,26 @@ class QuickKey:
         self._key.verify(signature, signed)
 
 
+@cache
+def libsodium_is_strict() -> bool:
+    """Whether the one here checks RFC 8032's equation without the cofactor (§5.1.7), as OpenSSL does.
+
+    PyNaCl's have done so far; libsodium's later sources check the other one, which takes more.
+    """
+    from nacl.bindings import crypto_sign_open  # as above
+    from nacl.exceptions import BadSignatureError
+
+    try:
+        crypto_sign_open(_LAX_SIGNATURE, _LAX_KEY)
+    except BadSignatureError:
+        return True
+    return False
+
+
 @lru_cache(REMEMBERED_KEYS)
-def quick_key_of(text: str) -> QuickKey:
+def quick_key_of(text: str) -> QuickKey | Ed25519PublicKey:
     """As `public_key_of`: for the keys of operators."""
-    return QuickKey(text)
+    return QuickKey(text) if libsodium_is_strict() else public_key_of(text)
 
 
 @lru_cache(REMEMBERED_KEYS)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from msgspec import Struct
 
 from agent.errors import InputError, NotAuthenticated
@@ -141,7 +141,7 @@ def _remembered(token: str, body: bytes, signer: Operator, audience: str, *, ver
 def _read(
     token: str, body: bytes, operators: Mapping[OperatorName, Operator], audience: str, *, verify: bool
 ) -> VerifiedInstruction:
-    def key_for(claims: Claims) -> QuickKey | None:
+    def key_for(claims: Claims) -> QuickKey | Ed25519PublicKey | None:
         operator = operators.get(claims.iss)
         return quick_key_of(operator.key) if operator is not None else None
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from itertools import count
 
 P = 2**255 - 19
 ORDER = 2**252 + 27742317777372353535851937790883648493
@@ -39,15 +41,23 @@ def encoded(point: Point) -> bytes:
     return (point[1] | (point[0] & 1) << 255).to_bytes(32, "little")
 
 
+def _with(y: int) -> Iterator[Point]:
+    """The two points of that height, or none."""
+    square = (y * y - 1) * pow(_D * y * y + 1, -1, P) % P
+    for x in (root := pow(square, (P + 3) // 8, P), root * pow(2, (P - 1) // 4, P) % P):
+        if x * x % P == square:
+            yield from ((x, y), (-x % P, y))
+
+
+def decoded(data: bytes) -> Point:
+    """`data` has to be what `encoded` makes."""
+    return next(point for point in _with(int.from_bytes(data, "little") % 2**255) if encoded(point) == data)
+
+
 def _of_order_eight() -> Point:
     """What is left of any point of the whole curve when its part in the base's subgroup is taken out."""
-    y = 2
-    while True:
-        square = (y * y - 1) * pow(_D * y * y + 1, -1, P) % P
-        for x in (root := pow(square, (P + 3) // 8, P), root * pow(2, (P - 1) // 4, P) % P):
-            if x * x % P == square and times(4, found := times(ORDER, (x, y))) != NEUTRAL:
-                return found
-        y += 1
+    found = (times(ORDER, point) for y in count(2) for point in _with(y))
+    return next(point for point in found if times(4, point) != NEUTRAL)
 
 
 _TORSION = _of_order_eight()
@@ -58,5 +68,15 @@ SMALL: tuple[Point, ...] = tuple(times(factor, _TORSION) for factor in range(8))
 def signed_with(secret: int, key: Point, nonce: int, commitment: Point, message: bytes) -> bytes:
     """What holds for `key` = `secret` × BASE and `commitment` = `nonce` × BASE; for others it may, by chance."""
     head = encoded(commitment)
-    challenge = int.from_bytes(hashlib.sha512(head + encoded(key) + message).digest(), "little") % ORDER
-    return head + ((nonce + challenge * secret) % ORDER).to_bytes(32, "little")
+    return head + ((nonce + _challenge(head, encoded(key), message) * secret) % ORDER).to_bytes(32, "little")
+
+
+def holds_times_the_cofactor(signature: bytes, key: bytes, message: bytes) -> bool:
+    """By the laxer of the two equations that RFC 8032 §5.1.7 allows."""
+    head, scalar = signature[:32], int.from_bytes(signature[32:], "little")
+    expected = add(decoded(head), times(_challenge(head, key, message), decoded(key)))
+    return times(8, times(scalar, BASE)) == times(8, expected)
+
+
+def _challenge(head: bytes, key: bytes, message: bytes) -> int:
+    return int.from_bytes(hashlib.sha512(head + key + message).digest(), "little") % ORDER

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import product
 
 import pytest
@@ -15,8 +15,17 @@ from nacl.exceptions import BadSignatureError
 
 from agent.errors import InputError
 from agent.instruction import kid_of, new_key, private_key_of, private_pem, public_hex, public_key_of
-from agent.instruction.keys import quick_key_of
-from tests.instruction.edwards import BASE, ORDER, SMALL, add, encoded, signed_with, times
+from agent.instruction.keys import QuickKey, libsodium_is_strict, quick_key_of
+from tests.instruction.edwards import (
+    BASE,
+    ORDER,
+    SMALL,
+    add,
+    encoded,
+    holds_times_the_cofactor,
+    signed_with,
+    times,
+)
 
 
 def test_a_key_id_never_changes() -> None:
@@ -70,6 +79,40 @@ def test_a_quick_key_answers_as_any_other_whatever_points_a_signature_is_made_of
             answers[expected, _opens(raw, tried, b"deploy")] += 1
     # What libsodium takes OpenSSL takes: all that a quick key rests on. The three other answers there can be came up.
     assert answers.keys() == {(True, True), (True, False), (False, False)}
+
+
+def _opens_laxly(signed: bytes, raw: bytes) -> bytes:
+    if not holds_times_the_cofactor(signed[:64], raw, signed[64:]):
+        raise BadSignatureError
+    return signed[64:]
+
+
+@pytest.fixture
+def _lax_libsodium(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Its releases differ in the equation that they check, and a host may have got any."""
+    _forget_libsodium()
+    monkeypatch.setattr("nacl.bindings.crypto_sign_open", _opens_laxly)
+    yield
+    _forget_libsodium()
+
+
+def _forget_libsodium() -> None:
+    libsodium_is_strict.cache_clear()
+    quick_key_of.cache_clear()
+
+
+@pytest.mark.usefixtures("_lax_libsodium")
+def test_a_libsodium_that_takes_more_than_openssl_is_not_asked() -> None:
+    key, commitment = times(77, BASE), add(times(5, BASE), SMALL[3])
+    signature = signed_with(77, key, 5, commitment, b"deploy")
+    assert _opens_laxly(signature + b"deploy", encoded(key)) == b"deploy"
+    with pytest.raises(InvalidSignature):
+        quick_key_of(encoded(key).hex()).verify(signature, b"deploy")
+
+
+def test_this_libsodium_is_asked() -> None:
+    assert libsodium_is_strict()
+    assert isinstance(quick_key_of(public_hex(new_key())), QuickKey)
 
 
 def _opens(raw: bytes, signature: bytes, signed: bytes) -> bool:
