@@ -12,9 +12,9 @@ from msgspec import Struct
 
 from agent.control.facts import ClusterFacts, HostFacts
 from agent.model.ledger import Assignment
-from agent.model.report import HostReport, ObservedReplica
+from agent.model.report import ObservedReplica
 from agent.model.spec import ReplicaKey
-from agent.model.stack import RuntimeName, Service
+from agent.model.stack import Service
 from agent.model.types import AgentId
 from agent.state import REMOVAL_LEVEL, ClusterState, StackState, hosts_of, service_of
 
@@ -55,12 +55,14 @@ class Removal(Struct, frozen=True):
         """Hosts that may have something of it, for all that they told; what is assigned to them aside."""
         return [id_ for id_, host in self.facts.hosts.items() if host.awaited or self._may_have_volumes(host)]
 
-    def holds(self, assignment: Assignment) -> str:
-        """Why a replica that its host doesn't report isn't known to be gone."""
-        facts, service = self.facts.of(assignment.host), service_of(self.state, assignment)
-        if facts.report is None or facts.report.applied < self.stack.moved_index:
+    def holds(self, host: AgentId, assignment: Assignment) -> str:
+        """Why a replica that the host, which isn't lost, doesn't report isn't known to be gone there."""
+        report, service = self.facts.of(host).report, service_of(self.state, assignment)
+        if report is None or report.applied < self.stack.moved_index:
             return "its host hasn't heard of it yet"
-        if service is not None and service.runtime in _away(facts.report):
+        # An agent that has just started and whose engine doesn't answer has seen nothing yet, and so reports nothing.
+        away = {runtime.name for runtime in report.runtimes if not runtime.available}
+        if service is not None and service.runtime in away:
             return f"the {service.runtime} runtime there doesn't answer"
         return ""
 
@@ -90,19 +92,10 @@ class Removal(Struct, frozen=True):
         One that is lost isn't let go before it has deleted the volumes that it was to delete: once the stack has gone
         from the ledger, nothing would tell it when it comes back.
         """
-        facts = self.facts.of(host)
-        service = service_of(self.state, assignment)
-        if facts.lost:
+        if self.facts.of(host).lost:
+            service = service_of(self.state, assignment)
             return not (self.stack.delete_volumes and service is not None and _keeps_data(service))
-        if facts.report is None or facts.report.applied < self.stack.moved_index:
-            return False
-        # An agent that has just started and whose engine doesn't answer has seen nothing yet, and so reports nothing.
-        return service is None or service.runtime not in _away(facts.report)
-
-
-def _away(report: HostReport) -> set[RuntimeName]:
-    """Runtimes of the host that don't answer it."""
-    return {runtime.name for runtime in report.runtimes if not runtime.available}
+        return not self.holds(host, assignment)
 
 
 def _keeps_data(service: Service) -> bool:

@@ -28,7 +28,7 @@ class LocalHost(Struct):
     """`tell` takes the report where this agent itself coordinates; `sign`: by its own key, what others pass on.
 
     `_wanted`: what the ledger wanted of this host when it was last asked for, at its index `_wanted_at`, and still
-    wants at `_wanted_through`, by the state `_read`. `_told_applied`: as of the last report.
+    wants by the state `_read`. `_told_applied`: as of the last report.
     """
 
     context: Context
@@ -42,7 +42,6 @@ class LocalHost(Struct):
     _moved: bool = True
     _wanted: Desired | None = None
     _wanted_at: int = 0
-    _wanted_through: int = 0
     _read: ClusterState | None = None
     _told: Lead | None = None
     _told_applied: int = 0
@@ -104,7 +103,7 @@ class LocalHost(Struct):
         state, wanted = self.context.state, self._wanted
         if wanted is None or self._read is None or not is_as_before(self._read, state):
             wanted = desired(state, self.context.id, self.host)
-        self._read, self._wanted_through = state, state.index
+        self._read = state
         if wanted == self._wanted:
             self._dirty = self._dirty or self._is_awaited(wanted)
             return
@@ -125,7 +124,7 @@ class LocalHost(Struct):
     def _applied(self) -> int:
         """Up to where the ledger is carried out here."""
         seen = self.observation.applied
-        return max(seen, self._wanted_through) if seen >= self._wanted_at else seen
+        return max(seen, self._read.index) if self._read is not None and seen >= self._wanted_at else seen
 
     def _examine(self) -> None:
         tasks = resolve_errands(self.context.state, self.context.id, self.host, self._errands)

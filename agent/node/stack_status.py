@@ -224,7 +224,8 @@ class StackViews(Struct, frozen=True):
             return _unseen(assignment, "unknown", liveness or "its host hasn't reported to this agent")
         settled = stack.phase == "healthy" or host.report.applied >= stack.moved_index
         if found is None and stack.removing:
-            return _unseen(assignment, "pending", Removal(self.state, stack, self.facts).holds(assignment))
+            removal = Removal(self.state, stack, self.facts)
+            return _unseen(assignment, "pending", removal.holds(assignment.host, assignment))
         if found is None or (not settled and found.revision != assignment.instruction.revision):
             return _unseen(assignment, "pending", "" if found is None else "its host hasn't begun")
         if found.state == "stopped" and assignment.service in stack.held:
