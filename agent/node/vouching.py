@@ -56,11 +56,11 @@ def is_vouched_for(
     `voters` are those that `me` knows, `offered` those of the snapshot. `told`: what each that answered has at its
     index, "" for nothing; not of voters only. `silent`: who is gone.
 
-    A majority that has it decides, and one that has another one. Where nobody has another one it is enough that one has
-    it, and that this and those that are gone are so many that the others are no majority: else a cluster that lost some
-    voters would lose the rest. Who is no voter, as far as we know, is enough only when all that we know are gone. As
-    many of the snapshot's own voters, at least three, do too: those that we know may have been replaced, and be behind
-    as we are.
+    A majority that has it decides, and as many that have another one as leave none. Where nobody has, it is enough that
+    one has it, and that this and those that are gone are so many that the others are no majority: else a cluster that
+    lost some voters would lose the rest. Who is no voter, as far as we know, is enough only when all that we know are
+    gone. As many of the snapshot's own voters, at least three, do too: those that we know may have been replaced, and
+    be behind as we are.
 
     Who goes on to answer "" is never taken for gone: while the voters are there, a minority mustn't decide, and of one
     that lies at an entry where nobody takes snapshots all the others say that for ever. It is also never needed. A

@@ -166,8 +166,7 @@ class Network:
     def send(self, sender: SimAgent, to: AgentId, frame: Frame) -> None:
         """Over the link. Calls go in order and are lost only with the link; the rest fares as datagrams do."""
         world, me = self._world, sender.id
-        receiver, path = world.agents[to], (to, me)
-        number = self.links.get(frozenset(path))
+        receiver, number = world.agents[to], self.links.get(frozenset((me, to)))
         if number is None or number != self._told.get((me, to)):
             return
         if world.versions is not None:
@@ -177,7 +176,7 @@ class Network:
             return
 
         def arrive(core: NodeCore, when: Instant) -> Stir:
-            world.judge(receiver).heard[path] = world.now
+            world.judge(receiver).heard[to, me] = world.now
             return core.frame(me, frame, when)
 
         if world.weather.ghosts and isinstance(frame, RaftFrame) and isinstance(frame.message, HAUNTING):
