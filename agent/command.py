@@ -164,4 +164,5 @@ def _text(stream: TextIO | None, raw: Callable[[int, str, bool], io.FileIO]) -> 
         return stream  # somebody took its place before
     at_once = stream.line_buffering or stream.write_through
     buffer = io.BufferedWriter(raw(stream.fileno(), "w", False))
-    return io.TextIOWrapper(buffer, stream.encoding, stream.errors, line_buffering=at_once)
+    lacking = "backslashreplace" if stream.errors == "strict" else stream.errors  # what the locale has no character for
+    return io.TextIOWrapper(buffer, stream.encoding, lacking, line_buffering=at_once)

@@ -105,6 +105,15 @@ def test_without_a_standard_input_nobody_can_be_asked(command: tuple[str, ...]) 
     assert words.startswith("error: ")
 
 
+ARROW = "import sys; from agent.command import *; take_streams(); print('\\u2192', flush=True)"
+
+
+def test_what_the_terminals_character_set_lacks_is_written_by_its_number() -> None:
+    """As between a table's ports where the locale is Latin 1; within JSON that is still JSON."""
+    ascii_only = ("env", "PYTHONIOENCODING=ascii", sys.executable, "-P", "-c", ARROW)
+    assert run(ascii_only, "") == (EXIT_OK, "\\u2192\n", "")
+
+
 GOES_ON = """
 import sys, click
 from contextlib import suppress
