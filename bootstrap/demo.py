@@ -200,10 +200,10 @@ def demo(keep_logs: bool) -> None:
     """Show a cluster at work on this machine: deploy, lose the coordinator, go on. Takes half a minute at most."""
     story = Story.on(sys.stdout)
     directory = Path(tempfile.mkdtemp(prefix="muster-demo-"))
-    story.say(f"A cluster on loopback addresses, in {directory}")
     failed = ""
     cluster: LocalCluster | None = None
     try:
+        story.say(f"A cluster on loopback addresses, in {directory}")
         with story.step("Make keys for three hosts, certify them, sign the cluster's genesis") as step:
             cluster = LocalCluster.create(directory, name="demo", api_port=0, timing="lan")
             plan = choose_plan(cluster.layout.runtimes, step)
@@ -211,12 +211,16 @@ def demo(keep_logs: bool) -> None:
     except (MusterError, subprocess.TimeoutExpired) as error:
         failed = str(error)
     finally:  # after Ctrl-C as well
-        with story.step("Stop the agents and all they ran") as step:
+        try:
+            with story.step("Stop the agents and all they ran") as step:
+                if cluster is not None:
+                    cluster.down()
+                if failed or keep_logs:
+                    step.note(f"The agents' logs are {directory}/*/agent.out")
+        finally:  # also when there is nobody to tell any more: a closed terminal or pipe
             if cluster is not None:
                 cluster.down()
-            if failed or keep_logs:
-                step.note(f"The agents' logs are {directory}/*/agent.out")
-            else:
+            if not failed and not keep_logs:
                 shutil.rmtree(directory)
     if failed:
         click.echo(f"error: {failed}", err=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import Conflict, InputError
+from agent.errors import EXIT_READER_GONE, Conflict, InputError
 from bootstrap.local import LocalCluster, clean_environment
 from tests.loopback.world import running_below
 from tests.support.agents import Desk
@@ -124,6 +124,19 @@ def test_the_demo_shows_a_cluster_at_work_and_cleans_up(tmp_path: Path) -> None:
     for line in ("$ agent deploy", "$ agent status", "$ kill -9", "hello from n1 slot", "ms later", "4/4", "still run"):
         assert line in shown
     assert "✗" not in shown
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_demo_that_nobody_reads_on_cleans_up(tmp_path: Path) -> None:
+    environ = clean_environment() | {"TMPDIR": str(tmp_path), "DOCKER_HOST": "unix:///nonexistent"}
+    with subprocess.Popen([*BOOTSTRAP, "demo"], stdout=subprocess.PIPE, env=environ, text=True) as demo:
+        assert demo.stdout is not None
+        for line in demo.stdout:
+            if "Three agents" in line:
+                break
+        demo.stdout.close()
+        assert demo.wait(DEMO_TIMEOUT_S) == EXIT_READER_GONE
+    assert running_below(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
 
 
