@@ -38,7 +38,7 @@ class AuditGap(Struct, frozen=True, kw_only=True):
 class AuditPage(Struct, frozen=True, kw_only=True):
     """`GET /api/v1/audit`, oldest first. `more`: go on after this index; None at the end.
 
-    `gaps`: among these lines and before them, since the page before.
+    `gaps`: among these lines and before them, since the page before; at the end behind them, too.
     """
 
     answered_by: Label

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import zip_longest
 
 import msgspec
 from msgspec import Struct, field
@@ -18,15 +19,23 @@ from agent.storage.audit import AuditLog, Header, Record, SegmentReader
 
 
 def page(
-    log: AuditLog, name: Label, *, after: int, limit: int, shows: Callable[[str], bool], born: Digest
+    log: AuditLog,
+    name: Label,
+    *,
+    after: int,
+    limit: int,
+    shows: Callable[[str], bool],
+    born: Digest,
+    now: tuple[int, Digest],
 ) -> AuditPage:
-    """The next `limit` instructions behind `after` whose target `shows`; `born`: the ledger's chain at its genesis.
+    """The next `limit` instructions behind `after` whose target `shows`.
 
-    Reads files: not for the event loop.
+    `born`: the ledger's chain at its genesis; `now`: its index and chain here, up to which the log should go. Reads
+    files: not for the event loop.
     """
     lines: list[AuditLine] = []
     gaps: list[AuditGap] = []
-    for found in _behind(log, after, born):
+    for found in _behind(log, after, born, now):
         if isinstance(found, AuditGap):
             gaps.append(found)
             continue
@@ -35,16 +44,16 @@ def page(
             continue
         if len(lines) == limit:
             more = lines[-1].index
-            now = tuple(gap for gap in gaps if gap.after < more)  # the others come with the next page
-            return AuditPage(answered_by=name, lines=tuple(lines), gaps=now, more=more)
+            here = tuple(gap for gap in gaps if gap.after < more)  # the others come with the next page
+            return AuditPage(answered_by=name, lines=tuple(lines), gaps=here, more=more)
         lines.append(line)
     return AuditPage(answered_by=name, lines=tuple(lines), gaps=tuple(gaps))
 
 
-def _behind(log: AuditLog, after: int, born: Digest) -> Iterator[Record | AuditGap]:
+def _behind(log: AuditLog, after: int, born: Digest, now: tuple[int, Digest]) -> Iterator[Record | AuditGap]:
     paths = log.paths()
     chain, last = born, 1
-    for path, following in zip(paths, [*paths[1:], None], strict=True):
+    for path, following in zip_longest(paths, paths[1:]):
         header = SegmentReader(following).header if following is not None else None
         if header is not None and header.index <= after:
             continue
@@ -58,6 +67,9 @@ def _behind(log: AuditLog, after: int, born: Digest) -> Iterator[Record | AuditG
             chain, last = link(chain, record.index, record.data), record.index
             if record.index > after:
                 yield record
+    index, end = now
+    if chain != end and max(last, after) < index:
+        yield AuditGap(after=max(last, after), through=index)
 
 
 def _line(record: Record) -> AuditLine | None:

@@ -93,14 +93,18 @@ class AuditedLedger:
 
     async def page(self, reader: Operator | None, target: str | None, *, after: int, limit: int) -> AuditPage:
         """Instructions behind the index `after`, on `target` where one is named, as far as `reader` may see them."""
+        assert self.driver is not None
+        state = self.driver.core.context.state
+        born, now = chain_of_genesis(self._genesis), (state.index, state.chain)
         await self._log.flush()
 
         def shows(found: str) -> bool:
             kind, _, name = found.partition(":")
             return target in (None, found) and (reader is None or kind != "stack" or covers_stack(reader, name))
 
-        born = chain_of_genesis(self._genesis)
-        return await self._read(lambda: page(self._log, self._name, after=after, limit=limit, shows=shows, born=born))
+        return await self._read(
+            lambda: page(self._log, self._name, after=after, limit=limit, shows=shows, born=born, now=now)
+        )
 
     async def prove(self, at: int | None) -> AuditProof:
         """All of it read and linked again, and compared with this agent's own ledger."""
