@@ -56,6 +56,16 @@ def decode_json(data: bytes, type_: Any, *, where: str = "$", max_bytes: int) ->
         _refuse(tree, type_, where, error)
 
 
+def prepare(*types: Any) -> None:
+    """Have msgspec go through these now, as it does when one is first read.
+
+    For what several threads read: whoever reads a struct while another thread is the first to, reads by the half that
+    is known of it, and the process dies.
+    """
+    for type_ in types:
+        msgspec.json.Decoder(type_)
+
+
 @overload
 def convert(obj: object, type_: type[T], where: str = "$") -> T: ...
 @overload

@@ -11,11 +11,16 @@ from msgspec import Struct, field
 from agent.errors import MusterError
 from agent.formats.timestamps import rfc3339
 from agent.instruction import unverified_claims
+from agent.instruction.tokens import Header as TokenHeader
 from agent.model.audit import AuditGap, AuditLine, AuditPage, AuditProof
+from agent.model.decode import prepare
+from agent.model.instruction import Claims
 from agent.model.ledger import InstructionEntry, decode_entry
 from agent.model.types import Digest, Label
 from agent.state import link
 from agent.storage.audit import AuditLog, Header, Record, SegmentReader
+
+prepare(TokenHeader, Claims, AuditLine)  # for the thread that reads them here, beside the event loop's
 
 
 def page(

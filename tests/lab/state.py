@@ -69,6 +69,10 @@ class LabState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     faults: Faults = Faults()
 
 
+# Not at the first reading, which threads do at once (agent.model.decode).
+_decoder = msgspec.json.Decoder(LabState)
+
+
 def directory(name: str) -> Path:
     return labs_dir() / name
 
@@ -97,7 +101,7 @@ def create(state: LabState) -> None:
 def load(name: str) -> LabState:
     """Raises LabError if there is no such lab, or its state can't be read."""
     try:
-        return msgspec.json.decode((directory(name) / "state.json").read_bytes(), type=LabState)
+        return _decoder.decode((directory(name) / "state.json").read_bytes())
     except FileNotFoundError as error:
         raise LabError(f"no lab {name!r} is up") from error
     except msgspec.DecodeError as error:

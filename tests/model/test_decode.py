@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from typing import Any
 from unittest import mock
 
@@ -247,3 +249,25 @@ def test_every_near_miss_is_explained_by_its_place(value: object) -> None:
     if error is not None:
         assert error.where.startswith("$.services.web")
         assert MSGSPEC_SENTENCE.search(error.what) is None, "the search for the place found nothing"
+
+
+AT_ONCE = """
+import sys, threading
+from agent.model.decode import decode_json, prepare
+from agent.model.stack import Stack
+prepare(Stack)
+sys.setswitchinterval(1e-6)
+data, start = sys.argv[1].encode(), threading.Barrier(8)
+def read():
+    start.wait()
+    decode_json(data, Stack, max_bytes=len(data))
+threads = [threading.Thread(target=read) for _ in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+"""
+
+
+def test_threads_may_read_at_once_what_was_prepared() -> None:
+    """In a process each: one that reads a struct by the half of it that is known so far dies."""
+    for _ in range(4):
+        subprocess.run([sys.executable, "-c", AT_ONCE, json.dumps(GOOD)], check=True, timeout=60)
