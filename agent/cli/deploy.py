@@ -78,7 +78,7 @@ def deploy(
                 pin = _pin_with({newcomer.host: newcomer.name for newcomer in added}, pin)
             else:
                 pin = _pin_with(await bootstrap(added, options, yes=yes, where=where), pin)
-        stack = resolve(decoded, stack_name=wanted_name, pin=pin, where=where).stack
+        stack = resolve(decoded, stack_name=wanted_name, pin=pin, where=where)
         shipment = await asyncio.to_thread(pack, stack, Path() if plan == "-" else Path(plan).parent)
         stack = shipment.stack
         if dry_run:

@@ -8,8 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from msgspec import Struct
-
 from agent.errors import InputError
 from agent.formats.durations import parse_duration_ms, parse_memory_mib
 from agent.formats.plan import Instance, Placed, Plan, PlanHealth, PlanHealthCheck, PlanVolume, instances
@@ -26,42 +24,20 @@ _VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{1,127}")  # Docker's own r
 _NO_LABEL = re.compile(r"[^a-z0-9]+")
 
 
-class InstanceAccess(Struct, frozen=True, kw_only=True):
-    """How a plan says that an instance's host is reached by SSH. Stays with the operator, never enters the ledger."""
+def resolve(plan: Plan, *, stack_name: str, pin: Pin, where: str = "$") -> Stack:
+    """The stack that a plan describes: the body to sign. How hosts are reached by SSH stays behind.
 
-    service: Label
-    host: str | None
-    user: str | None
-    ssh_key_path: str | None
-
-
-class ResolvedPlan(Struct, frozen=True, kw_only=True):
-    """The body to sign, and per instance in the same order what stays behind."""
-
-    stack: Stack
-    hosts: tuple[InstanceAccess, ...]
-
-
-def resolve(plan: Plan, *, stack_name: str, pin: Pin, where: str = "$") -> ResolvedPlan:
-    """The stack that a plan describes. `stack_name` counts when the plan names none (`stack_name_of` a file's name).
-
+    `stack_name` is for a plan that names none (`stack_name_of` its file's name).
     Raises InputError naming the place in the plan.
     """
     name = plan.stack or stack_name
     if not is_label(name):
         raise InputError(f"{shown(name)} is no stack name: 1 to 63 of a-z 0-9 -", where=f"{where}.stack")
     services: dict[Label, Service] = {}
-    hosts: list[InstanceAccess] = []
     for placed, service_name in _named(plan, where):
-        instance = placed.instance
-        services[service_name] = _service(instance, placed.role, pin, placed.where)
+        services[service_name] = _service(placed.instance, placed.role, pin, placed.where)
         _check_container_name(services, service_name, placed.where)
-        hosts.append(
-            InstanceAccess(
-                service=service_name, host=instance.host, user=instance.user, ssh_key_path=instance.ssh_key_path
-            )
-        )
-    return ResolvedPlan(stack=convert({"name": name, "services": services}, Stack, where), hosts=tuple(hosts))
+    return convert({"name": name, "services": services}, Stack, where)
 
 
 def stack_name_of(file_name: str) -> Label:

@@ -63,7 +63,7 @@ def empty_stack() -> Stack:
     plan = (
         EXAMPLE.read_bytes().replace(b'"stack": "web"', b'"stack": "bench"').replace(b'"replicas": 3', b'"replicas": 0')
     )
-    return resolve(decode_plan(plan), stack_name="bench", pin=lambda _: None).stack
+    return resolve(decode_plan(plan), stack_name="bench", pin=lambda _: None)
 
 
 def submit(agent: AgentHttps, token: str, body: bytes) -> int:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from agent.errors import InputError
 from agent.formats.plan import Plan, decode_plan
-from agent.formats.resolve import InstanceAccess, ResolvedPlan, pin_among, resolve, stack_name_of
+from agent.formats.resolve import pin_among, resolve, stack_name_of
 from agent.instruction import encode_body
 from agent.model.decode import decode_json
 from agent.model.stack import HealthCommand, HealthProbe, Image, PortSpec, Resources, Service, Stack, Volume
@@ -54,7 +54,7 @@ SEED: dict[str, Any] = {
 }
 
 
-def resolved(plan: dict[str, Any], name: str = "plan") -> ResolvedPlan:
+def resolved(plan: dict[str, Any], name: str = "plan") -> Stack:
     return resolve(decode_plan(json.dumps(plan).encode()), stack_name=name, pin=PIN)
 
 
@@ -67,7 +67,7 @@ def main(**changes: Any) -> dict[str, Any]:
 
 def service(**keys: Any) -> Service:
     """A lone service of a plan without main."""
-    return resolved({"services": {"web": {"docker_image": "web:1", **keys}}}).stack.services["web"]
+    return resolved({"services": {"web": {"docker_image": "web:1", **keys}}}).services["web"]
 
 
 def refusal(plan: dict[str, Any]) -> tuple[str, str]:
@@ -78,7 +78,7 @@ def refusal(plan: dict[str, Any]) -> tuple[str, str]:
 
 def test_seed_s_own_plan_becomes_a_stack() -> None:
     plan = resolved(SEED, "translator")
-    assert plan.stack == Stack(
+    assert plan == Stack(
         name="translator",
         services={
             "translator-main": Service(
@@ -110,34 +110,19 @@ def test_seed_s_own_plan_becomes_a_stack() -> None:
 
 
 def test_how_hosts_are_reached_stays_out_of_the_signed_body() -> None:
-    plan = resolved(SEED)
-    assert plan.hosts == (
-        InstanceAccess(
-            service="translator-main",
-            host="main-server.example.com",
-            user="translator",
-            ssh_key_path="/path/to/ssh/key",
-        ),
-        InstanceAccess(
-            service="translator-worker-1",
-            host="worker-1.example.com",
-            user="translator",
-            ssh_key_path="/path/to/ssh/key",
-        ),
-    )
-    body = encode_body(plan.stack)
+    body = encode_body(resolved(SEED))
     assert b"/path/to/ssh/key" not in body
     assert b'"user"' not in body
 
 
 def test_what_is_resolved_reads_back_as_a_body() -> None:
-    body = encode_body(resolved(SEED).stack)
-    assert decode_json(body, Stack, max_bytes=len(body)) == resolved(SEED).stack
+    body = encode_body(resolved(SEED))
+    assert decode_json(body, Stack, max_bytes=len(body)) == resolved(SEED)
 
 
 def test_the_plan_s_own_name_counts_before_the_given_one() -> None:
-    assert resolved(SEED | {"stack": "books"}, "other").stack.name == "books"
-    assert resolved(SEED, "other").stack.name == "other"
+    assert resolved(SEED | {"stack": "books"}, "other").name == "books"
+    assert resolved(SEED, "other").name == "other"
     with pytest.raises(InputError, match="is no stack name"):
         resolved(SEED, "Not A Label")
 
@@ -159,17 +144,17 @@ def test_a_stack_is_named_after_its_file(file: str, name: str) -> None:
 
 @given(st.text(max_size=100))
 def test_every_file_name_gives_a_stack_name(file: str) -> None:
-    assert resolved(SEED, stack_name_of(file)).stack.name == stack_name_of(file)
+    assert resolved(SEED, stack_name_of(file)).name == stack_name_of(file)
 
 
 def test_services_come_first_and_main_may_be_missing() -> None:
     plan = resolved({**SEED, "services": {"postgres": {"docker_image": "postgres:15-alpine"}}})
-    assert [(name, s.role) for name, s in plan.stack.services.items()] == [
+    assert [(name, s.role) for name, s in plan.services.items()] == [
         ("postgres", "service"),
         ("translator-main", "main"),
         ("translator-worker-1", "worker"),
     ]
-    assert list(resolved({"services": {"web": {"docker_image": "web:1"}}}).stack.services) == ["web"]
+    assert list(resolved({"services": {"web": {"docker_image": "web:1"}}}).services) == ["web"]
 
 
 @pytest.mark.parametrize("plan", [{}, {"workers": SEED["workers"]}, {"services": {}}])
@@ -180,7 +165,7 @@ def test_a_plan_has_main_or_services(plan: dict[str, Any]) -> None:
 def test_instances_without_a_name_that_is_a_label_get_one() -> None:
     worker = {"docker_image": "w:1"}
     plan = {"main": {"docker_image": "m:1", "container_name": "My_Main"}, "workers": [worker, worker]}
-    stack = resolved(plan).stack
+    stack = resolved(plan)
     assert list(stack.services) == ["main", "worker-1", "worker-2"]
     assert stack.services["main"].container_name == "My_Main"
 
@@ -190,7 +175,7 @@ def test_one_container_name_on_different_hosts_is_fine() -> None:
         "main": SEED["main"],
         "workers": [{"docker_image": "w:1", "container_name": "ww", "host": h} for h in MEMBERS],
     }
-    stack = resolved(plan).stack
+    stack = resolved(plan)
     assert list(stack.services) == ["translator-main", "worker-1", "worker-2", "worker-3"]
     assert {s.container_name for n, s in stack.services.items() if n != "translator-main"} == {"ww"}
 
@@ -264,7 +249,7 @@ def test_the_optional_keys() -> None:
 
 def test_a_process_has_a_command_and_no_image() -> None:
     plan = {"services": {"web": {"runtime": "process", "command": ["/usr/bin/web"]}}}
-    assert resolved(plan).stack.services["web"] == Service(runtime="process", command=("/usr/bin/web",))
+    assert resolved(plan).services["web"] == Service(runtime="process", command=("/usr/bin/web",))
 
 
 @pytest.mark.parametrize(
@@ -370,7 +355,7 @@ paths = st.lists(st.sampled_from(["", ".", "..", "a", "~", "/", ":", "\x00", "ce
 def test_no_relative_path_leaves_the_stack_s_directory(path: str) -> None:
     plan = main(volumes=[{"host_path": path, "container_path": "/x"}])
     try:
-        source = resolved(plan).stack.services["translator-main"].volumes[0].source
+        source = resolved(plan).services["translator-main"].volumes[0].source
     except InputError:
         return
     assert ".." not in source.split("/")
@@ -409,8 +394,7 @@ def test_every_instance_becomes_one_service_or_the_plan_is_refused(plan: dict[st
     else:
         place = "$."
         count = 1 + len(plan.get("workers", ())) + len(plan.get("services", ()))
-        assert len(got.stack.services) == len(got.hosts) == count
-        assert [access.service for access in got.hosts] == list(got.stack.services)
+        assert len(got.services) == count
     assert place.startswith("$.")
 
 

@@ -21,7 +21,7 @@ def stack(name: str) -> Stack:
     """The example under another name, without replicas: signed and taken, but nothing has to start."""
     plan = EXAMPLE.read_bytes().replace(b'"stack": "web"', f'"stack": "{name}"'.encode())
     plan = plan.replace(b'"replicas": 3', b'"replicas": 0')
-    return resolve(decode_plan(plan), stack_name=name, pin=lambda _: None).stack
+    return resolve(decode_plan(plan), stack_name=name, pin=lambda _: None)
 
 
 def submit(desk: Desk, through: str, signed: tuple[str, bytes]) -> Reply:

@@ -57,7 +57,7 @@ def operators(desk: Desk, tmp_path: Path) -> Iterator[list[Path]]:
 
 def stack_of(name: str, operator: str) -> Stack:
     """One process that does nothing, and says who wanted it."""
-    return resolve(decode_plan((PLAN % (name, operator)).encode()), stack_name=name, pin=lambda _: None).stack
+    return resolve(decode_plan((PLAN % (name, operator)).encode()), stack_name=name, pin=lambda _: None)
 
 
 async def deploy_all(home: Path, through: str) -> list[Accepted]:
