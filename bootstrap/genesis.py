@@ -103,7 +103,7 @@ def enrol_body(home: Home, request: IdentityRequest, labels: Labels | None = Non
 
 
 def enrol_instruction(
-    home: Home, request: IdentityRequest, *, now_s: float, labels: Labels | None = None, revision: int = 1
+    home: Home, request: IdentityRequest, *, now_s: float, labels: Labels | None = None
 ) -> tuple[str, bytes]:
     """Token and body that enter the host as a member; `now_s` is seconds since the epoch by the cluster's clock.
 
@@ -117,7 +117,7 @@ def enrol_instruction(
         epoch=home.cluster.epoch,
         act="enrol",
         target=f"member:{request.id}",
-        revision=revision,
+        revision=1,
         body_bytes=body,
         now_s=now_s,
     )

@@ -92,7 +92,6 @@ class _Entry(Struct, kw_only=True):
     """A host while the file is read: what its lines said, before groups."""
 
     token: Token
-    host: str
     own: dict[str, Pair]
 
 
@@ -175,7 +174,7 @@ class _Reader:
         if known is None:
             if len(self._entries) >= MAX_MEMBERS:
                 fail(self._file, token, f"more than {MAX_MEMBERS} hosts")
-            known = self._entries[name] = _Entry(token=token, host=name, own={})
+            known = self._entries[name] = _Entry(token=token, own={})
         elif name in self._groups.hosts(self._group):
             fail(self._file, token, f"{shown(name)} stands twice (first in line {known.token.line})")
         for key, pair in own.items():

@@ -22,7 +22,6 @@ class Python(Struct, frozen=True, kw_only=True):
 
     path: Annotated[str, Meta(max_length=1024, pattern=r"\A/[A-Za-z0-9/._+-]*\Z")]
     version: tuple[int, int, int]
-    cache_tag: Text | None
     lacks: tuple[Text, ...]
 
 
@@ -60,7 +59,6 @@ class InterfaceAddress(Struct, frozen=True, kw_only=True):
 class Installed(Struct, frozen=True, kw_only=True):
     """What of ours is there. `certificate` is in PEM, `config` the text of agent.toml."""
 
-    current: Text
     config: Annotated[str, Meta(max_length=1_048_576)] | None
     certificate: Annotated[str, Meta(max_length=65_536)] | None
     granted: bool

@@ -21,7 +21,7 @@ MODULES = ("asyncio", "ctypes", "hashlib", "sqlite3", "ssl", "zlib")
 # Prints what `_own_python` says of the running interpreter.
 _ASK_PYTHON = (
     "import sys, importlib.util as u\n"
-    "print('%d.%d.%d' % sys.version_info[:3], sys.implementation.cache_tag,"
+    "print('%d.%d.%d' % sys.version_info[:3],"
     " *[m for m in " + repr(MODULES) + " if u.find_spec(m) is None])"
 )
 ENGINE_TIMEOUT_S = 10.0  # a busy dockerd answers within one
@@ -56,10 +56,8 @@ def installed() -> dict[str, Any]:
     """What of ours is there."""
     config = read(layout.CONFIG)
     certificate = read(layout.DATA + "/identity/certificate.pem")
-    current = os.path.basename(os.path.realpath(layout.CURRENT)) if os.path.islink(layout.CURRENT) else ""
     unit = unit_state()
     return {
-        "current": current,
         "config": config.decode("utf-8", "replace") if config is not None else None,
         "certificate": certificate.decode("ascii", "replace") if certificate is not None else None,
         "granted": os.path.exists(layout.GRANT),
@@ -97,11 +95,10 @@ def under_systemd() -> bool:
 
 
 def pythons(named: str | None) -> list[dict[str, Any]]:
-    """Interpreters, the running one first: path, version, the name of its byte code, modules that it lacks."""
+    """Interpreters, the running one first: path, version, modules that it lacks."""
     own = {
         "path": _stable_path(),
         "version": list(sys.version_info[:3]),
-        "cache_tag": sys.implementation.cache_tag,
         "lacks": [name for name in MODULES if importlib.util.find_spec(name) is None],
     }
     found = [own]
@@ -111,9 +108,9 @@ def pythons(named: str | None) -> list[dict[str, Any]]:
             continue
         output = run([path, "-I", "-c", _ASK_PYTHON])
         if output.code == 0:
-            version, tag, *lacks = output.out.split()
+            version, *lacks = output.out.split()
             numbers = [int(part) for part in version.split(".")]
-            found.append({"path": path, "version": numbers, "cache_tag": tag, "lacks": lacks})
+            found.append({"path": path, "version": numbers, "lacks": lacks})
     return found
 
 

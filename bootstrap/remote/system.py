@@ -8,7 +8,7 @@ import hashlib
 import os
 import stat
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -53,12 +53,7 @@ class Output(NamedTuple):
         return text[-OUTPUT_SHOWN_CHARACTERS:]
 
 
-def run(
-    argv: Sequence[str],
-    data: bytes | None = None,
-    timeout_s: float = QUICK_TIMEOUT_S,
-    environment: Mapping[str, str] | None = None,
-) -> Output:
+def run(argv: Sequence[str], data: bytes | None = None, timeout_s: float = QUICK_TIMEOUT_S) -> Output:
     """Run to the end. Never writes to our own output, never reads our own input."""
     try:
         process = subprocess.Popen(
@@ -66,7 +61,7 @@ def run(
             stdin=subprocess.PIPE if data is not None else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=dict(ENVIRONMENT, **(environment or {})),
+            env=ENVIRONMENT,
             cwd="/",
         )
     except OSError as error:
@@ -80,12 +75,11 @@ def run(
     return Output(process.returncode, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
 
 
-def must(argv: Sequence[str], data: bytes | None = None, timeout_s: float = QUICK_TIMEOUT_S, fix: str = "") -> str:
-    """What it wrote to stdout. Raises Failure when it fails."""
-    output = run(argv, data, timeout_s)
+def must(argv: Sequence[str]) -> None:
+    """Run it to the end. Raises Failure when it fails."""
+    output = run(argv)
     if output.code != 0:
-        raise Failure(f"`{shown(argv)}` failed: {output.said or output.code}", fix=fix)
-    return output.out
+        raise Failure(f"`{shown(argv)}` failed: {output.said or output.code}")
 
 
 def shown(argv: Sequence[str]) -> str:

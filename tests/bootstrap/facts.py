@@ -17,7 +17,6 @@ def python(*version: int, path: str | None = None, lacks: tuple[str, ...] = ()) 
     return {
         "path": path or f"/usr/bin/python{major}.{minor}",
         "version": (*version, 0)[:3],
-        "cache_tag": f"cpython-{major}{minor}",
         "lacks": lacks,
     }
 
@@ -47,7 +46,6 @@ def facts(**changes: Any) -> Facts:
         ],
         "ssh_address": "10.0.0.7",
         "installed": {
-            "current": "",
             "config": None,
             "certificate": None,
             "granted": False,

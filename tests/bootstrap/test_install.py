@@ -176,7 +176,7 @@ def member(
     request = one.request(address=address)
     genesis = make_genesis(home, [request], now_ms=1_700_000_000_000, labels={request.id: labels})
     there = {"certificate": certify(home, request), "granted": True, "active": "active"}
-    installed = {"current": "1", "config": None, "enabled": "enabled"} | there | unit
+    installed = {"config": None, "enabled": "enabled"} | there | unit
     return remember_members(home, genesis.members), Helper({"installed": installed}, labels, address)
 
 
