@@ -28,7 +28,6 @@ class Workload(Struct, frozen=True, kw_only=True):
     name: str
     runtime: RuntimeName
     revision: int
-    generation: int
     spec_hash: str
     state: RunState
     health: RuntimeHealth = "none"
@@ -39,4 +38,3 @@ class Workload(Struct, frozen=True, kw_only=True):
     ports: tuple[AssignedPort, ...] = ()
     restarts: int = 0
     started_at: int = 0
-    finished_at: int = 0

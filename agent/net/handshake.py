@@ -154,7 +154,6 @@ async def _hear(link: Link, me: LocalAgent, peer: Certified, authority: Authorit
     return PeerInfo(
         id=peer.id,
         name=opening.name,
-        cluster=opening.cluster,
         epoch=opening.epoch,
         boot=opening.boot,
         agent_version=opening.agent_version,
@@ -162,10 +161,8 @@ async def _hear(link: Link, me: LocalAgent, peer: Certified, authority: Authorit
         frames=frames,
         datagram_key=opening.datagram_key,
         host=link.host,
-        api_port=opening.api_port,
         peer_port=opening.peer_port,
         certificate=peer.certificate,
-        signing_key=bytes.fromhex(claims.key),
         known=standing == "member",
         dialled=dialled,
     )

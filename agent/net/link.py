@@ -11,7 +11,7 @@ from typing import Final, Literal
 import msgspec
 
 from agent.errors import InputError
-from agent.model.types import AgentId, ClusterId, Digest, Label
+from agent.model.types import AgentId, Digest, Label
 from agent.net.frames import MAX_FRAME_BYTES, FrameReader
 from agent.raft.messages import MAX_CHUNK_BYTES
 
@@ -49,7 +49,6 @@ class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     id: AgentId
     name: Label
-    cluster: ClusterId
     epoch: int
     boot: int
     agent_version: str
@@ -57,10 +56,8 @@ class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
     frames: int
     datagram_key: bytes
     host: str
-    api_port: int
     peer_port: int
     certificate: Digest
-    signing_key: bytes
     known: bool
     dialled: bool
 

@@ -113,7 +113,6 @@ class LinkTable:
         self._server_context = server_context
         self._client_context = client_context
         self._handlers = handlers
-        self._rng = rng
         self._loop = asyncio.get_running_loop()
         self._up: dict[AgentId, _Up] = {}
         self._all: set[Link] = set()

@@ -177,7 +177,6 @@ def workload_of(inspected: Mapping[str, Any]) -> Workload | None:
         name=inspected["Name"].removeprefix("/"),
         runtime="docker",
         revision=_number(labels, "muster.revision"),
-        generation=_number(labels, "muster.generation"),
         spec_hash=labels.get("muster.spec", ""),
         state=run_state,
         health=health,
@@ -188,7 +187,6 @@ def workload_of(inspected: Mapping[str, Any]) -> Workload | None:
         ports=_ports(inspected["HostConfig"].get("PortBindings") or {}),
         restarts=inspected.get("RestartCount", 0),
         started_at=milliseconds(state["StartedAt"]),
-        finished_at=milliseconds(state["FinishedAt"]),
     )
 
 

@@ -250,12 +250,10 @@ def _workload(record: Record) -> Workload:
         name=record.name,
         runtime="process",
         revision=record.revision,
-        generation=record.generation,
         spec_hash=record.spec_hash,
         state="exited" if record.ended else "running",
         exit_code=record.exit_code,
         reason=record.reason,
         ports=record.ports,
         started_at=record.started_at,
-        finished_at=record.finished_at,
     )

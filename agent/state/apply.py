@@ -300,7 +300,6 @@ def _changes(old: ClusterState, new: ClusterState, applied: Applied) -> Applied:
     return replace(
         applied,
         members=_differing(old.members, new.members),
-        operators=_differing(old.operators, new.operators),
         stacks=_differing(old.stacks, new.stacks),
         released=frozenset(old.assignments.keys() - new.assignments.keys())
         if old.assignments is not new.assignments

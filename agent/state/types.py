@@ -114,8 +114,8 @@ class ClusterState(Struct, frozen=True, kw_only=True):
 class Applied(Struct, frozen=True, kw_only=True):
     """What one entry changed: for the operator's answer, for events, and for the host's next reconcile.
 
-    `at` is ledger time after it. `result` is set for instructions (`act` too when the signature held). `members` and
-    `operators` were entered, replaced or removed; `stacks` changed in anything but their assignments; `assigned` were
+    `at` is ledger time after it. `result` is set for instructions (`act` too when the signature held). `members` were
+    entered, replaced or removed; `stacks` changed in anything but their assignments; `assigned` were
     made or replaced, `released` are gone. `ignored`: why an entry of the coordinator's changed nothing, else empty.
     """
 
@@ -125,7 +125,6 @@ class Applied(Struct, frozen=True, kw_only=True):
     act: Act | None = None
     result: InstructionResult | None = None
     members: frozenset[AgentId] = frozenset()
-    operators: frozenset[OperatorName] = frozenset()
     stacks: frozenset[Label] = frozenset()
     assigned: frozenset[ReplicaKey] = frozenset()
     released: frozenset[ReplicaKey] = frozenset()

@@ -58,7 +58,6 @@ async def test_a_link_is_up_on_both_sides_with_what_each_says_of_itself(pair: li
         assert seen == PeerInfo(
             id=a.id,
             name="n",
-            cluster=a.identity.genesis.cluster,
             epoch=1,
             boot=1,
             agent_version="1.2.3",
@@ -66,10 +65,8 @@ async def test_a_link_is_up_on_both_sides_with_what_each_says_of_itself(pair: li
             frames=FRAME_VERSION,
             datagram_key=a.table.me.datagram_key(b.id),
             host=a.host,
-            api_port=9999,
             peer_port=a.port,
             certificate=certificate_digest(a.identity.certificate),
-            signing_key=a.identity.signing_key.public_key().public_bytes_raw(),
             known=True,
             dialled=False,
         )
@@ -593,7 +590,6 @@ def info(own: str, peer: str, *, boot: int, dialled: bool) -> PeerInfo:
     return PeerInfo(
         id=peer,
         name="n",
-        cluster="c" * 16,
         epoch=1,
         boot=boot,
         agent_version="",
@@ -601,10 +597,8 @@ def info(own: str, peer: str, *, boot: int, dialled: bool) -> PeerInfo:
         frames=FRAME_VERSION,
         datagram_key=b"",
         host="127.0.0.1",
-        api_port=1,
         peer_port=1,
         certificate="0" * 64,
-        signing_key=b"",
         known=True,
         dialled=dialled,
     )

@@ -150,7 +150,6 @@ class FakeRuntime:
             name=spec.container_name,
             runtime=self.name,
             revision=spec.revision,
-            generation=spec.generation,
             spec_hash=spec.hash,
             state="running",
             ports=spec.ports,

@@ -71,7 +71,6 @@ def workload(of: ReplicaSpec, **changes: Any) -> Workload:
         "name": of.container_name,
         "runtime": of.runtime,
         "revision": of.revision,
-        "generation": of.generation,
         "spec_hash": of.hash,
         "state": "running",
         "ports": of.ports,

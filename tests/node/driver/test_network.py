@@ -100,7 +100,6 @@ async def test_a_link_is_told_with_what_our_ledger_knows(identities: list[Identi
     info = PeerInfo(
         id=member.id,
         name="n2",
-        cluster=state.cluster,
         epoch=1,
         boot=4,
         agent_version="0.2.0",
@@ -108,10 +107,8 @@ async def test_a_link_is_told_with_what_our_ledger_knows(identities: list[Identi
         frames=1,
         datagram_key=b"",
         host="127.0.0.2",
-        api_port=9999,
         peer_port=9998,
         certificate=member.certificate,
-        signing_key=bytes.fromhex(member.signing_key),
         known=False,
         dialled=True,
     )
