@@ -82,11 +82,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, states: str 
     return made
 
 
-def print_table(
-    options: Options, columns: Sequence[str], rows: Sequence[Sequence[str]], *, states: str = "state"
-) -> None:
+def print_table(options: Options, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """The table on standard output."""
-    console(options).print(table(columns, rows, states=states))
+    console(options).print(table(columns, rows))
 
 
 def say_from(options: Options, source: str, text: str) -> None:

@@ -35,7 +35,6 @@ from agent.model.api import (
     Operators,
     ProblemDetails,
     Recovery,
-    Services,
     StackView,
     TargetView,
 )
@@ -139,10 +138,6 @@ class Client:
     async def api_keys(self) -> ApiKeys:
         """Which API keys may read."""
         return await self._read("/api/v1/keys", ApiKeys)
-
-    async def services(self) -> Services:
-        """All services and where they are reached."""
-        return await self._read("/api/v1/services", Services)
 
     async def stack(self, name: Label) -> StackView:
         """The deploy in force. Raises NotFound."""

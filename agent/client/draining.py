@@ -44,11 +44,6 @@ class Look(Struct, frozen=True, kw_only=True):
     over: bool
     left: tuple[Left, ...] = ()
 
-    @property
-    def staying(self) -> tuple[Left, ...]:
-        """What can't leave."""
-        return tuple(item for item in self.left if item.stays)
-
 
 class Evacuation:
     """What one status after another says of the replicas that were seen on `hosts`."""

@@ -68,17 +68,17 @@ def judge(stack: StackState, assignment: Assignment, reports: Reports, now_ms: M
     if host.lost:
         if stopped:
             return Progress(verdict="done")
-        return Progress(verdict=_late(stack, facts, now_ms, HEALTHY_DEADLINE_MS), reason=f"its host is {host.liveness}")
+        return Progress(verdict=_late(stack, facts, now_ms), reason=f"its host is {host.liveness}")
     if host.report is None:
         return Progress(verdict="unheard", reason="its host hasn't reported yet")
     if host.report.applied < stack.moved_index:
-        return Progress(verdict=_late(stack, facts, now_ms, HEALTHY_DEADLINE_MS), reason="its host is behind")
+        return Progress(verdict=_late(stack, facts, now_ms), reason="its host is behind")
     seen = reports.observed(assignment)
     if stopped:
         ended = seen is None or seen.state in ("stopped", "failed")
         return Progress(verdict="done") if ended else _judge_running(stack, facts, seen, now_ms, "still runs")
     if seen is None or seen.revision != assignment.instruction.revision:
-        return Progress(verdict=_late(stack, facts, now_ms, HEALTHY_DEADLINE_MS), reason="its host hasn't begun")
+        return Progress(verdict=_late(stack, facts, now_ms), reason="its host hasn't begun")
     if seen.state in ("healthy", "stopped"):  # stopped: it ended well, and its restart policy leaves it at that
         return Progress(verdict="done")
     if seen.state == "failed":
@@ -92,8 +92,8 @@ def deadline_passed(stack: StackState, facts: ClusterFacts, now_ms: Millis, allo
     return now_ms - since >= allowed_ms
 
 
-def _late(stack: StackState, facts: ClusterFacts, now_ms: Millis, allowed_ms: int) -> Verdict:
-    return "failed" if deadline_passed(stack, facts, now_ms, allowed_ms) else "working"
+def _late(stack: StackState, facts: ClusterFacts, now_ms: Millis) -> Verdict:
+    return "failed" if deadline_passed(stack, facts, now_ms, HEALTHY_DEADLINE_MS) else "working"
 
 
 def _judge_running(
