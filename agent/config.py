@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from msgspec import Meta, Struct, inspect
 
-from agent.errors import InputError, TooLarge
+from agent.errors import InputError, StorageError, TooLarge
 from agent.model.decode import convert
 from agent.model.explain import shown, shown_key
 from agent.model.stack import RuntimeName
@@ -117,7 +117,7 @@ def read_config(
 ) -> Config:
     """`parse_config` with the file at `path`; without a path DEFAULT_FILE, which may be missing.
 
-    Raises InputError for a path that names no file, else as `parse_config`.
+    Raises InputError for a path that names no file, StorageError for one that can't be read, else as `parse_config`.
     """
     file = Path(path or DEFAULT_FILE)
     try:
@@ -128,7 +128,7 @@ def read_config(
             raise InputError("there is no such configuration file", where=path) from None
         data = b""
     except OSError as error:
-        raise InputError(f"can't be read: {error.strerror}", where=str(file)) from None
+        raise StorageError(f"can't be read: {error.strerror}", where=str(file)) from None
     if len(data) > MAX_FILE_BYTES:
         raise TooLarge(f"more than {MAX_FILE_BYTES} bytes", where=str(file))
     try:

@@ -2,7 +2,7 @@
 
 Each class carries the HTTP status its RFC 9457 problem gets (`status`), the problem's stable name (`kind`) and the
 CLI's exit code (`exit_code`): 1 error, 2 usage or bad input, 3 degraded or failed deployment, 4 unreachable,
-5 not allowed.
+5 not allowed, 65 what an agent starts from needs repair.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ EXIT_USAGE = 2
 EXIT_DEGRADED = 3
 EXIT_UNREACHABLE = 4
 EXIT_NOT_ALLOWED = 5
+EXIT_NEEDS_REPAIR = 65  # EX_DATAERR (sysexits.h); systemd doesn't start the agent again then (its unit)
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 EXIT_READER_GONE = 141  # 128 + SIGPIPE
 
@@ -139,9 +140,24 @@ class RuntimeUnavailable(MusterError):
 
 
 class StorageError(MusterError):
-    """The ledger or key files can't be read, written or vouched for; the agent stops."""
+    """The ledger or key files can't be read or written; the agent stops, and its next start may find them well."""
 
     kind = "storage"
+
+
+class NeedsRepair(StorageError):
+    """What an agent starts from, its ledger, identity or configuration, is damaged, missing or of a later version.
+
+    No start makes that good, so the agent stays down until somebody has. What may pass by itself isn't one of these (a
+    disk, a mount, a network, a port, another process), nor what a single other agent could bring about.
+    """
+
+    exit_code = EXIT_NEEDS_REPAIR
+
+    @classmethod
+    def of(cls, error: InputError) -> NeedsRepair:
+        """For a file of this host that people write."""
+        return cls(error.what, where=error.where, fix=error.fix or "Correct it, then start the agent again.")
 
 
 class DiskFull(StorageError):

@@ -29,6 +29,13 @@ def is_host() -> bool:
     return any(Path(path).exists() for path in (DEFAULT_FILE, f"/etc/systemd/system/{UNIT}.service"))
 
 
+def said_at_its_end() -> str:
+    """Why this host's agent ended and isn't started again, in its own words; empty where nothing says so."""
+    from agent.runtime.look import said_at_its_end
+
+    return said_at_its_end(UNIT) if is_host() else ""
+
+
 def look_here() -> HostAnswer:
     """What can be seen of a host whose agent doesn't run: its unit, its last words, files, ports, disks."""
     from agent.runtime import holders, look

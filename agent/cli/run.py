@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import traceback
-from collections.abc import MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +18,8 @@ import click
 
 from agent.cli.room import Room, is_for_want_of_room
 from agent.config import Config, read_config
-from agent.errors import EXIT_OK, DiskFull
+from agent.errors import EXIT_OK, DiskFull, InputError, NeedsRepair
+from agent.formats.terminal import clean
 
 if TYPE_CHECKING:
     from agent.api.server import ApiServer
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BUSY_POLL_S = 0.05  # systemd reads on within milliseconds, unless it is reloading
+MAX_STATUS_CHARACTERS = 1_000  # of up to 4 bytes: systemd ignores messages over 4096
 START_EXTENSION_S = 60  # the unit's TimeoutStartSec again
 WATCHDOG_SHARE = 0.4  # of systemd's interval: a loop that stands still for two of our turns is restarted
 
@@ -47,21 +49,37 @@ def run(file: str | None, **flags: str | int | None) -> int:
     """Run the agent of this host. A flag goes before the environment, and that before the configuration.
 
     Without an identity it waits a minute for one, which `bootstrap install` hands over. Ends cleanly on SIGTERM and
-    SIGINT: workloads go on running, and the coordination is handed over.
+    SIGINT: workloads go on running, and the coordination is handed over. Exit code 65 says that no further start helps
+    until somebody has done what the last line says.
     """
+    gc.disable()  # until `_freeze`: what is imported now stays, so looking through it again and again is lost time
+    systemd = Systemd.of(os.environ)
+    try:
+        return _run(lambda: _configuration(file, flags), systemd)
+    except NeedsRepair as error:
+        asyncio.run(systemd.needs_repair(error))
+        raise
+
+
+def _run(configuration: Callable[[], Config], systemd: Systemd) -> int:
     from agent.storage.identity import is_granted
 
-    gc.disable()  # until `_freeze`: what is imported now stays, so looking through it again and again is lost time
-    config = read_config(file, os.environ, flags)
+    config = configuration()
     recent = _log_to_stderr(config)
-    systemd = Systemd.of(os.environ)
     room = Room(Path(config.data_dir), systemd.waits_for_room)
     if not is_granted(Path(config.data_dir)):
         _join(config, systemd, room)
-        config = read_config(file, os.environ, flags)  # which is written before the identity
+        config = configuration()  # which is written before the identity
     while (code := _live(config, recent, systemd, room)) is None:
         pass
     return code
+
+
+def _configuration(file: str | None, flags: Mapping[str, str | int | None]) -> Config:
+    try:
+        return read_config(file, os.environ, flags)
+    except InputError as error:
+        raise NeedsRepair.of(error) from None
 
 
 def _join(config: Config, systemd: Systemd, room: Room) -> None:
@@ -242,7 +260,7 @@ class Systemd(NamedTuple):
     def _send(self, state: str) -> None:
         place = "\0" + self.socket[1:] if self.socket.startswith("@") else self.socket
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as notify:
-            notify.sendto(state.encode(), place)
+            notify.sendto(state.encode("utf-8", "replace"), place)
 
     def starting_still(self) -> None:
         """Give the start more time (sd_notify(3), EXTEND_TIMEOUT_USEC); it may be repeated within that."""
@@ -251,6 +269,11 @@ class Systemd(NamedTuple):
     def waits_for_room(self) -> None:
         """It is well, though it does nothing: no boot waits for its start, and no watchdog ends it. To be repeated."""
         self._repeat("READY=1\nWATCHDOG=1\nSTATUS=Waiting for room on the disk")
+
+    async def needs_repair(self, error: NeedsRepair) -> None:
+        """Our last word, which it keeps for whoever asks why there is no agent."""
+        text = clean(str(error).replace("\n  ", " / "))
+        await self.notify(f"STATUS={text[:MAX_STATUS_CHARACTERS]}")
 
     def _repeat(self, state: str) -> None:
         if self.socket:

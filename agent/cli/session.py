@@ -42,6 +42,8 @@ def open_client(options: Options, *, others: bool = False) -> Client:
     except NotFound as error:
         named = options.home is not None or options.via is not None or os.environ.get("MUSTER_HOME")
         if named or not os.access(DEFAULT_SOCKET, os.W_OK):
+            if not named:
+                _look_for_its_end()
             fix = f"{error.fix} On a host of the cluster, root may ask its agent: `sudo agent status`."
             raise NotFound(error.what, where=error.where, fix=fix) from None
         return socket_client(Path(DEFAULT_SOCKET), notice=notice)
@@ -51,6 +53,15 @@ def open_client(options: Options, *, others: bool = False) -> Client:
 def notice(text: str) -> None:
     """A sentence for the person, beside the output."""
     tell(f"note: {text}")
+
+
+def _look_for_its_end() -> None:
+    """Raises NotFound where this host's agent ended until somebody repairs what it starts from."""
+    from agent.cli.host_look import UNIT, said_at_its_end
+
+    if said := said_at_its_end():
+        fix = f"When that is done: `sudo systemctl start {UNIT}`. `sudo agent doctor` looks for more."
+        raise NotFound(f"the agent of this host ended: {said}", fix=fix)
 
 
 def _home_if_any(options: Options) -> Home | None:

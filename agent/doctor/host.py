@@ -62,6 +62,8 @@ def _agent(exam: Examination) -> Iterator[Finding]:
             state += f" ({unit.result})"
         last = f"; its last words: {exam.log[-1]}" if exam.log else ""
         fix = f"`sudo systemctl start {AGENT_UNIT}`, then `journalctl -u {AGENT_UNIT} -n 50` if it ends again."
+        if unit is not None and unit.active == "failed" and exam.log:  # systemd gave up, as it was told to
+            fix = f"Do what its last words say; then {fix}"
         yield _found(exam, "error", "agent", f"the agent isn't running: {state}{last}", fix)
     if unit is None:
         return

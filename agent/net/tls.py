@@ -12,7 +12,7 @@ import re
 import ssl
 from pathlib import Path
 
-from agent.errors import InputError, StorageError
+from agent.errors import InputError, NeedsRepair, StorageError
 from agent.model.identity import AGENT_ID_LENGTH, SAN_SUFFIX
 from agent.model.types import AgentId, Digest
 
@@ -22,7 +22,8 @@ _SAN = re.compile(rf"[a-z2-7]{{{AGENT_ID_LENGTH}}}{re.escape(SAN_SUFFIX)}")
 def peer_server_context(certificate: Path, key: Path, anchor_pem: str) -> ssl.SSLContext:
     """For the listening side of peer links: a client must show a certificate of the cluster.
 
-    Raises StorageError when the key files don't fit each other or the anchor isn't a certificate.
+    Raises NeedsRepair when the key files don't fit each other or the anchor isn't a certificate, StorageError when they
+    can't be read.
     """
     context = _context(ssl.PROTOCOL_TLS_SERVER, certificate, key)
     _trust_only(context, anchor_pem)
@@ -84,12 +85,10 @@ def _context(protocol: int, certificate: Path, key: Path) -> ssl.SSLContext:
         context.num_tickets = 0  # a resumed session would be served after its trust was withdrawn
     try:
         context.load_cert_chain(certificate, key)
-    except (ssl.SSLError, OSError) as error:
-        raise StorageError(
-            f"the TLS certificate and key can't be used: {error}",
-            where=str(certificate),
-            fix="Run `bootstrap install` for this host again; it repairs the identity.",
-        ) from error
+    except OSError as error:
+        kind = NeedsRepair if isinstance(error, ssl.SSLError) else StorageError
+        fix = "Run `bootstrap install` for this host again; it repairs the identity."
+        raise kind(f"the TLS certificate and key can't be used: {error}", where=str(certificate), fix=fix) from error
     return context
 
 
@@ -98,4 +97,4 @@ def _trust_only(context: ssl.SSLContext, anchor_pem: str) -> None:
     try:
         context.load_verify_locations(cadata=anchor_pem)
     except (ssl.SSLError, ValueError) as error:
-        raise StorageError(f"the cluster's certificate can't be used: {error}") from error
+        raise NeedsRepair(f"the cluster's certificate can't be used: {error}") from error

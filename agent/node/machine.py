@@ -119,11 +119,11 @@ class Machine:
     def boot(cls, genesis: bytes, boot: raft.Boot, compaction: Compaction) -> Machine:
         """The state on the disk: the snapshot's, or genesis'. Committed entries behind it come through the log.
 
-        Raises StorageError when the snapshot isn't one of ours.
+        Raises NeedsRepair when the snapshot isn't one of ours.
         """
         entry = decode_entry(genesis)
         if not isinstance(entry, GenesisEntry):
-            raise errors.StorageError(
+            raise errors.NeedsRepair(
                 "the first entry isn't a genesis", fix="Enrol this host again with `bootstrap install`."
             )
         if boot.snapshot is None:
@@ -133,7 +133,7 @@ class Machine:
         try:
             state = decode_snapshot(boot.snapshot.data, verify=boot.snapshot.index > boot.verified_through)
         except SnapshotRefused as error:
-            raise errors.StorageError(
+            raise errors.NeedsRepair(
                 f"the stored snapshot can't be vouched for: {error}", fix=LATER_VERSION_FIX
             ) from error
         weight = len(boot.snapshot.data)
@@ -142,7 +142,7 @@ class Machine:
     def apply(self, entry: raft.Entry) -> Applied | None:
         """The next committed entry; None for one of consensus' own.
 
-        Raises InvariantBroken on a gap, StorageError for an entry that only a later version can read: going on without
+        Raises InvariantBroken on a gap, NeedsRepair for an entry that only a later version can read: going on without
         it would make another state than the other hosts have.
         """
         if entry.index != self.state.index + 1:
@@ -165,7 +165,7 @@ class Machine:
         try:
             self.state, applied = apply(self.state, entry.index, entry.data, verify=verify)
         except UnknownEntry as error:
-            raise errors.StorageError(
+            raise errors.NeedsRepair(
                 f"entry {entry.index} of the ledger is of a later version than this agent: {error}",
                 fix=LATER_VERSION_FIX,
             ) from error

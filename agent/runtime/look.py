@@ -108,15 +108,18 @@ def closed_firewalls(open_ports: Sequence[tuple[int, str]]) -> tuple[Firewall, .
     )
 
 
+def under_systemd() -> bool:
+    """Whether it runs here (sd_booted(3))."""
+    return Path("/run/systemd/system").is_dir()
+
+
 def units(names: Sequence[str]) -> tuple[Unit, ...]:
     """Those of these that systemd knows; none where it doesn't run."""
-    if not Path("/run/systemd/system").is_dir():
+    if not under_systemd():
         return ()
     found = []
     for name in names:
-        wanted = "LoadState,ActiveState,UnitFileState,Result,NRestarts"
-        answer = ask(["systemctl", "show", f"--property={wanted}", name])
-        values = dict(line.partition("=")[::2] for line in (answer[1] if answer else "").splitlines())
+        values = _shown(name, "LoadState,ActiveState,UnitFileState,Result,NRestarts")
         if values.get("LoadState") in (None, "not-found"):
             continue
         restarts = values.get("NRestarts", "0")
@@ -132,8 +135,21 @@ def units(names: Sequence[str]) -> tuple[Unit, ...]:
     return tuple(found)
 
 
+def said_at_its_end(unit: str) -> str:
+    """What a unit that failed told systemd last (sd_notify(3), STATUS), which anybody may ask; else empty."""
+    values = _shown(unit, "ActiveState,StatusText") if under_systemd() else {}
+    return values.get("StatusText", "") if values.get("ActiveState") == "failed" else ""
+
+
+def _shown(unit: str, properties: str) -> dict[str, str]:
+    answer = ask(["systemctl", "show", f"--property={properties}", unit])
+    return dict(line.partition("=")[::2] for line in (answer[1] if answer else "").splitlines())
+
+
 def last_words(unit: str) -> tuple[str, ...]:
-    """The newest lines of the unit's journal that tell of errors, else its newest lines."""
+    """What it said at its end, else the newest lines of its journal that tell of errors, else its newest lines."""
+    if said := said_at_its_end(unit):
+        return (said,)
     answer = ask(["journalctl", "-u", unit, "-n", str(JOURNAL_LINES), "-o", "cat", "--no-pager"])
     lines = [line[:MAX_LOG_LINE_CHARACTERS] for line in (answer[1] if answer else "").splitlines() if line.strip()]
     wrong = [line for line in lines if line.startswith(("ERROR", "CRITICAL", "error:")) or "Error: " in line]

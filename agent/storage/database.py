@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from agent.errors import DiskFull, InvariantBroken, StorageError
+from agent.errors import DiskFull, InvariantBroken, NeedsRepair, StorageError
 from agent.raft import Boot, Configuration, Entry, EntryKind, HardState, Life, Persist, Snapshot, SnapshotName
 from agent.storage.files import ANEW_FIX, ROOM_FIX, refused, sync_directory
 from agent.storage.room import lack_of_room
@@ -27,6 +27,24 @@ APPLICATION_ID = 0x6D757374  # "must": `file ledger.db` and we ourselves know it
 # A snapshot's write makes the WAL as long as itself; once it is in the file the WAL is cut to this: SQLite begins it
 # anew at about that length in any case.
 MAX_KEPT_WAL_BYTES = 4 * 1024 * 1024
+
+PASSING = frozenset(
+    (
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_AUTH,
+    )
+)
+"""Of SQLite's result codes those of disks, rights and other processes: the next start may find them gone. Any other one
+at an opening is of what the file holds (https://sqlite.org/rescode.html)."""
 
 # What each version added: a file of an earlier one is brought on by the rest.
 _STEPS = (
@@ -88,8 +106,8 @@ class LedgerFile:
     """One open ledger; all calls come from one thread. Exclusive: a second opener gets a StorageError.
 
     `ledger_id` is the id that the identity names, or None when the identity never had a ledger; only then a file is
-    made. `least_starts`: an earlier start of this agent has seen that count in it. Raises StorageError when the file
-    can't be vouched for.
+    made. `least_starts`: an earlier start of this agent has seen that count in it. Raises NeedsRepair when the file
+    can't be vouched for, StorageError when it can't be opened now.
     """
 
     def __init__(
@@ -118,6 +136,8 @@ class LedgerFile:
                 raise
         except sqlite3.Error as error:
             raise self._opening_failed(error) from error
+        except UnicodeDecodeError as error:  # SQLite's own words may quote what is damaged
+            raise self._refusal("the ledger is damaged: text in it isn't UTF-8") from error
 
     @property
     def ledger_id(self) -> str:
@@ -216,7 +236,7 @@ class LedgerFile:
     def _check_file(self) -> None:
         version = self._pragma("user_version")
         if version > SCHEMA_VERSION:
-            raise StorageError(
+            raise NeedsRepair(
                 f"the ledger has format {version}, this agent knows up to {SCHEMA_VERSION}",
                 where=str(self.path),
                 fix="Install the agent version that wrote it, or a later one.",
@@ -412,8 +432,8 @@ class LedgerFile:
 
     # --- saying no ---
 
-    def _refusal(self, what: str) -> StorageError:
-        return StorageError(what, where=str(self.path), fix=f"{ANEW_FIX} Never put an older copy back.")
+    def _refusal(self, what: str) -> NeedsRepair:
+        return NeedsRepair(what, where=str(self.path), fix=f"{ANEW_FIX} Never put an older copy back.")
 
     def _writing_failed(self, error: sqlite3.Error) -> StorageError:
         fix = "Check the disk (`df`, `dmesg`); the agent stops now and starts again by itself."
@@ -426,19 +446,24 @@ class LedgerFile:
                 where=str(self.path),
                 fix="Stop it first (`systemctl status muster-agent`), or give this one a data directory of its own.",
             )
-        if isinstance(error, sqlite3.OperationalError):
-            fix = "Check the disk (`df`, `dmesg`) and the directory's owner and mode, then start the agent again."
+        if _code(error) in PASSING:
+            fix = "Check the disk (`df`, `dmesg`) and the directory's owner and mode; the agent tries again by itself."
             return self._failed("the ledger can't be opened", error, fix)
         return self._refusal(f"the ledger is damaged: {error}")
 
     def _failed(self, what: str, error: sqlite3.Error, fix: str) -> StorageError:
         """As `agent.storage.files.refused`. SQLite has a word for a full disk; for used up inodes and quotas none."""
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what extended ones add
+        code = _code(error)
         if code == sqlite3.SQLITE_FULL:
             return DiskFull(f"{what}: {error}", where=str(self.path), fix=ROOM_FIX)
         if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR) and (lack := lack_of_room(self.path.parent)):
             return DiskFull(f"{what}: {lack.strerror}", where=str(self.path), fix=ROOM_FIX)
         return StorageError(f"{what}: {error}", where=str(self.path), fix=fix)
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code; 0 for what Python found, e.g. text that isn't UTF-8."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what extended ones add
 
 
 def _genesis_digest(entry: Entry) -> str:

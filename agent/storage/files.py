@@ -7,7 +7,7 @@ import os
 import secrets
 from pathlib import Path
 
-from agent.errors import DiskFull, StorageError
+from agent.errors import DiskFull, NeedsRepair, StorageError
 
 ANEW_FIX = (
     "Stop the agent, move `identity` and `ledger.db*` out of this directory, `agent expel` the host where it still is "
@@ -59,14 +59,15 @@ def write_private(path: Path, data: bytes) -> None:
 
 
 def read_private(path: Path) -> bytes:
-    """The file's content. Raises StorageError, also when others could read it."""
+    """The file's content. Raises StorageError; NeedsRepair when others could read it."""
     try:
         mode = path.stat().st_mode & 0o777
         if mode & 0o077:
-            raise StorageError(
+            raise NeedsRepair(
                 f"other users may open it (mode {mode:04o})",
                 where=str(path),
-                fix=f"Run `chmod 600 {path}`; if somebody may have read it, give this host a fresh identity.",
+                fix=f"Run `chmod 600 {path}` and start the agent; if somebody may have read it, "
+                "give this host a fresh identity.",
             )
         return path.read_bytes()
     except OSError as error:

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.x509.oid import NameOID
 from msgspec import Struct
 
-from agent.errors import Conflict, InputError, NotAuthenticated, StorageError
+from agent.errors import Conflict, InputError, NeedsRepair, NotAuthenticated, StorageError
 from agent.instruction import private_key_of, private_pem, public_hex, read_genesis
 from agent.model.cluster import Genesis, IdentityGrant, IdentityRequest
 from agent.model.decode import decode_json
@@ -80,7 +80,7 @@ def create(
 ) -> IdentityRequest:
     """Make this host's keys, unless it has some, and ask for an identity with them. The same keys each time.
 
-    Raises StorageError when the directory can't be written, or holds something that isn't an identity.
+    Raises StorageError when the directory can't be written, NeedsRepair when it holds what isn't an identity.
     """
     home = data_dir / DIRECTORY
     make_directory(data_dir)
@@ -155,7 +155,7 @@ def is_granted(data_dir: Path) -> bool:
 
 
 def load(data_dir: Path) -> Identity:
-    """The identity of this host. Raises StorageError when it has none, or when its parts don't belong together."""
+    """The identity of this host. Raises StorageError when it has none, NeedsRepair when it isn't sound."""
     home = data_dir / DIRECTORY
     keys = _load_keys(home)
     if not (home / "grant.json").exists():
@@ -165,7 +165,7 @@ def load(data_dir: Path) -> Identity:
         genesis = read_genesis(grant.genesis_token, grant.genesis.encode())
         _check_certificate(grant.certificate, keys, genesis)
     except (InputError, NotAuthenticated) as error:
-        raise StorageError(error.what, where=str(home), fix=_REPAIR) from error
+        raise NeedsRepair(error.what, where=str(home), fix=_REPAIR) from error
     certificate_path = home / "certificate.pem"
     if not certificate_path.exists() or read_private(certificate_path) != grant.certificate.encode():
         write_private(certificate_path, grant.certificate.encode())  # accept was cut between its two files
@@ -202,7 +202,7 @@ def _read_starts(home: Path) -> int:
         return 0
     text = read_private(home / "starts").decode("ascii", "replace").strip()
     if not (text.isdecimal() and len(text) <= MAX_STARTS_DIGITS):
-        raise StorageError("the count of starts can't be read", where=str(home / "starts"), fix=ANEW_FIX)
+        raise NeedsRepair("the count of starts can't be read", where=str(home / "starts"), fix=ANEW_FIX)
     return int(text)
 
 
@@ -241,9 +241,9 @@ def _load_keys(home: Path) -> _Keys:
         signing = private_key_of(read_private(home / "signing.pem"), where=str(home / "signing.pem"))
         sealing = serialization.load_pem_private_key(read_private(home / "sealing.pem"), password=None)
     except (ValueError, TypeError, InputError) as error:  # without the contents, whatever they are
-        raise StorageError("a key file isn't a key", where=str(home), fix=ANEW_FIX) from error
+        raise NeedsRepair("a key file isn't a key", where=str(home), fix=ANEW_FIX) from error
     if not isinstance(tls, ec.EllipticCurvePrivateKey) or not isinstance(sealing, X25519PrivateKey):
-        raise StorageError("a key file holds another kind of key", where=str(home), fix=ANEW_FIX)
+        raise NeedsRepair("a key file holds another kind of key", where=str(home), fix=ANEW_FIX)
     return _Keys(tls, signing, sealing)
 
 
@@ -252,7 +252,7 @@ def _read_grant(home: Path) -> IdentityGrant:
         return decode_json(read_private(home / "grant.json"), IdentityGrant, max_bytes=MAX_GRANT_BYTES)
     except InputError as error:
         what = f"the certificate and genesis can't be read: {error.what}"
-        raise StorageError(what, where=str(home), fix=_REPAIR) from error
+        raise NeedsRepair(what, where=str(home), fix=_REPAIR) from error
 
 
 def _check_certificate(pem: str, keys: _Keys, genesis: Genesis) -> x509.Certificate:

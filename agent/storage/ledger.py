@@ -54,7 +54,7 @@ class Ledger:
 
         `ledger_id` is what the identity names as its ledger: then none is made, and another one is refused, as is one
         that counts fewer than `least_starts`.
-        Raises StorageError when the file can't be vouched for, with what to do.
+        Raises NeedsRepair when the file can't be vouched for, StorageError when it can't be opened now.
         """
         loop = asyncio.get_running_loop()
         jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()

@@ -102,7 +102,8 @@ class Joining:
             if time.monotonic() > look:
                 look += LOOK_S
                 self._looked = True
-                if unit_state()["restarts"] or time.monotonic() > deadline:
+                state = unit_state()
+                if state["restarts"] or state["active"] == "failed" or time.monotonic() > deadline:
                     what = f"the agent doesn't start: {last_words()}"
                     raise Failure(what, fix=f"`journalctl -u {layout.UNIT}` says more.")
             time.sleep(ROUND_S)

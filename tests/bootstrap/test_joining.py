@@ -23,7 +23,8 @@ ASK = {"name": "n1", "address": "192.0.2.7"}
 
 
 class Systemd:
-    """It starts the agent of this directory; `said` are the commands it got. `fails`: how often it ends at once.
+    """It starts the agent of this directory; `said` are the commands it got. `fails`: how often it ends at once; if it
+    `gives_up`, it doesn't try again.
 
     `slow`: the agent comes up when somebody asks how its unit is.
     """
@@ -31,7 +32,7 @@ class Systemd:
     def __init__(self, directory: Path) -> None:
         self.said: list[str] = []
         self.state: dict[str, Any] = {"active": "inactive", "enabled": "", "stale": False, "restarts": 0}
-        self.starts, self.fails, self.slow = True, 0, False
+        self.starts, self.fails, self.gives_up, self.slow = True, 0, False, False
         config = Config(data_dir=str(directory / "data"), run_dir=str(directory / "run"))
         self._agent = threading.Thread(target=wait_for_identity, args=(config, lambda: None), daemon=True)
 
@@ -41,6 +42,7 @@ class Systemd:
             self._up()
         if "start" in argv:
             self.state["restarts"] += self.fails
+            self.state["active"] = "failed" if self.gives_up else "active"
         if "reset-failed" in argv:
             self.state["restarts"] = 0
         return system.Output(0, '{"id": "by command"}', "")
@@ -174,6 +176,18 @@ def test_an_agent_that_can_not_start_is_told_with_its_last_words(
         newcomer.request(ASK)
     newcomer.end()
     assert systemd.said[-1] == "systemctl stop muster-agent.service"
+
+
+def test_one_that_systemd_does_not_start_again_is_told_at_once(
+    systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a configuration that somebody has to correct: it is never restarted."""
+    monkeypatch.setattr(joining, "LOOK_S", 0.01)
+    monkeypatch.setattr(joining, "IDENTITY_TIMEOUT_S", 1e6)
+    systemd.starts, systemd.gives_up = False, True
+    newcomer = Joining()
+    with pytest.raises(Failure, match="the agent doesn't start: no module named agent"):
+        newcomer.request(ASK)
 
 
 def test_restarts_of_an_earlier_try_are_not_taken_for_its_own(

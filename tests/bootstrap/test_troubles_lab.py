@@ -14,11 +14,12 @@ import pytest
 
 from tests.bootstrap.desk import Desk, desk_of
 from tests.lab import Lab
+from tests.lab.host import Host
 from tests.support.waiting import wait_for_sync
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
 
-AGENTS_END = {"n2"}  # its ledger was damaged
+AGENTS_END = {"n2", "n3"}  # its ledger was damaged; its configuration had a slip
 WELL = ("root@n1 zone=a", "root@n2", "root@n3", "root@n4:2222")
 SERVICE = {"runtime": "process", "command": ["sleep", "1000"], "labels": {"disk": "ssd"}}
 RECOVERY = "muster-muster-recovery.key: put it away offline"
@@ -131,13 +132,45 @@ def test_labels_that_change_in_the_list_change_in_the_ledger_too(desk: Desk) -> 
     desk.run("agent", "remove", "web", "--yes")
 
 
-def test_a_host_whose_ledger_is_damaged_says_what_to_do_and_by_that_comes_back_as_a_new_member(desk: Desk) -> None:
-    host = desk.lab.host("n2")
-    before = {each["name"]: each["id"] for each in desk.status()["hosts"]}
+def test_an_agent_whose_configuration_has_a_slip_is_started_again_by_who_corrects_it(desk: Desk) -> None:
+    host, slip = desk.lab.host("n3"), "sed -i 's/^name = /nmae = /' /etc/muster/agent.toml"
+    host.run(["sh", "-c", f"{slip}; systemctl restart muster-agent"], check=False)
+    assert unit_of(host) == ("failed", "0")
+    host.run(["sh", "-c", "sed -i 's/^nmae = /name = /' /etc/muster/agent.toml; systemctl start muster-agent"])
+    desk.wait_all_alive(["n1", "n2", "n3", "n4"])
+
+
+def test_a_host_whose_ledger_is_damaged_says_what_to_do_once_and_waits_for_somebody(desk: Desk) -> None:
+    host, damaged, told = desk.lab.host("n2"), "the ledger is damaged", "move `identity` and `ledger.db*` out of this"
     host.run(["sh", "-c", "systemctl stop muster-agent && truncate -s 5000 /var/lib/muster/ledger.db"])
     failed = desk.install("--limit", "n2", check=False)["hosts"]["n2"]
-    assert "the ledger is damaged" in failed["what"]
-    assert "move `identity` and `ledger.db*` out of this directory, `agent expel` the host where it" in failed["what"]
+    assert damaged in failed["what"]
+    assert told in failed["what"]
+    assert unit_of(host) == ("failed", "0"), "nothing starts it again"
+    journal = host.run(["journalctl", "-u", "muster-agent", "-o", "cat", "--no-pager"]).stdout
+    assert journal.count(damaged) == 1
+
+    for command in ("status", "ps", "doctor"):
+        asked = host.run(["agent", command], check=False)
+        assert asked.returncode != 0
+        assert damaged in asked.stdout + asked.stderr, f"agent {command} on the host"
+        assert told in asked.stdout + asked.stderr
+    shown = host.run(["systemctl", "status", "muster-agent"], check=False).stdout
+    assert told in next(line for line in shown.splitlines() if "Status: " in line)
+
+
+def unit_of(host: Host) -> tuple[str, str]:
+    """How the agent's is, and how often systemd started it by itself."""
+    asked = host.run(["systemctl", "show", "-p", "ActiveState", "-p", "NRestarts", "muster-agent"]).stdout
+    values = dict(line.split("=", 1) for line in asked.splitlines())
+    return values["ActiveState"], values["NRestarts"]
+
+
+def test_by_that_it_comes_back_as_a_new_member(desk: Desk) -> None:
+    host = desk.lab.host("n2")
+    before = {each["name"]: each["id"] for each in desk.status()["hosts"]}
+    again = desk.install("--limit", "n2", check=False)["hosts"]["n2"]
+    assert "the ledger is damaged" in again["what"]
     host.run(["systemctl", "stop", "muster-agent"])
     host.run(["sh", "-c", "mkdir /root/old && cd /var/lib/muster && mv identity ledger.db* /root/old"])
     refused = desk.install("--limit", "n2", check=False)["hosts"]["n2"]

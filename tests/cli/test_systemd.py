@@ -6,13 +6,17 @@ import asyncio
 import os
 import resource
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from agent.cli.run import WATCHDOG_SHARE, Systemd
+from agent.errors import EXIT_NEEDS_REPAIR, NeedsRepair
 
+ROOT = Path(__file__).resolve().parents[2]
 QUEUED_WORDS = 1 + int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text()) * 2  # twice what waits at a receiver
 
 
@@ -74,6 +78,39 @@ async def test_the_watchdog_hears_of_a_loop_that_turns(listening: socket.socket)
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
     assert WATCHDOG_SHARE < 0.5, "one that comes late isn't missed"
+
+
+WHAT = "agent.toml: unknown key `nmae`; did you mean `name`?"
+FIX = "Correct it, then start the agent again."
+
+
+async def test_what_needs_repair_is_told_to_it_and_ends_with_the_code_that_the_unit_knows(
+    listening: socket.socket, tmp_path: Path
+) -> None:
+    (tmp_path / "agent.toml").write_text("nmae = 'n1'\n")
+    ended = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "agent", "run", "--config", "agent.toml"],
+        env=os.environ | {"NOTIFY_SOCKET": "notify", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert ended.returncode == EXIT_NEEDS_REPAIR
+    assert ended.stderr == f"error: {WHAT}\n  {FIX}\n"
+    assert await asyncio.to_thread(listening.recv, 4096) == f"STATUS={WHAT} / {FIX}".encode()
+    unit = (ROOT / "systemd" / "muster-agent.service").read_text()
+    assert "\nRestart=always\n" in unit
+    assert f"\nRestartPreventExitStatus={EXIT_NEEDS_REPAIR}\n" in unit
+
+
+async def test_however_long_that_is_it_fits_in_a_message_and_is_one_line(listening: socket.socket) -> None:
+    systemd = Systemd.of({"NOTIFY_SOCKET": "notify"})
+    await systemd.needs_repair(NeedsRepair("\udcff\n" + "\U0001f9ef" * 10_000, fix="Shorten it."))
+    heard = await asyncio.to_thread(listening.recv, 10_000)
+    assert len(heard) <= 4096  # man sd_notify
+    assert b"\n" not in heard
 
 
 async def test_without_systemd_there_is_nobody_to_tell() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from agent.cli.run import run
 from agent.config import DEFAULT_FILE, ENVIRONMENT, KEYS, MAX_FILE_BYTES, Config, parse_config, read_config
-from agent.errors import InputError, TooLarge
+from agent.errors import InputError, StorageError, TooLarge
 
 
 def refusal(*args: Any) -> str:
@@ -200,7 +200,7 @@ def test_a_file_is_read_and_named(tmp_path: Path) -> None:
 def test_a_named_file_must_exist_and_be_sane(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no such configuration file"):
         read_config(str(tmp_path / "none.toml"))
-    with pytest.raises(InputError, match="can't be read"):
+    with pytest.raises(StorageError, match="can't be read"):
         read_config(str(tmp_path))
     file = tmp_path / "agent.toml"
     file.write_bytes(b"\xff")

@@ -166,7 +166,9 @@ def test_without_an_agent_its_unit_and_last_words_are_told() -> None:
     missing, stopped = host_findings(exam)
     assert "grant.json isn't there" in missing.what
     assert "the unit is failed (exit-code); its last words: error: the ledger is damaged" in stopped.what
-    assert "systemctl start muster-agent" in stopped.fix
+    assert stopped.fix.startswith("Do what its last words say; then `sudo systemctl start muster-agent`")
+    (killed,) = host_findings(replace(exam, missing=(), units=(unit(active="activating"),)))
+    assert killed.fix.startswith("`sudo systemctl start muster-agent`"), "systemd tries again"
 
 
 @given(

@@ -17,6 +17,7 @@ import msgspec
 import psutil
 import pytest
 
+from agent.errors import EXIT_ERROR, EXIT_NEEDS_REPAIR
 from agent.raft import Configuration, Entry, EntryKind, Persist, Snapshot
 from agent.state import encode_snapshot, genesis_state
 from agent.storage.birth import LEDGER_FILE, genesis_entry
@@ -158,7 +159,7 @@ def test_what_cant_be_vouched_for_ends_the_agent_with_what_to_do(
     damage(n3)
     for _ in range(2):  # another start makes nothing good
         ended = run_n3(n3)
-        assert ended.returncode == 1
+        assert ended.returncode == EXIT_NEEDS_REPAIR
         says(ended.stdout, what, fix)
         assert not n3.socket_path("n3").exists(), "it serves nobody"
     assert not n3.status("n1").stale, "the others go on"
@@ -189,7 +190,7 @@ def test_a_disk_that_takes_no_write_ends_it_and_once_it_does_it_goes_on(n3: Loca
     agent.wait(ENDS_S)
     says(n3.output_tail("n3"), "the ledger can't be written", "Check the disk (`df`, `dmesg`)")
     ended = run_n3(n3, sys.executable, "-c", AT_A_LIMIT, "4096")
-    assert ended.returncode == 1
+    assert ended.returncode == EXIT_ERROR, "the next start may find it well"
     says(ended.stdout, "the ledger can't be opened", "Check the disk (`df`, `dmesg`)")
     n3.start("n3")
     n3.wait_ready(timeout_s=READY_TIMEOUT_S)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import InputError, StorageError
+from agent.errors import InputError, NeedsRepair
 from agent.net import tls
 from agent.storage.identity import Identity
 from bootstrap.certificates import certificate_digest
@@ -101,11 +101,11 @@ def test_the_api_asks_for_no_certificate_and_shows_the_agents(two: list[Identity
         tls.peer_identity(s)
 
 
-def test_a_key_that_doesnt_fit_its_certificate_is_a_storage_error(two: list[Identity]) -> None:
-    with pytest.raises(StorageError):
+def test_a_key_that_doesnt_fit_its_certificate_needs_repair(two: list[Identity]) -> None:
+    with pytest.raises(NeedsRepair):
         tls.api_server_context(two[0].certificate_path, two[1].tls_key_path)
 
 
-def test_an_anchor_that_isnt_a_certificate_is_a_storage_error(two: list[Identity]) -> None:
-    with pytest.raises(StorageError):
+def test_an_anchor_that_isnt_a_certificate_needs_repair(two: list[Identity]) -> None:
+    with pytest.raises(NeedsRepair):
         tls.peer_server_context(two[0].certificate_path, two[0].tls_key_path, "-----BEGIN CERTIFICATE-----\nx\n")

@@ -373,7 +373,7 @@ def test_a_stored_snapshot_that_nobody_vouches_for_stops_the_agent(alone: Node) 
     data = snapshot_of(alone, operators={**alone.up.context.state.operators, "eve": operator("eve")}).data
     stored = replace(snapshot_of(alone), data=data)
     boot = Boot(hard_state=HardState(), entries=(), snapshot=stored, commit=stored.index, verified_through=1, starts=1)
-    with pytest.raises(errors.StorageError):
+    with pytest.raises(errors.NeedsRepair):
         NodeCore(settings(alone), boot, random.Random(1), alone.when)
 
 
@@ -382,7 +382,7 @@ def test_entry_one_must_be_a_genesis(alone: Node) -> None:
     entry = Entry(index=1, term=0, kind=EntryKind.NORMAL, data=data)
     boot = Boot(hard_state=HardState(), entries=(entry,), snapshot=None, commit=1, verified_through=1, starts=1)
     wrong = replace_settings(settings(alone), data)
-    with pytest.raises(errors.StorageError):
+    with pytest.raises(errors.NeedsRepair):
         NodeCore(wrong, boot, random.Random(1), alone.when)
 
 

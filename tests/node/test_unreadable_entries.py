@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from agent.errors import StorageError
+from agent.errors import NeedsRepair
 from agent.formats.timestamps import rfc3339
 from agent.model.instruction import Recover
 from agent.model.ledger import InstructionEntry, LevelEntry, PhaseEntry, encode_entry
@@ -75,7 +75,7 @@ def test_one_that_is_on_the_disk_stops_the_agent_with_what_to_do() -> None:
     level = encode_entry(LevelEntry(at=0, level=STATE_LEVEL + 1))
     node.disk.log[last + 1] = Entry(last + 1, node.disk.log[last].term, EntryKind.NORMAL, level)
     node.disk.commit = last + 1
-    with pytest.raises(StorageError) as stopped:
+    with pytest.raises(NeedsRepair) as stopped:
         cluster.start(node.name)
     assert "later version" in stopped.value.what
     assert "Install the version" in stopped.value.fix

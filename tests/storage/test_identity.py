@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from agent.errors import InputError, NotAuthenticated, StorageError
+from agent.errors import InputError, NeedsRepair, NotAuthenticated, StorageError
 from agent.instruction import encode_genesis
 from agent.model.cluster import IdentityGrant, IdentityRequest
 from agent.model.identity import agent_id_of, server_name
@@ -68,14 +68,14 @@ def test_only_the_owner_can_read_the_keys(tmp_path: Path) -> None:
 def test_keys_that_others_can_read_are_not_used(tmp_path: Path) -> None:
     request_of(tmp_path)
     (tmp_path / "identity" / "signing.pem").chmod(0o644)
-    with pytest.raises(StorageError, match="other users"):
+    with pytest.raises(NeedsRepair, match="other users"):
         request_of(tmp_path)
 
 
 def test_a_key_file_that_isnt_one_is_refused_without_its_contents(tmp_path: Path) -> None:
     request_of(tmp_path)
     (tmp_path / "identity" / "signing.pem").write_bytes(b"hunter2")
-    with pytest.raises(StorageError) as refusal:
+    with pytest.raises(NeedsRepair) as refusal:
         request_of(tmp_path)
     assert "hunter2" not in str(refusal.value)
 
@@ -148,8 +148,9 @@ def test_a_certificate_that_says_anything_else_is_refused(tmp_path: Path, case: 
     grant = trust.grant(certificate, trust.genesis([(first, trust.certify_request(first))]))
     with pytest.raises(InputError, match=why):
         identity.accept(tmp_path, grant)
-    with pytest.raises(StorageError):
+    with pytest.raises(StorageError) as missing:
         identity.load(tmp_path)
+    assert not isinstance(missing.value, NeedsRepair), "it may still be handed one"
 
 
 def test_a_genesis_that_nobody_signed_is_refused(tmp_path: Path) -> None:
@@ -204,7 +205,7 @@ async def test_a_wiped_ledger_under_a_kept_identity_is_refused(tmp_path: Path, m
     await ledger.close()
     for file in home.glob("ledger.db*"):
         file.unlink()
-    with pytest.raises(StorageError, match="new member"):
+    with pytest.raises(NeedsRepair, match="new member"):
         await open_ledger(home, await asyncio.to_thread(identity.load, home))
 
 
@@ -222,7 +223,7 @@ async def test_an_older_copy_of_the_ledger_is_refused_however_often_it_is_tried(
             shutil.copy2(home / "ledger.db", copies)
     shutil.copy2(copies / "ledger.db", home)
     for _ in range(4):
-        with pytest.raises(StorageError, match="older copy") as refused:
+        with pytest.raises(NeedsRepair, match="older copy") as refused:
             await open_ledger(home, await asyncio.to_thread(identity.load, home))
         assert "new member" in refused.value.fix
 
@@ -244,7 +245,7 @@ async def test_a_kept_ledger_under_a_fresh_identity_is_refused(tmp_path: Path, m
     await ledger.close()
     shutil.rmtree(home / "identity")
     (fresh,) = await asyncio.to_thread(found, tmp_path, 1)
-    with pytest.raises(StorageError, match="belongs to agent"):
+    with pytest.raises(NeedsRepair, match="belongs to agent"):
         await open_ledger(home, fresh)
 
 

@@ -9,14 +9,17 @@ import sqlite3
 import stat
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from agent.errors import InvariantBroken, StorageError
+from agent.errors import InvariantBroken, NeedsRepair, StorageError
 from agent.raft import Boot, Configuration, Entry, EntryKind, HardState, Life, Persist, Snapshot, SnapshotName
-from agent.storage.database import MAX_KEPT_WAL_BYTES, SCHEMA_VERSION
+from agent.storage.database import MAX_KEPT_WAL_BYTES, SCHEMA_VERSION, LedgerFile
 from agent.storage.ledger import Ledger
 from tests.storage.contract import GENESIS, LogStorageContract, entries, snapshot_at
 
@@ -66,6 +69,7 @@ class TestContract(LogStorageContract):
     """agent.storage.ledger keeps the contract."""
 
 
+QUOTED = (100, 4095)  # the page with the schema, which SQLite quotes where it makes no sense, whatever is in it
 NAMES = (SnapshotName(3, "three"), SnapshotName(5, "five"))
 
 
@@ -116,7 +120,7 @@ def schema_of(path: Path) -> int:
 async def test_a_ledger_that_was_changed_from_outside_is_refused_with_what_to_do(disk: SqliteDisk, damage: str) -> None:
     await written(disk)
     await asyncio.to_thread(edit, disk.path, damage)
-    with pytest.raises(StorageError) as refusal:
+    with pytest.raises(NeedsRepair) as refusal:
         await disk.open()
     assert str(disk.path) in str(refusal.value)
     assert refusal.value.fix
@@ -135,21 +139,58 @@ async def test_a_damaged_file_is_refused(disk: SqliteDisk, offset: int) -> None:
     data = bytearray(await asyncio.to_thread(disk.path.read_bytes))
     data[offset : offset + 64] = os.urandom(64)
     await asyncio.to_thread(disk.path.write_bytes, data)
-    with pytest.raises(StorageError):
+    with pytest.raises(NeedsRepair):
         await disk.open()
+
+
+async def test_one_whose_schema_isnt_even_text_is_refused(disk: SqliteDisk) -> None:
+    """SQLite quotes it in its error, which Python can't decode then."""
+    await written(disk)
+    data = await asyncio.to_thread(disk.path.read_bytes)
+    await asyncio.to_thread(disk.path.write_bytes, data.replace(b"CREATE TABLE names", b"CREATE TAB\xff\xfe names"))
+    with pytest.raises(NeedsRepair, match="the ledger is damaged"):
+        await disk.open()
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, str]:
+    """A ledger with some of everything, and its id."""
+    path = tmp_path_factory.mktemp("sound") / "ledger.db"
+    file = LedgerFile(path, agent_id=AGENT, genesis_entry=GENESIS)
+    lives = (Life(agent="c", starts=1, boot=1, up_to=4, word=b"signed"),)
+    state = HardState(term=2, vote="b")
+    file.commit([Persist(hard_state=state, entries=entries(2, 90), commit=60, lives=lives, names=NAMES)])
+    file.close()
+    return path.read_bytes(), file.ledger_id
+
+
+@given(st.data())
+def test_however_its_bytes_are_damaged_it_is_sound_or_needs_repair(
+    sound: tuple[bytes, str], data: st.DataObject
+) -> None:
+    """No traceback, and nothing that a further start would be tried for."""
+    content, ledger_id = bytearray(sound[0]), sound[1]
+    at = data.draw(st.integers(0, len(content) - 1) | st.integers(*QUOTED))
+    wrong = data.draw(st.binary(min_size=1, max_size=600))
+    content[at : at + len(wrong)] = wrong
+    with TemporaryDirectory() as directory:
+        path = Path(directory) / "ledger.db"
+        path.write_bytes(content[: data.draw(st.just(len(content)) | st.integers(0, len(content)))])
+        with suppress(NeedsRepair):
+            LedgerFile(path, agent_id=AGENT, genesis_entry=GENESIS, ledger_id=ledger_id).close()
 
 
 async def test_a_file_that_was_cut_is_refused(disk: SqliteDisk) -> None:
     await written(disk)
     await asyncio.to_thread(os.truncate, disk.path, 4096)
-    with pytest.raises(StorageError):
+    with pytest.raises(NeedsRepair):
         await disk.open()
 
 
 async def test_a_later_schema_names_the_remedy(disk: SqliteDisk) -> None:
     await written(disk)
     await asyncio.to_thread(edit, disk.path, f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
-    with pytest.raises(StorageError, match="later"):
+    with pytest.raises(NeedsRepair, match="later"):
         await disk.open()
 
 
@@ -177,47 +218,56 @@ async def test_a_ledger_of_the_first_schema_that_is_damaged_stays_as_it_is(disk:
         "PRAGMA user_version = 1",
         "UPDATE state SET commit_index = 1",
     )
-    with pytest.raises(StorageError, match="damaged"):
+    with pytest.raises(NeedsRepair, match="damaged"):
         await disk.open()
     assert await asyncio.to_thread(schema_of, disk.path) == 1
 
 
 async def test_another_agents_ledger_is_refused(disk: SqliteDisk) -> None:
     await written(disk)
-    with pytest.raises(StorageError, match="belongs to agent"):
+    with pytest.raises(NeedsRepair, match="belongs to agent"):
         await Ledger.open(disk.path, agent_id="b" * 26, genesis_entry=GENESIS)
 
 
 async def test_another_genesis_is_refused(disk: SqliteDisk) -> None:
     await written(disk)
     other = Entry(1, 0, EntryKind.NORMAL, b"another")
-    with pytest.raises(StorageError, match="genesis"):
+    with pytest.raises(NeedsRepair, match="genesis"):
         await Ledger.open(disk.path, agent_id=AGENT, genesis_entry=other)
 
 
 async def test_a_ledger_that_the_identity_names_is_never_made_again(disk: SqliteDisk) -> None:
     """A voter whose ledger is gone has forgotten its votes (hashicorp/raft #122)."""
-    with pytest.raises(StorageError, match="missing"):
+    with pytest.raises(NeedsRepair, match="missing"):
         await Ledger.open(disk.path, agent_id=AGENT, genesis_entry=GENESIS, ledger_id="0" * 32)
     assert not disk.path.exists()
 
 
 async def test_nor_is_one_that_was_emptied(disk: SqliteDisk) -> None:
     disk.path.touch(mode=0o600)
-    with pytest.raises(StorageError, match="the ledger is empty"):
+    with pytest.raises(NeedsRepair, match="the ledger is empty"):
         await Ledger.open(disk.path, agent_id=AGENT, genesis_entry=GENESIS, ledger_id="0" * 32)
 
 
 async def test_another_ledger_than_the_named_one_is_refused(disk: SqliteDisk) -> None:
     await written(disk)
-    with pytest.raises(StorageError, match="another ledger"):
+    with pytest.raises(NeedsRepair, match="another ledger"):
         await Ledger.open(disk.path, agent_id=AGENT, genesis_entry=GENESIS, ledger_id="0" * 32)
 
 
 async def test_two_agents_cant_have_one_ledger(disk: SqliteDisk) -> None:
     await disk.open()
-    with pytest.raises(StorageError, match="another agent has this ledger open"):
+    with pytest.raises(StorageError, match="another agent has this ledger open") as refused:
         await disk.open()
+    assert not isinstance(refused.value, NeedsRepair), "the other one may end"
+
+
+async def test_what_the_machine_refuses_now_it_may_allow_at_the_next_start(disk: SqliteDisk) -> None:
+    await written(disk)
+    with largest_file(4096), pytest.raises(StorageError, match="the ledger can't be opened") as refused:
+        await disk.open()
+    assert not isinstance(refused.value, NeedsRepair)
+    await disk.open()
 
 
 async def test_only_the_owner_can_read_the_files(disk: SqliteDisk) -> None:

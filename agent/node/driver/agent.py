@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from agent import __version__, raft
 from agent.config import Config
-from agent.errors import InputError
+from agent.errors import InputError, NeedsRepair
 from agent.host import HostContext, HostObservation, HostPolicy
 from agent.model.decode import convert
 from agent.net.addresses import all_addresses, usable_addresses
@@ -43,6 +43,7 @@ from agent.state import STATE_LEVEL
 from agent.storage.audit import AuditLog
 from agent.storage.birth import genesis_entry, open_ledger
 from agent.storage.blobs import BlobStore
+from agent.storage.files import refused
 from agent.storage.identity import Identity, load
 from agent.storage.stack_files import StackFiles
 from agent.swim import SwimConfig
@@ -76,7 +77,7 @@ class Agent(Struct):
     async def start(cls, config: Config, log: RecentLog | None = None) -> Agent:
         """Everything up, in order; what was started is stopped again when a later part fails. `log`: this agent's own.
 
-        Raises StorageError, InputError or PortTaken, each saying what to do.
+        Raises StorageError (NeedsRepair where no further start helps), InputError or PortTaken, each saying what to do.
         """
         data_dir = Path(config.data_dir)
         identity, policy = await asyncio.gather(
@@ -296,15 +297,16 @@ def own_name(identity: Identity) -> str:
 
 
 def read_policy(path: Path) -> HostPolicy:
-    """This host's own policy; none is the default one. Raises InputError naming file and key."""
+    """This host's own policy; none is the default one. Raises NeedsRepair naming file and key, or StorageError."""
     try:
-        text = path.read_text("utf-8")
+        data = path.read_bytes()
     except FileNotFoundError:
         return HostPolicy()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"can't be read: {error}", where=str(path)) from None
+    except OSError as error:
+        raise refused("can't be read", error, path) from error
     try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"not valid TOML: {error}", where=str(path)) from None
-    return convert(values, HostPolicy, str(path))
+        return convert(tomllib.loads(data.decode("utf-8")), HostPolicy, str(path))
+    except InputError as error:
+        raise NeedsRepair.of(error) from None
+    except ValueError as error:  # tomllib's, or a byte that isn't UTF-8
+        raise NeedsRepair.of(InputError(f"not valid TOML: {error}", where=str(path))) from None
