@@ -1,4 +1,4 @@
-"""`bootstrap`, which lies beside `agent` in a checkout, an installation and a host's tree, as a process of its own."""
+"""How to start `bootstrap`, which is installed beside `agent`, as a separate process."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ _PROGRAM = "import sys; sys.path.insert(0, sys.argv.pop(1)); from bootstrap.cli 
 
 
 def bootstrap_argv(*arguments: str) -> list[str]:
-    """The command line of `bootstrap ARGUMENTS`, with this very Python and this very version."""
+    """The command line of `bootstrap ARGUMENTS`, with the Python that runs this and the same version of the code."""
     return [sys.executable, "-I", "-c", _PROGRAM, str(_ROOT), *arguments]

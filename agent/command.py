@@ -1,9 +1,9 @@
-"""A command as a process, `agent` and `bootstrap` alike: what it imports, its standard streams, what errors look like,
-its exit code.
+"""What the commands `agent` and `bootstrap` have in common as processes: lazy imports, standard streams, printing of
+errors, exit codes.
 
-Output that can't be written is an error, and words beside it that can't be are let go, as GNU's tools do (gnulib's
-`close_stdout`): a file that misses its end isn't taken for whole. Without that, Python would show a traceback of
-wherever the command was, and what handles a network's OSError there would take it for one.
+A command that can't write its output fails, so that nobody takes a truncated file for a complete one; words on standard
+error that can't be written are dropped, as GNU's tools do (gnulib's `close_stdout`). Otherwise Python would show a
+traceback from wherever the command was, or code that handles OSErrors of the network would catch this one.
 """
 
 from __future__ import annotations
@@ -27,20 +27,22 @@ Table = Mapping[str, tuple[str, str]]
 
 
 class OutputLost(Exception):
-    """Standard output can't be written: what the command had to say is lost, and what it did isn't.
+    """Standard output can't be written: what the command had to say is lost, but not what it did.
 
-    No MusterError, nor an OSError: what handles a host's or a file's on the way must not take it for one, and go on.
+    Neither a MusterError nor an OSError, so that code which handles those for a host or a file doesn't catch it and go
+    on.
     """
 
 
 class ReaderGone(OutputLost):
-    """Who read it left (`… | head`), and so has all that it wants: nothing is said about it."""
+    """The reader of the output left (`… | head`). It has what it wanted, so nothing is said about it."""
 
 
 class LazyGroup(click.Group):
-    """Imports a command's module when the command is used; the list of commands needs none.
+    """Imports a command's module when the command is used; listing the commands imports none.
 
-    Whoever has switched the garbage collector off has it back then: what was imported lives as long as the command.
+    If the garbage collector was switched off, it is switched on again after the import: what was imported lives as long
+    as the process.
     """
 
     def __init__(self, *, table: Table, **how: Any) -> None:
@@ -71,7 +73,7 @@ class LazyGroup(click.Group):
 def carry_out(group: click.Group, args: Sequence[str], *, name: str) -> int:
     """Run the command line; returns the exit code.
 
-    An error is `error: where: what`, and what to do on a line below it; for a program it is an RFC 9457 problem.
+    An error is printed as `error: where: what` with the fix on the next line, or with --json as an RFC 9457 problem.
     """
     try:
         code = group.main(list(args), prog_name=name, standalone_mode=False)
@@ -95,12 +97,14 @@ def carry_out(group: click.Group, args: Sequence[str], *, name: str) -> int:
 
 
 def tell(text: str) -> None:
-    """Beside the output, on standard error: whatever an agent answers is in errors and notes, too."""
+    """Print on standard error. The text is cleaned, since errors and notes may quote what an agent answered."""
     click.echo(clean_lines(text), err=True)
 
 
 def take_streams() -> None:
-    """Put both in the place of Python's own; once, before anything is written. Without an input it is an empty one."""
+    """Replace Python's standard streams by ours; once, before anything is written. A missing input becomes an empty
+    one.
+    """
     if sys.stdin is None:
         sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 to the end
     sys.stdout = _text(sys.stdout, _Output)
@@ -108,7 +112,7 @@ def take_streams() -> None:
 
 
 def let_streams_go() -> None:
-    """Write what is left to be written; what can't be goes nowhere. Who has to know flushes before."""
+    """Write what is still buffered; what can't be written is dropped. A caller that has to know flushes first."""
     sys.stderr.flush()
     try:
         sys.stdout.flush()
@@ -117,7 +121,7 @@ def let_streams_go() -> None:
 
 
 def _complain(error: MusterError, args: Sequence[str]) -> int:
-    """Returns its exit code. It is for a program also where the command line can't be parsed."""
+    """Print the error; returns its exit code. --json counts even where the command line can't be parsed."""
     before = args[: args.index("--")] if "--" in args else args
     if "--json" in before:
         problem = {
@@ -136,7 +140,7 @@ def _complain(error: MusterError, args: Sequence[str]) -> int:
 
 
 class _Output(io.FileIO):
-    """Says what is lost by OutputLost."""
+    """Raises OutputLost for what can't be written."""
 
     def write(self, data: Any) -> int:
         try:
@@ -148,7 +152,7 @@ class _Output(io.FileIO):
 
 
 class _Words(io.FileIO):
-    """Nobody is left to be told that these are lost; the exit code still says how it ended."""
+    """Drops what can't be written, since nobody is left to tell; the exit code still says how it ended."""
 
     def write(self, data: Any) -> int:
         try:

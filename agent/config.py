@@ -37,10 +37,10 @@ Seed = Annotated[
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All of it. `advertise` None is automatic: the address that leads to the peers.
+    """The whole configuration.
 
-    `publish` is the address on which containers' ports are published; None: `listen`. `seeds` are members' peer
-    ports that are dialled where discovery reaches nobody. A relative `api_log_file` is in `log_dir`.
+    `advertise` None: the address that leads to the peers. `publish` None: `listen`. `seeds` are members' peer ports,
+    dialled where discovery doesn't reach them. A relative `api_log_file` is below `log_dir`.
     """
 
     name: Label | None = None
@@ -148,7 +148,7 @@ def _checked(values: Mapping[str, object], where: Callable[[str], str]) -> dict[
 
 
 def _usual(key: str, value: object) -> object:
-    """LOG_LEVEL=INFO and `warn` are what people write."""
+    """Accepts what people write for the log level: any case, and `warn`."""
     if key != "log_level" or not isinstance(value, str):
         return value
     return _LOG_LEVELS.get(value.lower(), value.lower())
@@ -166,9 +166,10 @@ def _of_file(text: str, file: str) -> dict[str, Any]:
 
 
 def _of_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    """What the variables say; an empty one says nothing.
+    """The values that the variables set; an empty variable sets none.
 
-    The prefix is shared with the CLI and with containers' variables, so only a near miss of ours is an error.
+    The CLI and containers use variables with the same prefix, so an unknown one is an error only if it nearly matches
+    one of ours.
     """
     ours = tuple(ENVIRONMENT.values())
     for name in environ:

@@ -59,7 +59,7 @@ RESTORING_FILE = "restoring.json"
 
 
 class KnownMember(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Where a member was last known; a hint that the client tries, checked against the id in its certificate."""
+    """Where a member was last known: a hint for the client, which checks the id in the member's certificate."""
 
     id: AgentId
     name: Label
@@ -87,7 +87,7 @@ class OperatorFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class SeenFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`seen.json`: the last entry of the cluster's ledger that something from this home became, in `epoch`."""
+    """`seen.json`: index and epoch of the newest ledger entry that was submitted from this home."""
 
     version: Literal[1] = 1
     epoch: int
@@ -178,9 +178,9 @@ def read_recovery(home: Home) -> OperatorFile:
 
 
 def take_next_key(home: Home, operator: OperatorFile) -> None:
-    """`operator.key.next` is the operator's key from now on; the one before is kept as `operator.key.old`.
+    """Make `operator.key.next` the operator's key; the one before is kept as `operator.key.old`.
 
-    Raises MusterError when the disk refuses; a second call goes on where the first was cut.
+    Raises MusterError when the disk refuses. After an interrupted call, a second one completes it.
     """
     key, old = home.path / OPERATOR_KEY_FILE, home.path / OLD_KEY_FILE
     made = read_file(home.path / NEXT_KEY_FILE)
@@ -192,7 +192,7 @@ def take_next_key(home: Home, operator: OperatorFile) -> None:
 
 
 def remember(home: Home, *, epoch: int | None = None, members: Iterable[KnownMember] | None = None) -> Home:
-    """Writes down the epoch and members that the cluster itself told; returns the home with them."""
+    """Write down the epoch and members that the cluster itself reported; returns the home with them."""
     changes = {
         "epoch": home.cluster.epoch if epoch is None else epoch,
         "members": home.cluster.members if members is None else tuple(sorted(members, key=lambda m: (m.name, m.id))),
@@ -204,7 +204,7 @@ def remember(home: Home, *, epoch: int | None = None, members: Iterable[KnownMem
 
 
 def seen_index(home: Home) -> int:
-    """How far the ledger was when this home last brought something in; 0 if that isn't known, or was another epoch."""
+    """How far the ledger was when this home last submitted something; 0 if unknown, or in another epoch."""
     try:
         seen = _read(home.path / SEEN_FILE, SeenFile)
     except MusterError:
@@ -220,7 +220,9 @@ def remember_seen(home: Home, index: int) -> None:
 
 
 def half_restored(home: Home) -> dict[Label, HalfRestored]:
-    """Stacks whose volumes were being put back when a restore broke off. Raises InputError when the file is damaged."""
+    """Stacks whose volumes were being put back when a restore was interrupted. Raises InputError when the file is
+    damaged.
+    """
     try:
         return _read(home.path / RESTORING_FILE, RestoringFile).stacks
     except NotFound:
@@ -228,7 +230,9 @@ def half_restored(home: Home) -> dict[Label, HalfRestored]:
 
 
 def remember_half_restored(home: Home, stack: Label, half: HalfRestored | None) -> None:
-    """Before its volumes are touched; None once it is started again. Raises InputError, MusterError."""
+    """Called before a stack's volumes are touched, and with None once it is started again. Raises InputError,
+    MusterError.
+    """
     before = half_restored(home)
     stacks = {name: was for name, was in before.items() if name != stack}
     if half is not None:
@@ -261,7 +265,7 @@ def read_private_key(path: Path) -> object:
 
 
 def _ed25519_key(pem: bytes) -> Ed25519PrivateKey | None:
-    """One as we and OpenSSL write it; None for whatever else it is."""
+    """The key if it is Ed25519 in the form that we and OpenSSL write; else None."""
     found = _PEM.fullmatch(pem)
     if found is None:
         return None

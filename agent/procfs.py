@@ -1,7 +1,7 @@
-"""What Linux tells of processes under /proc (proc(5)), as far as it takes to know them again.
+"""Reads /proc (proc(5)) as far as it takes to recognise a process again.
 
-A pid is used again; who carries a mark, an entry NAME=value of the environment that it was started with, is the one
-that it was given to. Within exec the kernel shows no environment yet, though the process is there.
+A pid may be used again. So processes are also recognised by a mark, an entry NAME=value of the environment that they
+were started with. During exec the kernel shows no environment yet, though the process exists.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def stat(pid: int) -> Stat | None:
 
 
 def entries(pid: int, wait_s: float = EXEC_WAIT_S) -> list[bytes]:
-    """The environment at its exec; empty when it has none or ended, or isn't ours to read.
+    """The environment of a process at its exec; empty when it has none, has ended, or may not be read by us.
 
-    Waits for the end of an exec that is under way, so long at most.
+    Waits up to `wait_s` for an exec that is under way.
     """
     deadline = time.monotonic() + wait_s
     while True:
@@ -66,6 +66,6 @@ def entries(pid: int, wait_s: float = EXEC_WAIT_S) -> list[bytes]:
 
 
 def find(marked: Callable[[bytes], bool]) -> list[int]:
-    """The pids of processes with such an environment entry, this process excepted."""
+    """The pids of processes that have an environment entry with that mark, except this process."""
     pids = [int(entry) for entry in os.listdir(PROC) if entry.isdigit()]
     return [pid for pid in pids if pid != os.getpid() and any(map(marked, entries(pid)))]

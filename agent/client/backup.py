@@ -1,4 +1,4 @@
-"""What backups ask of single hosts, and what restores bring them. Each request carries an admin's token for itself."""
+"""Requests of a backup or restore to single hosts. Each carries an admin's token for just that request."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ SILENCE_S = 120.0  # a volume is put into its place before an answer comes
 
 
 async def fetch(client: Client, host: Label, path: str) -> AsyncGenerator[bytes, None]:
-    """What `GET path` at that host answers.
+    """The body that `GET path` at that host answers.
 
-    Raises Unreachable when it breaks off or the home doesn't know the host, or the problem that it answers.
+    Raises Unreachable when it is interrupted or the home doesn't know the host, or the problem that the host answers.
     """
     endpoint = _endpoint(client, host)
     request = Request(method="GET", path=path, headers=_token(client, endpoint, f"GET {path}"), silence_s=SILENCE_S)

@@ -32,12 +32,12 @@ _DAMAGED = "Use another copy of it; nothing was changed."
 
 
 class BackupWriter:
-    """Write parts one after another, then `finish`. A context manager: without `finish` nothing stays.
+    """Writes parts one after another; `finish` completes the file. A context manager: without `finish` nothing stays.
 
-    The file is touched in one thread of its own: a command goes on drawing and hears Ctrl-C while a disk is slow, and
-    what is cancelled is taken back behind the write that was under way.
+    The file is written in one thread of its own, so that a command can draw and hear Ctrl-C while the disk is slow. If
+    cancelled, the file is removed after the write that was under way.
 
-    Raises Conflict when the file exists: a backup is never overwritten. MusterError when the disk refuses.
+    Raises Conflict when the file exists, since a backup is never overwritten, and MusterError when the disk refuses.
     """
 
     def __init__(self, path: Path) -> None:
@@ -142,9 +142,9 @@ class BackupWriter:
 
 
 class Backup(Struct, frozen=True, kw_only=True):
-    """A file that was verified: the manifest is what it says, and every part what the manifest says.
+    """A verified file: the manifest is the signed one, and every part is as the manifest says.
 
-    Who signed it is another question: `signature` and `manifest_bytes` are for `agent.instruction.read_backup`.
+    Who signed it remains to be checked: `signature` and `manifest_bytes` are for `agent.instruction.read_backup`.
     """
 
     path: Path

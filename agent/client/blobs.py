@@ -78,7 +78,7 @@ async def load_image(
 
 
 async def _send(client: Client, contents: list[_Content], told: Told) -> Endpoint:
-    """All of them to one member, which then has them. Raises Unreachable, or the problem that it answers with."""
+    """Send all of them to one member. Raises Unreachable, or the problem that it answers."""
     failed: dict[Endpoint, str] = {}
     while True:
         endpoint = await client.connect(failed)
@@ -95,7 +95,7 @@ async def _send(client: Client, contents: list[_Content], told: Told) -> Endpoin
 
 
 async def _patiently(client: Client, endpoint: Endpoint, content: _Content, told: Told) -> None:
-    """Have one there; a member that is busy is asked again for a while."""
+    """Send one to a member, and try again for a while if the member is busy."""
     for _ in range(BUSY_TRIES):
         with contextlib.suppress(TooMany):
             if not await _has(client, endpoint, content.digest):

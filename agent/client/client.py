@@ -1,4 +1,4 @@
-"""The cluster as a program sees it: one object, whichever member answers."""
+"""A cluster as one object, whichever member answers."""
 
 from __future__ import annotations
 
@@ -154,9 +154,9 @@ class Client:
     def events(
         self, *, follow: bool = True, recent: bool = False, opened: Callable[[], None] | None = None
     ) -> AsyncGenerator[Event, None]:
-        """What happens; goes on with another member when one is lost. Raises Unreachable.
+        """The cluster's events; continues with another member when one is lost. Raises Unreachable.
 
-        `opened` is called each time when a member tells from now on, though nothing happens yet.
+        `opened` is called each time when a member's stream has begun, even if nothing happens yet.
         """
         return streams.events(self, follow=follow, recent=recent, opened=opened)
 
@@ -170,7 +170,7 @@ class Client:
         since: str | None = None,
         follow: bool = False,
     ) -> AsyncGenerator[LogLine, None]:
-        """Lines of the replicas, merged; goes on with another member when one is lost. `since` is RFC 3339."""
+        """Lines of the replicas, merged; continues with another member when one is lost. `since` is RFC 3339."""
         params = {"service": service, "slot": slot, "tail": tail, "since": since, "follow": "true" if follow else None}
         given = {name: str(value) for name, value in params.items() if value is not None}
         return streams.logs(self, f"/api/v1/stacks/{quote(stack, safe='')}/logs", given)
@@ -192,12 +192,12 @@ class Client:
     # Changes
 
     async def recoveries(self) -> list[Recovery]:
-        """What each member that answers would begin another epoch with; a read, of every one by itself."""
+        """What each member that answers would begin another epoch from; asks every one of them."""
 
         return await self._everywhere("/api/v1/recovery", {}, Recovery, PROBE_TIMEOUT_S)
 
     async def recover(self, revision: int, body: Recover) -> InstructionResult:
-        """Signs the beginning of another epoch, brings it to the member that is asked, and remembers it in the home.
+        """Signs the beginning of another epoch, submits it to the member that is asked, and remembers it in the home.
 
         Raises Conflict, NotAllowed and the like; TimedOut when the survivor doesn't answer: look at it again then.
         """
@@ -207,7 +207,7 @@ class Client:
         return result
 
     async def submit(self, act: Act, target: Target, body: Body) -> InstructionResult:
-        """Signs the change on top of the target's present revision, and brings it in.
+        """Signs the change as the target's next revision, and submits it.
 
         Raises Conflict (who was first, and when), NotAllowed, Unprocessable, NoMajority, Unreachable, or TimedOut when
         its outcome isn't known.
@@ -222,13 +222,13 @@ class Client:
         return await Submission.sign(self, act, target, before.revision + 1, body).bring_in()
 
     async def send_files(self, files: Mapping[Digest, Path]) -> None:
-        """Have these contents with one member, before the instruction that names them. Raises as `submit`."""
+        """Have one member store these contents, before the instruction that names them. Raises as `submit`."""
         await blobs.send_files(self, files)
 
     def load_image(
         self, archive: Path, digest: Digest, hosts: tuple[Label, ...], told: Callable[[int], None]
     ) -> AsyncGenerator[ImageProgress, None]:
-        """Send an archive (`told`: bytes so far), and have `hosts`, else all, load it. Raises as `submit`."""
+        """Send an archive (`told` gets the bytes so far), and have `hosts`, or all, load it. Raises as `submit`."""
         return blobs.load_image(self, archive, digest, hosts, told)
 
     # For the other modules of this package
@@ -267,7 +267,8 @@ class Client:
     async def connect(self, failed: Mapping[Endpoint, str] | None = None) -> Endpoint:
         """A member that answers, not one of `failed`.
 
-        Raises Unreachable, naming each address and why; Conflict where one is in an epoch that the home can't go to.
+        Raises Unreachable, naming each address and why; Conflict when a member is in an epoch that the home can't
+        follow to.
         """
         failed = failed or {}
         async with self._finding:
@@ -287,7 +288,7 @@ class Client:
             return self._current
 
     def _tell_silence(self) -> None:
-        """Once: whoever follows something looks for a member again and again."""
+        """Say it only once, since a command that follows something looks for a member again and again."""
         if not self._told_silence:
             self._told_silence = True
             names = [endpoint.label or str(endpoint) for endpoint in self._endpoints]
@@ -295,17 +296,17 @@ class Client:
             self.notice(f"no answer yet; still trying {', '.join(names[:MAX_NAMED])}{more}")
 
     def prefer(self, name: Label) -> None:
-        """Ask that member first from now on; events, for one, are kept by the coordinator."""
+        """Ask that member first from now on, e.g. the coordinator, which has the events."""
         self._endpoints = tuple(sorted(self._endpoints, key=lambda endpoint: endpoint.label != name))
         if self._current is not None and self._endpoints[0] != self._current:
             self._current = None
 
     def endpoint_of(self, name: Label) -> Endpoint | None:
-        """That member's, as far as the home knows it."""
+        """That member's endpoint, if the home knows it."""
         return next((endpoint for endpoint in self._endpoints if endpoint.label == name), None)
 
     def lost(self, endpoint: Endpoint) -> None:
-        """It didn't answer: the next request looks for another."""
+        """The member didn't answer: the next request looks for another."""
         if self._current == endpoint:
             self._current = None
 
@@ -335,7 +336,7 @@ class Client:
     # Inside
 
     async def _everywhere(self, path: str, params: Mapping[str, str], type_: type[T], timeout_s: float) -> list[T]:
-        """Of every member that answers, by itself."""
+        """The answers of every member that answers."""
 
         async def ask(endpoint: Endpoint) -> T | None:
             request = Request(method="GET", path=path, params=params, headers=self.headers(), timeout_s=timeout_s)
@@ -357,7 +358,7 @@ class Client:
         return await self._somewhere(read)
 
     async def _somewhere(self, use: Callable[[Endpoint], Awaitable[T]]) -> T:
-        """At the first member that answers."""
+        """The answer of the first member that answers."""
         failed: dict[Endpoint, str] = {}
         while True:
             endpoint = await self.connect(failed)
@@ -381,7 +382,7 @@ class Client:
         return health
 
     async def _cross(self, endpoint: Endpoint, epoch: int) -> None:
-        """The home goes to the cluster's epoch, where a key that it knows signed it. Raises Conflict."""
+        """Move the home to the cluster's epoch, if a key that it knows signed it. Raises Conflict."""
         async with self._following:  # several are asked at once
             home, _ = self.signer()
             if epoch < home.cluster.epoch:
@@ -423,7 +424,7 @@ def home_client(
     key: Ed25519PrivateKey | None = None,
     notice: Notice = lambda text: None,
 ) -> Client:
-    """Any member of the home's cluster, or only `via`, first of all with `others`.
+    """A client of any member of the home's cluster; with `via` only of that one, or with `others` of that one first.
 
     `key` signs instead of the home's own, e.g. the recovery key. Reads files: call it outside the event loop. Raises as
     `Home.operator_key`.
@@ -465,7 +466,7 @@ async def _bounded(answer: Answer) -> bytes:
 
 
 def _decode(body: bytes, type_: type[T], endpoint: Endpoint) -> T:
-    """Of a member of our own cluster: by shape alone, and a later version's further fields are let be."""
+    """Decodes an answer of our own cluster by shape alone; a later version's further fields are ignored."""
     try:
         return msgspec.json.decode(body, type=type_)
     except msgspec.MsgspecError as error:

@@ -1,4 +1,6 @@
-"""The cluster's time, from the `Date` of its answers (RFC 9110 §6.6.1): an operator's clock may be wrong. Pure."""
+"""The cluster's time, taken from the `Date` of its answers (RFC 9110 §6.6.1), since an operator's clock may be wrong.
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ class ClusterClock:
         return local_s + self.offset_s
 
     def heard(self, date: str | None, local_s: float) -> None:
-        """A `Date` header, got at `local_s`. One that isn't a date says nothing."""
+        """Takes in a `Date` header that arrived at `local_s`; one that isn't a date is ignored."""
         if date is None or (at := _seconds(date)) is None:
             return
         offset = at + 0.5 - local_s

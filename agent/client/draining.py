@@ -1,4 +1,4 @@
-"""Emptying hosts: tell the cluster, and look until what may leave them has arrived elsewhere."""
+"""Drains hosts and watches until what may leave them has arrived elsewhere."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ LOOK_EVERY_S = 0.5  # a replica moves in a second or more
 
 
 class Left(Struct, frozen=True, kw_only=True):
-    """A replica (`web/web.1`) that was found on a drained host and isn't well elsewhere yet.
+    """A replica (`web/web.1`) that was found on a drained host and isn't healthy elsewhere yet.
 
-    `host`: where it is now. `stays`: it can't leave; `why`, or what it waits for, empty when nothing is known. `next`:
-    where its successor is, which isn't healthy yet or hasn't been for long. `alone`: why it stops before that one
+    `host`: where it is now. `stays`: it can't leave. `why` it stays, or what it waits for; empty when nothing is known.
+    `next`: the host of its successor, which isn't healthy yet or only just. `alone`: why it stops before its successor
     starts; empty: it doesn't.
     """
 
@@ -39,7 +39,7 @@ class Left(Struct, frozen=True, kw_only=True):
 
 
 class Look(Struct, frozen=True, kw_only=True):
-    """`over`: nothing will leave any more by itself, and what left is well. `left` is by replica."""
+    """`over`: nothing will leave any more by itself, and what left is healthy. `left` is by replica."""
 
     over: bool
     left: tuple[Left, ...] = ()
@@ -93,7 +93,7 @@ def _how(replica: ReplicaStatus) -> str:
 
 
 def _waits_for(stack: StackStatus, service: ServiceStatus, leaving: ReplicaStatus) -> str:
-    """One by one, while the others are well, to a host that is ready: the first that isn't."""
+    """What a replica waits for: they leave one by one, while the others are healthy, to a host that is ready."""
     others = (other for other in service.replicas if other.slot != leaving.slot and other.state != "healthy")
     sick = next(others, None) if service.wanted else None
     if sick is not None:
@@ -103,7 +103,7 @@ def _waits_for(stack: StackStatus, service: ServiceStatus, leaving: ReplicaStatu
 
 
 def replicas_on(status: Status, host: AgentId) -> tuple[Left, ...]:
-    """All replicas there; `stays` is what is known before a drain."""
+    """All replicas there; `stays` says what is known before a drain."""
     names = {each.name for each in status.hosts if each.id == host}
     return tuple(
         Left(
@@ -121,7 +121,7 @@ def replicas_on(status: Status, host: AgentId) -> tuple[Left, ...]:
 
 
 async def drain(client: Client, hosts: Collection[AgentId]) -> dict[AgentId, InstructionResult]:
-    """Sign it for all of them at once, so that nothing moves from one to another. Raises as `Client.submit`."""
+    """Sign it for all hosts at once, so that nothing moves from one of them to another. Raises as `Client.submit`."""
     wanted = sorted(hosts)
     results = await asyncio.gather(*(client.submit("drain", f"host:{host}", Drain()) for host in wanted))
     return dict(zip(wanted, results, strict=True))

@@ -1,4 +1,4 @@
-"""Where a cluster may answer, and in which order to ask."""
+"""Where a cluster's members may answer, and in which order to ask them."""
 
 from __future__ import annotations
 

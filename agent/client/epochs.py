@@ -1,7 +1,7 @@
-"""The cluster began another epoch: whether a key that the home knows signed that, so that the home may follow.
+"""Whether a home may follow its cluster into another epoch: a key that it knows must have signed the epoch's beginning.
 
-When the majority was lost for good and an admin went on with a survivor (`agent recover --new-epoch`), other operators'
-homes notice by what any member tells, and check it themselves: an agent's word alone leads no home anywhere.
+When an admin continued with one survivor after the majority was lost for good (`agent recover --new-epoch`), other
+operators' homes learn of it from any member, and check the signature themselves: an agent's word alone moves no home.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from agent.model.types import OperatorName
 
 
 def admins_known(home: Home) -> dict[OperatorName, Operator]:
-    """Whose signature under an epoch's beginning the home believes: its operator's and its genesis's admins'.
+    """The keys whose signature under an epoch's beginning the home believes: its operator's, and its genesis's admins'.
 
     A later key of the same name wins, e.g. the operator's own after it was replaced. Reads files.
     """
@@ -39,9 +39,9 @@ def admins_known(home: Home) -> dict[OperatorName, Operator]:
 
 
 def follow(home: Home, told: Epochs, admins: Mapping[OperatorName, Operator]) -> int:
-    """The epoch that the home may go to: step by step from its own, each begun in the one before and signed. Pure.
+    """The epoch that the home may follow to: step by step from its own, each begun in the one before and signed. Pure.
 
-    Raises Conflict, naming who signed a step that no known admin did, or what isn't signed at all.
+    Raises Conflict, naming the signer that isn't a known admin, or the step that isn't signed at all.
     """
     epoch = home.cluster.epoch
     begun = {each.epoch: each for each in told.begun}

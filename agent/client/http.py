@@ -1,4 +1,4 @@
-"""Requests over connections that are kept: h11 says what bytes mean in HTTP/1.1 (RFC 9112), streams carry them."""
+"""HTTP/1.1 requests over kept connections: h11 interprets the bytes (RFC 9112), asyncio's streams carry them."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ Dial = Callable[[Endpoint], Awaitable[Streams]]
 class Request(Struct, frozen=True, kw_only=True):
     """One request; `path` begins with a slash and is encoded. `timeout_s` None: a stream.
 
-    `silence_s`: how long nothing may come, nor anything of the body go. A body in parts has its Content-Length in
-    `headers`.
+    `silence_s`: how long nothing may arrive, and no part of the body may be sent. A body in parts has its
+    Content-Length in `headers`.
     """
 
     method: str
@@ -48,11 +48,11 @@ class TransportError(Exception):
 
 
 class NotConnected(TransportError):
-    """No connection came about, so nothing was sent."""
+    """No connection could be made, so nothing was sent."""
 
 
 class NotTrusted(NotConnected):
-    """Somebody is there who isn't whom we ask."""
+    """Something answers there, but it isn't the agent that we ask."""
 
 
 class HungUp(TransportError):
@@ -95,7 +95,7 @@ class Answer:
 
 
 class Connections:
-    """Dials where it has none, and keeps what can be used again. In one event loop; `close` once.
+    """Dials where there is no connection, and keeps those that can be used again. In one event loop; `close` once.
 
     `authority`: what an endpoint's `Host` is.
     """
@@ -124,7 +124,7 @@ class Connections:
             raise TransportError("no answer in time") from None
 
     async def close(self) -> None:
-        """End all, without a word where a peer would have to answer it first."""
+        """End all connections, without the closing words that a peer would have to answer first."""
         self._closed = True
         for connection in self._open:
             connection.abort()
@@ -178,7 +178,7 @@ class Connections:
         return None
 
     def _end(self, endpoint: Endpoint, connection: _Connection) -> None:
-        """The exchange is over: keep the connection, unless something of it is still on its way."""
+        """The exchange is over: keep the connection, unless part of the exchange is still under way."""
         if connection in self._open and connection.renew():
             self._kept.setdefault(endpoint, []).append(connection)
         else:
@@ -200,12 +200,12 @@ class _Connection:
 
     @property
     def usable(self) -> bool:
-        """Whether the peer still has it, as far as we know."""
+        """Whether the peer still has the connection open, as far as we know."""
         gone = self._writer.is_closing() or self._reader.at_eof() or self._reader.exception() is not None
         return not gone and time.monotonic() - self._used_s < KEPT_S
 
     def renew(self) -> bool:
-        """Whether it may have another exchange; the one before it is over, and nothing came that nobody asked for."""
+        """Make ready for another exchange; False if the last one isn't over, or something unasked for came."""
         if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
             return False
         if self._http.trailing_data[0]:
@@ -215,11 +215,11 @@ class _Connection:
         return True
 
     def abort(self) -> None:
-        """Close it at once; waiting for its close_notify would be waiting for the peer."""
+        """Close it at once, without waiting for the peer's close_notify."""
         self._writer.transport.abort()
 
     async def ask(self, request: Request) -> Answer:
-        """Send it; the head of what is answered."""
+        """Send it; returns the head of the answer."""
         body = request.body
         with _told():
             if body is None or isinstance(body, bytes):
@@ -251,7 +251,7 @@ class _Connection:
         return h11.Request(method=request.method, target=request.path + query, headers=list(headers.items()))
 
     async def _ask_in_parts(self, request: Request, parts: AsyncIterable[bytes]) -> h11.Response:
-        """What is answered before all was sent is the answer: the member wants no more of it."""
+        """Send a body in parts. If the answer comes before all is sent, the member wants no more of the body."""
         self._writer.write(self._http.send(self._head_of(request)))
         sending = asyncio.ensure_future(self._send(parts, request.silence_s))
         reading = asyncio.ensure_future(self._head())
@@ -302,7 +302,7 @@ class _Connection:
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """What fails in an exchange, in words."""
+    """What failed in an exchange, in words."""
     try:
         yield
     except h11.RemoteProtocolError:

@@ -1,4 +1,4 @@
-"""Bringing one signed instruction in: the same token again until it is answered or has expired, then asking by jti."""
+"""Submits one signed instruction: resends the same token until it is answered or has expired, then asks by jti."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PATIENCE_S = 15.0  # for a coordinator, as long as it is certain that nothing wa
 
 
 class Submission(Struct, kw_only=True):
-    """One instruction under way. `uncertain`: it was sent, and what became of it isn't known."""
+    """One instruction under way. `uncertain`: it was sent, and its outcome isn't known."""
 
     client: Client
     act: Act
@@ -108,7 +108,9 @@ class Submission(Struct, kw_only=True):
         return await self._ask()
 
     async def bring_to(self, path: str) -> InstructionResult:
-        """The answer of the member that is asked, once: for what isn't the whole ledger's. Raises as `bring_in`."""
+        """The answer of the member that is asked, sent once: for an instruction that isn't for the whole ledger. Raises
+        as `bring_in`.
+        """
         return await self._send(path)
 
     async def _send(self, path: str = "/api/v1/instructions") -> InstructionResult:
@@ -137,14 +139,14 @@ class Submission(Struct, kw_only=True):
 
     @property
     def _fix(self) -> str:
-        """For who doesn't know what became of it."""
+        """The fix for a person who doesn't know its outcome."""
         return (
             f"Look at `agent status`: it was taken if its revision is {self.revision}. If it wasn't, "
             f"`agent cancel {self.target} --jti {self.jti}` sees that it never is; then give the command again."
         )
 
     async def _ask(self) -> InstructionResult:
-        """What became of it. Raises TimedOut when nobody knows."""
+        """Its outcome. Raises TimedOut when nobody knows."""
         try:
             result = await self.client.instruction(self.jti)
         except NotFound:

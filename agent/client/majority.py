@@ -8,7 +8,9 @@ from agent.model.types import AgentId
 
 
 def check_majority(status: Status, leaving: frozenset[AgentId], *, fix: str) -> None:
-    """Raises NotAllowed, with `fix`, when the voters that stay and are alive would be no majority of today's. Pure."""
+    """Raises NotAllowed, with `fix`, when the voters that stay and are alive would be no majority of today's voters.
+    Pure.
+    """
     voters = [host for host in status.hosts if host.role in ("voter", "coordinator")]
     staying = [host for host in voters if host.id not in leaving and host.state == "alive"]
     needed = len(voters) // 2 + 1

@@ -18,7 +18,7 @@ MAX_TOLD = 10  # addresses that the error lists
 
 
 class Race(Generic[T]):
-    """`probe` asks one endpoint; `good` says whether its answer is what we want, or only better than nothing."""
+    """`probe` asks one endpoint; `good` says whether its answer is what we want, or only better than none."""
 
     def __init__(
         self, probe: Callable[[Endpoint], Awaitable[T]], good: Callable[[T], bool], *, only: str | None = None

@@ -1,7 +1,7 @@
 """The way round a firewall: where a member's API can't be reached, ssh to its host forwards a connection to it.
 
-TLS runs from here to the agent all the same, and its certificate is checked as ever: sshd only carries bytes. The
-home's `ssh.json`, which bootstrap writes, says how each host is reached; the user's own ssh configuration counts too.
+TLS still runs from here to the agent, and its certificate is checked as always: sshd only carries bytes. `ssh.json` in
+the home, which bootstrap writes, says how each host is reached; the user's own ssh configuration applies too.
 """
 
 import asyncio
@@ -84,7 +84,7 @@ def write_destinations(home: Home, hosts: Mapping[str, SshDestination]) -> None:
 
 
 class SshFallback:
-    """A Transport: another one, and where that can't connect, the same through ssh."""
+    """A Transport that uses another one and, where that can't connect, the same through ssh."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class SshFallback:
             yield await stack.enter_async_context(self._direct.request(tunnel.endpoint, request))
 
     async def _open(self, endpoint: Endpoint, destination: SshDestination, error: Exception) -> "_Tunnel":
-        """Raises the error that made it necessary, when ssh doesn't get there either."""
+        """Open a tunnel. If ssh doesn't get there either, raises the error that made it necessary."""
         tunnel = _Tunnel(endpoint, destination)
         try:
             opened = await tunnel.open()
@@ -146,7 +146,7 @@ class SshFallback:
 
 
 class _Tunnel:
-    """One ssh that listens on a loopback port and carries what comes to the agent's API."""
+    """One ssh that listens on a loopback port and forwards connections to the agent's API."""
 
     def __init__(self, endpoint: Endpoint, destination: SshDestination) -> None:
         self._port = _free_port()
@@ -161,7 +161,7 @@ class _Tunnel:
         return self._process is not None and self._process.returncode is None
 
     async def open(self) -> bool:
-        """Whether ssh came to listen."""
+        """Whether ssh got as far as listening."""
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *self._argv,
@@ -226,7 +226,7 @@ def tunnel_command(endpoint: Endpoint, destination: SshDestination, port: int) -
 
 
 def _free_port() -> int:
-    """Nobody listens there now. Who takes it meanwhile has no certificate of the cluster."""
+    """A port where nobody listens now. Whoever takes it meanwhile has no certificate of the cluster."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""Events and logs as they come, across members: when one is lost, the next one goes on where it stopped."""
+"""Events and logs as they come, across members: when one is lost, the next continues where it stopped."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _Replica = tuple[str, int, str]
 
 
 class _Reconnects:
-    """Bounds how long a stream is tried again in vain. A stream that never began fails at once."""
+    """Bounds how long a stream keeps trying to reconnect in vain. A stream that never began fails at once."""
 
     def __init__(self, opened: Callable[[], None] | None = None) -> None:
         self._opened = opened
@@ -40,7 +40,7 @@ class _Reconnects:
         self._since: float | None = None
 
     def opened(self) -> None:
-        """A member tells from now on."""
+        """A member's stream has begun."""
         if self._opened is not None:
             self._opened()
 
@@ -105,7 +105,7 @@ async def logs(client: Client, path: str, params: Mapping[str, str]) -> AsyncGen
 
 
 async def doctor(client: Client, hosts: Sequence[str], *, log: bool) -> AsyncGenerator[HostAnswer, None]:
-    """See Client.doctor. Nothing is tried again: a person waits, and half an answer is one."""
+    """See Client.doctor. Nothing is retried: a person waits, and a partial answer is useful too."""
     params = {"log": _boolean(log)} | ({"hosts": ",".join(hosts)} if hosts else {})
     try:
         async with aclosing(_lines(client, "/api/v1/doctor", params, {}, _Reconnects())) as lines:
@@ -117,7 +117,7 @@ async def doctor(client: Client, hosts: Sequence[str], *, log: bool) -> AsyncGen
 
 
 def _resumed(params: Mapping[str, str], last: Mapping[_Replica, str]) -> dict[str, str]:
-    """Lines of plain processes have no times: where there are no others, go on with what comes from now on."""
+    """Lines of plain processes have no times: where there are only these, continue with what comes from now on."""
     if not last:
         return dict(params)
     times = [at for at in last.values() if at]

@@ -1,4 +1,4 @@
-"""How a request reaches a member: HTTPS pinned to the cluster, or the local socket; ssh would be another."""
+"""How a request reaches a member: HTTPS pinned to the cluster, or the local socket."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SAN = re.compile(rf"([a-z2-7]{{{AGENT_ID_LENGTH}}}){re.escape(SAN_SUFFIX)}")
 
 
 class Transport(Protocol):
-    """Used inside one event loop. What fails raises TransportError."""
+    """Used inside one event loop. Failures raise TransportError."""
 
     def request(self, endpoint: Endpoint, request: Request) -> AbstractAsyncContextManager[Answer]: ...
 
@@ -30,9 +30,9 @@ class Transport(Protocol):
 
 
 class HttpsTransport:
-    """TLS 1.3 and nobody but the cluster's anchor is trusted; whatever the system trusts doesn't count.
+    """TLS 1.3 that trusts only the cluster's anchor, none of the system's.
 
-    `members`: ids that are believed at addresses from the home; an address that a person named may be any agent's.
+    `members`: ids that are accepted at addresses from the home; at an address that a person named, any agent is.
     """
 
     def __init__(self, anchor: CertificatePem, members: frozenset[AgentId]) -> None:
@@ -49,7 +49,7 @@ class HttpsTransport:
         await self._connections.close()
 
     async def _dial(self, endpoint: Endpoint) -> Streams:
-        """Whom it leads to is known before anything is sent over it."""
+        """Checks which agent it leads to before anything is sent."""
         # An address has no race to run, in which asyncio may lose a socket when it is cut.
         delay_s = None if is_ip(endpoint.address) else NEXT_ADDRESS_AFTER_S
         reader, writer = await asyncio.open_connection(
@@ -100,9 +100,9 @@ def pinned_context(anchor: CertificatePem) -> ssl.SSLContext:
 
 
 def _check_agent(tls: ssl.SSLObject, known: frozenset[AgentId]) -> None:
-    """TLS checked the anchor, this the agent's name; an address may have gone from one member to another.
+    """TLS checked the anchor; this checks the agent's name, since an address may pass from one member to another.
 
-    `known`: whom it may be, empty for any agent. Raises NotTrusted.
+    `known`: the ids that are accepted; empty: any agent. Raises NotTrusted.
     """
     names = (tls.getpeercert() or {}).get("subjectAltName", ())
     match = _SAN.fullmatch(str(names[0][1])) if len(names) == 1 and names[0][0] == "DNS" else None

@@ -1,4 +1,4 @@
-"""What a backup file says of itself: the manifest, which names every part by size and sha256. Pure.
+"""The manifest of a backup file, which names every part with its size and sha256. Pure.
 
 The file is a plain tar archive: the parts, then `manifest.json`, then `manifest.jwt`, an operator's signature over it.
 """
@@ -41,7 +41,7 @@ class Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
 
 
 class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`made_at` is RFC 3339; `index` the ledger's entry that the state is of; `hosts` the members' names."""
+    """`made_at` is RFC 3339; `index` is the ledger entry up to which the state goes; `hosts` are the members' names."""
 
     version: Literal[1] = 1
     made_at: str

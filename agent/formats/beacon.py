@@ -31,8 +31,8 @@ class Beacon(Struct, frozen=True, kw_only=True):
     """One announced service. `timestamp` is RFC 3339 UTC, for people: the table counts time by its own clock.
 
     `agent_id`, `cluster`, `seq` and `sig` are all set (ours) or all None (a foreign one). `seq` grows with each beacon
-    of an agent, over its restarts too: begin with the start's milliseconds since the epoch. `capabilities` are the ones
-    beside those four.
+    of an agent, also across restarts: it starts at the milliseconds since the epoch. `capabilities` are those beside
+    these four.
     """
 
     service_id: Annotated[str, Meta(min_length=1, max_length=128, pattern=r"\A[^\x00-\x1f\x7f]*\Z")]
@@ -54,7 +54,7 @@ class Beacon(Struct, frozen=True, kw_only=True):
 
 
 class _Wire(Struct, frozen=True, kw_only=True):
-    """The datagram's JSON. Other systems' further keys are let be."""
+    """The datagram's JSON. Further keys of other systems are ignored."""
 
     service_id: str
     type: str = "unknown"

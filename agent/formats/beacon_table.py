@@ -1,4 +1,4 @@
-"""The services that beacons announced lately: a TTL table (docs/seed.md "Discovery process").
+"""The services that beacons announced recently: a TTL table (docs/seed.md "Discovery process").
 
 Pure; `now` is seconds on a monotonic clock.
 """
@@ -38,7 +38,8 @@ class _Held(Struct, frozen=True):
 class BeaconTable:
     """Live beacons by source and service id. Invariant: at most MAX_BEACONS, MAX_PER_SOURCE of each source.
 
-    A signed beacon's source is its agent, so hand in only those that verified; a foreign one's is where it came from.
+    The source of a signed beacon is its agent, so pass in only those that verified; the source of a foreign one is its
+    address.
     """
 
     def __init__(self, *, ttl_s: float = BEACON_TTL_S) -> None:
@@ -47,7 +48,7 @@ class BeaconTable:
         self._sequences: dict[_Key, int] = {}
 
     def observe(self, beacon: Beacon, now: float, *, source: str = "") -> Observed:
-        """Takes a beacon in; `source` is the sender's address, needed for foreign ones only."""
+        """Takes a beacon in; `source` is the sender's address, used for foreign ones only."""
         key = (f"agent:{beacon.agent_id}" if beacon.signed else f"from:{source or beacon.host}", beacon.service_id)
         held = self._held.get(key)
         if held is None:
@@ -64,18 +65,20 @@ class BeaconTable:
         return Observed.RENEWED if _same_service(held.beacon, beacon) else Observed.CHANGED
 
     def expire(self, now: float) -> tuple[Beacon, ...]:
-        """Drops what wasn't heard of for the TTL, and returns it."""
+        """Drops the beacons that weren't heard for the TTL, and returns them."""
         stale = [key for key, held in self._held.items() if now >= held.until]
         return tuple(self._held.pop(key).beacon for key in stale)
 
     def live(self, now: float) -> tuple[Beacon, ...]:
-        """What was heard of within the TTL, in the order of source and service id."""
+        """The beacons heard within the TTL, in the order of source and service id."""
         return tuple(
             held.beacon for _, held in sorted(self._held.items(), key=lambda item: item[0]) if now < held.until
         )
 
     def _remember(self, key: _Key, seq: int) -> None:
-        """Outlives the entry, or replayed datagrams could bring a dead service back; the oldest go first."""
+        """Remembers a beacon's number for longer than the beacon, so that a replayed datagram can't bring a dead
+        service back; drops the oldest numbers first.
+        """
         self._sequences.pop(key, None)
         self._sequences[key] = seq
         if len(self._sequences) > MAX_BEACONS:
@@ -91,6 +94,6 @@ class BeaconTable:
 
 
 def _same_service(one: Beacon, other: Beacon) -> bool:
-    """Whether the two say the same but for when they said it."""
+    """Whether the two say the same, apart from when they said it."""
     fields = ("type", "host", "port", "protocol", "capabilities", "cluster")
     return all(getattr(one, name) == getattr(other, name) for name in fields)

@@ -1,7 +1,7 @@
-"""Active firewalls that would drop what agents say to each other: which, and the very commands that let it through.
+"""Active firewalls that would block the agents' traffic, and the commands that open them.
 
-Pure but for what is asked: `ask(argv)` runs a command and gives its exit code and output, None where there is no such
-command. It uses the standard library alone: bootstrap sends it to hosts that have nothing else, with any Python.
+Pure except for `ask(argv)`, which runs a command and returns its exit code and output, or None where there is no such
+command. Uses the standard library only: bootstrap sends this module to hosts that have nothing else, with any Python.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PLAIN = {"accept", "drop", "reject", "counter", "log"}
 
 
 def firewalls(wanted: Open, ask: Ask) -> list[dict[str, Any]]:
-    """Each active firewall that doesn't let all of it through: its name and the commands that open it.
+    """Each active firewall that blocks some of it: its name, and the commands that open it.
 
     `lasting`: whether these survive a reboot.
     """
@@ -83,7 +83,7 @@ def _nftables(wanted: Open, ask: Ask) -> dict[str, Any] | None:
 
 
 def _is_shut(chain: dict[str, Any], rules: list[dict[str, Any]], kind: str, port: int) -> bool:
-    """Whether the first rule that surely decides about the port drops it; behind the last one the policy decides."""
+    """Whether the first rule that certainly applies to the port drops it; after the last rule the policy decides."""
     for rule in rules:
         if _decides(rule, "accept", kind, port):
             return False
@@ -98,12 +98,14 @@ def _place(rule: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def _conditions(rule: dict[str, Any]) -> list[dict[str, Any]]:
-    """What has to be true for the rule; extensions of iptables' (`xt`) are conditions that we can't read."""
+    """The conditions of a rule; extensions of iptables (`xt`) are conditions that we can't read."""
     return [part for part in rule["expr"] if not PLAIN & part.keys()]
 
 
 def _decides(rule: dict[str, Any], verdict: str, kind: str, port: int) -> bool:
-    """`tcp dport 9999 accept`, with a set or range too, and no other condition; or a bare `accept`. So for others."""
+    """Whether the rule certainly applies: `tcp dport 9999 accept`, also with a set or range, and without another
+    condition; or a bare `accept`. Likewise for other verdicts.
+    """
     if not any(verdict in part for part in rule["expr"]):
         return False
     conditions = _conditions(rule)

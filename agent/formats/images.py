@@ -16,19 +16,19 @@ _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
 
 
 def check_registry(registry: str, *, where: str) -> None:
-    """Raises InputError for what can't stand before an image's path."""
+    """Raises InputError for text that can't be the registry of an image."""
     if _REGISTRY.fullmatch(registry) is None or len(registry) > 255:
         raise InputError(f"expected a registry such as registry.example.org:5000, got {shown(registry)}", where=where)
 
 
 def check_tag(tag: str, *, where: str) -> None:
-    """Raises InputError for what can't stand behind an image's path."""
+    """Raises InputError for text that can't be the tag of an image."""
     if _TAG.fullmatch(tag) is None:
         raise InputError(f"expected a tag such as latest or 2.0, got {shown(tag)}", where=where)
 
 
 def with_source(ref: str, *, registry: str | None = None, tag: str | None = None) -> str:
-    """The reference from that registry and with that tag. One that a digest pins stays as it is."""
+    """The reference with that registry and tag. One that is pinned by a digest stays as it is."""
     if "@" in ref:
         return ref
     first, slash, rest = ref.partition("/")

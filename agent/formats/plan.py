@@ -130,7 +130,7 @@ class Plan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
 
 
 class Placed(Struct, frozen=True, kw_only=True):
-    """An instance with its place in the plan (`$.workers[0]`), its role, and the name it falls back on."""
+    """An instance with its place in the plan (`$.workers[0]`), its role, and its default name."""
 
     where: str
     role: Role
@@ -144,7 +144,7 @@ _UNSUPPORTED = ("reschedule_after", "singleton", "secrets")
 def decode_plan(data: bytes, *, where: str = "$") -> Plan:
     """The plan in `data`. Raises InputError naming the place, TooLarge over MAX_PLAN_BYTES.
 
-    Keys whose meaning this version doesn't carry out are refused: a plan never does less than it says.
+    Keys that this version doesn't support are refused: a plan never does less than it says.
     """
     plan = decode_json(data, Plan, where=where, max_bytes=MAX_PLAN_BYTES)
     if plan.main is None and not plan.services:

@@ -32,10 +32,10 @@ class Placement(Struct, frozen=True, kw_only=True):
 
 
 def plan_of(stack: Stack, placed: Mapping[Label, Sequence[Placement]] | None = None) -> Plan:
-    """The plan of a stack. With `placed` (by service, the first slot first) a single replica names the host it is on,
-    and ports are the first replica's.
+    """The plan of a stack. With `placed` (by service, the first slot first) a single replica names the host that it is
+    on, and ports are the first replica's.
 
-    What stays with the operator (`user`, `ssh_key_path`) isn't in a stack, so not in the plan.
+    `user` and `ssh_key_path` aren't in a stack, so they aren't in the plan.
     """
     main: Instance | None = None
     workers: list[Instance] = []

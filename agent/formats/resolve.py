@@ -1,4 +1,4 @@
-"""A plan → a stack: names, pins, durations and sizes resolved, and what the ledger must not see left out."""
+"""Resolves a plan to a stack: names, pins, durations and sizes; what must not enter the ledger is left out."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _NO_LABEL = re.compile(r"[^a-z0-9]+")
 
 
 def resolve(plan: Plan, *, stack_name: str, pin: Pin, where: str = "$") -> Stack:
-    """The stack that a plan describes: the body to sign. How hosts are reached by SSH stays behind.
+    """The stack that a plan describes: the body to sign. It doesn't include how hosts are reached by SSH.
 
-    `stack_name` is for a plan that names none (`stack_name_of` its file's name).
-    Raises InputError naming the place in the plan.
+    `stack_name` is for a plan that names none (`stack_name_of` its file's name). Raises InputError naming the place in
+    the plan.
     """
     name = plan.stack or stack_name
     if not is_label(name):
@@ -64,7 +64,9 @@ def pin_among(members: Mapping[Label, str]) -> Pin:
 
 
 def _named(plan: Plan, where: str) -> Iterator[tuple[Placed, Label]]:
-    """Every instance with its service name: the container's where that is a label. Raises InputError for one twice."""
+    """Every instance with its service's name: its container's name if that is a label. Raises InputError when a name
+    comes twice.
+    """
     every = instances(plan, where=where)
     container_names = Counter(placed.instance.container_name for placed in every if placed.role != "service")
     taken: set[Label] = set()

@@ -1,7 +1,8 @@
-"""Signed words: operators' instructions, genesis, access tokens, the hello between agents. Pure but for fresh jtis.
+"""Everything signed: operators' instructions, genesis, access tokens, the hello between agents. Pure but for fresh
+jtis.
 
-Seven kinds of JWT over one strict reader (`tokens`); `scopes` says who may do what. `sealing`, whose ciphers few need,
-is imported from there.
+Seven kinds of JWT over one strict reader (`tokens`); `scopes` says who may do what. `sealing`, whose ciphers few
+callers need, is imported as a module of its own.
 """
 
 from agent.instruction.access import MAX_ACCESS_TTL_S, AccessClaims, access_audience, read_access, sign_access

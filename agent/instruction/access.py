@@ -37,7 +37,7 @@ def sign_access(
 
 
 def access_audience(token: str) -> str:
-    """Whom the token says it is for, *nobody vouches for it*. Raises InputError."""
+    """The audience that the token claims, *not verified*. Raises InputError."""
     return peek(token, typ="access+jwt", claims_type=AccessClaims).aud
 
 

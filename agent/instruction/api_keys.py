@@ -20,12 +20,12 @@ _KEY = re.compile(r"muster_[A-Za-z0-9_-]{43}")
 
 
 def new_api_key() -> str:
-    """A fresh one. Whoever has it reads; it can't be had again."""
+    """A fresh key. Whoever has it can read; it can't be shown again."""
     return PREFIX + urlsafe_b64encode(secrets.token_bytes(32)).decode().rstrip("=")
 
 
 def digest_of_api_key(key: str) -> Digest:
-    """What the ledger has of it. No salt or stretching: 256 random bits can't be guessed."""
+    """What the ledger stores of the key. No salt or stretching: 256 random bits can't be guessed."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
@@ -35,7 +35,7 @@ def is_api_key(token: str) -> bool:
 
 
 def find_api_key(token: str, keys: Mapping[OperatorName, ApiKey]) -> ApiKey | None:
-    """The key of the cluster that it is, if any; compared in constant time each."""
+    """The cluster's key that this is, if any; each is compared in constant time."""
     digest, found = digest_of_api_key(token), None
     for key in keys.values():
         if hmac.compare_digest(key.sha256, digest):

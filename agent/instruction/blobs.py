@@ -1,8 +1,9 @@
 """The blob token (`blob+jwt`): an operator lets one content, named by its sha256, into the cluster.
 
-`use` says what for: a plan's `file`, stored by the agent it is sent to, or an `image`, which the named hosts may load
-into their engine. Each host that loads one verifies the token itself, so an agent that was taken can't put an image
-anywhere. A file needs scope deploy. An image serves every stack of a host, so the operator must be unlimited too.
+`use` says what for: a plan's `file`, stored by the agent that receives it, or an `image`, which the named hosts may
+load into their engine. Each host that loads one verifies the token itself, so a compromised agent can't put an image
+anywhere. A file needs scope deploy. An image is available to every stack on a host, so its operator must also be
+unlimited.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What access and blob tokens share: short-lived, an operator's, checked against a clock when they are shown."""
+"""What access, blob and request tokens share: an operator signs them, and they are short-lived by the clock that reads
+them.
+"""
 
 from collections.abc import Mapping
 from typing import Annotated, TypeVar
@@ -15,7 +17,7 @@ from agent.model.types import ClusterId, Jti, OperatorName
 
 
 class FreshClaims(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The claims that both have. Whole seconds since the epoch."""
+    """The claims that they have in common. Whole seconds since the epoch."""
 
     iss: Annotated[str, Meta(max_length=63)]
     aud: Annotated[str, Meta(max_length=64)]
@@ -30,7 +32,7 @@ _C = TypeVar("_C", bound=FreshClaims)
 def fresh_claims(
     *, operator_name: OperatorName, cluster: ClusterId, epoch: int, now_s: float, ttl_s: int
 ) -> dict[str, object]:
-    """Those claims, from now on for `ttl_s`; `now_s` is seconds since the epoch, cluster's clock."""
+    """Those claims, valid for `ttl_s` from now; `now_s` is seconds since the epoch by the cluster's clock."""
     return {
         "iss": operator_name,
         "aud": audience_of(cluster, epoch),
@@ -55,7 +57,7 @@ def read_fresh(
 ) -> _C:
     """The claims of a token that is valid now. Raises NotAuthenticated; a revoked operator's tokens end at once.
 
-    `name` is what errors call it; `fix` is for one that isn't valid any more, or yet.
+    `name` is what errors call it; `fix` is for a token that is expired, or not valid yet.
     """
 
     def key_for(claims: _C) -> Ed25519PublicKey | None:

@@ -52,8 +52,8 @@ def sign_genesis(
 def read_genesis(token: str, genesis_bytes: bytes) -> Genesis:
     """The genesis, signed by an admin that it names itself.
 
-    That says nothing about *which* genesis it is: whoever brought it (bootstrap, over SSH) vouches for that. Raises
-    InputError (TooLarge too) for an unsound one, NotAuthenticated when the token doesn't fit it.
+    This doesn't say *which* genesis it is: whoever brought it (bootstrap, over SSH) vouches for that. Raises InputError
+    (TooLarge too) for an unsound one, NotAuthenticated when the token doesn't fit it.
     """
     genesis = decode_json(genesis_bytes, Genesis, max_bytes=MAX_GENESIS_BYTES)
     check_genesis(genesis)
@@ -71,7 +71,7 @@ def read_genesis(token: str, genesis_bytes: bytes) -> Genesis:
 
 
 def check_genesis(genesis: Genesis) -> None:
-    """What the types can't say: no name, id or key twice, ids derived from keys, voters are members, admins are admins.
+    """Checks what types can't: no name, id or key twice, ids derived from keys, voters are members, admins are admins.
 
     Raises InputError.
     """

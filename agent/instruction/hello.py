@@ -46,11 +46,12 @@ def sign_hello(key: Ed25519PrivateKey, *, audience: AgentId, tls: Digest, now_s:
 
 
 def read_hello(token: str, *, audience: AgentId, tls: Digest) -> HelloClaims:
-    """The claims of a hello to `audience` on the TLS session `tls`, signed by the key that its agent id is made of.
+    """The claims of a hello to `audience` on the TLS session `tls`, signed by the key that its agent id is derived
+    from.
 
-    The local clock isn't asked: the token can't outlive its TLS session, and hosts without an RTC must be able to
-    link before they know the time. Whether the agent is a member, and that the TLS certificate is the same agent's,
-    is the caller's to check. Raises NotAuthenticated.
+    The local clock isn't consulted: the token can't outlive its TLS session, and hosts without an RTC must be able to
+    link before they know the time. The caller checks whether the agent is a member, and whether the TLS certificate is
+    the same agent's. Raises NotAuthenticated.
     """
 
     def key_for(claims: HelloClaims) -> Ed25519PublicKey | None:

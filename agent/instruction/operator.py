@@ -1,4 +1,4 @@
-"""The operator's instruction: signing one, and what every agent checks again before it believes it."""
+"""The operator's instruction: signing it, and the checks that every agent makes before it believes it."""
 
 from __future__ import annotations
 
@@ -109,9 +109,9 @@ def read_instruction(
 ) -> VerifiedInstruction:
     """Everything about an instruction that doesn't depend on time or state; a pure function, so `apply` uses it too.
 
-    `verify=False` leaves out the signature alone: `apply` uses it for what this agent has seen verified before.
-    An agent reads an instruction up to three times (from its API or a peer, at admission, in `apply`), so the newest
-    that held are remembered, by all that the answer depends on: apart from those whose signature was left out.
+    `verify=False` skips only the signature: `apply` uses it for what this agent has verified before. An agent reads an
+    instruction up to three times (from its API or a peer, at admission, in `apply`), so the newest that held are
+    remembered, by everything that the answer depends on, and separately from those whose signature was skipped.
 
     Raises NotAuthenticated (token, signature, body's digest), NotAllowed (scope, stack) or InputError (TooLarge too):
     act and target don't go together, or the body isn't the act's.
@@ -125,7 +125,7 @@ def read_instruction(
 
 @lru_cache(REMEMBERED)
 def _signer(token: str) -> OperatorName:
-    """Whose key must have made the token, nobody vouches for it yet; empty for what is no token."""
+    """The operator that the token claims to be by, *not verified*; empty for text that isn't a token."""
     try:
         return unverified_claims(token).iss
     except InputError:
@@ -175,7 +175,7 @@ def _check_names(body: Body, kind: str, name: str) -> None:
 
 
 def check_times(claims: Claims, now_s: float, skew_s: float = DEFAULT_SKEW_S) -> None:
-    """At admission only: whoever verifies a stored instruction again must not look at `iat` and `exp`.
+    """Only for admission: verifying a stored instruction again must not look at `iat` and `exp`.
 
     `now_s` is seconds since the epoch. Raises NotAuthenticated.
     """
@@ -191,5 +191,5 @@ def check_times(claims: Claims, now_s: float, skew_s: float = DEFAULT_SKEW_S) ->
 
 
 def unverified_claims(token: str) -> Claims:
-    """The claims by form alone, *nobody vouches for them*; for messages and look-ups. Raises InputError."""
+    """The claims by form alone, *not verified*; for messages and look-ups. Raises InputError."""
     return peek(token, typ="deploy+jwt", claims_type=Claims)

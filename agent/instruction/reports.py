@@ -1,5 +1,6 @@
-"""A host's report, signed for one coordinator's term: who passes it on can withhold it, and change nothing in it
-(docs/security.md "What a taken part can do")."""
+"""A host's report, signed for one coordinator's term: whoever relays it can withhold it but not change it
+(docs/security.md "What a taken part can do").
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The request token: an admin's word for one request to one agent, body included. For backups and what goes back."""
+"""The request token: an admin allows one request to one agent, body included. Used by backups and restores."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ NO_BODY: Digest = hashlib.sha256(b"").hexdigest()
 
 
 class RequestClaims(FreshClaims, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`does`: method and path. `host`: the one agent that may believe it. `bdg`, `size`: of the body, if any.
+    """`does`: method and path. `host`: the one agent that may accept it. `bdg`, `size`: of the body, if any.
 
-    What one agent is shown is worth nothing to another, and a taken one can't read another's volumes with it.
+    A token that one agent was shown is useless at another, so a compromised agent can't read another's volumes with it.
     """
 
     host: AgentId

@@ -33,15 +33,15 @@ _NEEDED: dict[Act, ScopeName] = {
 
 
 def includes(scope: ScopeName, needed: ScopeName) -> bool:
-    """Whether who has `scope` may do what needs `needed`."""
+    """Whether an operator with `scope` may do what needs `needed`."""
     return ORDER.index(scope) >= ORDER.index(needed)
 
 
 def needed_scope(act: Act, target: str) -> ScopeName:
     """The least scope for `act` on `target`.
 
-    `cancel` takes a revision and does nothing else, which the weakest act on that kind of target does as well; so on a
-    stack or a host it needs `operate`, and `admin` on anything else.
+    `cancel` only takes a revision, which the weakest act on that kind of target does as well; so it needs `operate` on
+    a stack or a host, and `admin` on anything else.
     """
     if act == "cancel":
         return "operate" if target.startswith(("stack:", "host:")) else "admin"
@@ -59,7 +59,7 @@ def covers_all_stacks(operator: Operator) -> bool:
 
 
 def grant_stack(operator: Operator, stack: str) -> str:
-    """The command that gives the operator that stack beside the ones it has."""
+    """The command that grants the operator that stack in addition to its present ones."""
     return f"agent operator grant {operator.name} --stacks '{','.join((*operator.stacks, stack))}'"
 
 

@@ -1,7 +1,7 @@
 """The strict JWT under all our tokens (RFC 7519, RFC 8037): one header shape, one algorithm, exact claims.
 
-They are read in one reading that leaves nothing open: duplicate keys, padding, types of claims, `typ`, lone surrogates.
-Times are claims like others: who admits a token checks them.
+The reader leaves nothing open: duplicate keys, padding, types of claims, `typ` and lone surrogates are checked. Times
+are claims like others: whoever admits a token checks them.
 """
 
 import base64
@@ -34,7 +34,7 @@ _NO_STRAY_BITS = {2: "AQgw", 3: "AEIMQUYcgkosw048"}
 
 
 class Header(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Exactly these three. `kid` looks up a key and is nothing else."""
+    """Exactly these three. `kid` only looks up a key."""
 
     alg: Literal["EdDSA"]
     typ: Typ
@@ -42,7 +42,7 @@ class Header(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class _Parts(NamedTuple, Generic[_C]):
-    """A token taken apart: what it says, *nobody vouches for it yet*, and what its signature is of (RFC 7515 §5.2)."""
+    """A token taken apart: what it claims, *not verified yet*, and what its signature covers (RFC 7515 §5.2)."""
 
     header: Header
     claims: _C
@@ -71,9 +71,9 @@ def read_token(
 ) -> _C:
     """The claims of a token of that kind, for that audience, signed by the key that `key_for` names.
 
-    `key_for` gets claims that nobody vouches for yet, and gives the one key that may have made them, or None.
-    `verify=False` leaves out the signature alone, for a token whose signature the caller has seen hold before. Raises
-    NotAuthenticated, which says no more than which kind of token was refused.
+    `key_for` gets the claims before they are verified, and returns the one key that may have made them, or None.
+    `verify=False` skips only the signature, for a token that the caller has verified before. Raises NotAuthenticated,
+    which says no more than which kind of token was refused.
     """
     try:
         header, claims, signed, signature = _take_apart(token, typ, claims_type)
@@ -107,7 +107,9 @@ def _take_apart(token: str, typ: Typ, claims_type: type[_C]) -> _Parts[_C]:
 
 @lru_cache(REMEMBERED)
 def _parts(token: str, typ: Typ, claims_type: type[Any]) -> _Parts[Any]:
-    """A token is read more than once: from an API or a peer, at admission, in `apply`. Refusals aren't remembered."""
+    """Cached, since a token is read more than once: from an API or a peer, at admission, in `apply`. Errors aren't
+    cached.
+    """
     parts = token.split(".")
     if len(parts) != 3 or len(parts[-1]) != _SIGNATURE_CHARACTERS:
         raise InputError("not three parts of base64url")

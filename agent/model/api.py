@@ -1,4 +1,4 @@
-"""What the HTTP API answers beside `agent.model.status`: one set of shapes for the server, the client and OpenAPI."""
+"""What the HTTP API answers, except `agent.model.status`: the same shapes for server, client and OpenAPI."""
 
 from typing import Literal
 
@@ -21,7 +21,7 @@ REDACTED = "(redacted)"
 
 
 class ProblemDetails(Struct, frozen=True, kw_only=True):
-    """RFC 9457, with `where` and `fix` of the error tree. `result` is the ledger's answer, where it said no."""
+    """RFC 9457, with `where` and `fix` of the error tree. `result` is the ledger's answer if the ledger refused."""
 
     type: str
     title: str
@@ -46,11 +46,11 @@ class Members(Struct, frozen=True, kw_only=True):
 
 
 class Recovery(Struct, frozen=True, kw_only=True):
-    """`GET /api/v1/recovery`: what this agent would begin the next epoch with (`agent recover --new-epoch`).
+    """`GET /api/v1/recovery`: what this agent would begin the next epoch from (`agent recover --new-epoch`).
 
-    `index` and `chain` are the head of its ledger, of `term`; what is behind `committed` it doesn't know to be
-    committed. `revision` is the target `cluster`'s. `lost`: voters that it has no link with. `unfit`: why no epoch may
-    begin here now, else empty; while a snapshot is being loaded, `index` is ahead of `chain`.
+    `index`, `term` and `chain` are the head of its ledger; it doesn't know entries after `committed` to be committed.
+    `revision` is the target `cluster`'s. `lost`: voters that it has no link with. `unfit`: why no epoch may begin here
+    now, else empty; while a snapshot is being loaded, `index` is ahead of `chain`.
     """
 
     survivor: AgentRef
@@ -66,11 +66,11 @@ class Recovery(Struct, frozen=True, kw_only=True):
 
     @property
     def rank(self) -> tuple[int, int, bool, str]:
-        """Who knows most has the highest (Raft §5.4.1); of those that know as much, one that may begin."""
+        """The agent that knows most has the highest (Raft §5.4.1); of equals, one that may begin an epoch."""
         return self.term, self.index, not self.unfit, self.survivor.name
 
     def beginning(self) -> Recover:
-        """What is signed to begin the next epoch with it."""
+        """The body to sign, to begin the next epoch from it."""
         lost = tuple(voter.id for voter in self.lost)
         return Recover(epoch=self.epoch + 1, survivor=self.survivor.id, index=self.index, chain=self.chain, lost=lost)
 
@@ -92,7 +92,7 @@ class Epochs(Struct, frozen=True, kw_only=True):
 
 
 class OperatorView(Struct, frozen=True, kw_only=True):
-    """An operator, nothing of it secret: `key` is the public half, `key_id` what tokens name it by (`kid`).
+    """An operator; none of it is secret: `key` is the public half, `key_id` what tokens name it by (`kid`).
 
     `stacks` are globs that limit every scope but `admin`.
     """
@@ -128,7 +128,7 @@ class BlobView(Struct, frozen=True, kw_only=True):
 class ImageProgress(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How far one host is with an image: `done` of `size` bytes fetched. `skipped`: it has no engine for images.
 
-    `images` are the names that its engine has now; `what` and `fix` say why it `failed`.
+    `images` are the names that its engine now has; `what` and `fix` say why it `failed`.
     """
 
     host: Label
@@ -141,7 +141,9 @@ class ImageProgress(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ServiceEndpoint(Struct, frozen=True, kw_only=True):
-    """Where a replica is reached. One that moves has a second, where it runs until its successor is healthy."""
+    """Where a replica is reached. While it moves there are two: it runs at the old place until its successor is
+    healthy.
+    """
 
     slot: int
     host: str

@@ -1,4 +1,4 @@
-"""The ledger's past, as voters keep it: what the API answers of it, and what the agent says and hears."""
+"""The ledger's past as voters keep it: what the API answers about it."""
 
 from typing import Literal
 
@@ -9,10 +9,10 @@ from agent.model.types import Digest, Jti, Label, OperatorName
 
 
 class AuditLine(Struct, frozen=True, kw_only=True):
-    """One instruction of the ledger: who changed what, when, and what came of it.
+    """One instruction of the ledger: who changed what, when, and with which result.
 
-    `index` is its entry's, `at` ledger time (RFC 3339). `via`: the agent that took it. `outcome` `applied`, or why not
-    in `what`. Of an instruction whose signature didn't hold, the rest is what its token claims.
+    `index` is its entry's, `at` ledger time (RFC 3339). `via`: the agent that received it. `outcome` is `applied`, or
+    else `what` says why not. If the instruction's signature didn't hold, the rest is what its token claims.
     """
 
     index: int
@@ -29,16 +29,16 @@ class AuditLine(Struct, frozen=True, kw_only=True):
 
 
 class AuditGap(Struct, frozen=True, kw_only=True):
-    """Entries behind `after` up to `through` aren't kept on this host: it didn't vote then, or they were too old."""
+    """This host doesn't keep the entries after `after` up to `through`: it didn't vote then, or they were too old."""
 
     after: int
     through: int
 
 
 class AuditPage(Struct, frozen=True, kw_only=True):
-    """`GET /api/v1/audit`, oldest first. `more`: go on after this index; None at the end.
+    """`GET /api/v1/audit`, oldest first. `more`: continue after this index; None at the end.
 
-    `gaps`: among these lines and before them, since the page before; at the end behind them, too.
+    `gaps`: among these lines and between them and the page before; at the end also after them.
     """
 
     answered_by: Label
@@ -48,10 +48,10 @@ class AuditPage(Struct, frozen=True, kw_only=True):
 
 
 class AuditProof(Struct, frozen=True, kw_only=True):
-    """`GET /api/v1/audit/proof`: this agent has read all that it keeps, and linked it again.
+    """`GET /api/v1/audit/proof`: this agent has read everything that it keeps, and computed its hash chain again.
 
-    `first`, `last`: indices of what it keeps, 0 where that is nothing. `chain` is the hash of all entries up to `at`,
-    empty where it can't tell. `broken`: what doesn't fit together, else empty.
+    `first`, `last`: indices of what it keeps, 0 if that is nothing. `chain` is the hash of all entries up to `at`,
+    empty if it can't say. `broken`: what doesn't fit together, else empty.
     """
 
     name: Label

@@ -79,7 +79,7 @@ class Genesis(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
 
 
 class IdentityRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What a host sends out after it made its keys: public halves, and a CSR that proves it holds the TLS key."""
+    """What a host sends after it made its keys: the public halves, and a CSR that proves that it holds the TLS key."""
 
     version: Literal[1] = 1
     id: AgentId

@@ -1,7 +1,8 @@
 """Hostile bytes → checked types; every failure is an InputError that names the place and what was there.
 
-For plans, signed bodies, configuration and API requests. The parser is strict beyond RFC 8259: duplicate keys, NaN,
-Infinity, numbers out of range, text that isn't UTF-8 and deep nesting are refused: two readers never see two things.
+For plans, signed bodies, configuration and API requests. The parser is stricter than RFC 8259: it refuses duplicate
+keys, NaN, Infinity, numbers out of range, text that isn't UTF-8 and deep nesting, so that two readers never see two
+things.
 """
 
 from __future__ import annotations
@@ -57,10 +58,10 @@ def decode_json(data: bytes, type_: Any, *, where: str = "$", max_bytes: int) ->
 
 
 def prepare(*types: Any) -> None:
-    """Have msgspec go through these now, as it does when one is first read.
+    """Make msgspec compile these types now rather than when one is first decoded.
 
-    For what several threads read: whoever reads a struct while another thread is the first to, reads by the half that
-    is known of it, and the process dies.
+    For types that several threads decode: if a thread reads a struct while another thread is the first to, it uses a
+    half-built description of it, and the process crashes.
     """
     for type_ in types:
         msgspec.json.Decoder(type_)
@@ -89,7 +90,7 @@ def _refuse(tree: object, type_: Any, where: str, error: Exception) -> NoReturn:
 
 
 class _Poison:
-    """Stands in the parsed tree where something refused was found, so that the search for its path ends there."""
+    """Put into the parsed tree where something refused was found, so that the search for its path ends there."""
 
     def __init__(self, what: str) -> None:
         self.what = what

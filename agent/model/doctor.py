@@ -1,4 +1,4 @@
-"""What `agent doctor` asks hosts and tells people: what a host sees of itself, and what is wrong with it."""
+"""What `agent doctor` asks hosts and reports: what a host sees of itself, and what is wrong with it."""
 
 from typing import Any, Literal
 
@@ -39,7 +39,7 @@ class PortUse(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class WantedPort(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A port that its plan prefers and a replica couldn't have: it has `given`. `holder`: who has it, if known."""
+    """A port that a replica preferred but couldn't have; it got `given`. `holder`: who has the port, if known."""
 
     replica: str
     port: int
@@ -69,7 +69,7 @@ class DockerUse(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Firewall(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An active firewall that doesn't let all through that agents say; `commands` would. `lasting`: over boots too."""
+    """An active firewall that blocks some of the agents' traffic; `commands` open it. `lasting`: across reboots."""
 
     name: str
     commands: tuple[str, ...]
@@ -87,10 +87,10 @@ class Unit(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class PeerSight(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Another member as this host sees it. `connects`: what a TCP connection to its peer port meets.
+    """Another member as this host sees it. `connects`: the result of a TCP connection to its peer port.
 
-    `heard_udp`: a datagram of it came to our peer port just now. `same_network`: its address is in a network of ours,
-    so that its broadcasts should come here.
+    `heard_udp`: a datagram from it has just come to our peer port. `same_network`: its address is in one of our
+    networks, so its broadcasts should arrive here.
     """
 
     id: AgentId
@@ -106,7 +106,7 @@ class PeerSight(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class PublishedPort(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A replica's TCP port on the member `host` that no connection could be made to: what it met instead."""
+    """A replica's TCP port on the member `host` that couldn't be connected to, and why."""
 
     replica: str
     host: AgentId
@@ -115,7 +115,7 @@ class PublishedPort(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class LedgerSight(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where this host's copy of the ledger is, and who coordinates as far as it knows."""
+    """How far this host's copy of the ledger is, and who coordinates as far as it knows."""
 
     term: int
     commit: int
@@ -133,13 +133,13 @@ class Enrolled(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Examination(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Everything one host sees of itself and of the others. Nothing of it is secret.
+    """Everything that one host sees of itself and of the others. Nothing in it is secret.
 
-    `running`: an agent says it; else the command looked from outside, and what only agents know isn't there.
-    `wall_ms`: its clock at the end. `syncs_ms`: how long small writes took to reach the disk below the ledger.
-    `config` are all keys of the configuration. `closed`: replicas' ports that it can't connect to, its own ones' too.
-    `unchecked`: what couldn't be looked at, and why. `log`: the agent's last lines, where they were asked for.
-    `missing`: files without which no agent starts.
+    `running`: an agent reports this; else the command looked from outside, and what only agents know is missing.
+    `wall_ms`: its clock at the end. `syncs_ms`: how long small writes took to reach the disk below the ledger. `config`
+    has all keys of the configuration. `closed`: replicas' ports that it can't connect to, including its own.
+    `unchecked`: what couldn't be looked at, and why. `log`: the agent's last lines, if they were asked for. `missing`:
+    files without which an agent can't start.
     """
 
     id: AgentId | None
@@ -173,7 +173,8 @@ class Examination(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class HostAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A line of `GET /api/v1/doctor`: what one host answered, or `what` and `fix` for why it didn't.
 
-    `offset_ms`: its clock against the one of the agent that was asked; network and queues count as behind.
+    `offset_ms`: its clock against that of the agent that was asked; time on the network and in queues makes it seem
+    behind.
     """
 
     id: AgentId | None
@@ -185,7 +186,7 @@ class HostAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Finding(Struct, frozen=True, kw_only=True):
-    """Something that is wrong, or at least unusual, and the command that mends it."""
+    """Something that is wrong, or at least unusual, and how to fix it."""
 
     severity: FindingSeverity
     check: Check
@@ -195,9 +196,9 @@ class Finding(Struct, frozen=True, kw_only=True):
 
 
 class DoctorReport(Struct, frozen=True, kw_only=True):
-    """`agent doctor --json`. `as_of` is RFC 3339; `answered_by` is who was asked, empty when nobody could be.
+    """`agent doctor --json`. `as_of` is RFC 3339; `answered_by` is the agent that was asked, empty when none could be.
 
-    Fields are added without another `version`; one that changes its meaning makes the next.
+    New fields don't change `version`; a change of meaning does.
     """
 
     version: int = REPORT_VERSION

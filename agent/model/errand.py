@@ -1,7 +1,8 @@
 """What a coordinator asks hosts to find out for a rollout, and what they found: soft state both ways.
 
-An errand is a pointer, as an assignment is: the host resolves it by its own ledger, so no coordinator can make it pull,
-bind or call what no operator signed. A host has one list of them, replaced whole; the next coordinator asks anew.
+Like an assignment, an errand is a pointer: the host resolves it by its own ledger, so no coordinator can make it pull,
+bind or call anything that no operator signed. A host has one list of errands, which is replaced as a whole; the next
+coordinator asks again.
 """
 
 import hashlib
@@ -24,9 +25,9 @@ _encoder = msgspec.msgpack.Encoder(order="deterministic")
 
 
 class Prepare(Struct, frozen=True, kw_only=True, tag="prepare", omit_defaults=True):
-    """Have everything here that these replicas of one service need to start, without starting them.
+    """Get everything ready that these replicas of one service need to start, without starting them.
 
-    `assignments` are those that will be made when every host is ready, all of one service and for this host.
+    `assignments` are those that will be made once every host is ready, all of one service and for this host.
     """
 
     stack: Label
@@ -36,7 +37,7 @@ class Prepare(Struct, frozen=True, kw_only=True, tag="prepare", omit_defaults=Tr
 
 
 class Reach(Struct, frozen=True, kw_only=True, tag="reach", omit_defaults=True):
-    """Ask every published TCP port of these replicas. `index`: the ledger's, from which on they are where they are."""
+    """Try every published TCP port of these replicas. `index`: the ledger index from which on they are there."""
 
     stack: Label
     revision: int
@@ -50,7 +51,7 @@ FindingState = Literal["working", "ready", "failed"]
 
 
 def errand_id(errand: Errand) -> str:
-    """Names what is asked: 16 hexadecimal characters over all of it."""
+    """Identifies what is asked: 16 hexadecimal characters of its hash."""
     return hashlib.sha256(_encoder.encode(errand)).hexdigest()[:16]
 
 
@@ -64,7 +65,7 @@ class Unreached(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ErrandFinding(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How far a host is with one errand. `detail`: what it does, or what is wrong and what to do about it."""
+    """How far a host is with one errand. `detail`: what it is doing, or what is wrong and how to fix it."""
 
     errand: ShortText
     kind: ErrandKind

@@ -1,6 +1,6 @@
-"""Why a plain tree isn't of a type, and where: the sentence behind an InputError.
+"""Why a plain tree isn't of a type, and where: the sentence of an InputError.
 
-msgspec decides whether a value is valid; this only explains, from the same types (`msgspec.inspect`), with the real
+msgspec decides whether a value is valid. This only explains, from the same types (`msgspec.inspect`), with the real
 keys and values that msgspec's own messages leave out.
 """
 
@@ -68,7 +68,7 @@ def _name_only(key: Any) -> Any:
 
 
 def explain(tree: object, type_: Any, where: str) -> Problem | None:
-    """The first thing in `tree` that keeps it from being a `type_`; None when this finds nothing wrong."""
+    """The first thing in `tree` that makes it not a `type_`; None when this finds nothing wrong."""
     return _find(tree, _type_info(type_), _Place(where))
 
 

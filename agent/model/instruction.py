@@ -1,6 +1,6 @@
-"""What an operator can say: the acts, the bodies they bind, and how the ledger answers.
+"""What an operator can ask for: the acts, their bodies, and the ledger's answers.
 
-The JWT itself is `agent.instruction`'s business; here are only the shapes.
+The JWT itself is the business of `agent.instruction`; here are only the shapes.
 """
 
 from typing import Annotated, Literal
@@ -86,7 +86,7 @@ class Undrain(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
 
 
 class Relabel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """All labels of a host, in the place of those that it was enrolled with. Replicas that want others leave it."""
+    """All labels of a host, replacing the enrolled ones. Replicas that need others leave it."""
 
     version: Literal[1] = 1
     labels: Labels = {}
@@ -95,8 +95,8 @@ class Relabel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
 class Grant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Enters an operator, or replaces the one of that name.
 
-    `replaces`: who has that name as the signer knows it, None for nobody; refused when the ledger says otherwise. What
-    the signer keeps of it (a key, a scope) some agent told, so an agent that tells something wrong gains nothing.
+    `replaces`: the operator of that name as the signer knows it, None for nobody; refused if the ledger has another.
+    What the signer doesn't change (a key, a scope) it knows from some agent, so an agent that lies gains nothing.
     """
 
     version: Literal[1] = 1
@@ -118,9 +118,9 @@ class GrantKey(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, om
 
 
 class Cancel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A signed no-op that takes the revision an open instruction would have taken, so that one can never apply.
+    """A signed no-op that takes the revision which an open instruction would have taken, so that it can never apply.
 
-    `jti`: that instruction's, where it is known; for the audit only.
+    `jti`: that instruction's, if known; only for the audit.
     """
 
     version: Literal[1] = 1
@@ -130,9 +130,9 @@ class Cancel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
 class Recover(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Begins another epoch when the majority is lost for good: `survivor` is its first and only voter.
 
-    `index` and `chain` name the head of the survivor's ledger, uncommitted entries included: all that is kept. `lost`
-    are the voters that weren't reached; named for the audit, and refused nothing. It never goes through consensus,
-    which there is none of.
+    `index` and `chain` name the head of the survivor's ledger, including uncommitted entries: all of it is kept. `lost`
+    are the voters that weren't reached; they are named for the audit only. It never goes through consensus, since there
+    is none.
     """
 
     version: Literal[1] = 1

@@ -27,7 +27,7 @@ class AssignedPort(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
 
 
 class Predecessor(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Where a replica was before it moved: that host keeps what it runs there, and lets go of it when it is told."""
+    """Where a replica was before it moved: that host keeps it running until it is told to let go."""
 
     host: AgentId
     ports: tuple[AssignedPort, ...] = ()

@@ -78,12 +78,12 @@ class PortConflict(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class HostReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The whole of a host's soft state. `boot` counts the agent's starts; (boot, sequence) orders reports,
-    but for a host whose disk went back.
+    """The whole of a host's soft state. `boot` counts the agent's starts; (boot, sequence) orders reports, unless the
+    host's disk went back.
 
-    `applied` is the ledger index that the host had reconciled against: a report older than an assignment says nothing
-    about it; `index`, how far its ledger is (0: an earlier version doesn't say). `linked` are the members the host has
-    a peer link with; `findings` answer the errands that it was sent on.
+    `applied` is the ledger index that the host had reconciled: a report older than an assignment says nothing about it.
+    `index`: how far its ledger is (0: an earlier version doesn't say). `linked` are the members that the host has a
+    peer link with; `findings` answer the errands that it was sent on.
     """
 
     host: AgentId

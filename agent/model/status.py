@@ -38,10 +38,11 @@ class QuorumStatus(Struct, frozen=True, kw_only=True):
 
 
 class HostStatus(Struct, frozen=True, kw_only=True):
-    """`fit`: whether replicas of every kind may be placed there; `reasons` says why not: it is dead or drained, or an
-    engine of it doesn't answer, and it takes only what needs another one. `last_seen`: RFC 3339, or None if never.
+    """`fit`: whether replicas of every kind may be placed there. `reasons` says why not: it is dead or drained, or one
+    of its engines doesn't answer, so that it takes only replicas for its other engine. `last_seen`: RFC 3339, or None
+    if never.
 
-    `cordoned`: it was drained: it gets nothing more, and what may run elsewhere moves there.
+    `cordoned`: it was drained: nothing more is placed there, and what may run elsewhere leaves.
     """
 
     id: AgentId
@@ -86,7 +87,7 @@ class ReplicaStatus(Struct, frozen=True, kw_only=True):
 
 
 class ServiceStatus(Struct, frozen=True, kw_only=True):
-    """`wanted`, `healthy` and `unknown` count replicas; of `unknown` ones the agent that answers has heard nothing."""
+    """`wanted`, `healthy` and `unknown` count replicas; the agent that answers has no report of the `unknown` ones."""
 
     name: str
     wanted: int
@@ -98,7 +99,9 @@ class ServiceStatus(Struct, frozen=True, kw_only=True):
 
 
 class HostCheck(Struct, frozen=True, kw_only=True):
-    """What a host finds out for a rollout. `prepare`: whether it can run a service's replicas; `reach`: their ports."""
+    """What a host finds out for a rollout. `prepare`: whether it can run a service's replicas; `reach`: whether it
+    reaches them.
+    """
 
     host: str
     kind: ErrandKind
@@ -140,9 +143,9 @@ class InstanceStatus(Struct, frozen=True, kw_only=True):
 
 
 class Status(Struct, frozen=True, kw_only=True):
-    """`as_of`: when the soft state in it was told, RFC 3339. `stale`: it isn't the coordinator's own view of now.
+    """`as_of`: when the soft state in it was reported, RFC 3339. `stale`: it isn't the coordinator's own view of now.
 
-    `health_score`: 100 × healthy / wanted over the replicas that aren't unknown, and 100 where there is none of these.
+    `health_score`: 100 × healthy / wanted over the replicas that aren't unknown, and 100 if there are none.
     """
 
     version: int = STATUS_VERSION
@@ -163,9 +166,9 @@ class Status(Struct, frozen=True, kw_only=True):
 
 
 class MemberView(Struct, frozen=True, kw_only=True):
-    """A line of `agent members`: the host, and how this agent itself sees it.
+    """A line of `agent members`: the host, and how this agent sees it.
 
-    `sealing_key` is what `agent invite` seals to; it asks the very agent for it, whose certificate names its id.
+    `agent invite` seals for `sealing_key`; it asks that agent itself for it, whose certificate names its id.
     """
 
     id: AgentId

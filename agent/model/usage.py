@@ -1,4 +1,4 @@
-"""What replicas use of their hosts right now. Soft, sampled when somebody asks, kept nowhere."""
+"""What replicas use on their hosts right now. Soft: sampled when somebody asks, never kept."""
 
 from typing import Annotated
 

@@ -20,9 +20,9 @@ KeyPath = Annotated[str, Meta(min_length=1, max_length=1024, pattern=r"\A[^\x00-
 class AddWorker(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """`POST /api/v1/deployment/workers`: SEED's three keys, and what `agent invite` adds to them.
 
-    `ssh_key_path` names a file in `/etc/muster/ssh/` of the agent `via`, which does the SSH; without one its root's own
-    ssh decides. `accept_new`: believe a host key that it sees for the first time. `sealed` is an Invitation, for
-    `via` alone, bound to all the other keys.
+    `ssh_key_path` names a file in `/etc/muster/ssh/` of the agent `via`, which does the SSH; without it, its root's own
+    ssh configuration decides. `accept_new`: trust a host key that is seen for the first time. `sealed` is an
+    Invitation, for `via` alone, bound to all the other keys.
     """
 
     host: HostAddress
@@ -50,9 +50,9 @@ class HostKeys(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Invitation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A host's identity, made and certified at the operator's, and the signed `enrol` that makes it a member.
+    """A host's identity, made and certified on the operator's machine, and the signed `enrol` that makes it a member.
 
-    `genesis` is the sha256 of the genesis that it is for; the agent that opens it has that itself.
+    `genesis` is the sha256 of the genesis that it is for; the agent that opens it has the genesis itself.
     """
 
     version: Literal[1] = 1
@@ -67,9 +67,9 @@ OperationState = Literal["running", "done", "failed"]
 
 
 class Operation(Struct, frozen=True, kw_only=True):
-    """`GET /api/v1/operations/{id}`. Only the agent that works on it knows it, and forgets it when it ends.
+    """`GET /api/v1/operations/{id}`. Only the agent that works on it knows it, and forgets it when the agent stops.
 
-    `lines` are what it told so far; `what`, `where` and `fix` say why it failed. Times are RFC 3339.
+    `lines` are its output so far; `what`, `where` and `fix` say why it failed. Times are RFC 3339.
     """
 
     id: Jti
