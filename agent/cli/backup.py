@@ -86,7 +86,7 @@ class _Making:
         return self._tell(state, writer.parts, size)
 
     async def _state(self, writer: BackupWriter, home: Home) -> ClusterState:
-        """The coordinator's; every signature in it is checked, and it is this cluster's."""
+        """The coordinator's state. Checks every signature in it, and that it is of this cluster."""
         status = await self._client.status()
         if status.stale:
             notice(f"nobody coordinates; the state is the one that {status.answered_by.name} has")
@@ -122,7 +122,7 @@ class _Making:
             await self._fetch(writer, part, host, f"/api/v1/backup/volumes/{stack}/{volume}")
 
     async def _fetch(self, writer: BackupWriter, part: Part, host: Label, path: str) -> None:
-        """What one host alone has; without it the backup is made all the same."""
+        """A part that only one host has; without it the backup is made all the same."""
         try:
             await self._copy(writer, part, host, path)
         except NotFound:
@@ -171,7 +171,7 @@ def _part(name: str, kind: PartKind, **about: str) -> Part:
 
 
 def _plan_text(state: ClusterState, name: Label) -> bytes:
-    """As `agent deploy` takes it, environment values and all, with the scale set since."""
+    """A plan that `agent deploy` takes, with environment values and the scale that was set since."""
     stack = state.stacks[name]
     signed = deployed_stack(state, stack)
     services = {
@@ -212,7 +212,7 @@ def _manifest(home: Home, state: ClusterState, parts: list[Part]) -> Manifest:
 
 
 def _called(part: Part) -> str:
-    """What a person calls it."""
+    """A part's name for people."""
     if part.kind == "volume":
         return f"volume {part.stack}/{part.volume} of {part.host}"
     return f"API log of {part.host}" if part.kind == "api-log" else part.name

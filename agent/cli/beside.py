@@ -1,4 +1,4 @@
-"""Commands of `bootstrap` that a command of ours needs: run to their end, with what they tell on the way."""
+"""Runs commands of `bootstrap` that a command of ours needs, and shows their progress."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Told = Callable[[str], None]
 
 
 async def run_bootstrap(*arguments: str, data: bytes, told: Told = lambda line: None) -> bytes:
-    """Its standard output; `told` gets each line of its standard error. Raises MusterError with what it said last.
+    """Its standard output; `told` gets each line of its standard error. Raises MusterError with its last message.
 
-    Exit code 3 isn't an error here: some hosts failed, which the document tells.
+    Exit code 3 isn't an error here: some hosts failed, which the document says.
     """
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
@@ -55,7 +55,7 @@ async def run_bootstrap(*arguments: str, data: bytes, told: Told = lambda line: 
 
 
 def _error(last: list[str]) -> MusterError:
-    """What it said last: a problem where it was given --json; else `error: what`, and on a line below what to do."""
+    """Its last message: a problem if it was given --json; else `error: what`, with the fix on the line below."""
     problem = _decoded(last[-1]) if last else {}
     if "detail" in problem:
         where, fix = (str(problem.get(key) or "") for key in ("where", "fix"))
@@ -66,7 +66,7 @@ def _error(last: list[str]) -> MusterError:
 
 
 def progress_line(line: str) -> str | None:
-    """A JSON line of `bootstrap --json --progress` as one for people: `n4: making keys`; None for anything else."""
+    """A JSON line of `bootstrap --json --progress` for people: `n4: making keys`; None for anything else."""
     told = _decoded(line)
     if "text" not in told:
         return None
@@ -74,7 +74,7 @@ def progress_line(line: str) -> str | None:
 
 
 def _decoded(line: str) -> dict[str, Any]:
-    """Empty where it is no JSON object."""
+    """Empty if it isn't a JSON object."""
     try:
         told = json.loads(line)
     except ValueError:

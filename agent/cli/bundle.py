@@ -39,7 +39,7 @@ versions.json of the command, Python and the system
 
 
 async def gather(client: Client) -> dict[str, Any]:
-    """What else is told about the cluster; a part that can't be had says why."""
+    """The rest of what a bug report needs about the cluster; a part that can't be had says why."""
     parts: dict[str, Any] = {}
     try:
         parts["status.json"] = _quiet_status(msgspec.to_builtins(await client.status()))
@@ -98,6 +98,6 @@ def _quiet_event(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_words(text: str) -> str:
-    """What we said ourselves: up to the first colon, bar or end of a line, behind which a program's lines may come."""
+    """Our own part of a reason: up to the first colon, bar or end of line, after which a program's output may come."""
     said, *rest = _BEFORE_WORDS.split(text, maxsplit=1)
     return f"{said}: {_PROGRAMS_WORDS}" if rest else said

@@ -44,7 +44,7 @@ def cancel(target: str, jti: str | None) -> None:
 
 
 async def _want_open(client: Client, jti: Jti) -> None:
-    """Raises Conflict when that instruction has its answer."""
+    """Raises Conflict when that instruction has been answered."""
     try:
         known = await client.instruction(jti)
     except NotFound:

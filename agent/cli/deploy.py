@@ -103,7 +103,7 @@ def deploy(
 
 
 def _other_ports(stack: Stack, end: StackStatus) -> Iterator[str]:
-    """Once for a service and host: its preferred port where none of its replicas there could have it."""
+    """Notes, once per service and host: the preferred port where no replica there could have it."""
     for service in end.services:
         preferred = stack.services[service.name].ports if service.name in stack.services else ()
         by_host: dict[str, list[AssignedPort]] = {}
@@ -135,7 +135,7 @@ def _show_newcomers(options: Options, newcomers: tuple[Newcomer, ...]) -> None:
 
 
 def _pin_with(names: Mapping[str, Label], pin: Pin) -> Pin:
-    """Also by what the plan calls hosts that were members only just now."""
+    """Also pins to hosts that became members just now, by the name that the plan uses."""
     return lambda host: names.get(host) or pin(host)
 
 

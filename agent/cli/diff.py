@@ -1,4 +1,6 @@
-"""What a deploy would change, service by service. Pure. Environment values are hidden, so only their names compare."""
+"""What a deploy would change, service by service. Pure. Environment values are hidden, so only their names are
+compared.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ _UNKNOWN: Mapping[Label, Labels] = MappingProxyType({})
 
 
 class FieldChange(Struct, frozen=True, kw_only=True):
-    """`before` and `after` as JSON text; of an environment the names only."""
+    """`before` and `after` as JSON text; of an environment only the names."""
 
     field: str
     before: str
@@ -39,9 +41,9 @@ class ServiceChange(Struct, frozen=True, kw_only=True):
 
 
 class StackDiff(Struct, frozen=True, kw_only=True):
-    """`identical`: the very body that is deployed. `scale` set since ends with a deploy. `nowhere`: services that no
-    host may run by its name and labels, and why; a deploy fails for them before it changes anything. `files`: those
-    sent along that aren't the same.
+    """`identical`: exactly this body is deployed. `scale`, set since, ends with a deploy. `nowhere`: services that no
+    host may run because of its name and labels, and why; a deploy fails for them before it changes anything. `files`:
+    those sent along that differ.
     """
 
     stack: str
@@ -54,7 +56,7 @@ class StackDiff(Struct, frozen=True, kw_only=True):
 
 
 def stack_diff(running: StackView | None, wanted: Stack, hosts: Mapping[Label, Labels] = _UNKNOWN) -> StackDiff:
-    """`running` None: there is no such stack yet. `hosts`: the labels of all there will be, if they are known."""
+    """`running` None: there is no such stack yet. `hosts`: the labels of all hosts that there will be, if known."""
     before = running.stack.services if running is not None else {}
     identical = running is not None and running.deployed.digest == body_digest(encode_body(wanted))
     changes = [

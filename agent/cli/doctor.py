@@ -33,7 +33,7 @@ ASK_WITHIN_S = 9.0  # to find a member, and for all that it asks: nobody waits l
 
 @dataclass
 class _Heard:
-    """What came so far; `unreached` says why nobody could be asked."""
+    """The answers so far; `unreached` says why nobody could be asked."""
 
     answers: list[HostAnswer] = field(default_factory=list)
     answered_by: str = ""
@@ -88,7 +88,7 @@ def _check(hosts: tuple[str, ...], bundle: str | None) -> None:
 
 
 def _ask(options: Options, hosts: tuple[str, ...], *, for_bundle: bool) -> _Heard:
-    """The hosts' answers through any member. Raises NotFound for a host that is no member."""
+    """The hosts' answers, through any member. Raises NotFound for a host that isn't a member."""
     heard = _Heard()
     try:
         client = open_client(options)
@@ -123,7 +123,7 @@ async def _ask_through(
 
 
 def _look_here(options: Options, heard: _Heard) -> bool:
-    """Whether this is a host of its own, which can be looked at without its agent."""
+    """Whether this machine is a host, which can be looked at without its agent."""
     if options.via is not None or options.socket is not None or not is_host():
         return False
     _tell(options, "no agent answers; looking at this host itself …")
@@ -136,7 +136,7 @@ def _unreached(error: MusterError) -> Finding:
 
 
 def _tell(options: Options, text: str) -> None:
-    """Beside the output, so that a document stays one."""
+    """On standard error, so that standard output stays one document."""
     if not options.json or sys.stderr.isatty():
         print(clean(text), file=sys.stderr, flush=True)
 

@@ -89,7 +89,7 @@ def undrain(hosts: tuple[str, ...]) -> None:
 
 @dataclass(slots=True)
 class _Screen:
-    """What a person, or a program, is told of the drain of `hosts`."""
+    """Shows a person, or a program, how the drain of `hosts` goes."""
 
     options: Options
     hosts: Sequence[HostStatus]
@@ -112,7 +112,7 @@ class _Screen:
             self._live.stop()
 
     def tell(self, look: Look) -> None:
-        """A table that moves on a terminal, else a line for whatever is told for the first time."""
+        """A table that is redrawn on a terminal, else a line for each thing that wasn't said before."""
         if self._live is not None:
             rows = [(item.replica, item.host, _why(item)) for item in look.left]
             self._live.update(table(("replica", "host", ""), rows), refresh=True)
@@ -166,7 +166,7 @@ class _Screen:
 
 
 def _foretell(options: Options, found: Mapping[str, Sequence[Left]]) -> int:
-    """What is known before a drain: whether a replica fits anywhere else isn't."""
+    """What can be said before a drain; not whether a replica fits anywhere else."""
     if options.json:
         print_json({"hosts": [{"host": host, "would": there} for host, there in found.items()]})
     else:

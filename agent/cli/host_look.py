@@ -1,4 +1,4 @@
-"""A look at this host from outside, for `agent doctor` where no agent answers on it."""
+"""Looks at this host from outside, for `agent doctor` when no agent answers on it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_ENVIRONMENT_BYTES = 65_536  # a handful of lines
 
 
 def is_host() -> bool:
-    """Whether bootstrap has put an agent onto this machine, or begun to."""
+    """Whether bootstrap has installed an agent on this machine, or begun to."""
     return any(Path(path).exists() for path in (DEFAULT_FILE, f"/etc/systemd/system/{UNIT}.service"))
 
 
@@ -37,7 +37,7 @@ def said_at_its_end() -> str:
 
 
 def look_here() -> HostAnswer:
-    """What can be seen of a host whose agent doesn't run: its unit, its last words, files, ports, disks."""
+    """What can be seen of a host whose agent doesn't run: its unit, its last log lines, files, ports, disks."""
     from agent.runtime import holders, look
 
     name, unchecked = socket.gethostname().partition(".")[0], dict[str, str]()
@@ -84,7 +84,7 @@ def look_here() -> HostAnswer:
 
 
 def _missing(data_dir: Path) -> tuple[str, ...]:
-    """The identity's files that aren't there. Raises PermissionError when nobody but root may know."""
+    """The identity's files that aren't there. Raises PermissionError when only root may know."""
     directory = data_dir / "identity"
     if not directory.exists():
         os.stat(data_dir)  # tells whether we may look at all
@@ -94,7 +94,7 @@ def _missing(data_dir: Path) -> tuple[str, ...]:
 
 
 def _unit_environment() -> dict[str, str]:
-    """The agent's own variables from the unit's EnvironmentFile (systemd.exec(5)); other lines are none of ours."""
+    """The agent's variables from the unit's EnvironmentFile (systemd.exec(5)); other lines are ignored."""
     try:
         with Path(ENVIRONMENT_FILE).open(encoding="utf-8", errors="replace") as file:
             text = file.read(MAX_ENVIRONMENT_BYTES)

@@ -100,7 +100,7 @@ async def _invite(home: Home, options: Options, wish: dict[str, Any], worker: di
 
 
 async def _via(home: Home, options: Options) -> Endpoint:
-    """The member that does the SSH, as the home knows it."""
+    """The member that will do the SSH, as the home knows it."""
     async with await asyncio.to_thread(lambda: home_client(home, via=options.via, notice=notice)) as client:
         if options.via is None:
             wanted = (await client.health()).name
@@ -120,7 +120,7 @@ async def _send(client: Client, via: Endpoint, body: bytes) -> Operation:
 
 
 async def _follow(client: Client, via: Endpoint, operation: Operation, options: Options) -> Operation:
-    """Tell its lines until it has ended."""
+    """Print the operation's lines until it has ended."""
     told = 0
     while True:
         for line in operation.lines[told:] if not options.json else ():

@@ -1,8 +1,9 @@
-"""An agent without an identity waits for one: who installs it asks for its keys, and hands it the grant.
+"""An agent without an identity waits for one: the installer asks for its keys and gives it the grant.
 
-Over a socket of its own, one at a time: a line of JSON, {"name", "address"}, is answered with the IdentityRequest; then
-comes the IdentityGrant, up to the end of the stream, and is answered with {"accepted": true}, or with what is wrong
-(RFC 9457). So the process that joins is the one that then runs, and has imported all it needs when the grant comes.
+Over a socket of its own, one connection at a time. A line of JSON, {"name", "address"}, is answered with the
+IdentityRequest. Then comes the IdentityGrant, up to the end of the stream, answered with {"accepted": true} or with
+what is wrong (RFC 9457). So the process that joins is the one that then runs, and it has imported everything by the
+time the grant comes.
 """
 
 import importlib
@@ -38,14 +39,14 @@ NEEDED: Final = ("agent.node.driver.agent", "agent.api.app", "agent.api.server",
 
 
 class Introduction(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What this host is to be called, and where others reach it."""
+    """This host's name, and the address at which others reach it."""
 
     name: Label
     address: HostAddress
 
 
 def wait_for_identity(config: Config, waiting: Callable[[], None]) -> None:
-    """Until this host has one, or nobody has come to bring it; `waiting` is called about once a second.
+    """Wait until this host has an identity, or nobody has come to bring one; `waiting` is called about once a second.
 
     Raises StorageError.
     """
@@ -76,14 +77,14 @@ def wait_for_identity(config: Config, waiting: Callable[[], None]) -> None:
 
 
 class _Installer:
-    """Who installs this host. One that ends early has said nothing more."""
+    """The connection of an installer. One that ends early counts as having sent nothing more."""
 
     def __init__(self, link: socket.socket, waiting: Callable[[], None]) -> None:
         self._link, self._waiting = link, waiting
         link.settimeout(ROUND_S)
 
     def hear(self, limit: int, end: bytes | None = None) -> bytes:
-        """What comes until `end`, or until the end of the stream. Raises TooLarge."""
+        """Reads until `end`, or until the end of the stream. Raises TooLarge."""
         heard = bytearray()
         while end is None or not heard.endswith(end):
             self._waiting()
@@ -101,7 +102,7 @@ class _Installer:
         return bytes(heard)
 
     def tell(self, message: object) -> None:
-        """A line."""
+        """Sends a line."""
         try:
             self._link.sendall(msgspec.json.encode(message) + b"\n")
         except (ConnectionError, TimeoutError):

@@ -60,7 +60,7 @@ def load(image: str, hosts: tuple[str, ...]) -> None:
 
 
 def _archive(image: str, directory: Path) -> Path:
-    """The file itself, or what `docker save` makes of the image. Raises InputError or NotFound."""
+    """The file itself, or the output of `docker save` for the image. Raises InputError or NotFound."""
     if Path(image).is_file():
         return Path(image)
     reference = convert({"ref": image}, Image, "IMAGE").ref
@@ -99,7 +99,7 @@ def _digest(archive: Path) -> Digest:
 async def _load(
     client: Client, options: Options, archive: Path, digest: Digest, hosts: tuple[Label, ...]
 ) -> dict[str, ImageProgress]:
-    """The last word of each host."""
+    """The last progress of each host."""
     size = (await asyncio.to_thread(archive.stat)).st_size
     last: dict[str, ImageProgress] = {}
     shown_at: dict[str, int] = {}

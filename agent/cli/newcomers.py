@@ -1,4 +1,4 @@
-"""Hosts of a plan that aren't members yet: `agent deploy` has them bootstrapped first, after asking."""
+"""Hosts of a plan that aren't members yet: `agent deploy` has them installed first, after asking."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from agent.model.types import Label, is_label
 
 
 class Newcomer(Struct, frozen=True, kw_only=True):
-    """A host, and how the plan (or the environment) says that ssh gets there."""
+    """A host, and how ssh reaches it by the plan or the environment."""
 
     host: str
     user: str | None
@@ -34,7 +34,7 @@ class Newcomer(Struct, frozen=True, kw_only=True):
 
     @property
     def called(self) -> Label | None:
-        """Its name, where the plan names it rather than gives an address: the cluster shall call it so too."""
+        """Its name, if the plan names it rather than gives an address: the cluster will call it so too."""
         first = self.host.partition(".")[0].lower()
         return first if is_label(first) and not self.host.replace(".", "").isdigit() and ":" not in self.host else None
 
@@ -68,7 +68,9 @@ class _Document(Struct, frozen=True, kw_only=True):
 
 
 def newcomers_of(plan: Plan, pin: Pin, where: str) -> tuple[Newcomer, ...]:
-    """The hosts that `pin` knows no member for, each once, as its first instance says. Environment before plan."""
+    """The hosts that `pin` knows no member for, each once, as its first instance says. The environment overrides the
+    plan.
+    """
     found: dict[str, Newcomer] = {}
     for placed in instances(plan, where=where):
         host = placed.instance.host
@@ -80,16 +82,16 @@ def newcomers_of(plan: Plan, pin: Pin, where: str) -> tuple[Newcomer, ...]:
 
 
 def command(newcomers: tuple[Newcomer, ...]) -> str:
-    """The same by hand."""
+    """The command that does the same by hand."""
     lines = " ".join(shlex.quote(newcomer.line) for newcomer in newcomers)
     return f"printf '%s\\n' {lines} | bootstrap install -"
 
 
 async def bootstrap(newcomers: tuple[Newcomer, ...], options: Options, *, yes: bool, where: str) -> Mapping[str, Label]:
-    """Have them made members, after asking; host → its name in the cluster.
+    """Have them installed, after asking; host → its name in the cluster.
 
-    Raises click.Abort for a no, InputError where nobody can be asked, DeploymentFailed naming the first that failed:
-    then nothing was deployed.
+    Raises click.Abort for a no, InputError when nobody can be asked, DeploymentFailed naming the first that failed:
+    nothing was deployed then.
     """
     hosts = ", ".join(newcomer.host for newcomer in newcomers)
     notice(f"new here, so not members yet: {hosts}")

@@ -184,7 +184,7 @@ def replace(recovery_key: str | None) -> None:
 
 
 def _next_key(home: Home) -> OperatorFile:
-    """A new key beside the old one, kept before anybody is told of it; the same again after a run that was cut."""
+    """A new key beside the old one, stored before anybody hears of it; after an interrupted run, the same one again."""
     path = home.path / NEXT_KEY_FILE
     if not path.exists():
         write_file(path, private_pem(new_key()), mode=0o600)
@@ -195,7 +195,7 @@ def _next_key(home: Home) -> OperatorFile:
 
 
 def _changed(name: OperatorName, before: Operator | None, given: dict[str, Any]) -> Operator:
-    """The operator as it shall be. Raises NotFound for one that nobody knows a key of, InputError."""
+    """The operator as it will be. Raises NotFound when nobody knows a key of it, InputError."""
     if before is None and "key" not in given:
         fix = "Add --key HEX: `agent operator key` makes a key and prints that half of it."
         raise NotFound("there is no such operator yet, so it needs a key", where=name, fix=fix)

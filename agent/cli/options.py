@@ -1,4 +1,4 @@
-"""Options that every command has, before or behind its name."""
+"""Options that every command has, before or after its name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEFAULT_SOCKET = "/run/muster/agent.sock"
 
 
 class Options:
-    """What was given, wherever it stood; as long as nothing was, the defaults."""
+    """The options that were given, wherever they stood; otherwise the defaults."""
 
     home: str | None = None
     via: str | None = None
@@ -30,7 +30,7 @@ class Options:
 
     @property
     def live(self) -> bool:
-        """Whether somebody looks at the screen."""
+        """Whether somebody watches the screen."""
         return not self.json and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
 

@@ -45,7 +45,9 @@ def print_json(value: Any) -> None:
 
 
 def bytes_teller(options: Options, what: str, *, from_start: bool) -> Callable[[int], None]:
-    """Takes how many bytes of something are done, and tells it each TOLD_EVERY_BYTES; with --json nothing."""
+    """A function that gets how many bytes of something are done and prints that every TOLD_EVERY_BYTES; with --json it
+    prints nothing.
+    """
     shown = -1 if from_start else 0
 
     def told(size: int) -> None:
@@ -58,7 +60,7 @@ def bytes_teller(options: Options, what: str, *, from_start: bool) -> Callable[[
 
 
 def console(options: Options) -> Console:
-    """Where tables go."""
+    """The console that prints tables."""
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else PLAIN_WIDTH
@@ -88,7 +90,7 @@ def print_table(options: Options, columns: Sequence[str], rows: Sequence[Sequenc
 
 
 def say_from(options: Options, source: str, text: str) -> None:
-    """A line of one of several sources, whose name stands before it in a colour of its own."""
+    """A line of one of several sources, with the source's name before it in a colour of its own."""
     name = clean(source)
     if options.color:
         name = f"\x1b[{SOURCE_COLOURS[zlib.crc32(name.encode()) % len(SOURCE_COLOURS)]}m{name}\x1b[0m"

@@ -45,7 +45,7 @@ def plan(stack: str, signed: bool) -> None:
 
 
 def _as_deployed(view: StackView, status: Status) -> Plan:
-    """With the scale set since, and where the replicas are."""
+    """With the scale that was set since, and where the replicas are."""
     placed: dict[str, list[Placement]] = {}
     for stack in status.stacks:
         for service in stack.services if stack.name == view.name else ():

@@ -1,4 +1,4 @@
-"""Watching a change until it is done: the newest status, looked at whenever something happens."""
+"""Watches a change until it is done: looks at the newest status whenever something happens."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ _ENDS: tuple[Phase, ...] = ("healthy", "stopped", "failed")
 
 
 class Watch(Struct):
-    """One stack on its way to `revision`. `removing`: done when it is gone, as its hosts say; `newest`: what it was.
+    """One stack on its way to `revision`. `removing`: done when the hosts say that it is gone; `newest`: what it was.
 
-    With `volumes`, which go with it, it is done when only hosts that are lost have something left.
+    With `volumes`, which are removed too, it is done when only hosts that are lost have something left.
     """
 
     client: Client
@@ -84,7 +84,7 @@ class Watch(Struct):
             await asyncio.gather(listening, return_exceptions=True)
 
     async def _look(self) -> StackStatus | None:
-        """The first time once events are listened to: those of what isn't over by then are all heard."""
+        """The newest status. The first one is asked for once events are followed, so that none after it is missed."""
         await _wait(self._listens, LISTENS_WITHIN_S)
         with self._screen() as screen:
             heard = time.monotonic()
@@ -139,7 +139,7 @@ class Watch(Struct):
         return not self.removing and found.phase in ("healthy", "stopped")
 
     def _is_over(self, stack: StackStatus, status: Status) -> bool:
-        """Whether only lost hosts have something left, which go on by themselves once they are back.
+        """Whether only lost hosts have something left; these continue by themselves once they are back.
 
         Raises DeploymentFailed when others haven't confirmed for long that another replica is gone.
         """
@@ -162,7 +162,7 @@ class Watch(Struct):
         return False
 
     def _advise(self, owing: frozenset[str]) -> None:
-        """What to do about hosts that tell nothing more; once for the same."""
+        """What to do about hosts that report nothing more; once for each."""
         text = f"{_names(owing)} told nothing new for {SILENCE_S:.0f} s" if owing else "nobody told anything new"
         if self._told.get("advice") != text:
             self._told["advice"] = text
@@ -170,7 +170,7 @@ class Watch(Struct):
             notice(f"{text}; `{look}` looks for what is wrong there. Ctrl-C ends this command, and not the removal.")
 
     async def _say_outcome(self) -> None:
-        """The last line, behind what events tell of the way there, though the status may be sooner than they are."""
+        """The last line. It comes after the events, even if the status was sooner than they were."""
         if self.newest is not None and not self.removing:
             if self._watched:
                 await _wait(self._all_heard, EVENTS_WITHIN_S)
@@ -198,7 +198,7 @@ class Watch(Struct):
             )
 
     async def _listen(self) -> None:
-        """Events make us look sooner, which the clock does without them, and tell what no status keeps."""
+        """Follows events: they make us look sooner than the clock does, and say things that no status keeps."""
         try:
             await self._hear()
         finally:
@@ -272,7 +272,7 @@ class Watch(Struct):
                 self._once(service.name, f"{text}: {waiting}" if waiting else text)
 
     def _say_phase(self, phase: str) -> None:
-        """Each phase once, in their order: events tell of those that are over before anybody looks."""
+        """Each phase once, in order: events report those that are over before anybody looks."""
         place = _PHASES.index(phase) if phase in _PHASES else len(_PHASES)
         if place > self._phase and not self.options.json:
             self._phase = place
@@ -297,7 +297,7 @@ async def _wait(event: asyncio.Event, at_most_s: float) -> None:
 
 
 def _check_lines(checks: Sequence[HostCheck]) -> Iterator[tuple[str, str]]:
-    """(what about, the line) of each host, or of all together where there are many."""
+    """(what about, the line) for each host, or for all together when there are many."""
     if len(checks) <= MAX_CHECK_LINES:
         for check in checks:
             yield f"check {check.host} {check.service}", f"  {check.host}: {_does(check)}"
@@ -307,7 +307,7 @@ def _check_lines(checks: Sequence[HostCheck]) -> Iterator[tuple[str, str]]:
 
 
 def _check_rows(checks: Sequence[HostCheck]) -> list[tuple[str, str, str]]:
-    """What isn't done yet first, as much as a screen takes."""
+    """What isn't done yet comes first, as much as fits on a screen."""
     order = ("failed", "working", "ready")
     some = sorted(checks, key=lambda check: order.index(check.state))[:MAX_CHECK_LINES]
     return [(check.host, check.state, _does(check)) for check in some]
@@ -325,7 +325,7 @@ def _does(check: HostCheck) -> str:
 
 
 def _hosts(service: ServiceStatus, *, removing: bool = False) -> str:
-    """Where its replicas are; of one that was moving when it was removed, where it ran."""
+    """Where its replicas are; for one that was moving when it was removed, where it ran."""
     count = Counter((removing and replica.predecessor) or replica.host for replica in service.replicas)
     return ", ".join(f"{host} {number}" if number > 1 else host for host, number in sorted(count.items()))
 
@@ -346,13 +346,13 @@ def _names(hosts: frozenset[str]) -> str:
 
 
 def _hosts_of(stack: StackStatus | None) -> frozenset[str]:
-    """Where something of it is, by its status."""
+    """Where any of it is, by its status."""
     replicas = [replica for service in (stack.services if stack else ()) for replica in service.replicas]
     return frozenset(host for replica in replicas for host in (replica.host, replica.predecessor) if host)
 
 
 def _waiting(service: ServiceStatus) -> str:
-    """The replicas that aren't there yet, and why; of many, how many are in which state, and one of each."""
+    """The replicas that aren't there yet, and why; of many, how many are in each state, with one example."""
     waited = [replica for replica in service.replicas if replica.state != "healthy" and service.wanted]
     parts = [f"{replica.slot} on {replica.host} {replica.state}{_why(replica)}" for replica in waited]
     if len(waited) > MAX_REPLICAS_NAMED:
@@ -381,9 +381,9 @@ async def follow(
     volumes: bool = False,
     before: StackStatus | None = None,
 ) -> StackStatus | None:
-    """Say what was accepted, and watch it to its end unless `detach`.
+    """Print what was accepted, and watch it to its end unless `detach`.
 
-    `before`: what a stack was that is removed, and `volumes` whether those go with it.
+    `before`: the stack that is removed, as it was; `volumes`: whether its volumes are removed too.
     """
     stack = result.target.partition(":")[2]
     if not options.json:

@@ -100,7 +100,7 @@ def _choose(found: list[Recovery], via: str | None) -> Recovery:
 
 
 def _confirm(client: Client, chosen: Recovery, given: str | None) -> None:
-    """Say what is lost, and have it said back. Raises InputError for anything else, click.Abort for no answer."""
+    """Say what is lost, and have it confirmed. Raises InputError for another answer, click.Abort for none."""
     names = [voter.name for voter in chosen.lost]
     listed, survivor = ", ".join(names) or "nobody", chosen.survivor.name
     fix = f"If they are lost for good: `agent recover --new-epoch --lost {','.join(names)}`. Nothing was changed."

@@ -1,4 +1,4 @@
-"""The recovery key in the place of the operator's own: for when that one is lost."""
+"""Signing with the recovery key when the operator's own key is lost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ recovery_key_option = click.option(
 
 
 def recovery_signer(home: Home, file: str) -> tuple[Home, Ed25519PrivateKey]:
-    """The home as the recovery key's, and that key. Raises InputError when it isn't this cluster's."""
+    """The home with the recovery key as its operator, and that key. Raises InputError when it isn't this cluster's."""
     recovery = read_recovery(home)
     try:
         key = read_private_key(Path(file))
@@ -34,7 +34,7 @@ def recovery_signer(home: Home, file: str) -> tuple[Home, Ed25519PrivateKey]:
 
 
 def client_of(options: Options, recovery_key: str | None) -> Client:
-    """Of every member, signing with the recovery key where one is given. Raises InputError, NotFound."""
+    """A client that asks every member, and signs with the recovery key if one is given. Raises InputError, NotFound."""
     if recovery_key is None:
         return open_client(options, others=True)
     home, key = recovery_signer(open_home(find_home(options.home, os.environ)), recovery_key)

@@ -1,6 +1,6 @@
-"""`agent restore`: a verified backup, brought back as changes that the operator signs now.
+"""`agent restore`: brings a verified backup back, as changes that the operator signs now.
 
-Nothing is written behind the cluster's back: stacks are deployed again like any other, over any cluster, and volumes go
+Nothing is written behind the cluster's back: stacks are deployed again like any other, on any cluster, and volumes go
 to hosts that check the admin's signature. So a restore can't take a cluster back in time, and needs no new epoch.
 """
 
@@ -96,7 +96,7 @@ def _digest(found: Backup) -> Digest:
 
 
 def _proven(found: Backup) -> ClusterState:
-    """The state in it: every signature down to genesis, and an operator's over the manifest. Raises InputError."""
+    """The state in it, verified: every signature down to genesis, and the manifest's. Raises InputError."""
     manifest = found.manifest
     part = next(part for part in manifest.parts if part.kind == "state")
     try:

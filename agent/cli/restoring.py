@@ -1,4 +1,4 @@
-"""What a restore would change: the stacks of a backup beside those that are deployed now. Pure."""
+"""What a restore would change: compares the stacks of a backup with those that are deployed now. Pure."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from agent.state import ClusterState, deployed_stack
 
 
 class StackPlan(Struct, frozen=True, kw_only=True):
-    """What to do about one stack; `changes` says it to a person, and is empty where nothing is to be done.
+    """What to do about one stack; `changes` says it to a person, and is empty if there is nothing to do.
 
-    `scale` is what has to be set again behind the deploy, `stopped` what isn't to run, `starts` what is stopped now and
-    is to run. `volumes` are to be put back. `placed` is the revision of a stack that is there as it is to be and all of
-    it stopped, as a restore that broke off leaves it; else 0.
+    `scale` has to be set again after the deploy, `stopped` isn't to run, `starts` is stopped now and is to run.
+    `volumes` are to be put back. `placed` is the revision of a stack that is deployed as it should be and entirely
+    stopped, as an interrupted restore leaves it; else 0.
     """
 
     name: Label
@@ -39,7 +39,9 @@ class StackPlan(Struct, frozen=True, kw_only=True):
 def plan_stacks(
     state: ClusterState, present: Mapping[Label, StackView | None], parts: Sequence[Part], *, over: Collection[Label]
 ) -> list[StackPlan]:
-    """By name. `present`: each stack as it is deployed now, None where it isn't. `over`: whose volumes are replaced."""
+    """By name. `present`: each stack as it is deployed now, None if it isn't. `over`: the stacks whose volumes are
+    replaced.
+    """
     return [
         _plan(state, name, present.get(name), [part for part in parts if part.stack == name], over=name in over)
         for name, stack in sorted(state.stacks.items())
@@ -83,7 +85,7 @@ def _plan(state: ClusterState, name: Label, view: StackView | None, parts: list[
 
 
 def _never_ran(view: StackView) -> bool:
-    """Placed where nothing was, all of it stopped, and at most scaled since: there is no data of its own."""
+    """Placed where nothing was, entirely stopped, and at most scaled since: it has no data of its own."""
     since = 1 if view.scale else 0
     return (
         view.previous is None
@@ -95,10 +97,11 @@ def _never_ran(view: StackView) -> bool:
 def broken_off(
     half: Mapping[Label, HalfRestored], present: Mapping[Label, StackView | None], backup: Digest
 ) -> tuple[set[Label], list[str]]:
-    """The stacks that an earlier restore of this very backup left stopped with some of its volumes back: those go on.
+    """The stacks that an earlier restore of this very backup left stopped with only some volumes back: these are
+    continued.
 
-    And a sentence for each stack of which this isn't so: what another backup's volumes began to replace, or what was
-    changed since, nobody overwrites unasked. `present`: as `plan_stacks`.
+    And a sentence for each stack for which that isn't so, because another backup's volumes began to replace it or it
+    was changed since: nobody overwrites that unasked. `present`: as `plan_stacks`.
     """
     go_on: set[Label] = set()
     said: list[str] = []
@@ -123,10 +126,10 @@ def left_to_people(
     keys: Collection[OperatorName],
     drained: Mapping[Label, bool],
 ) -> list[str]:
-    """What the backup has, this cluster hasn't, and nobody but a person brings back: a sentence each, with the command.
+    """What the backup has, this cluster hasn't, and only a person can bring back: a sentence each, with the command.
 
-    Authority is granted by somebody, never by a file, and whether a host is well again a file can't know. `operators`
-    and `keys`: names that this cluster has; `drained`: whether each of its hosts is.
+    Authority is granted by somebody, never by a file, and a file can't know whether a host is well again. `operators`
+    and `keys`: the names that this cluster has; `drained`: whether each of its hosts is.
     """
     hosts = sorted(state.members[agent].name for agent in state.drained)
     return [

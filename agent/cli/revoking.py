@@ -1,4 +1,4 @@
-"""Ending what somebody or something may: an operator, an API key."""
+"""Revoking an operator or an API key."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agent.model.types import OperatorName
 
 
 def revoke_named(act: Literal["revoke", "revoke-key"], kind: Literal["operator", "key"], name: str) -> None:
-    """Sign and send it, and say so. Raises InputError for what can't be a name."""
+    """Sign and submit it, and say so. Raises InputError for text that can't be a name."""
     options = current_options()
     checked: OperatorName = convert(name, OperatorName, "NAME")
 

@@ -49,7 +49,7 @@ def rollback(stack: str, detach: bool, dry_run: bool) -> None:
 
 
 async def _deployed(client: Client, stack: str) -> StackView:
-    """Raises NotFound, or Unprocessable while it is being removed: what a removed stack had is kept nowhere."""
+    """Raises NotFound, or Unprocessable while it is being removed: a removed stack keeps nothing to go back to."""
     fix = "Deploy its plan again, or bring it back from a backup with `agent restore`."
     try:
         view = await client.stack(stack)

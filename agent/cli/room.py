@@ -1,4 +1,4 @@
-"""Where a disk is full the agent ends all that it does, and waits here until there is room: nobody has to log in."""
+"""When a disk is full, the agent stops everything and waits here until there is room, so that nobody has to log in."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ def is_for_want_of_room(error: Exception) -> bool:
 
 
 class Room:
-    """The agent's waits for it. One line says that it waits, and one that it goes on, however often it tries between.
+    """The agent's waits for room. One line says that it waits and one that it continues, however often it tries in
+    between.
 
-    Looked for where there was none: a part of `data_dir`, or the log's directory, may have a disk of its own. Not every
-    error says where, so that there is room only the agent itself shows, by running: `found` is for then. `waiting` is
-    called about once a second.
+    It looks where there was no room, since a part of `data_dir`, or the log's directory, may have a disk of its own.
+    Not every error says where that was, so only running the agent shows that there is room: `found` is called then.
+    `waiting` is called about once a second.
     """
 
     def __init__(self, data_dir: Path, waiting: Callable[[], None]) -> None:
@@ -39,7 +40,7 @@ class Room:
         self._tried_at = -LASTS_S
 
     def wait(self, error: Exception) -> None:
-        """Return when it is worth a try; the first time, say what is full."""
+        """Return when it is worth a try; the first time, log what is full."""
         directory = self._directory_of(error)
         if self._lacking is None:
             what = f"{error.where}: {error.what}" if isinstance(error, DiskFull) else str(error)
@@ -54,7 +55,7 @@ class Room:
         self._tried_at = time.monotonic()
 
     def found(self) -> None:
-        """The agent runs: say so, if it had to wait."""
+        """The agent runs: log that, if it had to wait."""
         if self._lacking is not None:
             logger.info("there is room again in %s", self._lacking)
             self._lacking = None

@@ -93,7 +93,7 @@ def _join(config: Config, systemd: Systemd, room: Room) -> None:
 
 
 def _live(config: Config, recent: RecentLog, systemd: Systemd, room: Room) -> int | None:
-    """One life of the agent; None when it has to start anew."""
+    """One life of the agent; None when it has to start again."""
     stop = asyncio.Event()
     try:
         return asyncio.run(_serve(config, recent, systemd, room, stop))
@@ -105,7 +105,9 @@ def _live(config: Config, recent: RecentLog, systemd: Systemd, room: Room) -> in
 
 
 async def _serve(config: Config, recent: RecentLog, systemd: Systemd, room: Room, stop: asyncio.Event) -> int | None:
-    """Until its end, or `stop`, which signals set; None when it has to start anew, with a ledger of another epoch."""
+    """Runs until the agent ends, or signals set `stop`; None when it has to start again, with a ledger of another
+    epoch.
+    """
     from agent.node.driver.agent import Agent
     from agent.node.driver.loop import EpochBegan
 
@@ -195,7 +197,7 @@ class _Api:
 
 
 def _log_to_stderr(config: Config) -> RecentLog:
-    """One line per message; the journal adds the time where systemd runs us. The newest are kept as well."""
+    """One line per message; under systemd the journal adds the time. The newest lines are also kept in memory."""
     from agent.telemetry.recent import RecentLog, lines
 
     recent, shown = RecentLog(), logging.StreamHandler()
@@ -209,16 +211,19 @@ def _log_to_stderr(config: Config) -> RecentLog:
 
 
 def _freeze() -> None:
-    """What lives since the start lives for ever: full collections needn't walk it (they took up to 129 ms).
+    """Objects that live since the start live for ever, so full collections needn't look at them (that took up to 129
+    ms).
 
-    Not even once: 70 ms would free 2,500 small objects.
+    No collection comes before this either: 70 ms would free 2,500 small objects.
     """
     gc.freeze()
     gc.enable()
 
 
 def _give_up(agent: Agent, context: dict[str, Any]) -> None:
-    """An error that nobody awaited is a broken invariant; but what zeroconf makes of strangers' packets is not ours."""
+    """Ends the process: an error that nobody awaited is a broken invariant. Except zeroconf's errors about strangers'
+    packets.
+    """
     error = context.get("exception")
     if not isinstance(error, Exception):
         return
@@ -230,21 +235,23 @@ def _give_up(agent: Agent, context: dict[str, Any]) -> None:
 
 
 class Systemd(NamedTuple):
-    """Who runs us, if systemd does: where it listens (sd_notify(3)), and within what time it wants to hear of us."""
+    """systemd, if it runs us: the socket where it listens (sd_notify(3)), and how often it wants to hear from us."""
 
     socket: str = ""
     watchdog_s: float = 0.0
 
     @classmethod
     def of(cls, environ: MutableMapping[str, str]) -> Systemd:
-        """What it told us, taken out of there: what we start isn't the service, and systemd complains of its words."""
+        """Takes what systemd told us out of the environment: a process that we start isn't the service, and systemd
+        would complain about its messages.
+        """
         path = environ.pop("NOTIFY_SOCKET", "")
         microseconds, pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", str(os.getpid()))
         watched = microseconds.isdecimal() and pid == str(os.getpid())
         return cls(path, int(microseconds) / 1e6 if watched else 0.0)
 
     async def notify(self, state: str) -> None:
-        """Tell it, if there is somebody to tell; one that is busy is waited for, without holding up the loop."""
+        """Send it a message, if it runs us; waits while it is busy, without blocking the loop."""
         if not self.socket:
             return
         while True:
@@ -267,7 +274,9 @@ class Systemd(NamedTuple):
         self._repeat(f"EXTEND_TIMEOUT_USEC={START_EXTENSION_S * 1_000_000}")
 
     def waits_for_room(self) -> None:
-        """It is well, though it does nothing: no boot waits for its start, and no watchdog ends it. To be repeated."""
+        """Tell it that all is well although nothing happens: no boot waits for the start, no watchdog ends it. To be
+        repeated.
+        """
         self._repeat("READY=1\nWATCHDOG=1\nSTATUS=Waiting for room on the disk")
 
     async def needs_repair(self, error: NeedsRepair) -> None:
@@ -281,7 +290,7 @@ class Systemd(NamedTuple):
                 self._send(state)
 
     async def watch(self) -> None:
-        """Tell it that the loop turns (sd_watchdog_enabled(3))."""
+        """Tell it regularly that the loop turns (sd_watchdog_enabled(3))."""
         while self.watchdog_s:
             await self.notify("WATCHDOG=1")
             await asyncio.sleep(self.watchdog_s * WATCHDOG_SHARE)

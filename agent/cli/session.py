@@ -1,4 +1,6 @@
-"""From options to a client: the cluster home where there is one, else the local socket of this host's agent."""
+"""Makes a client from the options: with the cluster home if there is one, else over the local socket of this host's
+agent.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ def with_client(options: Options, use: Callable[[Client], Awaitable[T]], *, othe
 
 
 def open_client(options: Options, *, others: bool = False) -> Client:
-    """`others`: --via is the first to be asked, not the only one; for what every member is asked, or has alone.
+    """`others`: ask --via first but not only, for questions that every member is asked or that only one can answer.
 
     Raises InputError, or NotFound when there is neither a home nor an agent on this host.
     """
@@ -51,7 +53,7 @@ def open_client(options: Options, *, others: bool = False) -> Client:
 
 
 def notice(text: str) -> None:
-    """A sentence for the person, beside the output."""
+    """Prints a sentence for the person on standard error."""
     tell(f"note: {text}")
 
 

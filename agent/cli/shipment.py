@@ -20,7 +20,7 @@ _READ_BYTES = 1_048_576
 
 
 class Shipment(Struct, frozen=True, kw_only=True):
-    """The stack with its files in it, where their contents are, and the mounts of which there is nothing to send."""
+    """The stack with its files in it, where their contents are, and the mounts for which there is nothing to send."""
 
     stack: Stack
     contents: dict[Digest, Path]
@@ -28,7 +28,7 @@ class Shipment(Struct, frozen=True, kw_only=True):
 
 
 def pack(stack: Stack, directory: Path) -> Shipment:
-    """What `stack` mounts by relative paths, from `directory`, where the plan is.
+    """Packs what `stack` mounts by relative paths, from `directory`, where the plan is.
 
     Links may lead anywhere inside the directory, and nowhere out of it. Raises InputError or TooLarge naming the file.
     """

@@ -102,7 +102,7 @@ def _show(options: Options, found: Status) -> None:
 
 
 def _health(found: Status) -> str:
-    """What nobody knows is said to be unknown, and isn't counted."""
+    """Replicas of which nothing is known are said to be unknown, and aren't counted."""
     services = [service for stack in found.stacks for service in stack.services]
     wanted, unknown = sum(service.wanted for service in services), sum(service.unknown for service in services)
     if not unknown:
@@ -113,5 +113,5 @@ def _health(found: Status) -> str:
 
 
 def _fitness(host: HostStatus) -> str:
-    """In short: an engine's own words stand among the problems."""
+    """In short; an engine's own message is among the problems."""
     return "yes" if host.fit else "; ".join(reason.partition(":")[0] for reason in host.reasons) or "no"

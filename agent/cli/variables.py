@@ -1,4 +1,4 @@
-"""SEED's environment variables that the command reads: a flag goes before one, and one before what a file says."""
+"""The request's environment variables that the CLI reads: a flag overrides one, and one overrides a file."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def image_options(command: F) -> F:
 
 
 def setting(flag: str | None, variable: str, otherwise: str | None = None) -> str | None:
-    """The flag, else the environment's variable (an empty one is none), else what the file says."""
+    """The flag, else the environment's variable (an empty one counts as none), else what the file says."""
     return flag or os.environ.get(variable) or otherwise
 
 
 def with_images(plan: Plan, registry: str | None, tag: str | None) -> Plan:
     """Main and workers with images from the registry and with the tag that flags or the environment name.
 
-    `services` are others' images (a database), and what a digest pins is exactly that: both stay.
+    `services` are other people's images (a database), and a digest pins exactly one image: both stay.
     """
     registry, tag = setting(registry, REGISTRY), setting(tag, TAG)
     if registry is not None:

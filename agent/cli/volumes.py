@@ -1,4 +1,4 @@
-"""Putting volumes back where a stack's replicas are placed now."""
+"""Puts volumes back on the hosts where a stack's replicas are placed now."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def wait_for_places(client: Client, stack: Label, wanted: Collection[Repli
 
 
 def targets(state: ClusterState, plan: StackPlan, places: dict[ReplicaKey, Label]) -> list[tuple[Part, Label]]:
-    """Which volume goes to which host: to where the replica that had it is now. Raises Conflict for two on one host."""
+    """Which volume goes to which host: where the replica that had it is now. Raises Conflict for two on one host."""
     found: dict[tuple[str, Label], Part] = {}
     for part in plan.volumes:
         slots = slots_of(state, plan, part) & places.keys()
