@@ -10,12 +10,12 @@ import click
 from agent.command import LazyGroup, Table, carry_out, let_streams_go, take_streams
 
 COMMANDS: Table = {
-    "install": ("bootstrap.install_cli", "Make a cluster of the hosts in a list, or add those that are new in it."),
-    "uninstall": ("bootstrap.uninstall_cli", "Take the agent off hosts again."),
-    "sudoers": ("bootstrap.sudoers", "Print the sudo rule that lets a user of its own install agents, and no more."),
-    "local": ("bootstrap.local_cli", "A cluster of agents on this machine, to try things out."),
-    "invite": ("bootstrap.invite", "Make the body that adds a host through the API (for `agent invite`)."),
-    "invited": ("bootstrap.invited", "Add the host of an invitation (for the agent that got it)."),
+    "install": ("bootstrap.install_cli", "Make a cluster of the hosts in a list, or add new ones to it."),
+    "uninstall": ("bootstrap.uninstall_cli", "Remove the agent from hosts."),
+    "sudoers": ("bootstrap.sudoers", "Print the sudo rule for a dedicated user that may only install agents."),
+    "local": ("bootstrap.local_cli", "Run a cluster of agents on this machine, to try things out."),
+    "invite": ("bootstrap.invite", "Make the request body that adds a host through the API (used by `agent invite`)."),
+    "invited": ("bootstrap.invited", "Add the host that an invitation names (used by the agent that received it)."),
     "demo": ("bootstrap.demo", "Show a cluster at work: deploy, lose the coordinator, go on."),
 }
 

@@ -53,11 +53,13 @@ def host_options(command: F) -> F:
         click.argument("hosts", type=click.Path(path_type=Path, allow_dash=True)),
         click.option("--limit", metavar="HOST,...", help="Only these lines: names, groups, or patterns like 'web*'."),
         click.option("--home", metavar="DIR", help="The cluster home.  [env: MUSTER_HOME]"),
-        click.option("--identity-file", metavar="FILE", help="The private key for ssh, where the list names none."),
-        click.option("--accept-new", is_flag=True, help="Believe host keys that are seen for the first time."),
+        click.option(
+            "--identity-file", metavar="FILE", help="The private key for ssh, for hosts whose line names none."
+        ),
+        click.option("--accept-new", is_flag=True, help="Trust host keys that are seen for the first time."),
         click.option("--ask-sudo-password", is_flag=True, help="Ask for the password that sudo wants on the hosts."),
-        click.option("--dry-run", is_flag=True, help="Look, and say what would be done."),
-        click.option("--json", "as_json", is_flag=True, help="One JSON document at the end, nothing before."),
+        click.option("--dry-run", is_flag=True, help="Only look, and say what would be done."),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON document at the end, and nothing before."),
     )
     for option in reversed(options):
         command = option(command)
@@ -70,7 +72,9 @@ def host_options(command: F) -> F:
     "--name", metavar="NAME", help=f"The cluster's name, for a cluster that isn't there yet.  [default: {DEFAULT_NAME}]"
 )
 @click.option(
-    "--new-cluster", is_flag=True, help="Make another cluster where this one is over; its home is kept beside."
+    "--new-cluster",
+    is_flag=True,
+    help="Make another cluster in place of one that is gone; its home is kept beside the new one.",
 )
 @click.option("--open-firewall", is_flag=True, help="Open the agents' ports in an active firewall.")
 @click.option("--no-docker", is_flag=True, help="Don't install Docker where it is missing.")
@@ -92,9 +96,9 @@ def install(
 ) -> None:
     """Make a cluster of the hosts in a list, over ssh.
 
-    HOSTS has one host a line (user@host:port key=value …), groups and ranges as Ansible's. Run it again: it changes
-    nothing, repairs what is broken, and enrols lines that are new. Exits 3 when a host failed; the others are done, and
-    the last lines name the command for it.
+    HOSTS has one host per line (user@host:port key=value …), with groups and ranges as in Ansible's inventories. Run it
+    again at any time: it leaves alone what works, repairs what is broken, and enrols lines that are new. Exits 3 when a
+    host failed; the others are done, and the last lines name the command for the failed ones.
     """
     chosen = choose(read_hosts(hosts), limit)
     opened, recovery = _home(home, name, dry=dry_run, another=new_cluster)

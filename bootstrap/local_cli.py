@@ -26,18 +26,20 @@ directory_option = click.option(
     metavar="DIR",
     type=click.Path(file_okay=False, path_type=Path),
     default=lambda: state_directory(os.environ),
-    help="Where everything of the cluster is.  [default: ~/.local/state/muster/local]",
+    help="The directory with everything of the cluster.  [default: ~/.local/state/muster/local]",
 )
 
 
 @click.group()
 def local() -> None:
-    """A cluster of agents on this machine, each on a loopback address of its own."""
+    """Run a cluster of agents on this machine, each on a loopback address of its own."""
 
 
 @local.command()
 @directory_option
-@click.option("--agents", metavar="N", type=click.IntRange(1, 50), default=3, show_default=True, help="How many.")
+@click.option(
+    "--agents", metavar="N", type=click.IntRange(1, 50), default=3, show_default=True, help="The number of agents."
+)
 @click.option("--name", metavar="NAME", default="local", show_default=True, help="The cluster's name.")
 @click.option(
     "--api-port",
@@ -45,7 +47,7 @@ def local() -> None:
     type=click.IntRange(0, 65535),
     default=9999,
     show_default=True,
-    help="The API's, on each address; 0 takes free ones.",
+    help="The API's port on each address; 0 picks free ones.",
 )
 @click.option(
     "--peer-port",
@@ -53,10 +55,10 @@ def local() -> None:
     type=click.IntRange(1, 65535),
     default=9998,
     show_default=True,
-    help="For peer links and probes.",
+    help="The port for peer links and probes.",
 )
 def up(directory: Path, agents: int, name: str, api_port: int, peer_port: int) -> None:
-    """Make the cluster if there is none, start what doesn't run, wait until all see all."""
+    """Make the cluster if there is none, start agents that don't run, and wait until all see each other."""
     cluster = LocalCluster.create(directory, agents, name, api_port=api_port, peer_port=peer_port)
     cluster.up()
     status = cluster.wait_ready()
@@ -70,7 +72,7 @@ def up(directory: Path, agents: int, name: str, api_port: int, peer_port: int) -
 @local.command()
 @directory_option
 def status(directory: Path) -> None:
-    """Which agents run, and who coordinates."""
+    """Show which agents run, and who coordinates."""
     cluster = LocalCluster.open(directory)
     _show(cluster)
     running = [name for name in cluster.names if cluster.pid(name) is not None]
@@ -112,7 +114,7 @@ def start(directory: Path, agent: str) -> None:
 @directory_option
 @click.argument("agent")
 def stop(directory: Path, agent: str) -> None:
-    """Stop one agent cleanly; what it runs goes on."""
+    """Stop one agent cleanly; its replicas keep running."""
     LocalCluster.open(directory).stop(agent)
     click.echo(f"{agent} is stopped.")
 
@@ -121,7 +123,7 @@ def stop(directory: Path, agent: str) -> None:
 @directory_option
 @click.argument("agent")
 def kill(directory: Path, agent: str) -> None:
-    """Kill one agent (SIGKILL), as a crash would; what it runs goes on."""
+    """Kill one agent (SIGKILL), like a crash; its replicas keep running."""
     LocalCluster.open(directory).kill(agent)
     click.echo(f"{agent} is killed.")
 

@@ -41,7 +41,7 @@ def sudoers_rule(user: str, python: str) -> str:
     default="/usr/bin/python3",
     show_default=True,
     metavar="PATH",
-    help="The hosts' interpreter, by its path.",
+    help="The path of the hosts' Python interpreter.",
 )
 def sudoers(user: str, python: str) -> None:
     """Print the sudo rule that USER needs on the hosts to install agents there, as a file for /etc/sudoers.d."""

@@ -41,7 +41,7 @@ WAIT = "10m"  # a service whose replicas take a minute to get healthy may have t
     show_default=True,
     help="With --limit: how long replicas may take to move away, such as 90s or 10m.",
 )
-@click.option("--yes", is_flag=True, help="Don't ask, also when replicas end with their host.")
+@click.option("--yes", is_flag=True, help="Don't ask, not even about replicas that end with their host.")
 def uninstall(
     hosts: Path,
     limit: str | None,
@@ -55,11 +55,12 @@ def uninstall(
     wait: str,
     yes: bool,
 ) -> None:
-    """Take the agent, its containers and its files off hosts.
+    """Remove the agent, its containers and its files from hosts.
 
-    Named volumes, Docker and the cluster home stay. With --limit the rest goes on as a cluster: what may run elsewhere
-    moves there, one replica of a service after another, and then these hosts are expelled, unless too few voters would
-    be left. What can't move (pinned, a named volume, no room) is named, and asked about. Exits 3 when a host failed.
+    Named volumes, Docker and the cluster home stay. With --limit the rest continues as a cluster: replicas that may run
+    elsewhere move there, one of a service at a time, and then these hosts are expelled, unless too few voters would be
+    left. Replicas that can't move (pinned, a named volume, no room) are named, and asked about. Exits 3 when a host
+    failed.
     """
     wait_s = parse_duration_ms(wait, where="--wait") / 1000
     every = read_hosts(hosts)

@@ -17,14 +17,14 @@ from agent.model.types import Target
 @click.group()
 @global_options
 def audit() -> None:
-    """Show who changed what, and check that nobody altered it. Voters keep a year of it, or 1 GiB."""
+    """Show who changed what, and check that nobody altered that record. Voters keep a year of it, or 1 GiB."""
 
 
 @audit.command()
 @click.option("--target", metavar="KIND:NAME", help="Only changes of it, such as stack:web, operator:ci, member:ID.")
 @global_options
 def log(target: str | None) -> None:
-    """Show every change that was signed, oldest first: when, who, what, and what came of it."""
+    """Show every signed change, oldest first: when, who, what, and its result."""
     options = current_options()
     wanted = convert(target, Target, "--target") if target is not None else None
 
@@ -64,9 +64,9 @@ def _show(options: Options, line: AuditLine) -> None:
 @audit.command()
 @global_options
 def verify() -> int:
-    """Have every voter read and hash all that it keeps, and compare the results. Exits 3 when they differ.
+    """Have every voter read and hash everything that it keeps, and compare the results. Exits 3 when they differ.
 
-    With --via too, all of them are asked.
+    All voters are asked, also with --via.
     """
     options = current_options()
 

@@ -35,9 +35,9 @@ from agent.state import ClusterState, SnapshotRefused, decode_snapshot, deployed
 def backup(file: str, volumes: bool, api_logs: bool, with_home: bool) -> int:
     """Write the cluster's state, its plans and their files into FILE, signed and verified.
 
-    FILE has every environment value, and with --with-home the keys: it is readable by its owner only (0600) and isn't
-    encrypted, so keep it as you keep keys. A volume that is written to meanwhile is copied as a power cut would leave
-    it; `agent stop STACK` first makes it a clean copy. Exits 3 when a host's part couldn't be had.
+    FILE contains every environment value, and with --with-home the private keys. Only its owner can read it (0600), but
+    it isn't encrypted, so store it as carefully as a key. A volume that is in use is copied as a power cut would leave
+    it; run `agent stop STACK` first for a clean copy. Exits 3 when a host's part is missing.
     """
     options = current_options()
 

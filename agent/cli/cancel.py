@@ -16,13 +16,13 @@ from agent.model.types import Jti, Target
 
 @click.command()
 @click.argument("target")
-@click.option("--jti", metavar="ID", help="The open instruction's id, which the command that sent it told.")
+@click.option("--jti", metavar="ID", help="The open instruction's id, as printed by the command that sent it.")
 @global_options
 def cancel(target: str, jti: str | None) -> None:
-    """Close an open instruction on TARGET, such as stack:shop: one that was sent, and never answered.
+    """Close an open instruction on TARGET, such as stack:shop: one that was sent but never answered.
 
-    Signs a change of nothing that takes its revision, so that it can't apply later. What was applied already isn't
-    taken back: that is `agent rollback`.
+    Signs a no-op that takes its revision, so that it can't apply later. It doesn't undo an instruction that was applied
+    already; use `agent rollback` for that.
     """
     options = current_options()
     try:

@@ -19,7 +19,7 @@ from agent.model.instruction import Act, Body, Remove, Scale, Services
 from agent.model.stack import MAX_REPLICAS
 from agent.model.types import is_label
 
-_detach = click.option("--detach", is_flag=True, help="Return once the cluster has taken it.")
+_detach = click.option("--detach", is_flag=True, help="Return once the cluster has accepted it.")
 
 
 @click.command()
@@ -28,7 +28,7 @@ _detach = click.option("--detach", is_flag=True, help="Return once the cluster h
 @_detach
 @global_options
 def scale(stack: str, counts: tuple[str, ...], detach: bool) -> None:
-    """Give services of STACK other numbers of replicas: `agent scale shop web=3 api=2`. Exits 3 when that fails."""
+    """Change the number of replicas of services of STACK: `agent scale shop web=3 api=2`. Exits 3 when that fails."""
     wanted: dict[str, int] = {}
     for text in counts:
         service, equals, number = text.partition("=")
@@ -60,7 +60,7 @@ start = _command(
     "Start what was stopped of STACK, or each SERVICE named; as a deploy does: main, once it is healthy the workers. "
     "Exits 3 when that fails.",
 )
-stop = _command("stop", "Stop STACK, or each SERVICE named; they keep their places and volumes.")
+stop = _command("stop", "Stop STACK, or each SERVICE named; their replicas keep host, ports and volumes.")
 restart = _command(
     "restart",
     "Restart STACK, or each SERVICE named: main before workers, one replica of a service after another. "
@@ -75,11 +75,11 @@ restart = _command(
 @_detach
 @global_options
 def remove(stack: str, volumes: bool, yes: bool, detach: bool) -> None:
-    """Remove STACK: its replicas stop and go, and the files that came with its plan. Done when its hosts say so.
+    """Stop and remove the replicas of STACK, and the files that came with its plan. Done when its hosts say so.
 
-    Named volumes, and what replicas wrote below the plan's relative paths, stay unless --volumes is given. On a host
-    that is dead meanwhile they go once it is back; the command names it. Exits 3 when something is left for long on one
-    that is there; that goes on by itself.
+    Named volumes, and what replicas wrote below the plan's relative paths, stay unless --volumes is given. A host that
+    is dead does its part once it is back; the command names it. Exits 3 when a host that is there takes long; it
+    continues by itself.
     """
     _check_stack(stack)
     if not yes:

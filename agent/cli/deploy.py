@@ -33,12 +33,12 @@ from agent.model.types import Label, Labels, is_label
 @click.command()
 @click.argument("plan", type=click.Path(allow_dash=True))
 @click.option("--stack", "name", metavar="NAME", help="The stack's name.  [default: the plan's, else the file's]")
-@click.option("--detach", is_flag=True, help="Return once the cluster has taken it.")
+@click.option("--detach", is_flag=True, help="Return once the cluster has accepted it.")
 @click.option(
-    "--no-start", is_flag=True, help="Give replicas their hosts and ports, and start none; `agent start` does."
+    "--no-start", is_flag=True, help="Give replicas their hosts and ports, but don't start them; `agent start` does."
 )
 @click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
-@click.option("--yes", is_flag=True, help="Don't ask before hosts that aren't members yet are made members.")
+@click.option("--yes", is_flag=True, help="Don't ask before installing hosts that aren't members yet.")
 @image_options
 @global_options
 def deploy(
@@ -51,11 +51,12 @@ def deploy(
     registry: str | None,
     tag: str | None,
 ) -> int:
-    """Bring the deployment plan in the file PLAN into the cluster, and watch until it is healthy.
+    """Deploy the plan in the file PLAN, and watch until it is healthy.
 
-    Hosts of the plan that aren't members are made some first, with its `user` and `ssh_key_path`, after asking.
-    Files below the relative paths that it mounts (`./certs`) are sent along. Exits 3 when it fails; the cluster then
-    goes back to what ran before. Ctrl-C leaves the deployment running. --dry-run exits 3 when no host may run it.
+    Hosts of the plan that aren't members are installed first, with its `user` and `ssh_key_path`, after asking. Files
+    below the relative paths that it mounts (`./certs`) are sent along. If the deployment fails, the cluster goes back
+    to what ran before, and the command exits 3. Ctrl-C leaves the deployment running. --dry-run exits 3 when no host
+    may run a service.
     """
     options = current_options()
     data, where = read_bounded(plan, MAX_PLAN_BYTES)

@@ -46,11 +46,11 @@ class _Heard:
 @click.option("--bundle", type=click.Path(dir_okay=False), metavar="FILE", help="Write a tar.gz for a bug report.")
 @global_options
 def doctor(hosts: tuple[str, ...], bundle: str | None) -> int:
-    """Look for what is wrong with the hosts, or those named: network between them, Docker, ports, disks, clocks.
+    """Look for problems on the hosts, or those that you name: network, Docker, ports, disks, clocks.
 
     Any member is asked, and each host answers for itself. Works without a majority, and on a host without an agent:
-    `sudo agent doctor`. The bundle holds no keys, tokens or environment values. Exits 3 when an error is among the
-    findings.
+    `sudo agent doctor`. The bundle holds no keys, tokens or environment values. Exits 3 when the findings include an
+    error.
     """
     options = current_options()
     _check(hosts, bundle)

@@ -30,16 +30,16 @@ WAIT = "10m"  # a service whose replicas take a minute to get healthy may have t
 @click.command()
 @click.argument("hosts", nargs=-1, required=True, metavar="HOST...")
 @click.option("--wait", default=WAIT, metavar="TIME", show_default=True, help="How long to watch, such as 90s or 10m.")
-@click.option("--detach", is_flag=True, help="Return once the cluster has taken it.")
+@click.option("--detach", is_flag=True, help="Return once the cluster has accepted it.")
 @click.option("--dry-run", is_flag=True, help="Change nothing; say what would move, and how, and what would stay.")
 @global_options
 def drain(hosts: tuple[str, ...], wait: str, detach: bool, dry_run: bool) -> int:
-    """Move what runs on each HOST, by name or id, elsewhere, and place nothing more there.
+    """Move replicas off each HOST, by name or id, and place nothing more there.
 
-    One replica of a service leaves at a time, while all others of it are healthy: it goes on here until it is healthy
-    where it goes, unless it writes to a path of the host or its plan says otherwise. What is pinned or has a named
-    volume stays, and so does what fits nowhere else. The host stays a member and a voter. Exits 3 when something is
-    left there; the hosts are drained all the same, until `agent undrain`.
+    The replicas of a service leave one at a time, while all its others are healthy. Each keeps running here until its
+    successor is healthy on another host, unless it writes to a path of the host or its plan says otherwise. Replicas
+    that are pinned, have a named volume, or fit nowhere else stay. The host stays a member and a voter. Exits 3 when
+    something is left; the hosts are drained all the same, until `agent undrain`.
     """
     options = current_options()
     wait_s = parse_duration_ms(wait, where="--wait") / 1000
@@ -70,7 +70,7 @@ def drain(hosts: tuple[str, ...], wait: str, detach: bool, dry_run: bool) -> int
 @click.argument("hosts", nargs=-1, required=True, metavar="HOST...")
 @global_options
 def undrain(hosts: tuple[str, ...]) -> None:
-    """Let each drained HOST, by name or id, be used again. What moved away stays where it is."""
+    """Let replicas be placed on each drained HOST, by name or id, again. What moved away stays where it is."""
     options = current_options()
 
     async def use(client: Client) -> list[tuple[str, InstructionResult]]:

@@ -13,10 +13,10 @@ from agent.client import Client
 
 
 @click.command()
-@click.option("-f", "--follow", is_flag=True, help="Go on with what happens from now on.")
+@click.option("-f", "--follow", is_flag=True, help="Follow what happens from now on.")
 @global_options
 def events(follow: bool) -> None:
-    """Show what happened lately; the coordinator keeps the newest events."""
+    """Show what happened recently; the coordinator keeps the newest events."""
     options = current_options()
 
     async def use(client: Client) -> None:

@@ -29,11 +29,11 @@ _FIX = "Start voters that are away, or wait: half a minute after one is lost, an
 @click.option("--yes", is_flag=True, help="Don't ask.")
 @global_options
 def expel(host: str, reason: str, yes: bool) -> None:
-    """Take HOST, by its name or id, out of the cluster for ever; its replicas are placed elsewhere.
+    """Remove HOST, by its name or id, from the cluster for good; its replicas are placed elsewhere.
 
-    For a host that is lost or not to be trusted any more: its links are cut at once, and its id never returns.
-    Nothing is done on the host itself, so what runs there goes on. To take a host away in good order, use
-    `bootstrap uninstall --limit`. Refused when too few voters would be left for a majority.
+    For a host that is lost or no longer trusted: its links are cut at once, and its id can never be used again. Nothing
+    is done on the host itself, so what runs there keeps running. To remove a host in good order, use `bootstrap
+    uninstall --limit`. Refused when too few voters would be left for a majority.
     """
     options = current_options()
     body: Expel = convert({"reason": reason}, Expel, "--reason")

@@ -62,7 +62,7 @@ def request(config_file: str | None, name: str | None, address: str | None) -> N
 @click.option("--config", "config_file", metavar="FILE", help="The agent's configuration.")
 @global_options
 def accept_grant(config_file: str | None) -> None:
-    """Read an IdentityGrant as JSON from standard input, check it, and keep it."""
+    """Read an IdentityGrant as JSON from standard input, check it, and store it."""
     config = read_config(config_file, os.environ)
     grant = decode_json(_grant_bytes(), IdentityGrant, where="standard input: $", max_bytes=MAX_GRANT_BYTES)
     accept(Path(config.data_dir), grant)
@@ -73,7 +73,9 @@ def accept_grant(config_file: str | None) -> None:
 @click.option("--config", "config_file", metavar="FILE", help="The agent's configuration.")
 @global_options
 def take_identity(config_file: str | None) -> None:
-    """Read keys and an IdentityGrant as JSON from standard input, made for this host by an invitation; keep them."""
+    """Read keys and an IdentityGrant, made for this host by an invitation, as JSON from standard
+    input, and store them.
+    """
     config = read_config(config_file, os.environ)
     handed = decode_json(_grant_bytes(), Handed, where="standard input: $", max_bytes=MAX_GRANT_BYTES)
     take(Path(config.data_dir), handed.keys, handed.grant)

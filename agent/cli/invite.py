@@ -50,8 +50,8 @@ def invite(
 ) -> None:
     """Make the body of POST /api/v1/deployment/workers, which lets an agent add HOST over its own SSH.
 
-    It holds HOST's identity, sealed for the one agent that does the SSH (--via, else the one that answers), and your
-    signature; it is good for five minutes:
+    It contains HOST's identity, sealed for the one agent that does the SSH (--via, else the one that answers), and your
+    signature. It is valid for five minutes:
 
     \b
     agent invite HOST --via n1 | curl … -d @- https://…/api/v1/deployment/workers

@@ -18,7 +18,7 @@ from agent.model.instruction import GrantKey, InstructionResult
 @click.group()
 @global_options
 def key() -> None:
-    """Make, list and revoke API keys, which read and change nothing."""
+    """Make, list and revoke API keys, which are read-only."""
 
 
 @key.command()
@@ -26,7 +26,7 @@ def key() -> None:
 @click.option("--stacks", multiple=True, metavar="GLOB,...", help="Definition and logs of these only.  [default: all]")
 @global_options
 def create(name: str, stacks: tuple[str, ...]) -> None:
-    """Make the API key NAME, and print it: it is shown now and never again, as the cluster keeps its sha256 alone."""
+    """Make the API key NAME and print it, this once: the cluster keeps only its sha256."""
     options = current_options()
     made = new_api_key()
     globs = [glob.strip() for text in stacks for glob in text.split(",")] or ["*"]
@@ -46,7 +46,7 @@ def create(name: str, stacks: tuple[str, ...]) -> None:
 @key.command(name="list")
 @global_options
 def list_keys() -> None:
-    """List the API keys: their names, and which stacks they see into."""
+    """List the API keys: their names, and the stacks that they can see."""
     options = current_options()
     found = with_client(options, lambda client: client.api_keys())
     if options.json:
@@ -59,5 +59,5 @@ def list_keys() -> None:
 @click.argument("name")
 @global_options
 def revoke(name: str) -> None:
-    """End the API key NAME, at once and on every host."""
+    """Revoke the API key NAME, at once and on every host."""
     revoke_named("revoke-key", "key", name)

@@ -32,9 +32,9 @@ _SHOWN_EVERY_PERCENT = 10  # where nobody watches a screen
 @click.option("--host", "hosts", multiple=True, metavar="NAME", help="Only this host; may be given more than once.")
 @global_options
 def load(image: str, hosts: tuple[str, ...]) -> None:
-    """Put IMAGE on the cluster's hosts, without a registry: an image of this machine's Docker, or a `docker save` file.
+    """Put IMAGE on the cluster's hosts without a registry: an image of this machine's Docker, or a `docker save` file.
 
-    It goes to one agent, and from there to all hosts, or those named. Exits 3 when a host couldn't take it.
+    It goes to one agent, and from there to all hosts, or to those that you name. Exits 3 when a host couldn't load it.
     """
     options = current_options()
     for host in hosts:

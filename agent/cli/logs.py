@@ -20,8 +20,10 @@ MAX_TAIL_LINES = 10_000  # as the API has it
 @click.command()
 @click.argument("stack")
 @click.argument("service", required=False)
-@click.option("-f", "--follow", is_flag=True, help="Go on with new lines, also of what has yet to start.")
-@click.option("--tail", type=click.IntRange(0, MAX_TAIL_LINES), metavar="N", help="Only the last N of each replica.")
+@click.option("-f", "--follow", is_flag=True, help="Follow new lines, also of replicas that have yet to start.")
+@click.option(
+    "--tail", type=click.IntRange(0, MAX_TAIL_LINES), metavar="N", help="Only the last N lines of each replica."
+)
 @click.option("--since", metavar="T", help='Only from T on: "10m" ago, or 2024-01-15T10:30:00Z.')
 @click.option("--slot", type=click.IntRange(1), metavar="N", help="Only this replica of the service.")
 @global_options

@@ -47,7 +47,7 @@ MAX_KEY_BYTES = 4096  # an Ed25519 key in PEM has about 120
 @click.group()
 @global_options
 def operator() -> None:
-    """Say who may change what: operators, their keys and scopes."""
+    """Manage who may change what: operators, their keys and scopes."""
 
 
 @operator.command(name="list")
@@ -70,7 +70,7 @@ def list_operators() -> None:
 @operator.command()
 @click.argument("name")
 @click.option("--key", metavar="HEX", help="The public half of its key, as `agent operator key` prints it.")
-@click.option("--key-file", metavar="PEM", help="A file with it; a private key's public half is taken.")
+@click.option("--key-file", metavar="PEM", help="A file with that key; of a private key the public half is used.")
 @click.option(
     "--scope", type=click.Choice(get_args(ScopeName)), help="What it may do.  [default: as before, else read]"
 )
@@ -79,7 +79,7 @@ def list_operators() -> None:
 )
 @global_options
 def grant(name: str, key: str | None, key_file: str | None, scope: str | None, stacks: tuple[str, ...]) -> None:
-    """Enter the operator NAME, or change what it may do: what isn't given stays as it is, the key too.
+    """Enter the operator NAME, or change what it may do. What you don't give stays as it is, including the key.
 
     \b
     read     look
@@ -110,7 +110,7 @@ def grant(name: str, key: str | None, key_file: str | None, scope: str | None, s
 @click.argument("name")
 @global_options
 def revoke(name: str) -> None:
-    """Take all authority from the operator NAME. What it signed stays in force; the last admin can't go."""
+    """Take all authority from the operator NAME. What it signed stays in force; the last admin can't be revoked."""
     revoke_named("revoke", "operator", name)
 
 
@@ -144,10 +144,10 @@ def key(output: str, name: str | None) -> None:
 
 
 @operator.command()
-@click.option("--recovery-key", metavar="FILE", help="The recovery key, which signs it. It has to be given.")
+@click.option("--recovery-key", metavar="FILE", help="The recovery key, which signs the replacement. Required.")
 @global_options
 def replace(recovery_key: str | None) -> None:
-    """Put a new key in the place of this home's own, which is lost or taken; the recovery key signs that.
+    """Replace this home's own key, which is lost or stolen, by a new one; signed with the recovery key.
 
     The old key has no authority from then on. Its file stays beside the new one as `operator.key.old`.
     """

@@ -27,12 +27,12 @@ from agent.model.types import is_label
 
 @click.command()
 @click.argument("stack")
-@click.option("--signed", is_flag=True, help="As it was signed: without assigned hosts and ports.")
+@click.option("--signed", is_flag=True, help="As it was signed, without assigned hosts and ports.")
 @global_options
 def plan(stack: str, signed: bool) -> None:
-    """Print the deployment plan of STACK as it is deployed, with the hosts and ports that were assigned.
+    """Print the plan of STACK as it is deployed, with the hosts and ports that were assigned.
 
-    Environment values read (redacted): the cluster doesn't show them, and `agent deploy` wants them written again.
+    Environment values read (redacted): the cluster doesn't show them, and `agent deploy` needs them filled in again.
     """
     if not is_label(stack):
         raise InputError(f"{stack!r} is no stack name: 1 to 63 of a-z 0-9 -", where="STACK")
@@ -65,8 +65,12 @@ def _as_deployed(view: StackView, status: Status) -> Plan:
 @click.option("--image", metavar="REF", help="The image of main and workers.")
 @click.option("--user", metavar="NAME", help=f"The SSH user.  [env: {SSH_USER}]")
 @click.option("--ssh-key-path", metavar="FILE", help=f"The SSH key.  [env: {SSH_KEY_PATH}]")
-@click.option("--base-port", type=click.IntRange(1, 65535), metavar="PORT", help="Main's port; workers' are above it.")
-@click.option("-o", "--output", default="-", metavar="FILE", help="Write there, 0600.  [default: standard output]")
+@click.option(
+    "--base-port", type=click.IntRange(1, 65535), metavar="PORT", help="Main's port; the workers get the ones above it."
+)
+@click.option(
+    "-o", "--output", default="-", metavar="FILE", help="Write to this file, mode 0600.  [default: standard output]"
+)
 @image_options
 @global_options
 def generate_plan(
@@ -80,10 +84,10 @@ def generate_plan(
     registry: str | None,
     tag: str | None,
 ) -> None:
-    """Make a deployment plan: main on the first host, a worker on each other.
+    """Make a deployment plan with main on the first host and a worker on each other one.
 
-    The hosts are those of the configuration, or else the cluster's, as far as replicas can be placed there. Options go
-    before the environment, that before the configuration.
+    The hosts are those of the configuration, or else those of the cluster where replicas can be placed. Options
+    override the environment, which overrides the configuration.
     """
     where = "$"
     if config is not None:

@@ -17,7 +17,7 @@ from agent.model.status import Status
 @click.argument("stack", required=False)
 @global_options
 def ps(stack: str | None) -> None:
-    """List every replica, or those of STACK: where it runs, and how it is."""
+    """List every replica, or those of STACK, with host and state."""
     options = current_options()
 
     async def use(client: Client) -> Status:

@@ -31,16 +31,16 @@ ROUND_S = 0.2  # between two looks at it
 @recovery_key_option
 @global_options
 def recover(new_epoch: bool, lost: str | None, follow: int | None, recovery_key: str | None) -> None:
-    """Go on with one survivor when the majority of the voters is lost for good.
+    """Continue with one survivor when the majority of the voters is lost for good.
 
     Every member is asked what it has. The survivor (--via HOST, else the one whose ledger reaches furthest) becomes the
-    only voter of the next epoch, with all that it knows. It needs an admin's signature, or the recovery key's. Tokens
-    of the old epoch end. Hosts of the old epoch that still live, or come back, join by themselves once they meet the
-    new one and have checked who signed it; what only they knew is lost. Look first whether the lost voters can be
-    started again: nothing is lost then.
+    only voter of the next epoch, with everything that it knows. This needs the signature of an admin or of the recovery
+    key. Tokens of the old epoch are no longer valid. Hosts of the old epoch that still run, or come back, join by
+    themselves once they meet the new one and have checked who signed it; what only they knew is lost. First see whether
+    the lost voters can be started again: nothing is lost then.
 
-    Other homes follow by themselves when a key that they know signed it: their own, or one of the genesis's admins.
-    Where they don't, `agent recover --follow EPOCH` on that home takes your word for it, and does nothing else.
+    Other homes follow by themselves if a key that they know signed the epoch: their own, or one of the genesis's
+    admins. Where they don't, `agent recover --follow EPOCH` on that home takes your word for it, and does nothing else.
     """
     options = current_options()
     if new_epoch == (follow is not None):

@@ -39,18 +39,18 @@ from agent.state import ClusterState, SnapshotRefused, decode_snapshot
 @click.option(
     "--volumes",
     is_flag=True,
-    help="Put volumes back over those of stacks that are deployed now, too. One that broke off goes on without it.",
+    help="Also overwrite the volumes of stacks that are deployed now. Not needed to continue an interrupted restore.",
 )
 @click.option("--other-cluster", is_flag=True, help="The backup may be of another cluster than this one.")
 @click.option("--unpack-home", metavar="DIR", help="Only write the backup's cluster home to DIR; no cluster is asked.")
 @click.option("--yes", is_flag=True, help="Don't ask.")
 @global_options
 def restore(file: str, dry_run: bool, volumes: bool, other_cluster: bool, unpack_home: str | None, yes: bool) -> int:
-    """Bring back what the backup FILE holds: stacks that differ are deployed again, signed by you.
+    """Deploy again the stacks of the backup FILE that differ, signed by you, and put their volumes back.
 
-    FILE is verified first, all of it: a damaged one changes nothing. Stacks that aren't in it stay. The volumes of
-    stacks that aren't deployed now are put back before their replicas start. On fresh hosts run `bootstrap
-    install` first, and `agent load` for images that no registry has. Exits 3 when a stack doesn't become healthy.
+    The whole file is verified first: a damaged one changes nothing. Stacks that aren't in it stay. The volumes of
+    stacks that aren't deployed now are put back before their replicas start. On fresh hosts run `bootstrap install`
+    first, and `agent load` for images that no registry has. Exits 3 when a stack doesn't become healthy.
     """
     options = current_options()
     found = open_backup(Path(file), bytes_teller(options, f"{file}: verified", from_start=False))

@@ -19,13 +19,13 @@ from agent.model.types import is_label
 
 @click.command()
 @click.argument("stack")
-@click.option("--detach", is_flag=True, help="Return once the cluster has taken it.")
+@click.option("--detach", is_flag=True, help="Return once the cluster has accepted it.")
 @click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
 @global_options
 def rollback(stack: str, detach: bool, dry_run: bool) -> None:
-    """Deploy again what STACK had before: the newest deploy that was healthy before the present one.
+    """Deploy again the last revision of STACK that was healthy before the current one.
 
-    You sign its digest, so the plan needn't be at hand. A deploy that failed went back by itself already. Exits 3 when
+    You sign its digest, so you don't need its plan. A deploy that failed has gone back by itself already. Exits 3 when
     this one fails.
     """
     if not is_label(stack):

@@ -46,11 +46,11 @@ WATCHDOG_SHARE = 0.4  # of systemd's interval: a loop that stands still for two 
 @click.option("--discovery-port", type=int, metavar="PORT", help="Beacons' UDP port.  [env: DISCOVERY_PORT]")
 @click.option("--broadcast-address", metavar="ADDRESS", help="Where beacons go.  [env: BROADCAST_ADDRESS]")
 def run(file: str | None, **flags: str | int | None) -> int:
-    """Run the agent of this host. A flag goes before the environment, and that before the configuration.
+    """Run the agent of this host. Flags override the environment, which overrides the configuration.
 
-    Without an identity it waits a minute for one, which `bootstrap install` hands over. Ends cleanly on SIGTERM and
-    SIGINT: workloads go on running, and the coordination is handed over. Exit code 65 says that no further start helps
-    until somebody has done what the last line says.
+    Without an identity it waits a minute for `bootstrap install` to bring one. Ends cleanly on SIGTERM and SIGINT:
+    workloads keep running, and the coordination is handed over. Exit code 65: starting again won't help until somebody
+    has done what the last line says.
     """
     gc.disable()  # until `_freeze`: what is imported now stays, so looking through it again and again is lost time
     systemd = Systemd.of(os.environ)

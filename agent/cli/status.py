@@ -33,7 +33,7 @@ def status() -> int:
 @click.command()
 @global_options
 def members() -> None:
-    """List the hosts, as the one that answers sees them."""
+    """List the hosts, as the member that answers sees them."""
     options = current_options()
 
     async def use(client: Client) -> Members:

@@ -18,7 +18,7 @@ from agent.instruction import MAX_ACCESS_TTL_S
 @click.option("--ttl", default="1h", show_default=True, metavar="TIME", help="How long it is valid, at most 1h.")
 @global_options
 def token(ttl: str) -> None:
-    """Make an access token, which reads and nothing else.
+    """Make an access token, which is read-only.
 
     \b
     curl --cacert HOME/cluster.crt --connect-to ::ADDRESS:9999 \\
