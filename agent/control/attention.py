@@ -1,7 +1,7 @@
 """Which stacks have to be decided on again. Pure; coordinator only.
 
-To decide on a stack costs as much as it has replicas, and reports come from every host every few seconds: what tells
-nothing that a decision depends on must cost nothing, however many stacks and hosts there are.
+Deciding on a stack costs as much as it has replicas, and every host reports every few seconds. So a report that changes
+nothing a decision depends on must cost nothing, however many stacks and hosts there are.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _PLACES_NOTHING: frozenset[Act] = frozenset({"cancel", "grant", "revoke", "grant
 class Attention:
     """What has changed since the last decision.
 
-    `everything`: something that every stack may depend on. `hosts`: how they are seen, which mostly turns out to be as
-    before. `stacks`: only they. `urgent`: the ledger moved, so that others wait for what follows.
+    `everything`: something that every stack may depend on. `hosts`: how hosts are seen, which mostly turns out to be as
+    before. `stacks`: only these stacks. `urgent`: the ledger moved, so others wait for what follows.
     """
 
     def __init__(self) -> None:
@@ -36,11 +36,11 @@ class Attention:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether there is anything to decide on again."""
+        """Whether there is anything to decide again."""
         return self.everything or self.hosts or bool(self.stacks)
 
     def applied(self, applied: Applied) -> None:
-        """The ledger moved on. What was released makes room for other stacks' replicas; who joined, too."""
+        """The ledger moved on. Releases, and hosts that joined, make room for other stacks' replicas."""
         result = applied.result
         if result is not None and (result.outcome != "applied" or result.repeated or applied.act in _PLACES_NOTHING):
             return
@@ -53,10 +53,10 @@ class Attention:
     def reported(
         self, known: HostReport | None, report: HostReport, waiting: Mapping[Label, int], *, voter: bool
     ) -> None:
-        """A host told of itself; `known` is what it told before.
+        """A host reported; `known` is its report before.
 
-        `waiting`: the stacks that wait for hosts, and the index of the entry that moved each last: whether a host is
-        that far is all that a decision asks of how far it is.
+        `waiting`: the stacks that wait for hosts, and the index of the entry that moved each last: of a host's
+        progress, decisions only use whether it is that far.
         """
         if known is None or _offer(known) != _offer(report):
             self.everything = True
@@ -71,7 +71,7 @@ class Attention:
 
 
 def _offer(report: HostReport) -> Hashable:
-    """What scheduling asks of a host. How much of its disk is free, and its load, are only shown."""
+    """What scheduling uses of a host. Its free disk space and load are only shown."""
     resources = report.resources
     told = report.applied > 0  # what it tells before its first look says nothing
     return told, report.boot, report.runtimes, resources.memory_mib, resources.cpu_millis, report.busy_ports

@@ -22,7 +22,8 @@ TARGETS = (5, 3)  # each needs as many healthy agents; even numbers tolerate no 
 class AgentHealth(Struct, frozen=True, kw_only=True):
     """What the coordinator knows of an agent. `active`: it answered us just now (within an election timeout).
 
-    `active_s` and `silent_s` are seconds it has been so without a break; `caught_up`: it has (nearly) all we committed.
+    `active_s` and `silent_s`: for how many seconds that has been so without a break; `caught_up`: it has (nearly)
+    everything that we committed.
     """
 
     active: bool
@@ -61,7 +62,7 @@ def successor(
     health: Mapping[AgentId, AgentHealth],
     coordinator: AgentId,
 ) -> AgentId | None:
-    """Whom a drained coordinator, us, hands over to: a caught-up voter that isn't drained; None: nobody, or no need."""
+    """To whom a drained coordinator (us) hands over: a caught-up voter that isn't drained. None: nobody, or no need."""
     if coordinator not in drained:
         return None
     able = (voter for voter in configuration.voters if voter != coordinator and voter not in drained)
@@ -130,7 +131,9 @@ class _Autopilot:
         return self._change(rest, self._learners, f"{len(rest)} voters are enough for {self._healthy()} agents")
 
     def _target(self) -> int:
-        """An odd number, or what there is. A voter that is silent but not dead yet still counts: it mostly returns."""
+        """An odd number, or as many as there are. A voter that is silent but not dead yet still counts: it mostly
+        returns.
+        """
         healthy = self._healthy()
         return next((target for target in TARGETS if healthy >= target), len(self._voters))
 

@@ -1,7 +1,8 @@
-"""The time that the ledger goes by: the coordinator's clock, unless the others' say that it is wrong. Pure.
+"""The time that the ledger goes by: the coordinator's clock, unless the others' clocks say that it is wrong. Pure.
 
 Ledger time never goes back, so one stamp from a clock that is years ahead would stay for good. Hosts without a
-real-time clock wake up in 1970, or where they went to sleep: behind what the ledger says already, so known to be wrong.
+real-time clock boot in 1970, or at the time when they were switched off. That is behind the ledger's time, so such a
+clock is known to be wrong.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ PAIR = 2
 
 
 def settled_ms(own_ms: Millis, others_ms: Collection[Millis], ledger_ms: Millis) -> Millis:
-    """What time it is for the coordinator, in epoch milliseconds.
+    """The time that the coordinator goes by, in epoch milliseconds.
 
-    `own_ms` is its clock, `others_ms` are those of its peers. A clock that is behind the ledger's time (`ledger_ms`) is
-    out of the count, unless all are. The own one holds while it is near the median; of a pair, which has no majority,
+    `own_ms` is its clock, `others_ms` are its peers'. A clock behind the ledger's time (`ledger_ms`) isn't counted,
+    unless all are behind. The own clock counts while it is near the median; of two clocks, which have no majority,
     while it isn't a day ahead.
     """
     clocks = sorted(clock for clock in (own_ms, *others_ms) if clock >= ledger_ms - AGREES_MS)
@@ -32,8 +33,8 @@ def settled_ms(own_ms: Millis, others_ms: Collection[Millis], ledger_ms: Millis)
 
 
 def is_far_ahead(stamp_ms: Millis, own_ms: Millis, ledger_ms: Millis) -> bool:
-    """Whether a voter whose clock says `own_ms` doesn't acknowledge an entry stamped so.
+    """Whether a voter whose clock says `own_ms` refuses to acknowledge an entry with that stamp.
 
-    Whose clock is behind the ledger can't judge, and takes what the others take.
+    A voter whose clock is behind the ledger can't judge, and accepts what the others accept.
     """
     return own_ms >= ledger_ms - AGREES_MS and stamp_ms > max(ledger_ms, own_ms + AHEAD_MS)

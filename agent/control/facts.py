@@ -1,4 +1,4 @@
-"""What the coordinator knows of the hosts now: soft state in the form that scheduling and rollouts decide on."""
+"""What the coordinator knows of the hosts now: soft state in the form that scheduling and rollouts use."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class HostFacts(Struct, frozen=True, kw_only=True):
     """One host. `failure.cluster_facts` makes these.
 
     `lost`: dead for scheduling (ARCHITECTURE.md "Membership and links"): its replicas go elsewhere. `report` is the
-    newest one that this coordinator got, None before the first; `awaited`: there is none yet, and deciding without it
-    would be a guess. `drained`: an operator wants it to run nothing: it gets nothing more, and what may run elsewhere
-    moves there.
+    newest one that this coordinator got, None before the first. `awaited`: there is none yet, and deciding without it
+    would be a guess. `drained`: an operator drained it: nothing more is placed there, and what may run elsewhere
+    leaves.
     """
 
     liveness: HostState
@@ -26,7 +26,7 @@ class HostFacts(Struct, frozen=True, kw_only=True):
 
 
 class ClusterFacts(Struct, frozen=True, kw_only=True):
-    """`hosts` by agent id; a member that isn't in it is as one that never reported.
+    """`hosts` by agent id; a member that isn't in it counts as one that never reported.
 
     `since_ms`: the ledger time at which this coordinator began; a rollout's deadline counts from there at the earliest.
     """

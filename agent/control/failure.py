@@ -1,7 +1,7 @@
-"""Which hosts are dead for scheduling: dead in SWIM *and* no voter has their stream (ARCHITECTURE.md "Membership and
-links").
+"""Which hosts are dead for scheduling: dead in SWIM *and* without a stream to any voter (ARCHITECTURE.md "Membership
+and links").
 
-Gossip alone never moves a replica, so one taken host can't talk others away. Pure; coordinator only.
+Gossip alone never moves a replica, so one compromised host can't declare others dead. Pure; coordinator only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LEFT_GRACE_S = 60.0  # a clean stop is mostly a restart or an upgrade, and workl
 
 
 class Sighting(Struct, frozen=True, kw_only=True):
-    """SWIM's view of a member and since when, monotonic seconds."""
+    """SWIM's state of a member, and since when (monotonic seconds)."""
 
     state: HostState
     since: float
@@ -65,7 +65,9 @@ def streams(
     voters: Collection[AgentId],
     reports: Mapping[AgentId, HostReport],
 ) -> frozenset[AgentId]:
-    """Who a voter has a stream with. A voter counts only while we have its stream: its last word ages with it."""
+    """The members that a voter has a stream with. A voter counts only while we have its stream, so that its last report
+    can't linger.
+    """
     heard = {coordinator, *linked}
     for voter in voters:
         if voter in linked and voter in reports:

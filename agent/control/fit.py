@@ -47,7 +47,7 @@ def refusal(reasons: Iterable[tuple[Label, str]]) -> str:
 
 
 def unfit_for_good(member: Member, service: Service, report: HostReport | None) -> bool:
-    """Whether the host can't take a replica of it even with nothing else there. One that never said what it has may."""
+    """Whether the host can't take a replica of it even if it were empty. A host that never said what it has may."""
     if not satisfies(member, service):
         return True
     if report is None or not report.applied:  # what it tells before its first look says nothing
@@ -60,7 +60,7 @@ def unfit_for_good(member: Member, service: Service, report: HostReport | None) 
 
 
 def state_reason(host: HostFacts) -> str:
-    """Why nothing goes to that host now whatever it is, or an empty string."""
+    """Why nothing at all may be placed on that host now, or an empty string."""
     if host.lost or host.liveness in ("dead", "left", "suspect"):
         return host.liveness if host.liveness != "suspect" else "not answering"
     if host.report is None:
@@ -78,8 +78,8 @@ def fit(
 ) -> Fit:
     """Whether the replica can run on the host by what it has: runtime, resources, ports. Its state isn't looked at.
 
-    `current` is the replica's assignment now: a port that it has on that host sticks while it is allowed, also where
-    it is about to move from.
+    `current` is the replica's assignment now: a port that it has on that host stays while it is allowed, even if it is
+    about to leave.
     """
     report = facts.of(member.id).report
     if report is None:
@@ -155,8 +155,9 @@ def _ports(
 
 
 def _numbers(spec: PortSpec, behind: int) -> Iterator[int]:
-    """The host ports to try: those behind `behind` first, because a report names only the newest port that was taken,
-    and one that was given up before it would be tried again for ever."""
+    """The host ports to try: those after `behind` first, because a report names only the newest port that was taken,
+    and one that was given up before it would be tried again for ever.
+    """
     end = min(spec.host_port + PORT_TRIES, _LAST_PORT + 1)
     first = min(max(spec.host_port, behind + 1), end)
     return itertools.chain(range(first, end), range(spec.host_port, first))

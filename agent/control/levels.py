@@ -8,10 +8,11 @@ from agent.model.types import AgentId
 
 
 def next_level(current: int, own: int, members: Collection[AgentId], supported: Mapping[AgentId, int]) -> int | None:
-    """The level to raise the ledger to, or None. `own` is the coordinator's highest; `supported`: what members told.
+    """The level to raise the ledger to, or None. `own` is the coordinator's highest; `supported`: what members
+    reported.
 
-    Every member of the ledger has to have told, the dead and the observers too: whoever comes back must be able to read
-    what it missed. One that never will is expelled first.
+    Every member of the ledger must have reported, including the dead and the observers: whoever comes back must be able
+    to read what it missed. Expel a member that never will.
     """
     if not supported.keys() >= set(members):
         return None

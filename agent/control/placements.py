@@ -1,4 +1,4 @@
-"""What the hosts hold already, by the ledger: replicas, ports and reserved resources."""
+"""What the hosts hold by the ledger: replicas, ports and reserved resources."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _NOTHING = Resources()
 
 
 class Placements:
-    """An index over a state's assignments that takes planned ones on top.
+    """An index over a state's assignments, with planned ones on top.
 
     A port stays held by what the ledger says *and* by what is planned, so that any part of a plan can be carried out
     without two replicas on one port. Resources are counted where they are planned; what is used elsewhere until then is
-    `going`. Meant to live for one decision; what hosts hold is counted in one pass, and only where something is to be
-    placed, as mostly nothing is.
+    `going`. Meant to live for one decision; what hosts hold is counted in one pass, and only when something is to be
+    placed, which is rare.
     """
 
     def __init__(self, state: ClusterState) -> None:
@@ -51,9 +51,9 @@ class Placements:
             self._count(assignment, resources, before.host if before is not None else None)
 
     def plan(self, assignment: Assignment, resources: Resources) -> None:
-        """Count an assignment where it is to be, no longer where it was; ports that it had stay held.
+        """Count an assignment at its new place, no longer at its old one; its old ports stay held.
 
-        What it has where it was is `going`: used until this is carried out, and its predecessor has gone.
+        What it has at its old place is `going`: used until this is carried out and its predecessor is gone.
         """
         self._count_all()
         key = key_of(assignment)
@@ -96,17 +96,19 @@ class Placements:
         return not holders or holders == {key}
 
     def memory_mib(self, host: AgentId, but: ReplicaKey | None = None) -> int:
-        """What is reserved there, without the replica `but`."""
+        """What is reserved there, not counting the replica `but`."""
         self._count_all()
         return self._memory_mib[host] - self._own(host, but).memory_mib
 
     def cpu_millis(self, host: AgentId, but: ReplicaKey | None = None) -> int:
-        """What is reserved there, without the replica `but`."""
+        """What is reserved there, not counting the replica `but`."""
         self._count_all()
         return self._cpu_millis[host] - self._own(host, but).cpu_millis
 
     def going(self, host: AgentId, but: ReplicaKey | None = None) -> Resources:
-        """What is still used there by what is planned elsewhere, or with less; without the replica `but`."""
+        """What is still used there by replicas that are planned elsewhere, or with less; not counting the replica
+        `but`.
+        """
         leaving = [resources for key, resources in self._going[host].items() if key != but]
         return Resources(
             memory_mib=sum(each.memory_mib for each in leaving), cpu_millis=sum(each.cpu_millis for each in leaving)
@@ -131,9 +133,9 @@ def bound_reason(service: Service, member: Member) -> str:
 
 
 def lone_reason(state: ClusterState, service: Service, host: Member) -> str:
-    """Why a replica that leaves the host has to end before its successor starts, or an empty string.
+    """Why a replica that leaves its host has to end before its successor starts, or an empty string.
 
-    Where nothing speaks against it both run for a moment, so that nobody is refused meanwhile.
+    Otherwise both run for a moment, so that no request is refused meanwhile.
     """
     if service.move_order == "stop-first":
         return "its plan says stop-first"

@@ -1,4 +1,4 @@
-"""The hosts that may take replicas of one service, the best one first."""
+"""The hosts that may take replicas of one service, best first."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ HostRank: TypeAlias = tuple[int, int, int, Label, AgentId]
 
 
 class Pool:
-    """Draws hosts: fewest of the service in the region, then zone, then host; then the least reserved.
+    """Draws hosts: fewest replicas of the service in the region, then zone, then host; then the least reserved.
 
-    While one service is placed, a host only gets fuller. So one that doesn't fit once is out (`reasons` says why), and
-    a rank in a heap that is too good is put right when it comes to the top: a draw costs O(places + log hosts).
+    While one service is placed, a host only gets fuller. So a host that didn't fit once is out (`reasons` says why),
+    and a rank in the heap that is too good is corrected when it comes to the top: a draw costs O(places + log hosts).
     """
 
     def __init__(
@@ -59,9 +59,9 @@ class Pool:
             heapq.heapify(heap)
 
     def draw(self, key: ReplicaKey, current: Assignment | None) -> tuple[AgentId, tuple[AssignedPort, ...]] | None:
-        """The best host for the replica, assigned as `current` now, and its ports there; None when none fits.
+        """The best host for the replica, now assigned as `current`, and its ports there; None when none fits.
 
-        It is counted as taken by the service.
+        It then counts as one of the service's places.
         """
         while (place := self._best_place()) is not None:
             member = self._members[self._heaps[place][0][-1]]

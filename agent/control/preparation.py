@@ -1,8 +1,8 @@
-"""Before a rollout changes anything: every host that is to get replicas says that it can run them. Pure.
+"""Before a rollout changes anything, every host that will get replicas confirms that it can run them. Pure.
 
-A host is asked for what a start needs and can be had beforehand: its engine answers, its policy allows, the image and
-the plan's files are there, the ports can be bound, the disk has room (`agent.node.driver.examining`). What hosts answer
-is soft state: the next coordinator plans the same, asks again, and is answered at once.
+A host is asked for what a start needs and can be had beforehand: its engine answers, its policy allows it, image and
+files are there, ports can be bound, the disk has room (`agent.node.driver.examining`). The answers are soft state: the
+next coordinator plans the same, asks again, and is answered at once.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ Asked = Mapping[AgentId, tuple[Prepare, ...]]
 
 
 def preparations(stack: StackState, changes: Iterable[Assignment]) -> dict[AgentId, tuple[Prepare, ...]]:
-    """One errand for each host and service among the assignments to be made, of at most MAX_SLOTS replicas.
+    """One errand for each host and service among the assignments to be made, of at most MAX_SLOTS replicas each.
 
-    Where they come from is left out: it makes no difference to their next host.
+    Predecessors are left out: they make no difference to the new host.
     """
     grouped: dict[tuple[AgentId, Label], list[Assignment]] = defaultdict(list)
     for assignment in changes:

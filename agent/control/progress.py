@@ -1,4 +1,4 @@
-"""How far a replica is on its way to what its assignment says, by what its host reported."""
+"""How far a replica is towards its assignment, by what its host reported."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Verdict = Literal["done", "working", "unheard", "failed"]
 
 
 class Progress(Struct, frozen=True, kw_only=True):
-    """`reason` says what is wrong or waited for; empty when done."""
+    """`reason` says what is wrong or what is waited for; empty when done."""
 
     verdict: Verdict
     reason: str = ""
 
 
 class Reports:
-    """The hosts' reports, searchable by replica; each is indexed once, when it is first asked about."""
+    """The hosts' reports, searchable by replica; each is indexed once, when first used."""
 
     def __init__(self, facts: ClusterFacts) -> None:
         self.facts = facts
@@ -37,7 +37,7 @@ class Reports:
         self._findings: dict[AgentId, dict[str, ErrandFinding]] = {}
 
     def observed(self, assignment: Assignment) -> ObservedReplica | None:
-        """What its host says of the assignment's replica."""
+        """What its host reports of the assignment's replica."""
         host = assignment.host
         if host not in self._by_host:
             report = self.facts.of(host).report
@@ -48,7 +48,7 @@ class Reports:
         return self._by_host[host].get(key_of(assignment))
 
     def findings(self, host: AgentId) -> dict[str, ErrandFinding]:
-        """What the host says of its errands, by their ids."""
+        """The findings that the host reports, by errand id."""
         if host not in self._findings:
             report = self.facts.of(host).report
             found = report.findings if report is not None else ()
@@ -57,11 +57,11 @@ class Reports:
 
 
 def judge(stack: StackState, assignment: Assignment, reports: Reports, now_ms: Millis, *, stopped: bool) -> Progress:
-    """The progress of one replica of a service that is told to run, or to be stopped.
+    """The progress of one replica of a service that should run, or be stopped.
 
     A report counts only if its host had reconciled the stack's newest change (`moved_index`), and what it says of the
-    replica only if that is of this assignment's revision: the host moves an observed replica's revision on when it
-    reconciles the assignment, with or without another container.
+    replica only if that is of this assignment's revision: when the host reconciles the assignment, it updates an
+    observed replica's revision, whether or not the container changes.
     """
     facts = reports.facts
     host = facts.of(assignment.host)
@@ -87,7 +87,7 @@ def judge(stack: StackState, assignment: Assignment, reports: Reports, now_ms: M
 
 
 def deadline_passed(stack: StackState, facts: ClusterFacts, now_ms: Millis, allowed_ms: int, begun: Millis = 0) -> bool:
-    """Whether nothing may take longer: counted from the stack's last change, or this coordinator's begin."""
+    """Whether the time is up: counted from the stack's last change, or from this coordinator's begin."""
     since = max(stack.phase_since, stack.moved_at, facts.since_ms, begun if begun <= now_ms else 0)
     return now_ms - since >= allowed_ms
 

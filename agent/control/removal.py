@@ -1,7 +1,7 @@
-"""What of a stack that is being removed may be let go, by what its hosts report. Pure; coordinator only.
+"""What of a stack that is being removed may be released, by what its hosts report. Pure; coordinator only.
 
-A stack goes with its last assignment (`agent.state.stacks.forget_removed`), or by an entry of its own where it has
-none. Until then its ports and volumes aren't called free, and its hosts know what they have to end and to delete.
+A stack goes with its last assignment (`agent.state.stacks.forget_removed`), or by an entry of its own if it has none.
+Until then its ports and volumes aren't free, and its hosts know what they have to stop and delete.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from agent.state import REMOVAL_LEVEL, ClusterState, StackState, hosts_of, servi
 
 
 class Removal(Struct, frozen=True):
-    """Of one stack that is being removed; `facts` are the coordinator's."""
+    """One stack that is being removed; `facts` are the coordinator's."""
 
     state: ClusterState
     stack: StackState
     facts: ClusterFacts
 
     def let_go(self, assigned: Mapping[ReplicaKey, Assignment]) -> list[ReplicaKey]:
-        """What to release now; `assigned` are all of the stack.
+        """The assignments to release now; `assigned` are all of the stack.
 
         The last one stays while something that isn't assigned any more is still ending.
         """
@@ -38,11 +38,11 @@ class Removal(Struct, frozen=True):
 
     @property
     def is_over(self) -> bool:
-        """Of a stack without assignments: whether its hosts have nothing of it."""
+        """For a stack without assignments: whether its hosts have nothing of it."""
         return self.state.level >= REMOVAL_LEVEL and not self._may_be_ending(())
 
     def gone(self, assigned: Mapping[ReplicaKey, Assignment]) -> list[ReplicaKey]:
-        """What its hosts report to be gone, or can't, being lost."""
+        """The assignments whose replicas are gone by their hosts' reports, or whose hosts are lost and can't report."""
         there = {(found.service, found.slot) for _, found in self._reported()}
         return [
             key
@@ -52,11 +52,11 @@ class Removal(Struct, frozen=True):
 
     @property
     def unheard(self) -> list[AgentId]:
-        """Hosts that may have something of it, for all that they told; what is assigned to them aside."""
+        """Hosts that may have something of it by their reports, apart from what is assigned to them."""
         return [id_ for id_, host in self.facts.hosts.items() if host.awaited or self._may_have_volumes(host)]
 
     def holds(self, host: AgentId, assignment: Assignment) -> str:
-        """Why a replica that the host, which isn't lost, doesn't report isn't known to be gone there."""
+        """Why a replica that its host (which isn't lost) doesn't report isn't known to be gone there."""
         report, service = self.facts.of(host).report, service_of(self.state, assignment)
         if report is None or report.applied < self.stack.moved_index:
             return "its host hasn't heard of it yet"
@@ -77,7 +77,9 @@ class Removal(Struct, frozen=True):
         return bool(self.unheard) or next(self.unassigned(assigned), None) is not None
 
     def _may_have_volumes(self, host: HostFacts) -> bool:
-        """Whether it doesn't know yet that they are to be deleted: slots that were given up leave theirs behind."""
+        """Whether the host doesn't know yet that volumes are to be deleted: slots that were given up leave theirs
+        behind.
+        """
         known = host.lost or host.report is None or host.report.applied >= self.stack.moved_index
         return self.stack.delete_volumes and not known
 
@@ -87,10 +89,10 @@ class Removal(Struct, frozen=True):
                 yield from ((host, found) for found in facts.report.replicas if found.stack == self.stack.name)
 
     def _is_done(self, host: AgentId, assignment: Assignment) -> bool:
-        """Whether what the host doesn't report of the replica isn't there, or it can't report any more.
+        """Whether what the host doesn't report of the replica isn't there, or the host can't report any more.
 
-        One that is lost isn't let go before it has deleted the volumes that it was to delete: once the stack has gone
-        from the ledger, nothing would tell it when it comes back.
+        A lost host isn't released before it has deleted the volumes that it has to delete: once the stack is gone from
+        the ledger, nothing would tell it when it comes back.
         """
         if self.facts.of(host).lost:
             service = service_of(self.state, assignment)

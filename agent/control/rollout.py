@@ -54,7 +54,7 @@ _NOBODY_WAITS: Mapping[Label, _HostErrands] = MappingProxyType({})
 
 
 class Decision(Struct, frozen=True, kw_only=True):
-    """`entries` to propose; `errands`: what each host is to find out now, all of it; others have nothing to do.
+    """`entries` to propose; `errands`: everything that each host has to find out now; other hosts have none.
 
     `waiting`: the stacks that aren't as they should be yet, with the errands of each.
     """
@@ -74,8 +74,8 @@ def decide(
 ) -> Decision:
     """What to do now for all stacks; one index over the assignments serves them all.
 
-    Decide again only when everything proposed before is applied: until then the answer would be the same again. `only`:
-    the stacks for which it may be another one since; for the rest, `waiting` is what the last decision said.
+    Decide again only when everything proposed before is applied: until then the answer would be the same. `only`: the
+    stacks for which it may have changed since; for the others, `waiting` is what the last decision said.
     """
     placements, reports = Placements(state), Reports(facts)
     entries: list[LedgerEntry] = []
@@ -141,7 +141,7 @@ class _Rollout:
             )
 
     def _roll(self) -> Iterator[LedgerEntry]:
-        """Forward to healthy: the first class that isn't done is worked on, the ones behind it wait."""
+        """Forward to healthy: work on the first class that isn't done; the ones after it wait."""
         if self._stack.phase == "preparing":
             prepared = self._prepared()
             if prepared.verdict == "failed":
@@ -173,7 +173,7 @@ class _Rollout:
             yield self._phase(self._end())
 
     def _prepared(self) -> Progress:
-        """Whether every host is ready for what it is to start; none has to be where nothing is started."""
+        """Whether every host is ready for what it will start; where nothing is started, none has to be."""
         placeless = [key for key in self._plan.pending if self._waits_for_host(key)]
         if placeless:
             hopeless = [key for key in placeless if key in self._plan.never]
@@ -188,7 +188,9 @@ class _Rollout:
         return judge_preparation(self._stack, self._state.members, asked, self._reports, self._now_ms)
 
     def _unprepared(self) -> str:
-        """What becomes of a change that hosts aren't ready for: `_mend` starts what a proven stack has too few of."""
+        """What becomes of a change that hosts aren't ready for; `_mend` starts the replicas that a
+        proven stack lacks.
+        """
         if self._stack.proven and self._changes.keys() - self._current.keys():
             return "what is missing is started all the same, where that works"
         return "nothing was changed"
@@ -262,9 +264,9 @@ class _Rollout:
         return before is not None and stays and same_container(before, self._services[key.service])
 
     def _arrived(self) -> Iterator[Assignment]:
-        """What doesn't need its predecessor any more: it is healthy itself, or isn't to run.
+        """The replicas that no longer need their predecessor: they are healthy themselves, or aren't to run.
 
-        If it is to move on, that is for the next decision: it is its own successor's predecessor then.
+        If one is to move on, that is for the next decision: it is then its own successor's predecessor.
         """
         moving = {key: item for key, item in self._current.items() if item.predecessor is not None}
         for key, item in sorted(moving.items()):
@@ -289,10 +291,11 @@ class _Rollout:
         }
 
     def _next_out(self, leaving: set[ReplicaKey]) -> set[ReplicaKey]:
-        """Which of them go now: one of a service, while all others of it are as they should be; a sick one first.
+        """Which of them leave now: one of each service, while all its others are as they should be; an unhealthy one
+        first.
 
-        It goes once the host that it goes to is ready: an image that takes minutes to pull, or that can't be had there,
-        must not cost a replica that runs.
+        It leaves once its next host is ready: an image that takes minutes to pull, or that can't be had there, must not
+        cost a running replica.
         """
         out: set[ReplicaKey] = set()
         next_ones: list[Assignment] = []
@@ -318,7 +321,7 @@ class _Rollout:
         return all(progress.verdict == "done" for _, progress in self._progress(name))
 
     def _allowed(self, name: Label) -> list[ReplicaKey]:
-        """Changes of a service that may be made now: fresh replicas all, running ones one by one while all is well."""
+        """Changes of a service that may be made now: new replicas all, running ones one at a time while all is well."""
         wanted = sorted(key for key in self._with_room() if key.service == name)
         if wants_stopped(self._stack, name):
             return wanted

@@ -133,7 +133,7 @@ class _Planner:
     def _everywhere(self, name: Label, service: Service, slots: dict[int, Assignment]) -> None:
         """`global`: one replica on every host that fits, each with a slot number that it keeps while it is there.
 
-        A drained host doesn't fit, but the last replica stays on one rather than go.
+        A drained host doesn't fit, but the last replica stays on one rather than having none.
         """
         by_host = {item.host: slot for slot, item in slots.items()}
         free = (slot for slot in itertools.count(1) if slot not in slots)
@@ -179,12 +179,14 @@ class _Planner:
         return self._update(key, service, current)
 
     def _evacuates(self, service: Service, current: Assignment) -> bool:
-        """Whether the replica may be where it is, and is to leave nevertheless: its host is drained."""
+        """Whether the replica may be where it is but should leave: its host is drained."""
         host = self._facts.of(current.host)
         return host.drained and not host.lost and satisfies(self._state.members[current.host], service)
 
     def _remain(self, key: ReplicaKey, service: Service, current: Assignment, reason: str) -> bool:
-        """Leave the replica on a drained host: better there than nowhere. No `reason`: it goes once more is known."""
+        """Leave the replica on a drained host: better there than nowhere. Without `reason` it leaves once more is
+        known.
+        """
         if not self._update(key, service, current):
             return False
         if reason and key not in self._pending:
@@ -192,7 +194,7 @@ class _Planner:
         return True
 
     def _update(self, key: ReplicaKey, service: Service, current: Assignment) -> bool:
-        """Bring the replica's pointer and ports up to date where it is; False when it has to go for that."""
+        """Bring the replica's pointer and ports up to date where it is; False when it can't stay for that."""
         member = self._state.members[current.host]
         host = self._facts.of(member.id)
         pointed = (current.instruction, current.generation) == (self._stack.deployed, self._generation(key))
@@ -222,7 +224,7 @@ class _Planner:
         return bool(bound)
 
     def _place(self, service: Service, keys: list[ReplicaKey], spread: Counter[AgentId]) -> None:
-        """Each on the best host that fits; or the reason why none does, and the replica stays what it is."""
+        """Place each on the best host that fits; or note the reason why none does, and leave the replica as it is."""
         allowed = [member for member in self._hosts() if satisfies(member, service)]
         # Nothing goes to a drained host, whatever it will report.
         hosts = [(member.name, self._facts.of(member.id)) for member in allowed]
@@ -257,11 +259,13 @@ class _Planner:
         return frozenset(key for key in self._pending if key.service in impossible)
 
     def _violates(self, service: Service, current: Assignment) -> bool:
-        """Whether the deploy in force itself forbids where its replica is: then it goes even if nowhere else fits."""
+        """Whether the deploy in force forbids the replica's place: then it leaves even if nothing else fits."""
         return current.instruction == self._stack.deployed and not satisfies(self._state.members[current.host], service)
 
     def _nowhere(self, service: Service, reasons: dict[Label, str]) -> str:
-        """Why no host takes it, in one sentence: each host that could, then each that the operator's words exclude."""
+        """Why no host takes it, in one sentence: first the hosts that could, then those that the operator's constraints
+        exclude.
+        """
         if service.host is not None:
             known = any(member.name == service.host for member in self._hosts())
             return (
@@ -293,7 +297,7 @@ class _Planner:
         return before is not None and same_container(before, service)
 
     def _has_room_now(self, key: ReplicaKey, host: AgentId) -> bool:
-        """Whether it fits beside what is planned there and what is only about to leave."""
+        """Whether it fits beside what is planned there and what is about to leave."""
         report, going = self._facts.of(host).report, self._placements.going(host, key)
         if report is None or not (going.memory_mib or going.cpu_millis):
             return True
@@ -303,9 +307,9 @@ class _Planner:
         )
 
     def _predecessor(self, key: ReplicaKey, service: Service, host: AgentId) -> Predecessor | None:
-        """What serves until the replica is healthy on `host`: what runs of it now, unless only one may run.
+        """The predecessor of a replica that moves to `host`: what runs of it now, unless only one may run.
 
-        What it came from itself, if it wasn't healthy yet, rather than where it is.
+        If it isn't healthy yet, that is its own predecessor, rather than where it is.
         """
         current = self._current.get(key)
         if current is None or rests(self._stack, key.service):

@@ -30,9 +30,9 @@ MAX_PAIRS_TOLD = 5  # in the reason; a closed port is mostly closed for all
 
 
 class Visit(Struct, frozen=True, kw_only=True):
-    """A replica whose ports are asked; `also`: a host that must be among those who ask, e.g. main's.
+    """A replica whose ports are tried; `also`: a host that must be among those that try, e.g. main's.
 
-    `closed`: of its host ports, those that only its own host is to ask; where that is all of them, `inward` is true.
+    `closed`: those of its host ports that only its own host tries; if that is all of them, `inward` is true.
     """
 
     replica: Assignment
@@ -42,7 +42,7 @@ class Visit(Struct, frozen=True, kw_only=True):
 
 
 def visit_of(service: Service, replica: Assignment, main: AgentId | None) -> Visit | None:
-    """What is asked of a replica of the service; None where nothing is."""
+    """The ports to try of a replica of the service; None if there are none."""
     asked = {
         port.host_port: validation for port in replica.ports if (validation := validation_of(service, port)) != "none"
     }
@@ -55,7 +55,7 @@ def visit_of(service: Service, replica: Assignment, main: AgentId | None) -> Vis
 
 
 def reaching(stack: StackState, visits: Sequence[Visit], hosts: Sequence[AgentId]) -> dict[AgentId, tuple[Reach, ...]]:
-    """What each of `hosts` (those that can be asked, in a fixed order) is asked to reach."""
+    """What each of `hosts` (those that can be asked, in a fixed order) has to try to reach."""
     inward = {number for number, visit in enumerate(visits) if visit.inward}
     asks = who_asks([visit.replica.host for visit in visits], hosts, inward)
     for number, visit in enumerate(visits):
@@ -78,9 +78,9 @@ def _cut(visits: Sequence[Visit]) -> Iterator[Sequence[Visit]]:
 def who_asks(
     targets: Sequence[AgentId], hosts: Sequence[AgentId], inward: Container[int] = ()
 ) -> dict[AgentId, set[int]]:
-    """By host of `hosts`: the numbers of the targets (each given by its own host) that it asks.
+    """For each host of `hosts`: the numbers of the targets (each given by its own host) that it tries.
 
-    Every target is asked by its own host, if that is among `hosts`, and, unless it is `inward`, by min(all others,
+    Every target is tried by its own host, if that is among `hosts`, and, unless it is `inward`, by min(all others,
     enough) others.
     """
     asks: dict[AgentId, set[int]] = {host: set() for host in hosts}
@@ -110,7 +110,7 @@ def judge_validation(
     reports: Reports,
     now_ms: Millis,
 ) -> Progress:
-    """done: all that was asked answered. failed: named pairs, with the likely cause and what to do about it."""
+    """done: everything that was tried answered. failed: names the pairs, with the likely cause and the fix."""
     unreached: list[tuple[AgentId, Unreached]] = []
     waiting: list[str] = []
     for host, errands in asked.items():
@@ -144,10 +144,10 @@ def _why_unreached(
     *,
     alone: bool,
 ) -> str:
-    """In one sentence for each pair, the first MAX_PAIRS_TOLD of them; empty when there are none.
+    """One sentence for each pair, for the first MAX_PAIRS_TOLD of them; empty when there are none.
 
-    That its own host alone doesn't reach a replica says nothing, unless it was `alone` asked, or alone about that port:
-    some networks don't let a host call itself.
+    That only its own host doesn't reach a replica says nothing, unless it was `alone` in trying, or alone for that
+    port: some networks don't let a host connect to its own address.
     """
     silent = {
         (item.service, item.slot, item.port) for host, item in unreached if host == _host_of(stack, visited, item)

@@ -64,7 +64,7 @@ def begin(now: float) -> CheckState:
 
 
 def answered(plan: CheckPlan, state: CheckState, ok: bool, reason: str, now: float) -> CheckState:
-    """The state after an answer. `reason` says what a bad one was."""
+    """The state after an answer. `reason` says what was wrong with a bad one."""
     asked = state.asked + 1
     if ok:
         return replace(state, health="healthy", due=now + plan.interval_s, asked=asked, failures=0, reason="")

@@ -37,7 +37,7 @@ class HostContext(Struct, frozen=True, kw_only=True):
 
 
 class Refused(Struct, frozen=True, kw_only=True):
-    """A replica assigned here that this host won't run. `spec_hash`: of what was refused, empty when it isn't known."""
+    """A replica assigned here that this host won't run. `spec_hash` of the refused spec; empty when it isn't known."""
 
     key: ReplicaKey
     revision: int
@@ -67,7 +67,7 @@ class Desired(Struct, frozen=True, kw_only=True):
 
 
 def desired(state: ClusterState, agent: AgentId, context: HostContext) -> Desired:
-    """What the state wants of this host, each in the order of keys. An agent that isn't a member has nothing to run."""
+    """What this host has to run by the state, in the order of keys. An agent that isn't a member has nothing to run."""
     specs: list[ReplicaSpec] = []
     stopped: list[ReplicaSpec] = []
     refused: list[Refused] = []
@@ -105,7 +105,9 @@ def desired(state: ClusterState, agent: AgentId, context: HostContext) -> Desire
 
 
 def is_as_before(before: ClusterState, now: ClusterState) -> bool:
-    """Whether `desired` can only say the same of both, without asking it: mostly a rollout just moves on."""
+    """Whether `desired` must give the same for both states, found without running it: mostly a
+    rollout just moves on.
+    """
     if (
         now.assignments is not before.assignments
         or now.members is not before.members
@@ -118,12 +120,12 @@ def is_as_before(before: ClusterState, now: ClusterState) -> bool:
 
 
 def _asked_of(stack: StackState) -> Hashable:
-    """What a host's part depends on; revision and deploy are in the file of the stack's endpoints."""
+    """What a host's part depends on; revision and deploy are in the stack's endpoints file."""
     return stack.revision, stack.deployed, stack.removing, stack.delete_volumes, stack.stopped, stack.held
 
 
 def _concerning(state: ClusterState, agent: AgentId) -> Iterator[tuple[ReplicaKey, Assignment]]:
-    """What is assigned to the host, and what was before its successor's turn came."""
+    """What is assigned to the host, and predecessors there whose successors aren't healthy yet."""
     for key, assignment in state.assignments.items():
         if agent in hosts_of(assignment):
             yield key, assignment

@@ -31,8 +31,9 @@ class ServiceEndpoints(Struct, frozen=True, kw_only=True):
 
 
 class StackEndpoints(Struct, frozen=True, kw_only=True):
-    """The whole file. It says where replicas are to be, not whether they are well; one that moves is where it was until
-    its successor is healthy."""
+    """The whole file. It says where replicas are placed, not whether they are healthy; one that moves is listed at its
+    old place until its successor is healthy.
+    """
 
     version: int = 1
     stack: Label

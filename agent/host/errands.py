@@ -1,4 +1,6 @@
-"""From errands to what this host has to look at: pointers, resolved by its own ledger (agent.model.errand). Pure."""
+"""Resolves errands to what this host has to look at: pointers, resolved by its own ledger
+(agent.model.errand). Pure.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from agent.state import ClusterState, ports_to_ask, service_of
 
 
 class Preparation(Struct, frozen=True, kw_only=True):
-    """Replicas of one service to have everything ready for; `refused`: why this host won't run them, else empty."""
+    """Replicas of one service to get everything ready for; `refused`: why this host won't run them, else empty."""
 
     errand: str
     stack: Label
@@ -25,7 +27,7 @@ class Preparation(Struct, frozen=True, kw_only=True):
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
-    """A replica's published TCP port. `probe`: how to ask, None by connecting."""
+    """A replica's published TCP port. `probe`: how to ask it, None: only connect."""
 
     key: ReplicaKey
     address: HostAddress
@@ -34,7 +36,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
 
 
 class Survey(Struct, frozen=True, kw_only=True):
-    """Ports to ask."""
+    """Ports to try."""
 
     errand: str
     stack: Label
@@ -47,9 +49,10 @@ Task = Preparation | Survey
 def resolve_errands(
     state: ClusterState, agent: AgentId, context: HostContext, errands: Iterable[Errand]
 ) -> tuple[Task, ...]:
-    """What to look at, in the order of the errands. What this host's ledger doesn't have yet is left out: ask again.
+    """What to look at, in the order of the errands. Leaves out what this host's ledger doesn't have yet: resolve again
+    later.
 
-    A host that was expelled, or isn't entered yet, looks at nothing.
+    A host that was expelled, or isn't enrolled yet, looks at nothing.
     """
     if agent not in state.members:
         return ()
@@ -87,7 +90,7 @@ def _survey(state: ClusterState, agent: AgentId, errand: Reach) -> Survey | None
 
 
 def _endpoints(state: ClusterState, agent: AgentId, key: ReplicaKey) -> list[Endpoint]:
-    """What the plan lets this host ask; of a replica that is gone meanwhile: nothing."""
+    """What the plan lets this host try; nothing for a replica that is gone meanwhile."""
     assignment = state.assignments.get(key)
     service = service_of(state, assignment) if assignment is not None else None
     member = state.members.get(assignment.host) if assignment is not None else None

@@ -100,7 +100,7 @@ def substitute(command: tuple[str, ...], variables: Mapping[str, str]) -> tuple[
 
 
 def replica_environment(environment: Mapping[str, str], facts: Mapping[str, str]) -> dict[str, str]:
-    """What a replica's environment has: the plan's variables and the facts."""
+    """A replica's environment: the plan's variables and the facts."""
     return {**environment, **facts}
 
 

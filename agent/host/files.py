@@ -29,10 +29,10 @@ def mounted_files(stack: Stack, service: Service) -> tuple[MountedFile, ...]:
 
 
 def newest_files(specs: Iterable[ReplicaSpec]) -> dict[str, dict[str, MountedFile]]:
-    """What has to lie in each stack's directory: {stack: {path: file}}.
+    """The files that have to be in each stack's directory: {stack: {path: file}}.
 
-    While a rollout is under way two revisions may mount one path; the newest one's content is there then, so that a
-    restart of the older replica doesn't take it back.
+    During a rollout two revisions may mount one path; the newest one's content is there then, so that a restart of the
+    older replica doesn't take it back.
     """
     found: dict[str, dict[str, MountedFile]] = {}
     for spec in sorted(specs, key=lambda spec: (spec.revision, spec.key)):

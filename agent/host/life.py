@@ -1,7 +1,7 @@
 """What a host remembers of each replica between two looks: failures in a row, the next try, whether it ever worked.
 
-Soft: after a restart of the agent it begins anew, which at worst tries a start sooner. The runtimes are the record of
-what runs. All times are monotonic seconds.
+Soft state: after a restart of the agent it starts empty, which at worst makes a try come sooner. The runtimes are the
+record of what runs. All times are monotonic seconds.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Life(Struct, frozen=True, kw_only=True):
         return self.final or (self.failures >= TRIES_BEFORE_FAILED and not self.proven)
 
     def settles_at(self) -> float | None:
-        """When it counts as healthy if nothing happens until then; None while it doesn't run well."""
+        """When it will count as healthy if nothing happens until then; None while it doesn't run well."""
         if self.well_since is None:
             return None
         if self.checked:
@@ -65,7 +65,7 @@ class Life(Struct, frozen=True, kw_only=True):
         return self.well_since + min(SETTLE_S * float(2 ** min(self.failures, 10)), SETTLE_MAX_S)
 
     def is_healthy(self, now: float) -> bool:
-        """Runs well, and for long enough to say so."""
+        """Whether it runs well, and has for long enough."""
         settles = self.settles_at()
         return settles is not None and now >= settles
 
@@ -130,7 +130,7 @@ def seen_running(life: Life, workload: Workload, now: float) -> Life:
 
 
 def found_running(life: Life, workload: Workload, now: float) -> Life:
-    """It ran already when the agent came: it was fine before, so it doesn't begin as `starting`."""
+    """It ran already when the agent started. It was fine before, so it doesn't begin as `starting`."""
     life = replace(life, engine_restarts=workload.restarts)
     if workload.state == "running" and workload.health == "none":
         life = replace(life, well_since=now - SETTLE_S)
@@ -146,7 +146,7 @@ def seen_ended(life: Life, workload: Workload, now: float) -> Life:
 
 
 def seen_unhealthy(life: Life, workload: Workload, now: float) -> Life:
-    """It runs and its check fails for good; counts once for each run."""
+    """It runs and its check fails persistently; counts once for each run."""
     mark = f"{workload.id}@{workload.started_at} unhealthy"
     if life.counted == mark:
         return life
@@ -180,7 +180,7 @@ def start_failed(
     final: bool = False,
     busy_ports: tuple[int, ...] = (),
 ) -> ReconcileMemory:
-    """A start didn't work. `final`: trying soon won't help, e.g. the image can't be had."""
+    """A start didn't work. `final`: trying again soon won't help, e.g. the image can't be had."""
     life = _failed(memory.life(key), reason, now)
     if final:
         life = replace(life, final=True, start_after=now + BACKOFF_MAX_S)
@@ -188,23 +188,25 @@ def start_failed(
 
 
 def action_failed(memory: ReconcileMemory, key: ReplicaKey, reason: str, now: float) -> ReconcileMemory:
-    """A stop or remove was refused, or the engine didn't answer: nothing is counted, the next try waits a moment."""
+    """A stop or remove was refused, or the engine didn't answer: nothing is counted, and the next try comes a moment
+    later.
+    """
     return memory.with_life(key, replace(memory.life(key), reason=reason, act_after=now + ACTION_RETRY_S))
 
 
 def waiting(memory: ReconcileMemory, spec: ReplicaSpec, reason: str) -> ReconcileMemory:
-    """Nothing can be done about it now, and it isn't the replica's fault."""
+    """Nothing can be done about it now, through no fault of the replica."""
     return memory.with_life(spec.key, replace(renewed(memory.life(spec.key), spec), reason=reason))
 
 
 def with_log(memory: ReconcileMemory, key: ReplicaKey, lines: tuple[str, ...]) -> ReconcileMemory:
-    """The replica's last words, for the reason."""
+    """Keeps the replica's last words, for the reason."""
     kept = tuple(line[:MAX_LOG_LINE_CHARACTERS] for line in lines[-MAX_LOG_LINES:])
     return memory.with_life(key, replace(memory.life(key), log=kept))
 
 
 def wake_at(memory: ReconcileMemory, now: float) -> float | None:
-    """When something changes by time alone: the next try, or a replica that settles. None: not at all."""
+    """When time alone changes something: the next try, or a replica that settles. None: never."""
     moments: list[float] = []
     for life in memory.lives.values():
         moments += (life.start_after, life.act_after)

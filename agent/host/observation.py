@@ -1,4 +1,4 @@
-"""What the hosting loop tells the node core: the host's half of a `HostReport`."""
+"""What the hosting loop reports to the node core: the host's half of a `HostReport`."""
 
 from __future__ import annotations
 

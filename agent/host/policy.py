@@ -24,8 +24,10 @@ BindMount = Annotated[str, Meta(min_length=2, max_length=1024, pattern=r"\A/[^\x
 
 
 class HostPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """`bind_mounts`: absolute host paths that replicas may mount, with all below them; `:ro` behind one allows reading
-    only. `runtimes`: which may be used at all.
+    """`bind_mounts`: absolute host paths that replicas may mount, with everything below them; `:ro` after a path allows
+    only reading.
+
+    `runtimes`: which may be used.
     """
 
     bind_mounts: Annotated[tuple[BindMount, ...], Meta(max_length=256)] = ()

@@ -39,10 +39,10 @@ def held_ports(workloads: Iterable[Workload]) -> Held:
 def waits_for(
     spec: ReplicaSpec, held: Held, specs: Mapping[ReplicaKey, ReplicaSpec], staying: Container[ReplicaKey] = ()
 ) -> frozenset[ReplicaKey]:
-    """The other replicas that have a port of `spec` now and will let go of it: they are to end, or to be replaced.
+    """The other replicas that have a port of `spec` now and will release it: they are to end, or to be replaced.
 
     One that keeps the port (by its spec, or because it is left as it is: `staying`) isn't waited for; the start then
-    fails with PortTaken and the coordinator learns.
+    fails with PortTaken, and the coordinator learns of it.
     """
     waiting: set[ReplicaKey] = set()
     for port in spec.ports:
@@ -56,7 +56,7 @@ def waits_for(
 
 
 def conflicts(lives: Mapping[ReplicaKey, Life], specs: Iterable[ReplicaSpec]) -> tuple[PortConflict, ...]:
-    """Ports that couldn't be bound at the last try of a replica that is still assigned to them."""
+    """Ports that couldn't be bound at the last try, of replicas that are still assigned to them."""
     return tuple(
         PortConflict(stack=spec.key.stack, service=spec.key.service, slot=spec.key.slot, host_port=port)
         for spec in specs

@@ -1,7 +1,7 @@
-"""Desired and actual → actions. Idempotent and safe to cut anywhere: after any part of a plan, the next converges.
+"""Desired and actual → actions. Idempotent and safe to interrupt: after any part of a plan, the next one converges.
 
-Actions of one replica run in order, one after another; different replicas don't wait for each other. What belongs to
-another cluster or agent on the same engine is never touched.
+Actions of one replica run in order; different replicas don't wait for each other. Workloads of another cluster or agent
+on the same engine are never touched.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from agent.model.workload import Workload
 
 
 class Prepare(Struct, frozen=True, kw_only=True):
-    """Do what a start needs and the running predecessor doesn't mind, so that a missing image doesn't cost it."""
+    """Do what a start needs and the running predecessor doesn't mind, so that a missing image can't cost the
+    predecessor.
+    """
 
     spec: ReplicaSpec
 
@@ -39,7 +41,7 @@ class Prepare(Struct, frozen=True, kw_only=True):
 
 
 class Start(Struct, frozen=True, kw_only=True):
-    """Make it run: created anew, or what is left of an ended run of the same hash started again."""
+    """Make it run: create it, or start what is left of an ended run with the same hash."""
 
     spec: ReplicaSpec
 
@@ -79,7 +81,8 @@ def reconcile(
 ) -> tuple[tuple[Action, ...], ReconcileMemory]:
     """What to do now, and what to remember. `busy` replicas have actions under way and are left alone.
 
-    Waiting (back-off, a port that is about to be free) is no action: call again at `life.wake_at` and on every change.
+    Waiting (back-off, a port that is about to be free) isn't an action: call again at `life.wake_at` and on every
+    change.
     """
     ours: dict[ReplicaKey, list[Workload]] = {}
     for workload in workloads:
@@ -130,7 +133,7 @@ def current_of(spec: ReplicaSpec, workloads: Sequence[Workload]) -> Workload | N
 
 
 def _converge(spec: ReplicaSpec, mine: Sequence[Workload], life: Life, now: float, *, found: bool) -> _Plan:
-    """The replica has to run as `spec` says."""
+    """Make the replica run as `spec` says."""
     life = renewed(life, spec)
     current = current_of(spec, mine)
     surplus = [workload for workload in mine if workload is not current]
@@ -176,7 +179,8 @@ def _halt(spec: ReplicaSpec, mine: Sequence[Workload], life: Life) -> _Plan:
 
 
 def _leave(mine: Sequence[Workload], life: Life, now: float, *, kept: bool) -> _Plan:
-    """It isn't to be here. One that moved goes on until its successor is healthy, and a moment longer.
+    """It doesn't belong here any more. One that moved keeps running until its successor is healthy, and a moment
+    longer.
 
     If it ends before that it isn't started again.
     """
@@ -189,6 +193,6 @@ def _leave(mine: Sequence[Workload], life: Life, now: float, *, kept: bool) -> _
 
 
 def _withdraw(refused: Refused, mine: Sequence[Workload], life: Life) -> _Plan:
-    """What the policy refuses must not run; what ran before it stays until the rollout has decided."""
+    """A spec that the policy refuses must not run; what ran before it stays until the rollout has decided."""
     forbidden = [workload for workload in mine if workload.spec_hash == refused.spec_hash]
     return _end(forbidden), replace(life, reason=refused.reason)

@@ -45,7 +45,7 @@ def replica_states(
     doing: Mapping[ReplicaKey, Doing],
     now: float,
 ) -> tuple[ObservedReplica, ...]:
-    """Every replica that this host has to do with, in the order of keys."""
+    """Every replica that concerns this host, in the order of keys."""
     ours: dict[ReplicaKey, list[Workload]] = {}
     for workload in workloads:
         if (workload.cluster, workload.agent) == (wanted.cluster, wanted.agent):

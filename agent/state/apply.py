@@ -1,4 +1,4 @@
-"""`apply`: what an entry of the ledger makes of the state. Pure: no clock, no randomness, the same on every agent."""
+"""`apply`: how an entry of the ledger changes the state. Pure: no clock, no randomness, the same on every agent."""
 
 from __future__ import annotations
 
@@ -102,10 +102,10 @@ def apply(state: ClusterState, index: int, data: bytes, *, verify: bool = True) 
 
 
 def begin_epoch(state: ClusterState, entry: InstructionEntry) -> tuple[ClusterState, InstructionResult]:
-    """The state with which the next epoch begins, one index behind `state`, and the answer to the operator.
+    """The state with which the next epoch begins, one index after `state`, and the answer to the operator.
 
-    `state` is the survivor's (`entry.via`), with all that its ledger holds. Everything about the instruction is checked
-    but its times. Raises the MusterError that it is refused with.
+    `state` is the survivor's (`entry.via`), with everything in its ledger. Everything about the instruction is checked
+    except its times. Raises the MusterError that it is refused with.
     """
     acts: _Acts = {"recover": partial(epochs.recover, state, entry.via)}
     base = _behind(state, state.index + 1, encode_entry(entry), entry)
@@ -118,15 +118,16 @@ def begin_epoch(state: ClusterState, entry: InstructionEntry) -> tuple[ClusterSt
 
 
 def is_readable(data: bytes) -> bool:
-    """Whether `apply` would take an entry behind the genesis. One that it can't read must not be committed.
+    """Whether `apply` would take an entry after the genesis. One that it can't read must not be committed.
 
-    Who leads may be taken: an entry that ends every agent that applies it would end the cluster, at each start again.
+    The leader may be compromised: an entry that ends every agent that applies it would end the cluster, again at each
+    start.
     """
     return stamp_of(data) is not None
 
 
 def stamp_of(data: bytes) -> Millis | None:
-    """When an entry behind the genesis was proposed, by its coordinator's word; None for one that isn't readable."""
+    """When an entry after the genesis was proposed, as its coordinator stamped it; None for one that isn't readable."""
     try:
         entry = _decode(data)
     except UnknownEntry:
@@ -153,7 +154,7 @@ def chain_of_genesis(data: bytes) -> Digest:
 
 
 def link(chain: Digest, index: int, data: bytes) -> Digest:
-    """`ClusterState.chain` behind the entry `data` at `index`, `chain` being the one before it."""
+    """`ClusterState.chain` after the entry `data` at `index`; `chain` is the one before it."""
     return hashlib.sha256(bytes.fromhex(chain) + index.to_bytes(8, "big") + data).hexdigest()
 
 
@@ -216,14 +217,15 @@ def _instruct(
 
 
 def _comes_later(state: ClusterState, act: Act, body: Body) -> bool:
-    """Whether the ledger isn't at the level of the act, or of its body, yet: the state has to stay as it stays at an
-    agent of before."""
+    """Whether the ledger isn't yet at the level of the act, or of its body: the state must not change then, as it
+    wouldn't on an agent of an earlier version.
+    """
     level = body.level if isinstance(body, Stack) else 1
     return max(ACT_LEVELS.get(act, 1), level) > state.level
 
 
 def _answered(state: ClusterState, claims: Claims) -> InstructionResult | None:
-    """The answer that the ledger gave before, or a conflict; None when the instruction's turn is now.
+    """The answer that the ledger gave before, or a conflict; None when it is the instruction's turn.
 
     (rev, digest, jti) of each target are kept: a lost update, a replay, and a coordinator that feeds old entries are
     one refused case (docs/security.md "Instructions").
@@ -271,7 +273,7 @@ def _refusal(state: ClusterState, claims: Claims, by: str, error: MusterError) -
 
 
 def _unbelieved(state: ClusterState, body: bytes, error: MusterError) -> InstructionResult:
-    """The answer to a token whose claims nobody vouches for: it names nothing that the token says."""
+    """The answer to a token whose claims aren't verified: it repeats nothing that the token says."""
     return InstructionResult(
         outcome="refused",
         target="cluster",

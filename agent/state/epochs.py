@@ -1,7 +1,7 @@
-"""Epochs: how another one begins when the majority is lost for good, and whom an agent believes that it did.
+"""Epochs: how another one begins when the majority is lost for good, and when an agent believes that.
 
 There is no quorum to ask, so an admin's signature takes its place: over the survivor and the head of its ledger. One
-taken host can't begin an epoch, and whoever meets the survivor later can check who did.
+compromised host can't begin an epoch, and whoever meets the survivor later can check who did.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _AGAIN = "Look again, and sign what is there now: `agent recover --new-epoch`."
 
 
 def recover(head: ClusterState, survivor: AgentId, base: ClusterState, signed: Signed, body: Body) -> ClusterState:
-    """The next epoch. `head` is all that the `survivor` knows, `base` the same one entry further.
+    """The next epoch. `head` is everything that the `survivor` knows, `base` the same, one entry further.
 
     Raises Conflict for another head or epoch, Unprocessable for another agent.
     """
@@ -36,7 +36,7 @@ def recover(head: ClusterState, survivor: AgentId, base: ClusterState, signed: S
 
 
 def refuse(_base: ClusterState, _signed: Signed, _body: Body) -> ClusterState:
-    """`recover` through consensus: where there is a majority to commit it, nothing has to be recovered."""
+    """`recover` through consensus: if there is a majority to commit it, nothing has to be recovered."""
     raise Unprocessable(
         "an epoch begins outside of consensus, on a survivor",
         fix="`agent recover --new-epoch` asks the survivor itself, once the majority is lost.",
@@ -46,9 +46,9 @@ def refuse(_base: ClusterState, _signed: Signed, _body: Body) -> ClusterState:
 def check_crossing(ours: ClusterState, offered: ClusterState) -> None:
     """Whether an agent at `ours` may leave its epoch for that of `offered`, a state that is proven in itself.
 
-    Proven means: signed by somebody who was an admin at some time. Who could lead *this* agent away is an admin by its
-    own ledger, or somebody whom such an admin has granted it since: not one whose authority was taken, as far as this
-    agent knows. Raises SnapshotRefused.
+    Proven means: signed by somebody who was an admin at some time. *This* agent follows only an admin by its own
+    ledger, or somebody whom such an admin has made one since; not one whose authority was revoked, as far as this agent
+    knows. Raises SnapshotRefused.
     """
     if offered.genesis != ours.genesis:
         raise SnapshotRefused("it comes from another genesis")

@@ -1,4 +1,4 @@
-"""What enrol, expel, drain, undrain, relabel, grant and revoke (operators and API keys) and cancel do.
+"""What enrol, expel, drain, undrain, relabel, grant, revoke (operators and API keys) and cancel do.
 
 Refusals are MusterErrors that say why and what to do.
 """
@@ -47,9 +47,9 @@ def _enrol(state: ClusterState, signed: Signed, body: Body) -> ClusterState:
 
 
 def _expel(state: ClusterState, signed: Signed, _body: Body) -> ClusterState:
-    """Remove a member for ever; its assignments go with it, so that the coordinator places them elsewhere.
+    """Remove a member for good; its assignments go with it, so that the coordinator places them elsewhere.
 
-    What was moving there is where it still runs; what was moving away doesn't run there any more.
+    What was moving there stays where it still runs; what was moving away doesn't run there any more.
     """
     agent = _member(state, signed)
     if len(state.members) == 1:
@@ -73,7 +73,9 @@ def _expel(state: ClusterState, signed: Signed, _body: Body) -> ClusterState:
 
 
 def _drain(state: ClusterState, signed: Signed, _body: Body) -> ClusterState:
-    """The host is to run nothing; the coordinator moves what may run elsewhere. Its agent goes on as it is."""
+    """The host is to run nothing; the coordinator moves what may run elsewhere. Its agent stays a
+    member and a voter.
+    """
     agent = _member(state, signed)
     return replace(state, drained=state.drained | {agent}, evidence=_with_newest(state.evidence, signed))
 
@@ -162,7 +164,7 @@ def _without_act(evidence: dict[str, Evidence], target: Target, act: Act) -> dic
 
 
 def _with_newest(evidence: dict[str, Evidence], signed: Signed) -> dict[str, Evidence]:
-    """With this one in the place of the last of its act on its target."""
+    """Replaces the last evidence of its act on its target by this."""
     kept = _without_act(evidence, signed.claims.target, signed.claims.act)
     return {**kept, signed.evidence_key: signed.evidence}
 

@@ -43,7 +43,7 @@ MOVES: dict[Phase, frozenset[Phase]] = {
 
 
 class Ignored(Exception):
-    """An entry of the coordinator's that changes nothing; the text says why."""
+    """A coordinator's entry that changes nothing; the text says why."""
 
 
 def _current(state: ClusterState, name: str, revision: int) -> StackState:
@@ -98,7 +98,7 @@ def set_phase(state: ClusterState, entry: PhaseEntry) -> ClusterState:
 
 
 def _still_held(state: ClusterState, stack: StackState, phase: Phase) -> frozenset[Label]:
-    """Which services go on waiting for their class in that phase; what a failed rollout didn't come to does."""
+    """Which services still wait for their class in that phase; those that a failed rollout didn't get to do."""
     if phase not in _FORWARD:
         return stack.held if phase == "failed" else frozenset()
     services = deployed_stack(state, stack).services
@@ -110,7 +110,7 @@ def _still_held(state: ClusterState, stack: StackState, phase: Phase) -> frozens
 def place(state: ClusterState, entry: AssignEntry) -> tuple[ClusterState, frozenset[ReplicaKey], frozenset[ReplicaKey]]:
     """The state with assignments made and released, and which. All of an entry counts, or nothing. Raises Ignored.
 
-    One that names none ends a removed stack that has none.
+    An entry that names none ends a removed stack that has none.
     """
     stack = _current(state, entry.stack, entry.revision)
     for assignment in entry.assign:
@@ -167,7 +167,7 @@ def _check(state: ClusterState, stack: StackState, assignment: Assignment) -> No
 
 
 def _check_predecessor(state: ClusterState, what: str, assignment: Assignment, before: Predecessor) -> None:
-    """It is where the ledger had the replica just now, or where that one came from."""
+    """Checks that it is where the ledger had the replica just now, or where that one came from."""
     if state.level < PREDECESSOR_LEVEL:
         raise Ignored(f"{what} names a predecessor, and not all members know yet what that is")
     current = state.assignments.get(key_of(assignment))
@@ -177,12 +177,14 @@ def _check_predecessor(state: ClusterState, what: str, assignment: Assignment, b
 
 
 def predecessor_of(current: Assignment) -> Predecessor:
-    """What an assignment is to the one that follows it on another host."""
+    """The predecessor that an assignment becomes when the replica moves to another host."""
     return Predecessor(host=current.host, ports=current.ports)
 
 
 def assignments_without(state: ClusterState, gone: AgentId) -> dict[ReplicaKey, Assignment]:
-    """All of them without that host: what was moving there is its predecessor's again, if that one may have it."""
+    """All assignments without that host: what was moving there returns to its predecessor, if that place is still
+    allowed.
+    """
     left: dict[ReplicaKey, Assignment] = {}
     for key, item in state.assignments.items():
         before = item.predecessor

@@ -1,4 +1,4 @@
-"""Whether operators signed what a state says: every live object traced to an instruction, and that to genesis."""
+"""Whether operators signed what a state says: every live object is traced to an instruction, and that to genesis."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def prove(state: ClusterState) -> None:
 
 
 def _labelled(member: Member, made: list[VerifiedInstruction]) -> Member:
-    """As enrolled, but for labels that an instruction changed; `made` are those on its host."""
+    """As enrolled, except for labels that an instruction changed; `made` are those instructions by host."""
     bodies = [(item.claims.rev, item.body) for item in made if isinstance(item.body, Relabel)]
     newest = max(bodies, key=lambda each: each[0], default=None)
     return member if newest is None else replace(member, labels=newest[1].labels)
@@ -87,7 +87,7 @@ def _genesis(state: ClusterState) -> Genesis:
 
 
 def _check_names(state: ClusterState) -> None:
-    """What is looked up by a name is what it says it is; else a proof of one object would do for another."""
+    """What is looked up by a name must have that name; else a proof of one object would do for another."""
     _want(all(name == item.name for name, item in state.operators.items()), "an operator as another")
     _want(all(name == item.name for name, item in state.stacks.items()), "a stack as another")
     for key, item in state.evidence.items():
@@ -95,7 +95,7 @@ def _check_names(state: ClusterState) -> None:
 
 
 def beginnings(state: ClusterState) -> dict[int, Evidence]:
-    """What began each epoch of a state but its first, by epoch; of a state whose signatures were checked."""
+    """What began each epoch of a state except its first, by epoch; for a state whose signatures were checked."""
     found: dict[int, Evidence] = {}
     for item in state.evidence.values():
         if item.act == "recover":
@@ -124,8 +124,8 @@ def _grants(state: ClusterState) -> Iterable[Evidence]:
 class Operators:
     """Everybody who ever was an operator, by name: one name may have had several keys and scopes.
 
-    They are `first`, and whom they granted something, in any order. Raises SnapshotRefused for a grant by nobody who
-    could.
+    They are `first`, and those to whom they granted something, in any order. Raises SnapshotRefused for a grant by
+    somebody who couldn't grant.
     """
 
     def __init__(self, first: Iterable[Operator], grants: Iterable[Evidence], audiences: Collection[str]) -> None:
@@ -143,7 +143,7 @@ class Operators:
         return operator in self._known.get(operator.name, ())
 
     def verify(self, item: Evidence | SignedStack) -> VerifiedInstruction:
-        """The instruction, signed by somebody who could at some time. Raises SnapshotRefused."""
+        """The instruction, signed by somebody who was allowed to at some time. Raises SnapshotRefused."""
         verified = self._try(item.token, item.body)
         if verified is None:
             raise SnapshotRefused("it names an instruction whose signature doesn't hold")

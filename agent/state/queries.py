@@ -41,7 +41,7 @@ def service_of(state: ClusterState, assignment: Assignment) -> Service | None:
 
 
 def wanted_replicas(stack: StackState, name: Label, service: Service) -> int | Literal["global"]:
-    """How many slots the service has now: what `scale` said since the deploy, else the deploy."""
+    """How many slots the service has now: what `scale` said since the deploy, else what the deploy says."""
     return stack.scale.get(name, service.replicas) if service.replicas != "global" else "global"
 
 
@@ -51,7 +51,7 @@ def wants_stopped(stack: StackState, service: Label) -> bool:
 
 
 def rests(stack: StackState, service: Label) -> bool:
-    """Whether the service's replicas must not run now: it is wanted stopped, or its start hasn't come to it yet."""
+    """Whether the service's replicas must not run now: it is stopped, or the start hasn't got to it yet."""
     return wants_stopped(stack, service) or service in stack.held
 
 
@@ -71,17 +71,17 @@ def key_of(assignment: Assignment) -> ReplicaKey:
 
 
 def hosts_of(assignment: Assignment) -> frozenset[AgentId]:
-    """Where something of the replica may run: on its host, and on its predecessor's."""
+    """Where the replica may run: on its host, and on its predecessor's."""
     return frozenset((assignment.host, serving(assignment).host))
 
 
 def serving(assignment: Assignment) -> Assignment | Predecessor:
-    """Whose host and ports others reach the replica by: its predecessor's, until it is healthy itself."""
+    """The host and ports at which others reach the replica: its predecessor's, until it is healthy itself."""
     return assignment.predecessor or assignment
 
 
 def validation_of(service: Service, port: AssignedPort) -> Validation:
-    """Who asks the port before a rollout is healthy; nobody, where it isn't one of the service's or no TCP port."""
+    """Who tries the port before a rollout is healthy; nobody, if it isn't one of the service's or no TCP port."""
     if port.protocol != "tcp":
         return "none"
     ports = (spec for spec in service.ports if (spec.container_port, spec.protocol) == (port.container_port, "tcp"))
@@ -89,12 +89,12 @@ def validation_of(service: Service, port: AssignedPort) -> Validation:
 
 
 def ports_to_ask(service: Service, assignment: Assignment, host: AgentId) -> list[AssignedPort]:
-    """The replica's TCP ports that the plan lets `host` ask; to any other host they may be closed on purpose."""
+    """The replica's TCP ports that the plan lets `host` try; they may be closed to other hosts on purpose."""
     asked = ("all", "host") if assignment.host == host else ("all",)
     return [port for port in assignment.ports if validation_of(service, port) in asked]
 
 
 def satisfies(member: Member, service: Service) -> bool:
-    """Whether the operator's constraints, pin and labels, let the service run on that member."""
+    """Whether the operator's constraints (pin and labels) let the service run on that member."""
     pinned = service.host is None or service.host == member.name
     return pinned and all(member.labels.get(key) == value for key, value in service.labels.items())

@@ -57,7 +57,7 @@ _remembered = lru_cache(REMEMBERED)(_decoded)
 
 
 def named_services(body: Body, services: frozenset[Label]) -> frozenset[Label]:
-    """Which of a stack's `services` the body of place, scale, restart, stop or start is about."""
+    """The `services` of a stack that the body of place, scale, restart, stop or start is about."""
     match body:
         case Scale():
             return frozenset(body.services) & services

@@ -1,9 +1,9 @@
 """The state as bytes, and the proof of it.
 
-A snapshot keeps, per live object, the instruction that made it: token and exact body. Whoever installs one verifies all
-of them, down to genesis, so a snapshot can't say what no operator signed (ARCHITECTURE.md "Invariants, and who checks
-them"). What a snapshot *leaves out* it can't prove: that needs the same (index, digest) from a majority, and revisions
-that don't go back.
+A snapshot keeps, for each live object, the instruction that made it: token and exact body. Whoever installs one
+verifies all of them, down to genesis, so a snapshot can't say what no operator signed (ARCHITECTURE.md "Invariants, and
+who checks them"). It can't prove that it *leaves nothing out*: that needs the same (index, digest) from a majority, and
+revisions that don't go back.
 """
 
 import hashlib

@@ -23,7 +23,7 @@ _Deployment = tuple[InstructionRef | None, dict[Label, int], frozenset[Label]]
 def _deploy(state: ClusterState, signed: Signed, body: Body) -> ClusterState:
     """Put a stack in force. What was healthy until now becomes `previous`; scale, stop and remove end.
 
-    What was stopped starts class by class. `place` puts it in force with all of it stopped.
+    A stopped stack starts class by class. `place` puts it in force with everything stopped.
     """
     assert isinstance(body, Stack)
     _check_hosts(state, body)
@@ -155,7 +155,7 @@ def _check_total(stack: Stack, scale: dict[Label, int]) -> None:
 
 
 def _prepare(state: ClusterState, stack: StackState) -> StackState:
-    """The rollout begins anew for what changed."""
+    """The rollout begins again for what changed."""
     return replace(stack, phase="preparing", reason="", phase_since=state.at)
 
 
@@ -173,7 +173,7 @@ def _changed(state: ClusterState, stack: StackState, signed: Signed) -> ClusterS
 
 
 def with_revision(state: ClusterState, stack: StackState, signed: Signed) -> ClusterState:
-    """The stack unchanged, but at the instruction's revision."""
+    """The unchanged stack at the instruction's revision."""
     return replace(state, stacks={**state.stacks, stack.name: replace(stack, revision=signed.claims.rev)})
 
 
@@ -190,13 +190,13 @@ def keep_evidence(state: ClusterState, stack: StackState) -> ClusterState:
 
 
 def forget_amendments(state: ClusterState, name: Label, since: int) -> ClusterState:
-    """Scales, stops and starts since a deploy that is given up end with it; restarts that were done stay done."""
+    """Scales, stops and starts since a deploy that is given up end with it; restarts stay done."""
     gone = {key for key, item in _evidence_of(state, name).items() if item.revision > since and item.act != "restart"}
     return replace(state, evidence={key: item for key, item in state.evidence.items() if key not in gone})
 
 
 def forget_removed(state: ClusterState, names: Collection[Label]) -> ClusterState:
-    """A stack that is being removed goes with its last assignment, and all that proved it."""
+    """A stack that is being removed goes with its last assignment, and so does everything that proved it."""
     for name in sorted(names):
         stack = state.stacks.get(name)
         if stack is None:
@@ -220,7 +220,7 @@ def has_assignments(state: ClusterState, name: Label) -> bool:
 
 
 def drop_unreferenced(state: ClusterState, name: Label, candidates: Collection[Digest]) -> ClusterState:
-    """Keep of `candidates` what is deployed, previous, or pointed at by an assignment of the stack."""
+    """Keep those of `candidates` that are deployed, previous, or pointed at by an assignment of the stack."""
     stack = state.stacks.get(name)
     wanted = _refs(stack) if stack is not None else frozenset()
     loose = {digest for digest in candidates if digest in state.signed and digest not in wanted}

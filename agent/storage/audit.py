@@ -37,7 +37,7 @@ _FRAME = struct.Struct(">II")
 
 
 class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A segment's first record: where the ledger was before its first entry, and when."""
+    """A segment's first record: index, chain and time of the ledger before its first entry."""
 
     v: Literal[1]
     cluster: ClusterId
@@ -47,7 +47,9 @@ class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """An applied entry. Of `outcome` and `what`, empty for the coordinator's own, the chain says nothing."""
+    """An applied entry. The chain doesn't cover `outcome` and `what`, which are empty for the coordinator's own
+    entries.
+    """
 
     index: int
     data: bytes
@@ -99,7 +101,7 @@ class AuditLog:
     def open(
         cls, data_dir: Path, cluster: ClusterId, *, segment_bytes: int = SEGMENT_BYTES, kept_bytes: int = MAX_KEPT_BYTES
     ) -> "AuditLog":
-        """What is there already goes on; a record that a crash cut is cut off. Raises StorageError."""
+        """Continues what is there already; a record that a crash cut off is removed. Raises StorageError."""
         log = cls(data_dir / DIRECTORY, cluster, segment_bytes, kept_bytes)
         make_directory(log.directory)
         if paths := log.paths():
@@ -146,7 +148,7 @@ class AuditLog:
             raise refused("the audit segments can't be written", error, self.directory, fix) from error
 
     def _by_segment(self, batch: Iterable[Audit]) -> Iterator[list[Audit]]:
-        """The entries that aren't here yet, as many at a time as `_tail` takes; between them it is another one."""
+        """The entries that aren't here yet, as many at a time as `_tail` takes; `_tail` changes in between."""
         fitting: list[Audit] = []
         size = 0
         for entry in batch:
@@ -179,7 +181,7 @@ class AuditLog:
         return Segment(path, header, header.index, header.chain, end)
 
     def _prune(self) -> None:
-        """Whole segments go, the oldest first, by size and by the age of what comes behind them."""
+        """Remove whole segments, the oldest first, by size and by the age of what follows them."""
         paths = self.paths()
         total = sum(path.stat().st_size for path in paths)
         newest = self._tail.header.at if self._tail is not None else 0

@@ -1,4 +1,4 @@
-"""What the segments of the ledger's past say: who changed what, and whether all of it still fits together."""
+"""Reads the segments of the ledger's past: who changed what, and whether everything still fits together."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _line(record: Record) -> AuditLine | None:
 
 
 class _Walk(Struct):
-    """What was found so far. `chain`, `last`: behind the newest entry; `told`: up to the index that was asked for."""
+    """What was found so far. `chain`, `last`: after the newest entry; `told`: up to the index that was asked for."""
 
     gaps: list[AuditGap] = field(default_factory=list)
     entries: int = 0
@@ -135,7 +135,9 @@ class _Walk(Struct):
 
 
 def prove(log: AuditLog, name: Label, *, voter: bool, at: int | None) -> AuditProof:
-    """All segments linked again; `at`: tell the chain up to there, else up to the end. Not for the event loop."""
+    """Computes the chain of all segments again; `at`: report it up to there, else up to the end. Not for the event
+    loop.
+    """
     walk, paths = _Walk(), log.paths()
     for path in paths:
         reader = SegmentReader(path)

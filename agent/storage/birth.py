@@ -28,7 +28,7 @@ def genesis_entry(identity: Identity) -> Entry:
 async def open_ledger(data_dir: Path, identity: Identity) -> tuple[Ledger, Boot]:
     """The ledger of this identity; made at the identity's first start, and only then.
 
-    Raises NeedsRepair when one of the two is missing, is another one's, or can't be vouched for, else StorageError.
+    Raises NeedsRepair when one of the two is missing, belongs to another, or can't be vouched for; else StorageError.
     """
     ledger, boot = await Ledger.open(
         data_dir / LEDGER_FILE,

@@ -1,7 +1,7 @@
 """Contents by their sha256: files that plans bring along, and images on their way into an engine.
 
-`<directory>/<digest>`, 0600, on disk whole and verified or not at all; what is being written is `.partial-…`. Blocking:
-call it in threads.
+`<directory>/<digest>`, 0600, on disk whole and verified or not at all; `.partial-…` is being written. Blocking: call it
+in threads.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class BlobStore:
         self._open: set[BlobWriter] = set()
 
     def open(self) -> None:
-        """Make the directory; what a writer left half done is removed. Raises StorageError."""
+        """Make the directory; remove what a writer left half done. Raises StorageError."""
         make_directory(self._directory)
         for entry in self._directory.glob(f"{_PARTIAL}*"):
             entry.unlink(missing_ok=True)
@@ -61,7 +61,7 @@ class BlobStore:
             return None
 
     def begin(self, digest: Digest, size: int) -> BlobWriter:
-        """Write one. Raises Unprocessable when the disk has no room for it."""
+        """Start writing one. Raises Unprocessable when the disk has no room for it."""
         with self._lock:
             self._open = {writer for writer in self._open if not writer.closed}
             promised = sum(writer.missing for writer in self._open)
@@ -77,7 +77,7 @@ class BlobStore:
         return writer
 
     def remove(self, digest: Digest) -> None:
-        """Gone already: fine."""
+        """Remove it, if it is there."""
         self.path(digest).unlink(missing_ok=True)
 
     def digests(self) -> frozenset[Digest]:
@@ -97,7 +97,7 @@ class BlobWriter:
 
     @property
     def closed(self) -> bool:
-        """Whether nothing more is written."""
+        """Whether it was committed or aborted."""
         return self._handle < 0
 
     @property
@@ -116,17 +116,17 @@ class BlobWriter:
         self.written += len(data)
 
     def restart(self) -> None:
-        """Forget what was written: it wasn't the right content."""
+        """Discard what was written: it wasn't the right content."""
         os.ftruncate(self._handle, 0)
         os.lseek(self._handle, 0, os.SEEK_SET)
         self._hash, self.written = hashlib.sha256(), 0
 
     def matches(self) -> bool:
-        """Whether what was written is the content that was meant."""
+        """Whether what was written is the announced content."""
         return self.written == self._size and self._hash.hexdigest() == self._path.name
 
     def commit(self) -> None:
-        """On disk under its digest. Raises InputError, and leaves nothing, when it is another content."""
+        """Put it on disk under its digest. Raises InputError, and leaves nothing, when it is another content."""
         if not self.matches():
             self.abort()
             raise InputError("the content isn't the one that was announced", where="body", fix="Send it again.")
@@ -136,7 +136,7 @@ class BlobWriter:
         sync_directory(self._path.parent)
 
     def abort(self) -> None:
-        """Leave nothing but what was committed."""
+        """Leave nothing, unless it was committed."""
         self._close()
         self._partial.unlink(missing_ok=True)
 

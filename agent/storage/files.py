@@ -19,14 +19,14 @@ ROOM_FIX = "Make room there (`df`, `df -i` and `quota` say of what there is none
 
 
 def refused(what: str, error: OSError, path: Path, fix: str = "") -> StorageError:
-    """The error that says so; a DiskFull where there is no room, and then `fix` is to make some."""
+    """The error for an OSError; a DiskFull when there is no room, with making room as its `fix`."""
     if is_full(error):
         return DiskFull(f"{what}: {error.strerror}", where=str(path), fix=ROOM_FIX)
     return StorageError(f"{what}: {error.strerror}", where=str(path), fix=fix)
 
 
 def is_full(error: OSError) -> bool:
-    """Whether there is no room, on the disk or within a quota."""
+    """Whether there was no room, on the disk or within a quota."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 

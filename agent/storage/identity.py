@@ -132,10 +132,10 @@ def accept(data_dir: Path, grant: IdentityGrant) -> None:
 
 
 def take(data_dir: Path, keys: HostKeys, grant: IdentityGrant) -> None:
-    """Be who an invitation says: keys and grant made at the operator's.
+    """Become who an invitation says: keys and grant made on the operator's machine.
 
-    An identity that never had a ledger (a join that was cut) gives way. Raises Conflict when this host is another agent
-    already; else as `accept`.
+    An identity that never had a ledger (an interrupted join) is replaced. Raises Conflict when this host is another
+    agent already; else as `accept`.
     """
     home = data_dir / DIRECTORY
     make_directory(data_dir)
@@ -150,7 +150,7 @@ def take(data_dir: Path, keys: HostKeys, grant: IdentityGrant) -> None:
 
 
 def is_granted(data_dir: Path) -> bool:
-    """Whether this host has an identity, with all that it needs."""
+    """Whether this host has a complete identity."""
     return (data_dir / DIRECTORY / "grant.json").exists()
 
 

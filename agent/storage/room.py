@@ -1,4 +1,4 @@
-"""Whether there is room on a disk. Only trying tells all: of bytes, of files (inodes), of a quota."""
+"""Whether there is room on a disk. Only trying covers everything: bytes, files (inodes) and quotas."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ ROOM_FILES: Final = 16  # a start makes some: the ledger's WAL with its index, a
 
 
 def lack_of_room(directory: Path) -> OSError | None:
-    """The error with which ROOM_FILES with ROOM_BYTES don't fit there now; None when they do, or another one comes.
+    """The error with which ROOM_FILES files with ROOM_BYTES don't fit there now; None when they fit, or another error
+    comes.
 
-    What is tried is gone at once, and bytes that aren't free are not even tried for: others need the last of them.
+    What was tried is removed at once, and it isn't even tried if the bytes aren't free: others need the last of them.
     """
     import tempfile  # only where a disk was full
 
@@ -33,6 +34,6 @@ def lack_of_room(directory: Path) -> OSError | None:
 
 
 def _free_bytes(directory: Path) -> int:
-    """What this process may use of it: root may also what is reserved."""
+    """What this process may use of it; for root that includes the reserve."""
     state = os.statvfs(directory)
     return (state.f_bfree if os.geteuid() == 0 else state.f_bavail) * state.f_frsize

@@ -1,7 +1,7 @@
-"""A plan's files in the stack's directory, laid there from the blob store: each whole or not at all. Blocking.
+"""A plan's files in the stack's directory, put there from the blob store: each whole or not at all. Blocking.
 
-`<data_dir>/stacks/<stack>/<path>`; `<data_dir>/stack-files/<stack>.json` says what was laid. A file that is there as it
-was laid last isn't touched, so a replica with a writable mount keeps what it made of it until another content is
+`<data_dir>/stacks/<stack>/<path>`; `<data_dir>/stack-files/<stack>.json` says what was put there. A file that still is
+as it was put there isn't touched, so a replica with a writable mount keeps its changes until another content is
 deployed. A replica may also have put links into its mounts: no path is followed through one.
 """
 
@@ -33,7 +33,7 @@ class _Laid(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StackFiles:
-    """One for a data directory. Calls for one stack one after another."""
+    """The files of one data directory. Calls for one stack must come one after another."""
 
     def __init__(self, data_dir: Path, blobs: BlobStore) -> None:
         self._stacks = data_dir / "stacks"
@@ -46,7 +46,9 @@ class StackFiles:
         return tuple(file for file in files if not self._is_laid(stack, file, laid))
 
     def lay(self, stack: Label, file: MountedFile) -> None:
-        """Put it there. Raises NotFound when the store lacks its content, NotAllowed when something is in the way."""
+        """Put the file there. Raises NotFound when the store lacks its content, NotAllowed when something is in the
+        way.
+        """
         root = self._stacks / stack
         root.mkdir(mode=0o750, parents=True, exist_ok=True)
         *parents, name = file.path.split("/")
@@ -64,9 +66,9 @@ class StackFiles:
         self._write(stack, {**self._read(stack), file.path: _Laid(file.digest, file.mode)})
 
     def sweep(self, keep: Mapping[Label, Collection[str]], in_use: Collection[Label]) -> None:
-        """Remove what was laid and isn't kept ({stack: paths}). Stacks in use keep everything that was laid.
+        """Remove what was put there and isn't kept ({stack: paths}). Stacks in use keep all their files.
 
-        Of a stack that keeps nothing the directories go too, unless something else is in them.
+        Of a stack that keeps nothing the directories are removed too, unless something else is in them.
         """
         with contextlib.suppress(FileNotFoundError):
             for entry in os.listdir(self._records):
@@ -123,7 +125,7 @@ class StackFiles:
             os.fsync(handle)
 
     def _read(self, stack: Label) -> dict[str, _Laid]:
-        """Nothing, too, when it can't be read: then everything is laid again."""
+        """Empty also when it can't be read: then everything is put there again."""
         try:
             return msgspec.json.decode((self._records / f"{stack}.json").read_bytes(), type=dict[str, _Laid])
         except (FileNotFoundError, msgspec.DecodeError):

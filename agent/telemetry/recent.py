@@ -1,4 +1,4 @@
-"""What the agent's own log looks like, and its newest lines, for `agent doctor --bundle`."""
+"""The format of the agent's own log, and its newest lines, for `agent doctor --bundle`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def lines(*, dated: bool) -> logging.Formatter:
 
 
 class RecentLog(logging.Handler):
-    """Keeps what is logged; that is bounded."""
+    """Keeps the newest lines that are logged, a bounded number."""
 
     def __init__(self) -> None:
         super().__init__()
