@@ -9,7 +9,6 @@ import msgspec
 from msgspec import Struct
 
 from agent.swim.messages import MAX_ID_BYTES
-from agent.swim.probing import ProbeOrder
 from agent.swim.states import PROBED_STATES, MemberState
 from agent.swim.suspicion import Suspicion
 
@@ -45,6 +44,12 @@ class Member(Struct):
         """Whether it takes part in the rounds of probes and gossip."""
         return self.state in PROBED_STATES
 
+    @property
+    def disputed(self) -> bool:
+        """Whether it should hear what is believed of it: it can refute, or learn its last incarnation."""
+        blamed = self.state in (MemberState.SUSPECT, MemberState.DEAD, MemberState.LEFT)
+        return blamed or self.incarnation > self.own_incarnation
+
     def linked_since(self, when: float) -> bool:
         """Whether a link frame came at `when` or later."""
         return self.last_link_frame is not None and self.last_link_frame >= when
@@ -60,6 +65,41 @@ class Member(Struct):
     def view(self) -> MemberView:
         """A frozen copy for callers."""
         return MemberView(state=self.state, incarnation=self.incarnation, since=self.since, last_heard=self.last_heard)
+
+
+class ProbeOrder:
+    """Round robin in an order shuffled anew for each round (SWIM §4.3).
+
+    Every member that stays eligible is chosen once per round, so at most 2n - 1 choices lie between two of its turns.
+    """
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._order: list[str] = []
+        self._position = 0
+
+    def add(self, member: str) -> None:
+        """Enter `member` at a random place of the rest of this round."""
+        self._order.insert(self._rng.randint(self._position, len(self._order)), member)
+
+    def remove(self, member: str) -> None:
+        """Take `member` out. Raises ValueError when it isn't in."""
+        index = self._order.index(member)
+        del self._order[index]
+        if index < self._position:
+            self._position -= 1
+
+    def next(self, eligible: Callable[[str], bool]) -> str | None:
+        """The next member for which `eligible` holds, None when there is none."""
+        for _ in range(2 * len(self._order)):  # the rest of this round, then at most one whole round
+            if self._position >= len(self._order):
+                self._rng.shuffle(self._order)
+                self._position = 0
+            member = self._order[self._position]
+            self._position += 1
+            if eligible(member):
+                return member
+        return None
 
 
 class Roster:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agent.swim import Claim, SwimConfig, Update
 from agent.swim.awareness import Awareness
 from agent.swim.gossip import GossipQueue, retransmit_limit
-from agent.swim.probing import ProbeOrder
+from agent.swim.members import ProbeOrder
 from agent.swim.suspicion import Suspicion, suspicion_bounds_s, suspicion_timeout_s
 
 shortest = st.floats(0.01, 100)
