@@ -237,7 +237,7 @@ class Faults:
     # The end
 
     def settle_for_calm(self) -> None:
-        """Faults are over, but for what is left out: always a minority of every configuration there is."""
+        """Faults are over, but for one or two that are left out: always a minority of every configuration there is."""
         world, how = self._world, self._world.weather.left_out
         world.network.open_all()
         victims = self._spare() if how != "nobody" else []
@@ -261,12 +261,13 @@ class Faults:
         out: set[AgentId] = self._expelled | world.left_out
         there = [agent for agent in world.agents.values() if agent.id not in world.left_out]
         leaders_first = sorted(there, key=lambda agent: (not agent.leads, self._rng.random()))
+        most = 1 + (self._rng.random() < 0.3)
         spare: list[SimAgent] = []
         for agent in leaders_first:
             without = out | {agent.id}
             if all(sum(v not in without for v in c.voters) >= majority(len(c.voters)) for c in configurations):
                 out, spare = without, [*spare, agent]
-            if len(spare) == 1 + (self._rng.random() < 0.3):
+            if len(spare) == most:
                 break
         return spare
 

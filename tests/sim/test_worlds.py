@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from tests.sim.batch import size_of
 from tests.sim.checks import Violated
+from tests.sim.weather import Weather
 from tests.sim.world import World
 
 FIXED = (2, 3, 5, 6, 8, 9, 14, 16, 23)  # of 1, 2, 3, 4, 5 and 9 hosts
@@ -39,6 +41,7 @@ def test_every_property_holds_in_the_world_of_seed(seed: int) -> None:
         (2522843480, 1),
         (304537091, 3),
         (2220859963, 4),
+        (1503349284, 5),
     ],
 )
 def test_every_property_holds_again_in_worlds_that_broke_one(seed: int, size: int) -> None:
@@ -56,6 +59,12 @@ def test_every_property_holds_again_in_worlds_that_broke_one(seed: int, size: in
     one link now.
     """
     World(seed, size=size).run()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_at_most_two_hosts_are_left_out_to_the_end_however_many_do_not_vote(seed: int) -> None:
+    weather = replace(Weather.fair(), calm_after_s=4.0, fault_every_s=100.0, left_out="deaf", idle=True)
+    assert len(World(seed, size=9, until_s=5.0, given=weather).run().left_out) in (1, 2)
 
 
 def test_every_property_holds_in_fresh_worlds() -> None:
