@@ -188,32 +188,31 @@ def _instruct(
         verified = read_instruction(entry.token, entry.body, base.operators, audience_of(base), verify=verify)
     except MusterError as error:
         return base, replace(applied, result=_unbelieved(base, entry.body, error))
-    claims = verified.claims
+    claims, by = verified.claims, verified.operator.name
     if _comes_later(base, claims.act, verified.body):
         what = f"a host doesn't run a version yet that knows all that this {claims.act} says"
         later = Unprocessable(what, where="act", fix="`agent members` shows which: upgrade it, or expel it.")
         return base, replace(applied, result=_unbelieved(base, entry.body, later))
-    applied = replace(applied, act=claims.act)
     if (answer := _answered(base, claims)) is not None:
-        return base, replace(applied, result=answer)
-    signed = Signed(claims=claims, operator=verified.operator.name, token=entry.token, body=entry.body)
+        return base, replace(applied, act=claims.act, result=answer)
+    signed = Signed(claims=claims, operator=by, token=entry.token, body=entry.body)
     try:
         state = acts.get(claims.act, epochs.refuse)(base, signed, verified.body)
     except MusterError as error:
-        refusal = _refusal(base, claims, verified.operator.name, error)
-        return _remember(base, refusal), replace(applied, result=refusal)
-    result = _result(base, claims, by=verified.operator.name)
+        refusal = _refusal(base, claims, by, error)
+        return _remember(base, refusal), replace(applied, act=claims.act, result=refusal)
+    result = _result(base, claims, by=by)
     record = TargetRecord(
         revision=claims.rev,
         act=claims.act,
         digest=claims.bdg,
         jti=claims.jti,
-        by=result.by,
+        by=by,
         at=base.at,
         result=result,
     )
     state = replace(state, targets={**state.targets, claims.target: record})
-    return state, _changes(base, state, replace(applied, result=result))
+    return state, _changes(base, state, replace(applied, act=claims.act, result=result))
 
 
 def _comes_later(state: ClusterState, act: Act, body: Body) -> bool:

@@ -67,6 +67,10 @@ _STEPS = (
 SCHEMA_VERSION = len(_STEPS)
 
 _FIELDS = "agent, ledger, genesis, starts, term, vote, commit_index, verified, last_index"
+_WRITE_STATE = (
+    "INSERT OR REPLACE INTO state (id, agent, ledger, genesis, starts, term, vote, commit_index, verified, last_index,"
+    " crc) VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
 
 
 class NewEpoch(msgspec.Struct, frozen=True, kw_only=True):
@@ -423,12 +427,7 @@ class LedgerFile:
         self._shrunk = True
 
     def _write_state(self) -> None:
-        names = f"{_FIELDS}, crc"
-        marks = ", ".join("?" * len(names.split(", ")))
-        self._db.execute(
-            f"INSERT OR REPLACE INTO state (id, {names}) VALUES (1, {marks})",  # noqa: S608 constant names only
-            self._state.row(),
-        )
+        self._db.execute(_WRITE_STATE, self._state.row())
 
     # --- saying no ---
 

@@ -2,6 +2,7 @@
 
     ledger, boot = await Ledger.open(path, agent_id=…, genesis_entry=…)
     await ledger.write(ready.persist)     # returns when it is on disk (fsync)
+    ledger.put(ready.persist, told)       # the same, and `told` is called then
 
 A failed write is fatal: what is on disk is unknown from then on (fsyncgate), so every later write raises as well; the
 driver ends the process, and the next start reads what is really there.
@@ -13,6 +14,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,14 @@ from agent.errors import InvariantBroken
 from agent.raft import Boot, Entry, Persist, Snapshot
 from agent.storage.database import LedgerFile, NewEpoch
 
-__all__ = ["MAX_GROUPED_WRITES", "Ledger"]
+__all__ = ["MAX_GROUPED_WRITES", "Ledger", "Told"]
 
 MAX_GROUPED_WRITES = 256  # one transaction's worth: bounds how long the first of them waits for the last
 
-_Job = tuple[Persist | NewEpoch, "asyncio.Future[None]"]
+Told = Callable[[Exception | None], None]
+"""Called on the event loop once a write is on the disk, or with what it failed with."""
+
+_Job = tuple[Persist | NewEpoch, Told]
 
 
 class Ledger:
@@ -88,15 +93,21 @@ class Ledger:
         """The id that the identity has to name."""
         return self._file.ledger_id
 
-    def write(self, persist: Persist) -> asyncio.Future[None]:
+    def put(self, persist: Persist, told: Told) -> None:
         """Put `persist` on disk, beginning now; writes that wait together share one transaction and one fsync.
 
-        The future raises StorageError when the disk fails, InvariantBroken when `persist` contradicts the log; both
-        for ever: the process has to end.
+        `told` gets StorageError when the disk fails, InvariantBroken when `persist` contradicts the log; both for ever,
+        also raised here from then on: the process has to end. A future would tell it a turn of the loop later.
         """
         if persist.truncate_from is not None:
             self._verified_through = min(self._verified_through, max(persist.truncate_from - 1, 0))
-        return self._put(persist)
+        self._put(persist, told)
+
+    def write(self, persist: Persist) -> asyncio.Future[None]:
+        """As `put`; the future raises what `told` would get. Whoever cancels it cancels no write."""
+        done: asyncio.Future[None] = self._loop.create_future()
+        self.put(persist, partial(_settle, done))
+        return done
 
     async def begin_epoch(self, snapshot: Snapshot) -> None:
         """Begin again with a proven snapshot of a later epoch, instead of all that is here. Raises as `write`.
@@ -104,17 +115,16 @@ class Ledger:
         The agent has to start anew from what is on the disk then.
         """
         self._verified_through = 0
-        await self._put(NewEpoch(snapshot=snapshot))
+        done: asyncio.Future[None] = self._loop.create_future()
+        self._put(NewEpoch(snapshot=snapshot), partial(_settle, done))
+        await done
 
-    def _put(self, item: Persist | NewEpoch) -> asyncio.Future[None]:
-        """Whoever cancels the future cancels no write."""
+    def _put(self, item: Persist | NewEpoch, told: Told) -> None:
         if self._failure is not None:
             raise self._failure
         if self._closed:
             raise InvariantBroken("the ledger is closed")
-        done: asyncio.Future[None] = self._loop.create_future()
-        self._jobs.put((item, done))
-        return done
+        self._jobs.put((item, told))
 
     def set_verified_through(self, index: int) -> None:
         """Entries up to `index` had their signatures checked; goes to disk with the next write."""
@@ -159,7 +169,7 @@ class Ledger:
             except Exception as error:  # noqa: BLE001 whoever waits raises it, and the process ends
                 self._failure = error
         failure = self._failure
-        _call(self._loop, lambda: _settle_all([done for _, done in batch], failure))
+        _call(self._loop, lambda: _tell_all([told for _, told in batch], failure))
         if failure is None:
             self._give_back()
 
@@ -171,12 +181,12 @@ class Ledger:
             self._failure = error
 
 
-def _settle_all(futures: list[asyncio.Future[None]], failure: Exception | None) -> None:
-    for future in futures:
-        _settle(future, failure, None)
+def _tell_all(waiting: list[Told], failure: Exception | None) -> None:
+    for told in waiting:
+        told(failure)
 
 
-def _settle(future: asyncio.Future[Any], failure: BaseException | None, value: object) -> None:
+def _settle(future: asyncio.Future[Any], failure: BaseException | None, value: object = None) -> None:
     if future.done():
         return
     if failure is not None:

@@ -176,7 +176,7 @@ class ApiLog:
         self._max_bytes = max_bytes
         self._max_age_s = max_age_s
         self._kept_files = kept_files
-        self._lines: queue.Queue[bytes | None] = queue.Queue(MAX_QUEUED_LINES)
+        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._file: IO[bytes] | None = None
         self._size = 0
         self._began_s = 0.0
@@ -185,9 +185,9 @@ class ApiLog:
 
     def write(self, record: ApiRecord) -> None:
         """Queue a line."""
-        try:
-            self._lines.put_nowait(_encoder.encode(record) + b"\n")
-        except queue.Full:
+        if self._lines.qsize() < MAX_QUEUED_LINES:
+            self._lines.put(_encoder.encode(record) + b"\n")
+        else:
             self.drops["queue"] += 1
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
@@ -18,7 +18,7 @@ from agent.raft import Persist, Snapshot
 from agent.state import chain_of_genesis
 from agent.storage.audit import AuditLog
 from agent.storage.audit_reading import page, prove
-from agent.storage.ledger import Ledger
+from agent.storage.ledger import Ledger, Told
 
 FLUSH_EVERY_S = 1.0  # a crash costs nothing but applying again
 FLUSH_ENTRIES = 1_000  # then at once: bounds the memory
@@ -38,6 +38,7 @@ class AuditedLedger:
         self._ledger, self._log, self._genesis = ledger, log, genesis
         self._timer: asyncio.TimerHandle | None = None
         self._flushes: set[asyncio.Task[None]] = set()
+        self._puts: set[asyncio.Task[None]] = set()
         self._reading = asyncio.Lock()
 
     def keep(self, entry: Audit) -> None:
@@ -68,13 +69,21 @@ class AuditedLedger:
         """See Ledger."""
         self._ledger.set_verified_through(index)
 
-    def write(self, persist: Persist) -> Awaitable[None]:
+    def put(self, persist: Persist, told: Told) -> None:
         """See Ledger. With a snapshot the log may be compacted: what it held is kept first."""
-        return self._ledger.write(persist) if persist.snapshot is None else self._write_behind_past(persist)
+        if persist.snapshot is None:
+            self._ledger.put(persist, told)
+        else:
+            task = asyncio.create_task(self._put_behind_past(persist, told), name="ledger")
+            self._puts.add(task)
+            task.add_done_callback(self._puts.discard)
 
-    async def _write_behind_past(self, persist: Persist) -> None:
-        await self._log.flush()
-        await self._ledger.write(persist)
+    async def _put_behind_past(self, persist: Persist, told: Told) -> None:
+        try:
+            await self._log.flush()
+            self._ledger.put(persist, told)
+        except Exception as error:  # noqa: BLE001 handed to whoever waits, who ends the process with it
+            told(error)
 
     async def begin_epoch(self, snapshot: Snapshot) -> None:
         """See Ledger."""

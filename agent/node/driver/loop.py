@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from agent.host import HostObservation
@@ -73,7 +73,7 @@ class Disk(Protocol):
 
     def set_verified_through(self, index: int) -> None: ...
 
-    def write(self, persist: Persist) -> Awaitable[None]: ...
+    def put(self, persist: Persist, told: Callable[[Exception | None], None]) -> None: ...
 
     async def begin_epoch(self, snapshot: Snapshot) -> None: ...
 
@@ -109,7 +109,8 @@ class Driver:
         self._heard = Stir.NOTHING
         self._stopped = False
         self._leaving_epoch = False
-        self._writes: set[asyncio.Future[None]] = set()
+        self._writes = 0  # that the disk hasn't told of yet
+        self._epoch: asyncio.Task[None] | None = None
         self.requests = Requests(core, bring=self._bring, flush=self.flush, ended=lambda: self.ended, now=now)
         self.visits = Visits(core, self._want)
         self.on_audit: Callable[[Audit], None] = lambda _: None
@@ -221,8 +222,11 @@ class Driver:
         self._flush()
         self._stopped = True
         self._end()
-        if self._writes:
-            await asyncio.wait(self._writes, timeout=grace_s)
+        deadline = self._loop.time() + grace_s
+        while self._writes and self._loop.time() < deadline:  # noqa: ASYNC110 as above
+            await asyncio.sleep(0.005)
+        if self._epoch is not None:
+            await asyncio.wait((self._epoch,), timeout=grace_s)
 
     def _end(self) -> None:
         """Nobody waits for what doesn't come any more."""
@@ -259,18 +263,13 @@ class Driver:
             case Store():
                 self._store(effect)
             case BeginEpoch(snapshot=snapshot, what=what):
-                self._keep(self._loop.create_task(self._leave_epoch(snapshot, what), name="epoch"))
+                self._epoch = self._loop.create_task(self._leave_epoch(snapshot, what), name="epoch")
             case Want(peers=peers):
                 self.visits.keep(peers)
             case Cut(peer=peer):
                 self._wire.expel(peer)
             case _:
                 self._run_here(effect)
-
-    def _keep(self, write: asyncio.Future[None]) -> None:
-        """Until it is done: a clean stop waits for it."""
-        self._writes.add(write)
-        write.add_done_callback(self._writes.discard)
 
     def _run_here(self, effect: Effect) -> None:
         """The effects that stay on this host."""
@@ -298,15 +297,15 @@ class Driver:
             return
         self._wire.flush()
         self._disk.set_verified_through(store.verified_through)
-        began, write = time.monotonic(), asyncio.ensure_future(self._disk.write(store.persist))
-        self._keep(write)
-        write.add_done_callback(lambda _: self._stored(store, write, began))
+        began = time.monotonic()
+        self._disk.put(store.persist, lambda error: self._stored(store, error, began))
+        self._writes += 1
 
-    def _stored(self, store: Store, write: asyncio.Future[None], began: float) -> None:
-        if write.cancelled():
-            return
+    def _stored(self, store: Store, error: Exception | None, began: float) -> None:
+        self._writes -= 1
         with self._fatal:
-            write.result()
+            if error is not None:
+                raise error
             self.on_written(time.monotonic() - began)
             if store.settles and not self.ended:
                 self.core.stored(now())

@@ -39,6 +39,7 @@ class FakeDisk:
     log: list[object]
     error: Exception | None = None
     open: asyncio.Event = field(default_factory=asyncio.Event)
+    writes: list[asyncio.Task[None]] = field(default_factory=list)
     verified_through: int = 0
 
     def __post_init__(self) -> None:
@@ -47,13 +48,16 @@ class FakeDisk:
     def set_verified_through(self, index: int) -> None:
         self.verified_through = index
 
-    async def write(self, persist: Persist) -> None:
+    def put(self, persist: Persist, told: Callable[[Exception | None], None]) -> None:
         self.log.append("write")
+        self.writes.append(asyncio.create_task(self._write(persist, told)))
+
+    async def _write(self, persist: Persist, told: Callable[[Exception | None], None]) -> None:
         await self.open.wait()
-        if self.error is not None:
-            raise self.error
-        self.disk.write(persist, self.verified_through)
-        self.log.append("written")
+        if self.error is None:
+            self.disk.write(persist, self.verified_through)
+            self.log.append("written")
+        told(self.error)
 
     async def begin_epoch(self, snapshot: Snapshot) -> None:
         self.disk.begin_epoch(snapshot)
