@@ -3,6 +3,9 @@
 Three agents and three etcd members on loopback, both with fsync on. The client is one asyncio process with kept
 HTTP connections to all three members: TLS and signatures made ahead for Muster, etcd's JSON gateway in plain HTTP for
 etcd. All of it shares this machine's cores. Clients have addresses of their own, since an agent limits each address.
+
+The promise is against plain etcd. What etcd does with TLS to its clients and between its members, as agents have it, is
+measured behind it and only shown.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import shutil
+import ssl
 import subprocess
 import tempfile
 import time
@@ -18,6 +22,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import aiohttp
 
@@ -64,7 +69,26 @@ def throughput(runs: int) -> list[Figure]:
                     digits=0,
                 ),
             ]
-    return figures
+    return figures + _encrypted(runs)
+
+
+def _encrypted(runs: int) -> list[Figure]:
+    """What etcd does with TLS, for comparison, where a certificate can be made."""
+    if shutil.which("openssl") is None:
+        return []
+    with tempfile.TemporaryDirectory(prefix="muster-bench-tls-") as directory:
+        tls = _Tls.make(Path(directory))
+        with etcd(tls) as puts:
+            pause(SETTLE_S)
+            return [
+                Figure(
+                    name=f"etcd with TLS, puts, {clients} clients",
+                    unit="/s",
+                    values=[asyncio.run(_rate(clients, partial(put_clients, puts, tls=tls))) for _ in range(runs)],
+                    digits=0,
+                )
+                for clients in CLIENTS
+            ]
 
 
 async def _rate(clients: int, make: Callable[[int, AsyncExitStack], Awaitable[list[Send]]]) -> float:
@@ -128,24 +152,56 @@ async def _session(source: str) -> AsyncIterator[aiohttp.ClientSession]:
 
 # etcd
 
+ADDRESSES = {"e1": "127.0.0.1", "e2": "127.0.0.2", "e3": "127.0.0.3"}
+
+
+class _Tls(NamedTuple):
+    """One certificate for all members, and its key."""
+
+    certificate: str
+    key: str
+
+    @classmethod
+    def make(cls, directory: Path) -> _Tls:
+        made = cls(str(directory / "crt.pem"), str(directory / "key.pem"))
+        names = ",".join(f"IP:{address}" for address in ADDRESSES.values())
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+        command += ["-subj", "/CN=etcd", "-addext", f"subjectAltName={names}"]
+        subprocess.run([*command, "-keyout", made.key, "-out", made.certificate], check=True, capture_output=True)
+        return made
+
+    @property
+    def arguments(self) -> list[str]:
+        """etcd's: to clients one side is authenticated, as by an agent; between members both are."""
+        pair = ["--cert-file", self.certificate, "--key-file", self.key]
+        peers = ["--peer-cert-file", self.certificate, "--peer-key-file", self.key]
+        return [*pair, *peers, "--peer-trusted-ca-file", self.certificate, "--peer-client-cert-auth"]
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """For clients."""
+        return ssl.create_default_context(cafile=self.certificate)
+
 
 @contextmanager
-def etcd() -> Iterator[list[str]]:
-    """Three members on loopback, with the defaults but their addresses; their client URLs."""
-    names = ["e1", "e2", "e3"]
-    peers = {name: f"http://127.0.0.{number}:23980" for number, name in enumerate(names, 1)}
-    urls = {name: f"http://127.0.0.{number}:23979" for number, name in enumerate(names, 1)}
+def etcd(tls: _Tls | None = None) -> Iterator[list[str]]:
+    """Three members on loopback, with the defaults but their addresses and `tls`; their client URLs."""
+    scheme = "http" if tls is None else "https"
+    peers = {name: f"{scheme}://{address}:23980" for name, address in ADDRESSES.items()}
+    urls = {name: f"{scheme}://{address}:23979" for name, address in ADDRESSES.items()}
+    context = tls.context if tls is not None else None
     with tempfile.TemporaryDirectory(prefix="muster-bench-etcd-") as directory:
         members = []
         try:
-            for name in names:
+            for name in ADDRESSES:
                 arguments = ["--name", name, "--data-dir", str(Path(directory) / name)]
                 arguments += ["--listen-peer-urls", peers[name], "--initial-advertise-peer-urls", peers[name]]
                 arguments += ["--listen-client-urls", urls[name], "--advertise-client-urls", urls[name]]
                 arguments += ["--initial-cluster", ",".join(f"{peer}={url}" for peer, url in peers.items())]
-                arguments += ["--log-level", "error"]
+                arguments += ["--log-level", "error", *(tls.arguments if tls is not None else [])]
                 members.append(subprocess.Popen(["etcd", *arguments], stderr=subprocess.DEVNULL))
-            wait_for_sync(lambda: all(_is_healthy(url) for url in urls.values()), ETCD_START_S, what="etcd is healthy")
+            well = partial(_is_healthy, context=context)
+            wait_for_sync(lambda: all(map(well, urls.values())), ETCD_START_S, what="etcd is healthy")
             yield list(urls.values())
         finally:
             for member in members:
@@ -154,17 +210,18 @@ def etcd() -> Iterator[list[str]]:
                 member.wait()
 
 
-def _is_healthy(url: str) -> bool:
+def _is_healthy(url: str, *, context: ssl.SSLContext | None) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=1) as answer:
+        with urllib.request.urlopen(f"{url}/health", timeout=1, context=context) as answer:
             return b"true" in answer.read()
     except OSError:
         return False
 
 
-async def put_clients(urls: list[str], clients: int, stack: AsyncExitStack) -> list[Send]:
+async def put_clients(urls: list[str], clients: int, stack: AsyncExitStack, *, tls: _Tls | None = None) -> list[Send]:
     """Each writes a key of its own, as long as an instruction with its token, through a member of its own."""
     session = await stack.enter_async_context(aiohttp.ClientSession())
+    trusted = tls.context if tls is not None else True  # aiohttp's word for its default
     sends: list[Send] = []
     for client in range(clients):
         url = f"{urls[client % len(urls)]}/v3/kv/put"
@@ -172,7 +229,7 @@ async def put_clients(urls: list[str], clients: int, stack: AsyncExitStack) -> l
 
         async def send(number: int, key: str = key, url: str = url) -> None:
             value = base64.b64encode(f"{number:05d}".encode() * 160).decode()
-            async with session.post(url, json={"key": key, "value": value}) as answer:
+            async with session.post(url, json={"key": key, "value": value}, ssl=trusted) as answer:
                 assert answer.status == 200, await answer.text()
                 await answer.read()
 

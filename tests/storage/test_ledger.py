@@ -22,6 +22,7 @@ from agent.raft import Boot, Configuration, Entry, EntryKind, HardState, Life, P
 from agent.storage.database import MAX_KEPT_WAL_BYTES, SCHEMA_VERSION, LedgerFile
 from agent.storage.ledger import Ledger
 from tests.storage.contract import GENESIS, LogStorageContract, entries, snapshot_at
+from tests.support.waiting import wait_for
 
 AGENT = "a" * 26
 
@@ -281,6 +282,28 @@ async def test_writes_that_wait_share_commits(disk: SqliteDisk) -> None:
     ledger, _ = await disk.open()
     await asyncio.gather(*(ledger.write(Persist(entries=entries(i, i))) for i in range(2, 102)), return_exceptions=True)
     assert ledger.commits < 20
+
+
+async def test_whoever_puts_is_told_in_their_order_and_once_it_is_on_the_disk(disk: SqliteDisk) -> None:
+    ledger, _ = await disk.open()
+    told: list[tuple[int, Exception | None]] = []
+    for term in (1, 2, 3):
+        ledger.put(Persist(hard_state=HardState(term=term)), lambda error, term=term: told.append((term, error)))
+    await wait_for(lambda: len(told) == 3)
+    assert told == [(1, None), (2, None), (3, None)]
+    await disk.crash()
+    assert (await disk.open())[1].hard_state.term == 3
+
+
+async def test_whoever_puts_is_told_what_it_met_instead(disk: SqliteDisk) -> None:
+    ledger, _ = await disk.open()
+    told: list[Exception | None] = []
+    ledger.put(Persist(hard_state=HardState(term=2)), told.append)
+    ledger.put(Persist(hard_state=HardState(term=1)), told.append)
+    await wait_for(lambda: len(told) == 2)
+    assert all(isinstance(error, InvariantBroken) for error in told[1:])
+    with pytest.raises(InvariantBroken):
+        ledger.put(Persist(hard_state=HardState(term=3)), told.append)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import pytest
 from agent.errors import MusterError
 from agent.node.auditing import audit_of
 from agent.node.driver.auditing import AuditedLedger
+from agent.raft import Configuration, Persist, Snapshot
 from agent.storage.audit import AuditLog
 from tests.node.cluster import Cluster
 from tests.support.ledger import CLUSTER
@@ -90,3 +91,46 @@ async def test_however_many_ask_it_is_read_for_one_at_a_time(tmp_path: Path) -> 
     go.set()
     await asyncio.gather(*asking)
     assert most == 1
+
+
+class Forgetting:
+    """A ledger that says how much of the past wasn't on the disk when a write came to it."""
+
+    def __init__(self, log: AuditLog) -> None:
+        self.log = log
+        self.unkept: list[int] = []
+
+    def put(self, _persist: Persist, told: Callable[[Exception | None], None]) -> None:
+        self.unkept.append(self.log.waits)
+        told(None)
+
+
+SNAPSHOT = Snapshot(index=5, term=1, configuration=Configuration(voters=("n1",)), data=b"")
+
+
+async def test_the_past_is_on_the_disk_before_the_ledger_may_forget_it(tmp_path: Path) -> None:
+    audited, log = past(tmp_path)
+    audited._ledger = forgetting = Forgetting(log)  # type: ignore[assignment]  # all of it that is used
+    told: list[Exception | None] = []
+    audited.put(Persist(commit=5), told.append)
+    assert (forgetting.unkept, told) == ([4], [None])
+    audited.put(Persist(snapshot=SNAPSHOT), told.append)
+    await wait_for(lambda: len(told) == 2)
+    assert (forgetting.unkept, told[1]) == ([4, 0], None)
+
+
+async def test_a_past_that_cannot_be_kept_keeps_the_snapshot_from_the_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audited, log = past(tmp_path)
+    audited._ledger = forgetting = Forgetting(log)  # type: ignore[assignment]  # as above
+
+    async def fail() -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(log, "flush", fail)
+    told: list[Exception | None] = []
+    audited.put(Persist(snapshot=SNAPSHOT), told.append)
+    await wait_for(lambda: bool(told))
+    assert isinstance(told[0], OSError)
+    assert forgetting.unkept == []
