@@ -10,6 +10,7 @@ import stat
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -287,8 +288,12 @@ async def test_writes_that_wait_share_commits(disk: SqliteDisk) -> None:
 async def test_whoever_puts_is_told_in_their_order_and_once_it_is_on_the_disk(disk: SqliteDisk) -> None:
     ledger, _ = await disk.open()
     told: list[tuple[int, Exception | None]] = []
+
+    def tell(term: int, error: Exception | None) -> None:
+        told.append((term, error))
+
     for term in (1, 2, 3):
-        ledger.put(Persist(hard_state=HardState(term=term)), lambda error, term=term: told.append((term, error)))
+        ledger.put(Persist(hard_state=HardState(term=term)), partial(tell, term))
     await wait_for(lambda: len(told) == 3)
     assert told == [(1, None), (2, None), (3, None)]
     await disk.crash()
