@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from agent.errors import Conflict
 from agent.instruction import encode_body, sign_instruction
 from agent.model.api import Recovery
+from agent.model.types import AgentId
 from agent.node.core import NodeCore
 from agent.node.epochs import LOST_AFTER_S
 from agent.node.instant import Instant
@@ -42,11 +43,16 @@ def knows_itself(agent: SimAgent) -> bool:
 
 @dataclass(slots=True)
 class Disaster:
-    """`rng` is its own, so that other worlds are as they would be without it."""
+    """`rng` is its own, so that other worlds are as they would be without it.
+
+    `_gone`: whom operators wanted expelled before it struck. They begin no epoch there, though nobody who knows may be
+    up: who knows never follows.
+    """
 
     world: World
     rng: random.Random
     struck: bool = False
+    _gone: frozenset[AgentId] = frozenset()
     _due: bool = False
 
     def weather(self) -> Weather:
@@ -70,11 +76,13 @@ class Disaster:
             self._strike()
 
     def _strike(self) -> None:
-        world = self.world
+        if self.struck:
+            return
+        world, self._gone = self.world, frozenset(self.world.mishaps.expelled)
         voters = world.checks.configuration_at(world.checks.last).voters
-        members = {agent.id for agent in world.alive() if knows_itself(agent) and not world.is_expelled(agent)}
+        members = {agent.id for agent in world.alive() if knows_itself(agent)} - self._gone
         least, most = majority(len(voters)), len(voters) if members - set(voters) else len(voters) - 1
-        if self.struck or least > most:
+        if least > most:
             return
         lost = [world.agents[voter] for voter in self.rng.sample(voters, self.rng.randint(least, most))]
         if not members - {agent.id for agent in lost}:
@@ -102,7 +110,7 @@ class Disaster:
         world.after(LOOKS_EVERY_S, self._look)
         found: list[Recovery] = []
         for agent in world.alive():
-            if not agent.paused and not world.is_expelled(agent):
+            if not agent.paused and agent.id not in self._gone:
                 world.hand_in(agent, lambda core, when: found.append(core.epochs.look(when)))
         best = max(found, key=lambda look: look.rank, default=None)
         if best is not None and not best.unfit:

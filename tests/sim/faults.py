@@ -42,7 +42,7 @@ class Faults:
             "expel": self._expel,
             "drain": self._drain,
         }
-        self._expelled: set[AgentId] = set()
+        self.expelled: set[AgentId] = set()
         self._joined = 0
 
     @property
@@ -199,10 +199,10 @@ class Faults:
 
     def _changed(self, current: Configuration, members: Collection[AgentId]) -> Configuration:
         voters, learners = set(current.voters), set(current.learners)
-        gone = self._expelled | self._world.left_out
+        gone = self.expelled | self._world.left_out
         able = [id for id in self._world.agents if id in members and id not in gone]
         agent = self._rng.choice(able or current.voters)
-        if agent in voters and len(voters) > 1 and not self._expelled:  # else the rest may be no majority
+        if agent in voters and len(voters) > 1 and not self.expelled:  # else the rest may be no majority
             voters.discard(agent)
         elif agent not in voters and (agent in learners or self._rng.random() < 0.5):
             voters.add(agent)
@@ -226,12 +226,12 @@ class Faults:
 
     def _expel(self) -> None:
         """One at a time, and only while the others can do without it: the CLI refuses to break a majority."""
-        going = [voter for agent in self._world.alive() for voter in agent.voters if voter in self._expelled]
-        enough = len(self._world.agents) - len(self._expelled) > 3
+        going = [voter for agent in self._world.alive() for voter in agent.voters if voter in self.expelled]
+        enough = len(self._world.agents) - len(self.expelled) > 3
         few = any(len(agent.voters) < 3 for agent in self._world.alive())
-        if enough and not going and not few and not self._expelled:
+        if enough and not going and not few and not self.expelled:
             agent = self._rng.choice(list(self._world.agents))
-            self._expelled.add(agent)
+            self.expelled.add(agent)
             self._world.operators.expel(agent)
 
     # The end
@@ -258,7 +258,7 @@ class Faults:
         world = self._world
         configurations = [disk.configuration for disk in world.checks.disks.values()]
         configurations += [agent.core.context.raft.configuration for agent in world.agents.values() if agent.core]
-        out: set[AgentId] = self._expelled | world.left_out
+        out: set[AgentId] = self.expelled | world.left_out
         there = [agent for agent in world.agents.values() if agent.id not in world.left_out]
         leaders_first = sorted(there, key=lambda agent: (not agent.leads, self._rng.random()))
         most = 1 + (self._rng.random() < 0.3)

@@ -25,7 +25,6 @@ from agent.node.instant import Instant
 from agent.node.messages import RaftFrame
 from agent.node.submissions import ANSWER_DEADLINE_S
 from agent.raft import Configuration, Entry, EntryKind
-from agent.state import ClusterState
 from tests.sim.checks import VOTING, Checks, Violated
 from tests.sim.cluster import Cast
 from tests.sim.disaster import Disaster, begin_epoch
@@ -207,17 +206,10 @@ class World:
 
         Who asked to join may have asked only those who couldn't pass it on.
         """
-        known = any(agent.id in state.members for state in self._states())
-        return known and not self.is_expelled(agent)
-
-    def is_expelled(self, agent: SimAgent) -> bool:
-        """Whether anybody knows so."""
-        return any(agent.id in state.expelled for state in self._states())
-
-    def _states(self) -> list[ClusterState]:
-        """What those who live know, in the epoch that counts."""
-        alive = [agent for agent in self.alive() if agent.disk.epoch == self.epoch]
-        return [agent.core.context.state for agent in alive if agent.core is not None]
+        alive = [other for other in self.alive() if other.disk.epoch == self.epoch]
+        states = [other.core.context.state for other in alive if other.core is not None]
+        known = any(agent.id in state.members for state in states)
+        return known and not any(agent.id in state.expelled for state in states)
 
     def _must_have_progressed(self) -> None:
         """With the faults over and a majority up, instructions apply again."""
