@@ -19,16 +19,21 @@ from agent.node.context import Peer
 from agent.node.core import NodeCore, NodeSettings
 from agent.node.driver.loop import Driver, now
 from agent.node.effects import Examine, Reconcile
-from agent.node.messages import CallFrame, CancelFrame, Frame, RaftFrame
+from agent.node.messages import CallFrame, CancelFrame, FollowLogs, Frame, RaftFrame
 from agent.raft import Entry, EntryKind, Persist, RaftTiming, Snapshot
 from agent.raft.messages import Append, AppendResponse, PreVote, PreVoteResponse, Vote, VoteResponse
 from agent.swim import SwimConfig, SwimMessage
 from tests.support.ledger import CLUSTER, genesis_entry, key_of_person, member
 from tests.support.memory_disk import MemoryDisk
+from tests.support.waiting import wait_for
 from tests.support.words import signing_as
 
 QUIET = RaftTiming(heartbeat_s=20.0, election_timeout_min_s=50.0, election_timeout_max_s=60.0)
 """No timer of consensus fires in a test that doesn't want it."""
+
+
+ASKED = FollowLogs(stack="shop", service="web", slot=1)
+"""Something that one member may ask of another."""
 
 
 @dataclass(slots=True)
@@ -121,6 +126,11 @@ class Bench:
 
     def id(self, name: str) -> AgentId:
         return self.members[name].id
+
+    async def coordinate(self) -> None:
+        """Started, n1 becomes the coordinator; it needs no other voter for that."""
+        self.driver.start()
+        await wait_for(lambda: self.driver.core.context.leads, what="n1 coordinates")
 
     def link(self, name: str) -> None:
         self.driver.link_up(Peer(id=self.id(name), known=True))

@@ -4,36 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import aclosing, suppress
+from contextlib import suppress
 
 import pytest
 
 from agent import errors
 from agent.instruction import sign_instruction
-from agent.model.events import LogLine
-from agent.model.fault import fault_of
 from agent.model.instruction import InstructionResult
-from agent.model.status import Status
-from agent.node.driver import loop, requests, visits
+from agent.node.driver import loop
 from agent.node.effects import Serve, Unserve
-from agent.node.messages import Alive, CallFrame, CancelFrame, Failed, FollowLogs, Logs, RaftFrame, ReplyFrame
+from agent.node.messages import Alive, CallFrame, CancelFrame, RaftFrame
 from agent.raft import RaftTiming
 from agent.raft.messages import Append, AppendResponse, Heartbeat, PreVote, Vote, VoteResponse
 from tests.node.cluster import stack
-from tests.node.driver.parts import Bench, bench, signed_deploy
+from tests.node.driver.parts import ASKED, Bench, bench, signed_deploy
 from tests.support.ledger import CLUSTER, key_of_person
 from tests.support.waiting import wait_for
-
-ASKED = FollowLogs(stack="shop", service="web", slot=1)
-
-
-def signed() -> tuple[str, bytes]:
-    return signed_deploy(stack())
-
-
-async def coordinating(at: Bench) -> None:
-    at.driver.start()
-    await wait_for(lambda: at.driver.core.context.leads, what="n1 coordinates")
 
 
 def acknowledged(at: Bench) -> int:
@@ -46,9 +32,9 @@ def acknowledged(at: Bench) -> int:
 
 async def test_an_instruction_is_answered_after_the_disk_has_it() -> None:
     async with bench() as at:
-        await coordinating(at)
+        await at.coordinate()
         at.disk.open.clear()
-        asked = asyncio.create_task(at.driver.requests.submit(*signed()))
+        asked = asyncio.create_task(at.driver.requests.submit(*signed_deploy(stack())))
         await wait_for(lambda: at.log[-1] == "write", what="the entry is being written")
         assert not asked.done()
         at.disk.open.set()
@@ -102,7 +88,7 @@ async def test_who_follows_does_what_the_coordinator_says_without_another_turn_o
 
 async def test_who_coordinates_takes_together_what_the_others_say_in_one_turn() -> None:
     async with bench() as at:
-        await coordinating(at)
+        await at.coordinate()
         at.link("n2")
         await wait_for(lambda: not at.driver._flushing)
         at.says("n2", CancelFrame(id=7))
@@ -118,7 +104,7 @@ async def test_the_hands_get_what_the_ledger_wants_at_the_start() -> None:
 
 async def test_an_expelled_agent_is_cut_off_by_the_wire() -> None:
     async with bench() as at:
-        await coordinating(at)
+        await at.coordinate()
         at.link("n3")
         body = b"{}"
         token = sign_instruction(
@@ -136,12 +122,27 @@ async def test_an_expelled_agent_is_cut_off_by_the_wire() -> None:
         await wait_for(lambda: at.wire.expelled == [at.id("n3")])
 
 
-async def test_a_fault_is_raised_as_the_error_it_was() -> None:
+async def test_what_peers_ask_the_host_goes_to_who_serves_it() -> None:
     async with bench() as at:
-        await coordinating(at)
-        token, _ = signed()
-        with pytest.raises(errors.NotAuthenticated):
-            await at.driver.requests.submit(token, b"{}")
+        await at.coordinate()
+        seen: list[Serve | Unserve] = []
+        at.driver.on_serve = seen.append
+        at.driver.on_unserve = seen.append
+        at.link("n2")
+        at.says("n2", CallFrame(id=3, request=ASKED))
+        at.says("n2", CancelFrame(id=3))
+        at.unlink("n2")
+        peer = at.id("n2")
+        want = [Serve(peer=peer, call=3, request=ASKED), Unserve(peer=peer, call=3), Unserve(peer=peer)]
+        await wait_for(lambda: seen == want)
+
+
+async def test_a_full_queue_is_told_to_who_sends() -> None:
+    async with bench() as at:
+        await at.coordinate()
+        assert at.driver.send(at.id("n2"), Alive())
+        at.wire.room = False
+        assert not at.driver.send(at.id("n2"), Alive())
 
 
 # Time
@@ -163,7 +164,7 @@ async def test_timers_of_consensus_fire() -> None:
 
 async def test_the_sockets_are_heard_before_a_timer_is_believed() -> None:
     async with bench() as at:
-        await coordinating(at)
+        await at.coordinate()
         seen: list[bool] = []
         real = at.driver.core.on_deadline
         at.wire.drained = lambda: seen.append(False)
@@ -195,7 +196,7 @@ async def test_a_heartbeat_puts_a_timer_off_that_would_soon_wake_the_agent_for_n
 async def test_a_late_timer_lets_the_sockets_speak_first() -> None:
     """The loop stood still: asyncio runs due timers before what the sockets brought meanwhile."""
     async with bench() as at:
-        await coordinating(at)
+        await at.coordinate()
         order: list[str] = []
         real = at.driver.core.on_deadline
         at.driver.core.on_deadline = lambda when: (order.append("timer"), real(when))[1]  # type: ignore[method-assign, func-returns-value]  # watched
@@ -205,21 +206,34 @@ async def test_a_late_timer_lets_the_sockets_speak_first() -> None:
         assert order[:2] == ["socket", "timer"]
 
 
+async def test_who_only_says_that_it_lives_sets_no_timer_and_runs_nothing() -> None:
+    async with bench() as at:
+        await at.coordinate()
+        at.link("n2")
+        await wait_for(lambda: not at.driver._flushing)
+        timer, peer = at.driver._timer, at.id("n2")
+        heard = at.driver.core.context.swim.members()[peer].last_heard
+        at.says("n2", Alive())
+        assert at.driver._timer is timer
+        assert not at.driver._flushing
+        assert at.driver.core.context.swim.members()[peer].last_heard != heard
+
+
 # The end
 
 
 async def test_a_disk_error_ends_the_agent() -> None:
     async with bench() as at:
-        await coordinating(at)
+        await at.coordinate()
         at.disk.error = errors.StorageError("the disk is full")
         with pytest.raises(errors.Unreachable):
-            await at.driver.requests.submit(*signed())
+            await at.driver.requests.submit(*signed_deploy(stack()))
         assert isinstance(at.driver.failed.exception(), errors.StorageError)
 
 
 async def test_a_broken_invariant_under_an_input_ends_the_agent() -> None:
     async with bench() as at:
-        await coordinating(at)
+        await at.coordinate()
         broken = errors.InvariantBroken("a test broke it")
 
         def frame(*_: object) -> None:
@@ -232,7 +246,7 @@ async def test_a_broken_invariant_under_an_input_ends_the_agent() -> None:
 
 async def test_nothing_is_done_after_a_failure() -> None:
     async with bench() as at:
-        await coordinating(at)
+        await at.coordinate()
         at.driver.fail(errors.InvariantBroken("elsewhere"))
         at.driver.fail(errors.InvariantBroken("a second one changes nothing"))
         before = len(at.log)
@@ -247,38 +261,24 @@ async def test_nothing_is_done_after_a_failure() -> None:
 
 async def test_nothing_runs_after_a_stop() -> None:
     async with bench() as at:
-        await coordinating(at)
+        await at.coordinate()
         await at.driver.stop(1.0)
         before = len(at.log)
         at.link("n2")
         assert not at.driver.send(at.id("n2"), Alive())
         with pytest.raises(errors.Unreachable):
-            await at.driver.requests.submit(*signed())
+            await at.driver.requests.submit(*signed_deploy(stack()))
         with pytest.raises(errors.Unreachable):
             await at.driver.requests.status()
         await asyncio.sleep(0.01)
         assert len(at.log) == before
 
 
-async def test_whoever_waits_is_told_of_the_stop() -> None:
-    async with bench() as at:
-        await coordinating(at)
-        at.link("n2")
-        at.disk.open.clear()
-        submitted = asyncio.create_task(at.driver.requests.submit(*signed()))
-        called = asyncio.create_task(anext(at.driver.requests.call(at.id("n2"), ASKED)))
-        await wait_for(lambda: at.calls_to("n2") and at.log[-1] != "written")
-        await at.driver.stop(0.0)
-        for task in (submitted, called):
-            with pytest.raises(errors.Unreachable, match="stopping"):
-                await task
-
-
 async def test_the_last_writes_are_waited_for() -> None:
     async with bench() as at:
-        await coordinating(at)
+        await at.coordinate()
         at.disk.open.clear()
-        asked = asyncio.create_task(at.driver.requests.submit(*signed()))
+        asked = asyncio.create_task(at.driver.requests.submit(*signed_deploy(stack())))
         await wait_for(lambda: at.log[-1] == "write")
         stopping = asyncio.create_task(at.driver.stop(5.0))
         await asyncio.sleep(0.01)
@@ -292,9 +292,9 @@ async def test_the_last_writes_are_waited_for() -> None:
 
 async def test_a_stop_doesnt_wait_longer_than_its_grace() -> None:
     async with bench() as at:
-        await coordinating(at)
+        await at.coordinate()
         at.disk.open.clear()
-        asked = asyncio.create_task(at.driver.requests.submit(*signed()))
+        asked = asyncio.create_task(at.driver.requests.submit(*signed_deploy(stack())))
         await wait_for(lambda: at.log[-1] == "write")
         async with asyncio.timeout(2.0):
             await at.driver.stop(0.05)
@@ -324,203 +324,7 @@ async def test_a_coordinator_hands_over_before_it_stops() -> None:
 
 async def test_an_agent_that_failed_is_stopped_without_its_core() -> None:
     async with bench() as at:
-        await coordinating(at)
+        await at.coordinate()
         at.driver.fail(errors.InvariantBroken("broken"))
         at.driver.core.leave = lambda when: pytest.fail("it is broken")  # type: ignore[method-assign]  # watched
         await at.driver.stop(1.0)
-
-
-# Calls
-
-
-def part(call: int, *lines: str, end: bool = False) -> ReplyFrame:
-    made = tuple(
-        LogLine(stack="shop", service="web", slot=1, host="n2", at="", stream="stdout", line=line) for line in lines
-    )
-    return ReplyFrame(id=call, reply=Logs(lines=made), end=end)
-
-
-async def opened(at: Bench, name: str = "n2") -> int:
-    await wait_for(lambda: at.calls_to(name))
-    return at.calls_to(name)[-1].id
-
-
-async def test_a_calls_replies_come_in_order_until_its_end() -> None:
-    async with bench() as at:
-        await coordinating(at)
-        at.link("n2")
-        read: list[str] = []
-
-        async def reader() -> None:
-            async for reply in at.driver.requests.call(at.id("n2"), ASKED):
-                assert isinstance(reply, Logs)
-                read.extend(line.line for line in reply.lines)
-
-        task = asyncio.create_task(reader())
-        call = await opened(at)
-        at.says("n2", part(call, "one"))
-        at.says("n2", part(call, "two", "three"))
-        at.says("n2", part(call, end=True))
-        await task
-        assert read == ["one", "two", "three"]
-        assert not at.cancelled("n2"), "it ended by itself"
-
-
-async def test_a_reader_that_leaves_cancels_its_call() -> None:
-    async with bench() as at:
-        await coordinating(at)
-        at.link("n2")
-        async with aclosing(at.driver.requests.call(at.id("n2"), ASKED)) as replies:
-            first = asyncio.create_task(anext(replies))
-            call = await opened(at)
-            at.says("n2", part(call, "one"))
-            await first
-        await wait_for(lambda: at.cancelled("n2") == [call])
-        at.says("n2", part(call, "too late"))
-        assert not at.driver.failed.done()
-
-
-async def test_a_reader_that_is_cancelled_cancels_its_call() -> None:
-    async with bench() as at:
-        await coordinating(at)
-        at.link("n2")
-        replies = at.driver.requests.call(at.id("n2"), ASKED)
-        first = asyncio.create_task(anext(replies))
-        call = await opened(at)
-        first.cancel()
-        await asyncio.gather(first, return_exceptions=True)
-        await wait_for(lambda: at.cancelled("n2") == [call])
-
-
-async def test_a_call_ends_with_the_peers_error() -> None:
-    async with bench() as at:
-        await coordinating(at)
-        at.link("n2")
-        first = asyncio.create_task(anext(at.driver.requests.call(at.id("n2"), ASKED)))
-        call = await opened(at)
-        at.says("n2", ReplyFrame(id=call, reply=Failed(fault=fault_of(errors.NotFound("nothing here")))))
-        with pytest.raises(errors.NotFound, match="nothing here"):
-            await first
-
-
-async def test_a_call_ends_with_its_link() -> None:
-    async with bench() as at:
-        await coordinating(at)
-        at.link("n2")
-        first = asyncio.create_task(anext(at.driver.requests.call(at.id("n2"), ASKED)))
-        await opened(at)
-        at.unlink("n2")
-        with pytest.raises(errors.Unreachable, match="no link with n2"):
-            await first
-
-
-async def test_a_call_needs_a_link() -> None:
-    async with bench() as at:
-        await coordinating(at)
-        with pytest.raises(errors.Unreachable):
-            await anext(at.driver.requests.call(at.id("n2"), ASKED))
-
-
-async def test_a_reader_too_far_behind_is_cut_and_told() -> None:
-    async with bench() as at:
-        await coordinating(at)
-        at.link("n2")
-        replies = at.driver.requests.call(at.id("n2"), ASKED)
-        first = asyncio.create_task(anext(replies))
-        call = await opened(at)
-        at.says("n2", part(call, "read"))
-        await first
-        for number in range(requests.QUEUED_REPLIES + 2):
-            at.says("n2", part(call, str(number)))
-        await wait_for(lambda: at.cancelled("n2") == [call])
-        with pytest.raises(errors.TooMany):
-            async for _ in replies:
-                pass
-
-
-async def test_what_peers_ask_the_host_goes_to_who_serves_it() -> None:
-    async with bench() as at:
-        await coordinating(at)
-        seen: list[Serve | Unserve] = []
-        at.driver.on_serve = seen.append
-        at.driver.on_unserve = seen.append
-        at.link("n2")
-        at.says("n2", CallFrame(id=3, request=ASKED))
-        at.says("n2", CancelFrame(id=3))
-        at.unlink("n2")
-        peer = at.id("n2")
-        want = [Serve(peer=peer, call=3, request=ASKED), Unserve(peer=peer, call=3), Unserve(peer=peer)]
-        await wait_for(lambda: seen == want)
-
-
-async def test_a_full_queue_is_told_to_who_sends() -> None:
-    async with bench() as at:
-        await coordinating(at)
-        assert at.driver.send(at.id("n2"), Alive())
-        at.wire.room = False
-        assert not at.driver.send(at.id("n2"), Alive())
-
-
-# Links for a while
-
-
-async def test_a_link_to_a_member_nobody_keeps_one_with_is_made_and_let_go() -> None:
-    async with bench() as at:
-        await coordinating(at)
-        peer = at.id("n3")
-        kept = at.wire.wants[-1]
-        assert peer not in kept
-        async with asyncio.timeout(2.0):
-            opening = at.driver.visits.linked(peer)
-            entering = asyncio.create_task(opening.__aenter__())
-            await wait_for(lambda: peer in at.wire.wants[-1])
-            at.link("n3")
-            await entering
-        async with at.driver.visits.linked(peer):
-            assert peer in at.wire.wants[-1]
-        assert peer in at.wire.wants[-1], "the first one still needs it"
-        await opening.__aexit__(None, None, None)
-        assert at.wire.wants[-1] == kept
-
-
-async def test_a_link_that_doesnt_come_isnt_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(visits, "LINK_WAIT_S", 0.02)
-    async with bench() as at:
-        await coordinating(at)
-        with pytest.raises(errors.Unreachable, match="n3"):
-            async with at.driver.visits.linked(at.id("n3")):
-                pytest.fail("there is no link")
-        assert at.id("n3") not in at.wire.wants[-1]
-
-
-async def test_members_that_come_meanwhile_dont_end_a_visit() -> None:
-    async with bench() as at:
-        await coordinating(at)
-        at.link("n3")
-        async with at.driver.visits.linked(at.id("n3")):
-            at.driver.core.membership.changed(loop.now())
-            at.driver.flush()
-            count = len(at.wire.wants)
-            await wait_for(lambda: len(at.wire.wants) > count)
-            assert at.id("n3") in at.wire.wants[-1]
-
-
-async def test_a_status_is_this_agents_own_where_it_coordinates() -> None:
-    async with bench() as at:
-        await coordinating(at)
-        status = await at.driver.requests.status()
-        assert isinstance(status, Status)
-        assert status.answered_by.id == at.id("n1")
-
-
-async def test_who_only_says_that_it_lives_sets_no_timer_and_runs_nothing() -> None:
-    async with bench() as at:
-        await coordinating(at)
-        at.link("n2")
-        await wait_for(lambda: not at.driver._flushing)
-        timer, peer = at.driver._timer, at.id("n2")
-        heard = at.driver.core.context.swim.members()[peer].last_heard
-        at.says("n2", Alive())
-        assert at.driver._timer is timer
-        assert not at.driver._flushing
-        assert at.driver.core.context.swim.members()[peer].last_heard != heard

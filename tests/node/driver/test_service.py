@@ -39,8 +39,7 @@ def tell(at: Bench, *numbers: int) -> None:
 
 async def coordinating(at: Bench) -> AgentService:
     service = service_of(at)
-    at.driver.start()
-    await wait_for(lambda: at.driver.core.context.leads)
+    await at.coordinate()
     await asyncio.sleep(0)
     return service
 

@@ -12,10 +12,8 @@ from agent import errors
 from agent.node.driver.serving import MAX_SERVED, Serving
 from agent.node.effects import Serve, Unserve
 from agent.node.messages import Ended, Failed, FetchBlob, FollowLogs, Logs, Reply, ReplyFrame
-from tests.node.driver.parts import Bench, bench
+from tests.node.driver.parts import ASKED, Bench, bench
 from tests.support.waiting import wait_for
-
-ASKED = FollowLogs(stack="shop", service="web", slot=1)
 
 
 class Answerer:
