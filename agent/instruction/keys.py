@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from functools import cache, lru_cache
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -51,12 +52,9 @@ class QuickKey:
 
     def __init__(self, text: str) -> None:
         """Raises InputError as `public_key_of`."""
-        from nacl.bindings import crypto_sign_open  # 7 ms that commands needn't wait for
-        from nacl.exceptions import BadSignatureError
-
         self._key = public_key_of(text)
         self._raw = self._key.public_bytes_raw()
-        self._open, self._refusal = crypto_sign_open, BadSignatureError
+        self._open, self._refusal = _libsodium()
 
     def public_bytes_raw(self) -> bytes:
         """As an Ed25519PublicKey's."""
@@ -80,14 +78,20 @@ def libsodium_is_strict() -> bool:
 
     PyNaCl's have done so far; libsodium's later sources check the other one, which takes more.
     """
-    from nacl.bindings import crypto_sign_open  # as above
-    from nacl.exceptions import BadSignatureError
-
+    check, refusal = _libsodium()
     try:
-        crypto_sign_open(_LAX_SIGNATURE, _LAX_KEY)
-    except BadSignatureError:
+        check(_LAX_SIGNATURE, _LAX_KEY)
+    except refusal:
         return True
     return False
+
+
+def _libsodium() -> tuple[Callable[[bytes, bytes], bytes], type[Exception]]:
+    """Its check of a signature with what was signed behind it, by a raw key; and what that raises."""
+    from nacl.bindings import crypto_sign_open  # 7 ms that commands needn't wait for
+    from nacl.exceptions import BadSignatureError
+
+    return crypto_sign_open, BadSignatureError
 
 
 @lru_cache(REMEMBERED_KEYS)
