@@ -6,7 +6,7 @@ from msgspec import Struct, field
 
 from agent.model.errand import ErrandKind, FindingState
 from agent.model.ledger import AssignedPort, Phase
-from agent.model.report import ReplicaState, RuntimeInfo
+from agent.model.report import HostResources, ReplicaState, RuntimeInfo
 from agent.model.types import AgentId, ClusterId, Labels
 
 STATUS_VERSION = 1
@@ -42,7 +42,8 @@ class HostStatus(Struct, frozen=True, kw_only=True):
     of its engines doesn't answer, so that it takes only replicas for its other engine. `last_seen`: RFC 3339, or None
     if never.
 
-    `cordoned`: it was drained: nothing more is placed there, and what may run elsewhere leaves.
+    `cordoned`: it was drained: nothing more is placed there, and what may run elsewhere leaves. `resources`: as it last
+    reported them, None where this agent has no report of it.
     """
 
     id: AgentId
@@ -57,6 +58,7 @@ class HostStatus(Struct, frozen=True, kw_only=True):
     agent_version: str = ""
     runtime: tuple[RuntimeInfo, ...] = ()
     last_seen: str | None = None
+    resources: HostResources | None = None
 
 
 class ImageStatus(Struct, frozen=True, kw_only=True):

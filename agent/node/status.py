@@ -159,6 +159,7 @@ def _host(member: Member, view: View) -> HostStatus:
         agent_version=view.version(member.id),
         runtime=runtimes,
         last_seen=view.last_seen(member.id),
+        resources=facts.report.resources if facts.report is not None else None,
     )
 
 

@@ -93,6 +93,14 @@ def test_a_healthy_cluster_has_no_problems() -> None:
     assert status.quorum.tolerates == 1
 
 
+def test_what_a_host_has_is_what_it_reported_last() -> None:
+    ledger = shop()
+    has = HostResources(memory_mib=4096, cpu_millis=2000, disk_free_mib=9000, load_1m=1.5)
+    facts = {"n1": up(ledger, "n1", resources=has), "n3": HostFacts(liveness="alive", awaited=True)}
+    resources = {host.name: host.resources for host in build_status(ledger.state, view(ledger, facts)).hosts}
+    assert (resources["n1"], resources["n3"]) == (has, None)
+
+
 def up(ledger: Ledger, name: str, *replicas: ObservedReplica, **changes: Any) -> HostFacts:
     return HostFacts(liveness="alive", report=report(ledger, name, *replicas, **changes))
 
