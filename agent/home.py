@@ -9,7 +9,6 @@ key's public half), `genesis.json` and `genesis.jwt` once made, `issued/<agent i
 import binascii
 import os
 import re
-import secrets
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import Meta, Struct
 
 from agent.errors import Conflict, InputError, MusterError, NotFound, TooLarge
+from agent.files import write_whole
 from agent.model.cluster import MAX_MEMBERS
 from agent.model.decode import decode_json
 from agent.model.explain import shown
@@ -293,22 +293,8 @@ def write_file(path: Path, data: bytes, *, mode: int, replace: bool = False) -> 
 
     Raises Conflict when it exists and isn't to be replaced, MusterError when the disk refuses.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-            with os.fdopen(descriptor, "wb") as file:
-                os.fchmod(descriptor, mode)  # whatever the umask took away
-                file.write(data)
-                file.flush()
-                os.fsync(descriptor)
-            if replace:
-                temporary.replace(path)
-            else:
-                path.hardlink_to(temporary)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync_directory(path.parent)
+        write_whole(path, data, mode=mode, replace=replace)
     except FileExistsError:
         raise Conflict("the file exists, and is never overwritten", where=str(path)) from None
     except OSError as error:
@@ -331,12 +317,3 @@ def _stat(path: Path) -> os.stat_result:
         raise NotFound("there is no such file", where=str(path)) from None
     except OSError as error:
         raise InputError(f"can't be read: {error.strerror}", where=str(path)) from None
-
-
-def _sync_directory(path: Path) -> None:
-    """A name is on the disk only when its directory is."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

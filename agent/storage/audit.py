@@ -20,11 +20,12 @@ from typing import BinaryIO, Literal
 import msgspec
 
 from agent.errors import StorageError
+from agent.files import sync_directory
 from agent.model.types import ClusterId, Digest, Millis
 from agent.node.effects import Audit
 from agent.raft.entry import MAX_ENTRY_BYTES
 from agent.state import link
-from agent.storage.files import make_directory, refused, sync_directory
+from agent.storage.files import make_directory, refused
 
 DIRECTORY = "audit"
 SUFFIX = ".audit"

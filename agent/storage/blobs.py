@@ -15,8 +15,9 @@ import threading
 from pathlib import Path
 
 from agent.errors import InputError, Unprocessable
+from agent.files import sync_directory
 from agent.model.types import Digest
-from agent.storage.files import make_directory, sync_directory
+from agent.storage.files import make_directory
 
 DISK_RESERVE_BYTES = 268_435_456  # stays free, so that a blob can't stop the ledger
 

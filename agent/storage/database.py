@@ -18,8 +18,9 @@ from pathlib import Path
 import msgspec
 
 from agent.errors import DiskFull, InvariantBroken, NeedsRepair, StorageError
+from agent.files import sync_directory
 from agent.raft import Boot, Configuration, Entry, EntryKind, HardState, Life, Persist, Snapshot, SnapshotName
-from agent.storage.files import ANEW_FIX, ROOM_FIX, refused, sync_directory
+from agent.storage.files import ANEW_FIX, ROOM_FIX, refused
 from agent.storage.room import lack_of_room
 
 APPLICATION_ID = 0x6D757374  # "must": `file ledger.db` and we ourselves know it from any other database

@@ -1,13 +1,12 @@
-"""Private files that are on disk whole or not at all."""
+"""The agent's private files and directories, and what their errors say."""
 
 from __future__ import annotations
 
 import errno
-import os
-import secrets
 from pathlib import Path
 
 from agent.errors import DiskFull, NeedsRepair, StorageError
+from agent.files import write_whole
 
 ANEW_FIX = (
     "Stop the agent, move `identity` and `ledger.db*` out of this directory, `agent expel` the host where it still is "
@@ -40,19 +39,8 @@ def make_directory(path: Path) -> None:
 
 def write_private(path: Path, data: bytes) -> None:
     """Replace the file's content, 0600, in one step that survives a power cut. Raises StorageError."""
-    beside = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
     try:
-        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            with open(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(handle)
-            os.replace(beside, path)
-        except BaseException:
-            os.unlink(beside)
-            raise
-        sync_directory(path.parent)
+        write_whole(path, data)
     except OSError as error:
         fix = "Check the disk (`df`, `dmesg`) and the directory's owner and mode."
         raise refused("the file can't be written", error, path, fix) from error
@@ -72,12 +60,3 @@ def read_private(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise StorageError(f"the file can't be read: {error.strerror}", where=str(path)) from error
-
-
-def sync_directory(path: Path) -> None:
-    """A file that appeared is on disk only once its directory is."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -28,13 +28,14 @@ from cryptography.x509.oid import NameOID
 from msgspec import Struct
 
 from agent.errors import Conflict, InputError, NeedsRepair, NotAuthenticated, StorageError
+from agent.files import sync_directory
 from agent.instruction import private_key_of, private_pem, public_hex, read_genesis
 from agent.model.cluster import Genesis, IdentityGrant, IdentityRequest
 from agent.model.decode import decode_json
 from agent.model.identity import agent_id_of, server_name
 from agent.model.types import AgentId, HostAddress, Label
 from agent.model.workers import HostKeys
-from agent.storage.files import ANEW_FIX, make_directory, read_private, sync_directory, write_private
+from agent.storage.files import ANEW_FIX, make_directory, read_private, write_private
 
 DIRECTORY: Final = "identity"
 
