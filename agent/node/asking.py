@@ -1,4 +1,4 @@
-"""Sending hosts on errands: each is told its list when that changes, and again while its reports don't show it."""
+"""Sends hosts on errands: each is sent its list when that changes, and again while its reports don't show it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ASK_AGAIN_S = 2.0  # a frame was dropped, or the host's ledger is behind; a host
 
 
 class _Told(Struct, frozen=True):
-    """`ids`: the errands', which each report is held against."""
+    """`ids`: the ids of the errands, with which each report is compared."""
 
     errands: tuple[Errand, ...]
     ids: frozenset[str]
@@ -27,7 +27,7 @@ class _Told(Struct, frozen=True):
 class Asking(Struct):
     """The coordinator's side. `ask_here` takes the errands of the coordinator's own host.
 
-    `ways`: over whose link each host's last report came; so errands go to who has no link with us.
+    `ways`: over whose link each host's last report came, so that errands reach hosts that have no link with us.
     """
 
     context: Context
@@ -38,7 +38,9 @@ class Asking(Struct):
     def ask(
         self, errands: Mapping[AgentId, tuple[Errand, ...]], reports: Mapping[AgentId, HostReport], when: Instant
     ) -> None:
-        """Tell whoever doesn't know; hosts without errands that still show some are told that these are over."""
+        """Send them to hosts that don't know theirs; hosts without errands that still show some are told that these are
+        over.
+        """
         for host in sorted(errands.keys() | reports.keys() | self._told.keys()):
             wanted = errands.get(host, ())
             told = self._told.get(host)
@@ -53,7 +55,7 @@ class Asking(Struct):
             self._tell(host, wanted, when)
 
     def told(self, host: AgentId) -> tuple[Errand, ...]:
-        """What the host was sent to find out last."""
+        """The errands that the host was sent on last."""
         told = self._told.get(host)
         return told.errands if told is not None else ()
 

@@ -1,5 +1,6 @@
-"""What a voter keeps of the ledger's past: each entry that it applied, with what came of it (ARCHITECTURE.md "What is
-kept where")."""
+"""What a voter keeps of the ledger's past: each entry that it applied, with its result (ARCHITECTURE.md "What is kept
+where").
+"""
 
 from __future__ import annotations
 
@@ -14,14 +15,14 @@ MAX_WHAT_CHARACTERS = 500  # of a refusal's reason; the whole of it was the oper
 
 
 def keep(context: Context, entry: Entry, before: Digest, applied: Applied) -> None:
-    """Ask for it where this agent votes. `before`: the chain before the entry."""
+    """Have it kept, if this agent votes. `before`: the chain before the entry."""
     if context.id not in context.raft.configuration.voters:
         return
     context.emit(audit_of(entry.index, entry.data, before, applied.at, applied.result))
 
 
 def audit_of(index: int, data: bytes, before: Digest, at: Millis, result: InstructionResult | None) -> Audit:
-    """An entry with what came of it."""
+    """An entry with its result."""
     return Audit(
         index=index,
         data=data,

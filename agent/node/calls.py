@@ -1,4 +1,4 @@
-"""Open calls to peers: a request, its replies, and what becomes of it when the peer goes."""
+"""Open calls to peers: a request, its replies, and what happens when the peer goes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _Open(Struct, frozen=True):
 
 
 class CallBook:
-    """Calls this agent opened. Ids are never used twice in one life of the agent."""
+    """Calls that this agent opened. Ids are never used twice between two starts of the agent."""
 
     def __init__(self) -> None:
         self._next = 1
@@ -39,7 +39,7 @@ class CallBook:
         return found.peer if found else None
 
     def replied(self, peer: AgentId, call: int, reply: Reply, end: bool, when: Instant) -> bool:
-        """Hand a reply on; one to a cancelled call crossed the cancellation. False: there never was such a call."""
+        """Pass a reply on; one to a cancelled call crossed the cancellation. False: there never was such a call."""
         found = self._open.get(call)
         if found is None:
             return call < self._next

@@ -1,4 +1,4 @@
-"""The ledger's hash chain behind each of its newest entries, to compare histories by. Pure."""
+"""The ledger's hash chain after each of its newest entries, to compare histories by. Pure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Chains:
         self._put(self.last, chain)
 
     def at(self, index: int) -> Digest | None:
-        """The chain behind that entry; None where it isn't known any more, or yet."""
+        """The chain after that entry; None if it isn't known any more, or yet."""
         if not self.first <= index <= self.last:
             return None
         start = index % KEPT_CHAINS * _BYTES

@@ -1,8 +1,8 @@
-"""Which voter a host that doesn't vote follows, and with whom it is linked for that (ARCHITECTURE.md "Membership and
-links"). Pure.
+"""Which voter an observer follows, and which ones it links with for that (ARCHITECTURE.md "Membership and links").
+Pure.
 
 By rendezvous hash, as Nomad's clients and Swarm's workers have one server each: hosts spread evenly over the voters,
-all agents come to the same choice, and of a lost voter's hosts alone each goes to another.
+all agents compute the same choice, and only a lost voter's hosts change, each to another one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ REMEMBERED_WEIGHTS = 8192  # an agent asks for its own few all the time; the sim
 
 
 def voter_for(host: AgentId, voters: Collection[AgentId]) -> AgentId | None:
-    """Whom a host follows of these; None without any."""
+    """The one of these voters that a host follows; None without any."""
     return max(voters, key=lambda voter: _weight(voter, host), default=None)
 
 
@@ -29,10 +29,10 @@ def _weight(voter: AgentId, host: AgentId) -> bytes:
 def links_for(
     host: AgentId, voters: Collection[AgentId], *, followed: AgentId | None, shunned: Collection[AgentId], every: bool
 ) -> frozenset[AgentId]:
-    """The voters to be linked with: the one to follow, and the one that is followed until that is there.
+    """The voters to link with: the one to follow, and the one that is followed until that link is up.
 
-    `shunned`: those that are dead, or were no good; taken all the same where no other is left. `every`: all of them,
-    where one alone is of no use: for a moment, since each of them has a link with a part of the hosts only.
+    `shunned`: those that are dead, or failed before; used all the same if no other is left. `every`: all voters, when
+    one alone is of no use: only for a moment, since each of them is linked with only a part of the hosts.
     """
     if every:
         return frozenset(voters)

@@ -1,7 +1,7 @@
-"""Events: what happened, told as sentences to people and as fields to programs.
+"""Events: what happened, as sentences for people and as fields for programs.
 
-The coordinator tells of ledger and hosts, because it alone sees all soft state; every agent tells its own listeners who
-coordinates. An agent with listeners follows the coordinator's stream, one that doesn't vote through its voter.
+The coordinator reports on ledger and hosts, because only it sees all soft state; every agent tells its own listeners
+who coordinates. An agent with listeners follows the coordinator's stream, an observer through its voter.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ KEPT_EVENTS = 1000  # what `agent events` can show of the past after it connects
 
 
 class Chronicle(Struct):
-    """This agent's events, its peers that follow them, and the coordinator's that it follows itself.
+    """This agent's events, the peers that follow them, and the coordinator's events, which it follows itself.
 
-    `_followers`: each one's call, and whether the coordinator's events are passed on to it while that is another.
-    `_source`: whom we follow, and whether that one passes them on.
+    `_followers`: each one's call, and whether it also gets another coordinator's events from us. `_source`: whom we
+    follow, and whether that one relays the coordinator's events.
     """
 
     context: Context
@@ -64,7 +64,7 @@ class Chronicle(Struct):
         self._followers.pop(peer, None)
 
     def pump(self) -> None:
-        """Follow the coordinator while somebody listens here, or at who follows us, and we aren't it."""
+        """Follow the coordinator, unless that is us, while somebody listens here or at a peer that follows us."""
         if not self._listening and self._source is None and not self._followers:
             return
         wanted = self._wanted()
@@ -77,7 +77,7 @@ class Chronicle(Struct):
             self._call = self.context.call(way, FollowEvents(pass_on=pass_on), self._on_reply)
 
     def _wanted(self) -> tuple[AgentId, bool] | None:
-        """Whom to follow, and whether it has to pass on: not for others, so that nothing goes round."""
+        """Whom to follow, and whether it has to relay; nothing that was relayed is relayed again, so nothing loops."""
         way, leader = self.context.way, self.context.leader
         if way is None or way == self.context.id:
             return None

@@ -1,4 +1,6 @@
-"""The ledger's clock on the coordinator: its own, checked against what its peers' reports say (agent.control.clock)."""
+"""The ledger's clock on the coordinator: its own, checked against the clocks in its peers' reports
+(agent.control.clock).
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ VOTERS_JUDGE = 3  # from so many voters on their clocks count; of fewer there is
 
 
 class _Clock(NamedTuple):
-    """A clock when our monotonic one was 0, and from when on (monotonic) it counts."""
+    """What a clock said when our monotonic one was 0, and from when on (monotonic) it counts."""
 
     base_ms: Millis
     counts_from: float
@@ -34,7 +36,7 @@ class LedgerClock(Struct):
 
     `_base_ms`: our clock when our monotonic one was 0, as far as it is believed; None out of office. `_jumped`: where
     it jumped to, while that isn't believed yet. A clock that jumps, ours or a peer's, counts again once it has held for
-    a while; ours earlier where the others confirm it. So several that are wrong one after another, of which some are
+    a while; ours earlier if the others confirm it. So several clocks that are wrong one after another, some of them
     only remembered as wrong, are no majority.
     """
 
@@ -44,11 +46,11 @@ class LedgerClock(Struct):
     _jumped: _Clock | None = None
 
     def begin(self, when: Instant) -> None:
-        """A time in office begins; from now on it is noticed when our clock jumps."""
+        """A time in office begins; from now on, jumps of our clock are noticed."""
         self._base_ms, self._jumped = base_ms(when), None
 
     def heard(self, peer: AgentId, at_ms: Millis, when: Instant) -> None:
-        """A peer says what time it is there."""
+        """A peer reports what its clock says."""
         if peer == self.me:
             return
         now, known = base_ms(Instant(when.mono, at_ms)), self._heard.get(peer)
@@ -59,12 +61,12 @@ class LedgerClock(Struct):
         self._heard[peer] = _Clock(now, counts_from)
 
     def forget(self) -> None:
-        """The next time in office hears them anew."""
+        """The next time in office starts without them."""
         self._heard.clear()
         self._base_ms = self._jumped = None
 
     def now_ms(self, ledger_ms: Millis, voters: Collection[AgentId], when: Instant) -> Millis:
-        """What time it is; see `settled_ms`."""
+        """The time; see `settled_ms`."""
         counted = self._counted(self._judges(self._heard, voters), when)
         others = [clock.base_ms + int(when.mono * 1000) for clock in counted.values()]
         return settled_ms(self._own_ms(others, voters, when), others, ledger_ms)
@@ -90,7 +92,7 @@ class LedgerClock(Struct):
     def _is_believed(
         self, base: Millis, others: Collection[Millis], voters: Collection[AgentId], when: Instant
     ) -> bool:
-        """Whether our clock has jumped rightly, as far as anybody can tell."""
+        """Whether our clock's jump was right, as far as anybody can tell."""
         if self._jumped is None or abs(base - self._jumped.base_ms) > AGREES_MS:
             self._jumped = _Clock(base, when.mono + HOLDS_S)
         if not others and len(voters) < VOTERS_JUDGE:
@@ -101,11 +103,11 @@ class LedgerClock(Struct):
     def is_checked(
         self, ledger_ms: Millis, voters: Collection[AgentId], linked: Collection[AgentId], since: float, when: Instant
     ) -> bool:
-        """Whether a coordinator may stamp that is one `since` then.
+        """Whether a coordinator that is one `since` then may stamp.
 
-        Enough of those that are there have said what time it is, by clocks that count, or haven't for a moment. Of
-        three voters and more, enough for a majority have, so that one without links writes nothing into its log by a
-        clock that is years ahead; one that isn't a day ahead of the ledger needs that for a moment only.
+        Enough of the peers that are there have reported their time, by clocks that count, or haven't for a moment. With
+        three voters and more, enough for a majority have, so that a coordinator without links can't write into its log
+        by a clock that is years ahead; one whose clock isn't a day ahead of the ledger needs that for a moment only.
         """
         judges = self._judges(linked, voters)
         wanted = max(majority(len(voters)), 2) - 1

@@ -1,4 +1,4 @@
-"""What peers say in consensus, on its way to Raft: only what this agent may acknowledge gets there."""
+"""Passes peers' consensus messages to Raft: only those that this agent may acknowledge."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ KEPT_EVERY_S = 0.25
 
 
 class Consensus(Struct):
-    """`drop` counts what doesn't get there, by reason. `sign`: by this agent's own key, the same bytes each time.
+    """`drop` counts the messages that don't get to Raft, by reason. `sign`: by this agent's own key, the same bytes
+    each time.
 
-    `_kept_told`: up to where we told the others that our disk is, `_kept_at` when we may tell them more. `_word`: what
-    we signed last, and for which index.
+    `_kept_told`: up to where we told the others that our disk is, `_kept_at` when we may tell them more. `_word`: our
+    last signed statement, and its index.
     """
 
     context: Context
@@ -39,7 +40,7 @@ class Consensus(Struct):
     _kept_at: float = float("-inf")
 
     def link_up(self, peer: Peer, when: Instant) -> None:
-        """A peer is there, perhaps with an earlier life than the one that we know."""
+        """A peer is linked, perhaps in an earlier life than the one that we know."""
         if self.lives.linked(peer.id, peer.boot, self.context.raft.configuration.members):
             self._tell_went_back(peer.id, when)
         self.context.raft.peer_linked(peer.id, when.mono)
@@ -51,7 +52,7 @@ class Consensus(Struct):
         self.lives.forget(self.context.state.expelled)
 
     def pump(self, when: Instant) -> None:
-        """Tell how far our disk is."""
+        """Tell the others how far our disk is."""
         if self._moved and when.mono >= self._kept_at:
             self._kept_told, self._kept_at = self.context.raft.applied, when.mono + KEPT_EVERY_S
             for peer in self._rememberers:
@@ -67,14 +68,16 @@ class Consensus(Struct):
 
     @property
     def _rememberers(self) -> Collection[AgentId]:
-        """Who keeps our words: all that count with us; of a sole voter, whoever follows it."""
+        """Who keeps our statements: all that count with us; for a sole voter, those that follow it."""
         configuration, context = self.context.raft.configuration, self.context
         if configuration.members == (context.id,):
             return sorted(context.peers.keys() & context.state.members.keys())
         return configuration.members if context.id in configuration else ()
 
     def _tell_kept(self, peer: AgentId) -> None:
-        """What is applied is on the disk, and stays. Who has a word of the peer's shows it, counted or not."""
+        """What is applied is on the disk, and stays. A peer whose statement we have gets it back, whether or not it
+        counts.
+        """
         raft, context = self.context.raft, self.context
         if peer in context.peers and (peer in self._rememberers or self.lives.word(peer).word):
             if self._word[0] != raft.applied:
@@ -92,14 +95,16 @@ class Consensus(Struct):
             context.send(peer, told)
 
     def _signed(self, index: int) -> bytes:
-        """Our word that entries up to `index` are on this disk for good. Begins as nothing else that this key signs."""
+        """Our statement that entries up to `index` are on this disk for good. Nothing else that this key signs begins
+        like it.
+        """
         state = self.context.state
         return self.sign(f"muster disk\0{state.cluster}.{state.epoch}.{self.context.id}.{index}".encode())
 
     def kept(self, sender: AgentId, frame: KeptFrame, when: Instant) -> None:
         """A peer says how far its disk is, and shows what it remembers of ours.
 
-        Whoever it is, as we may have forgotten that member too: what it shows nobody but us can have signed.
+        Any peer may: we may have forgotten that member too, and only we can have signed what it shows.
         """
         raft = self.context.raft
         if self.lives.kept(sender, frame, raft.configuration.members):
@@ -115,7 +120,7 @@ class Consensus(Struct):
                     self._tell_kept(peer)
 
     def judged(self, snapshot: Snapshot, sound: bool | None, when: Instant) -> None:
-        """A leader's snapshot is believed, or not, or judged no more (agent.node.vouching)."""
+        """A leader's snapshot is believed, or not, or no longer judged (agent.node.vouching)."""
         if sound is None:
             self.context.raft.refuse_snapshot(snapshot, when.mono, again=True)
         elif sound:
@@ -141,7 +146,7 @@ class Consensus(Struct):
         raft.receive(sender, message, when.mono)
 
     def _tell_dropped(self, reason: str, sender: AgentId, when: Instant) -> None:
-        """Once for each coordinator: this agent falls behind, and somebody has to do something."""
+        """Log it once for each coordinator: this agent falls behind, and somebody has to do something."""
         if (reason, sender) == self._told:
             return
         self._told = reason, sender

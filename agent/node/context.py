@@ -22,8 +22,8 @@ from agent.swim import MemberState, Swim
 class Peer(Struct, frozen=True, kw_only=True):
     """A linked peer. `known`: our ledger names it as a member; if not, it takes part in consensus and nothing more.
 
-    `boot` counts its agent's starts; `level`: the ledger's highest that it can apply; `epoch`: the cluster's, as its
-    ledger has it (agent.node.epochs); `frames`: the version of frames that this link speaks (agent.node.versions).
+    `boot` counts its agent's starts; `level`: the highest level of the ledger that it can apply; `epoch`: the cluster's
+    epoch in its ledger (agent.node.epochs); `frames`: the version of frames that this link uses (agent.node.versions).
     """
 
     id: AgentId
@@ -47,10 +47,10 @@ class Lead(NamedTuple):
 
 
 class Context(Struct):
-    """Mutable; owned by one `NodeCore`, reached by its parts.
+    """Mutable; owned by one `NodeCore`, used by its parts.
 
-    `followed`: the linked voter that we follow, where we don't vote; `told`: who leads, as it says. `stirred`: whether
-    there was more than messages of consensus since all parts were last run on.
+    `followed`: the linked voter that we follow, if we don't vote; `told`: who leads, as it says. `stirred`: whether
+    there was more than consensus messages since all parts last ran.
     """
 
     id: AgentId
@@ -68,7 +68,7 @@ class Context(Struct):
     _lead: Lead | None = None
 
     def emit(self, effect: Effect) -> None:
-        """Ask the driver for something."""
+        """Hand an effect to the driver."""
         self.effects.append(effect)
 
     def send(self, to: AgentId, frame: Frame) -> None:
@@ -80,7 +80,7 @@ class Context(Struct):
         self.send(to, ReplyFrame(id=call, reply=reply, end=end))
 
     def fail(self, to: AgentId, call: int, fault: Fault) -> None:
-        """The end of a peer's call: it didn't work."""
+        """End a peer's call with an error."""
         self.reply(to, call, Failed(fault=fault))
 
     @property
@@ -89,7 +89,7 @@ class Context(Struct):
         return self.raft.is_leader and self.raft.term_at(self.state.index) == self.raft.term
 
     def clock_ms(self, when: Instant) -> Millis:
-        """What time it is, by this agent's clock as its peers see it."""
+        """The time by this agent's clock, as its peers see it."""
         return self.clock.now_ms(self.state.at, self.raft.configuration.voters, when)
 
     def ledger_ms(self, clock_ms: Millis) -> Millis:
@@ -106,7 +106,7 @@ class Context(Struct):
 
     @property
     def lead(self) -> Lead | None:
-        """Who coordinates, as far as this agent knows: heartbeats reach who votes, the others are told."""
+        """Who coordinates, as far as this agent knows: voters hear heartbeats, the others are told."""
         raft = self.raft
         leader, known = raft.leader, self._lead
         if leader is None or self.id not in raft.configuration:
@@ -123,14 +123,16 @@ class Context(Struct):
 
     @property
     def way(self) -> AgentId | None:
-        """To whom to send what is for the coordinator: itself, or the voter that we follow. None: it can't be sent."""
+        """Where to send what is for the coordinator: to itself, or to the voter that we follow.
+        None: it can't be sent.
+        """
         leader = self.leader
         if leader is None or leader == self.id:
             return leader
         return leader if leader in self.peers else self.followed
 
     def reaches(self, voter: AgentId) -> bool:
-        """Whether a voter is there as far as we can tell: who votes by its links, the others also as SWIM sees it."""
+        """Whether a voter is there, as far as we can tell: voters judge by their links, the others also by SWIM."""
         if voter == self.id or voter in self.peers:
             return True
         if self.id in self.raft.configuration.voters:
@@ -144,11 +146,11 @@ class Context(Struct):
         return number
 
     def hang_up(self, call: int) -> None:
-        """Nobody waits for this call any more; 0 is none, and one that is over already is fine."""
+        """Nobody waits for this call any more; 0 means none, and a call that is over already is fine."""
         if (peer := self.calls.close(call)) is not None:
             self.send(peer, CancelFrame(id=call))
 
     def name_of(self, agent: AgentId) -> str:
-        """The host's name, or the id of somebody our ledger doesn't know."""
+        """The host's name, or the id of an agent that our ledger doesn't know."""
         member = self.state.members.get(agent)
         return member.name if member else agent

@@ -69,7 +69,7 @@ class Coordination:
         self.asking = Asking(context)
 
     def report(self, report: HostReport, via: AgentId, when: Instant) -> None:
-        """A host's soft state, over the link with `via`. Late ones are older than what we know."""
+        """A host's soft state, over the link with `via`. A late one is older than what we know."""
         if not self.context.raft.is_leader:
             return
         known = self.reports.get(report.host)
@@ -93,8 +93,10 @@ class Coordination:
         return {name: stacks[name].moved_index for name in self._decision.waiting if name in stacks}
 
     def _is_late(self, known: HostReport, report: HostReport, via: AgentId, when: Instant) -> bool:
-        """A life with an earlier number is a later one where its host says so itself, or isn't heard otherwise: its
-        disk went back (agent.node.lives). Passed on it may as well be an earlier word, held back.
+        """Whether a report is older than what we know.
+
+        A life with an earlier number is newer if its host says so itself, or isn't heard otherwise: its disk went back
+        (agent.node.lives). If it was relayed, it may as well be an earlier report that was held back.
         """
         if known.boot == report.boot:
             return known.sequence >= report.sequence
@@ -163,26 +165,26 @@ class Coordination:
         return cluster_facts(state.members, voters, self.watch(when), when.mono, drained=state.drained)
 
     def reached(self, when: Instant) -> frozenset[AgentId]:
-        """Who has a link with a voter that passes their reports on to us, and the ledger on to them."""
+        """The hosts that have a link with a voter that relays their reports to us, and the ledger to them."""
         since = self._since.mono if self._since is not None else when.mono
         heard = {host for host in self.streams() if when.mono < self._heard_at.get(host, since) + UNREPORTED_S}
         served = {host for host in heard if not self._stays_behind(host)}
         return frozenset(served | self.context.peers.keys() | {self.context.id})
 
     def _stays_behind(self, host: AgentId) -> bool:
-        """Whether what its voter tells a host of the ledger is old; no where that host's version doesn't say."""
+        """Whether a host gets old news of the ledger from its voter; False if that host's version doesn't say."""
         report, voters = self.reports.get(host), self.context.raft.configuration.voters
         if report is None or not report.index or host in voters:
             return False
         return report.index < self._trail.index_at(self._heard_at[host] - BEHIND_S)
 
     def streams(self) -> frozenset[AgentId]:
-        """Who has a link with a voter: hosts that don't vote are linked with one of them, mostly not with us."""
+        """The hosts that have a link with a voter: observers are linked with one of the voters, mostly not with us."""
         context = self.context
         return streams(context.id, context.peers.keys(), context.raft.configuration.voters, self.reports)
 
     def _resign(self) -> None:
-        """Soft state belongs to one coordinator's time: the next one is told anew."""
+        """Soft state belongs to one coordinator's time: hosts tell the next one again."""
         self.reports.clear()
         self._heard_at.clear()
         self.context.clock.forget()
@@ -194,7 +196,7 @@ class Coordination:
         self._vitals, self._trail = Vitals(self.context), Trail()
 
     def _decide(self, when: Instant) -> None:
-        """On what changed; now and then also on time, which changes the rest."""
+        """Decide on what changed; now and then on everything, since time changes the rest."""
         state, raft, attention = self.context.state, self.context.raft, self._attention
         self._attention = Attention()
         now_ms = self.context.ledger_ms(self.context.clock_ms(when))
@@ -244,7 +246,7 @@ class Coordination:
                 self.chronicle.tell(when, "member", self._named(change.why))
 
     def _hand_over(self, health: Mapping[AgentId, AgentHealth], when: Instant) -> bool:
-        """From a drained host, which may go any moment, to another voter. Whether that was begun."""
+        """From a drained host, which may go any moment, to another voter. Whether a hand-over was begun."""
         raft = self.context.raft
         to = successor(raft.configuration, self.context.state.drained, health, self.context.id)
         if to is None or when.mono - self._handed_at < HAND_OVER_EVERY_S:
@@ -262,7 +264,7 @@ class Coordination:
 
 
 def _moved(before: ClusterFacts | None, after: ClusterFacts) -> bool:
-    """Whether a host is seen differently now; what it reports is looked at as it comes."""
+    """Whether a host is seen differently now; its reports are looked at as they come."""
     if before is None or before.hosts.keys() != after.hosts.keys():
         return True
     return any(_seen(before.hosts[host]) != _seen(facts) for host, facts in after.hosts.items())

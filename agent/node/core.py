@@ -56,7 +56,7 @@ from agent.swim import Swim, SwimConfig, SwimMessage
 
 
 class NodeSettings(Struct, frozen=True, kw_only=True):
-    """What an agent is told at its start. `genesis`: entry 1's data. `boot` counts its starts. `sign`: by its own key.
+    """An agent's settings at its start. `genesis`: entry 1's data. `boot` counts its starts. `sign`: by its own key.
 
     `limits` and `compaction` have defaults that fit every cluster; the simulator makes them tiny.
     """
@@ -178,13 +178,13 @@ class NodeCore:
         return {part: due() for part, due in {"raft": raft, "swim": swim, "disk": disk, **self._due}.items()}
 
     def take_effects(self) -> list[Effect]:
-        """The effects since the last call, in order: what all inputs together made possible is run on only now."""
+        """The effects since the last call, in order; only now does what all inputs together made possible run."""
         self._settle()
         taken, self.context.effects = self.context.effects, []
         return taken
 
     def status(self, when: Instant) -> Status:
-        """This agent's own view; `stale` where a coordinator would know better."""
+        """This agent's own view; `stale` if a coordinator would know better."""
         return build_status(self.context.state, self._viewing.at(when))
 
     @property
@@ -199,7 +199,7 @@ class NodeCore:
     # Inputs
 
     def on_deadline(self, when: Instant) -> None:
-        """Time has passed. Bring everything that the sockets hold in first."""
+        """Time has passed. First bring in everything that the sockets hold."""
         context = self.context
         if when.mono >= context.raft.deadline():
             context.raft.on_deadline(when.mono)
@@ -230,7 +230,9 @@ class NodeCore:
         self._stir(when)
 
     def frame(self, sender: AgentId, frame: Frame, when: Instant) -> Stir:
-        """A frame over the link with `sender`. What an unknown member may not say is dropped before it is looked at."""
+        """A frame over the link with `sender`. What an unknown member may not send is dropped
+        before it is looked at.
+        """
         if self.epochs.frame(sender, frame, when):
             return Stir.MORE
         peer = self.context.peers.get(sender)
@@ -268,7 +270,7 @@ class NodeCore:
         self._stir(when)
 
     def ask_status(self, request: int, when: Instant) -> None:
-        """The cluster's status, the coordinator's where one answers; an `Answer` with this request number follows."""
+        """The cluster's status: the coordinator's if it answers; an `Answer` with this request number follows."""
         self._inquiries.ask(request, when)
         self._stir(when)
 
@@ -303,9 +305,9 @@ class NodeCore:
         self._unsettled = when
 
     def leave(self, when: Instant) -> bool:
-        """A clean stop: hand the coordination over, tell the others.
+        """A clean stop: hand the coordination over, and tell the others.
 
-        Whether there is a hand-over to wait for: it ends, one way or the other, within an election timeout.
+        Returns whether there is a hand-over to wait for; it ends, one way or the other, within an election timeout.
         """
         handing_over = False
         if self.context.raft.is_leader:
@@ -325,7 +327,7 @@ class NodeCore:
             context.stirred |= when.mono >= self._ran_at + LOOKS_EVERY_S
 
     def _beat(self, sender: AgentId, when: Instant, *, of_raft: bool = True) -> Stir:
-        """What idle agents hear all the time: mostly nothing comes of it, or just the answer."""
+        """The frame that idle agents get all the time: mostly nothing, or just the answer, comes of it."""
         self.context.swim.link_alive(sender, when.mono)
         self._run_swim(when)
         answered = of_raft and self._readies.drain(when)
@@ -341,11 +343,11 @@ class NodeCore:
         return context.stirred or context.swim.has_outputs or context.raft.fenced
 
     def _stir(self, when: Instant) -> None:
-        """An input that any part may care for."""
+        """An input that any part may need."""
         self._unsettled, self.context.stirred = when, True
 
     def _settle(self) -> None:
-        """Run everything on that the inputs since the last time made possible, until nothing moves."""
+        """Run everything that the inputs since the last time made possible, until nothing moves."""
         if self._unsettled is None:
             return
         when, self._unsettled = self._unsettled, None

@@ -1,4 +1,4 @@
-"""What is on its way to the disk: one settling write at most, and now and then what can wait for the next, alone."""
+"""Writes under way to the disk: at most one settling write, and now and then what can wait for the next, alone."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Disk(Struct):
     settle_at: float = float("inf")
 
     def deadline(self) -> float:
-        """When something is to be kept on its own; what is on its way carries it along."""
+        """When something is to be written on its own; a write that is under way takes it along."""
         return self.settle_at if self.ready is None else float("inf")
 
     def store(self, ready: Ready, persist: Persist, verified_through: int) -> None:
-        """What `ready` has to have kept before the rest of it."""
+        """Write what `ready` must have on disk before the rest of it."""
         self.ready = ready
         self.kept_commit = max(self.kept_commit, persist.commit or 0)
         self.context.emit(Store(persist=self._with_rest(persist), verified_through=verified_through))
@@ -44,7 +44,7 @@ class Disk(Struct):
         return persist
 
     def stored(self) -> Ready:
-        """It is kept. Raises InvariantBroken when there was nothing."""
+        """It is on disk. Raises InvariantBroken when there was nothing."""
         ready, self.ready = self.ready, None
         if ready is None:
             raise InvariantBroken("stored() without an open Store")

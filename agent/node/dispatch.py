@@ -1,4 +1,4 @@
-"""Which part a member's frame, or call, is for."""
+"""Finds the part that a member's frame, or call, is for."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ from agent.node.vouching import Vouching
 
 
 class Dispatch(Struct, frozen=True):
-    """The parts that hear peers. Consensus' frames aren't among these: it also hears who is no member."""
+    """The parts that hear peers. Frames of consensus don't come here: consensus also hears agents
+    that aren't members.
+    """
 
     context: Context
     chronicle: Chronicle
@@ -51,7 +53,7 @@ class Dispatch(Struct, frozen=True):
     drop: Callable[[str], None]
 
     def frame(self, sender: AgentId, frame: Frame, when: Instant) -> None:
-        """A frame that its sender may say."""
+        """A frame that its sender is allowed to send."""
         match frame:
             case SwimFrame(message=message):
                 self.context.swim.receive(sender, message, when.mono)

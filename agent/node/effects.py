@@ -19,8 +19,8 @@ from agent.node.messages import Frame, Reply, Served
 class Store(Struct, frozen=True, kw_only=True):
     """Write in one transaction, fsync, then call `NodeCore.stored`. At most one is open.
 
-    `verified_through`: signatures up to this index were checked; kept along. `settles`: `stored` must be called; what
-    is kept lazily needs no answer.
+    `verified_through`: signatures up to this index were checked; stored along with it. `settles`: `stored` must be
+    called; what is written lazily needs no answer.
     """
 
     persist: raft.Persist
@@ -43,7 +43,7 @@ class Datagram(Struct, frozen=True, kw_only=True):
 
 
 class Want(Struct, frozen=True, kw_only=True):
-    """The members to keep links with, replacing the set before. Comes whenever members or voters changed."""
+    """The members to keep links with, replacing the set before. Emitted whenever members or voters changed."""
 
     peers: frozenset[AgentId]
 
@@ -69,15 +69,17 @@ class Reconcile(Struct, frozen=True, kw_only=True):
 
 
 class Examine(Struct, frozen=True, kw_only=True):
-    """What this host has to find out for the coordinator, replacing what it had before; what it finds is observed."""
+    """What this host has to find out for the coordinator, replacing what it had before; findings come back as
+    observations.
+    """
 
     tasks: tuple[Task, ...]
 
 
 class Audit(Struct, frozen=True, kw_only=True):
-    """An entry that this voter has applied, for the ledger's past; may come again after a restart.
+    """An entry that this voter has applied, for the ledger's past; it may come again after a restart.
 
-    `before` is the ledger's chain before it, `at` ledger time behind it. `outcome` and `what`: an instruction's.
+    `before` is the ledger's chain before it, `at` ledger time after it. `outcome` and `what`: an instruction's.
     """
 
     index: int
@@ -125,7 +127,9 @@ class BeginEpoch(Struct, frozen=True, kw_only=True):
 
 
 class Stir(IntEnum):
-    """What came of a frame. NOTHING: no effect. ANSWER: only messages. With both no deadline is earlier than it was."""
+    """The result of a frame. NOTHING: no effect. ANSWER: only messages. With both, no deadline is
+    earlier than it was.
+    """
 
     NOTHING = 0
     ANSWER = 1

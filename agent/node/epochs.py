@@ -1,7 +1,7 @@
 """Epochs on an agent: beginning another one when the majority is lost for good, and following into it.
 
-Peers of another epoch are linked, and nothing they say counts but this: whoever is behind asks for the snapshot that
-the later epoch began with or went on from, proves it (agent.state.epochs), and begins again with it.
+Peers of another epoch are linked, but only this counts between them: the one that is behind asks for the snapshot that
+the later epoch began with or has now, verifies it (agent.state.epochs), and starts again from it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class Beginning(NamedTuple):
 
 
 class Epochs(Struct):
-    """`others`: linked peers of another epoch. `refused`: why a later epoch's proof was none, by who offered it.
+    """`others`: linked peers of another epoch. `refused`: why a later epoch's proof was invalid, by the peer that
+    offered it.
 
     `_asked`: what each of them asks here, until it is answered.
     """
@@ -59,7 +60,7 @@ class Epochs(Struct):
     # Peers of another epoch
 
     def link_up(self, peer: Peer) -> bool:
-        """Whether the peer is of another epoch, so that this is all that it is told."""
+        """Whether the peer is of another epoch, so that it is told nothing but that."""
         if peer.epoch == self.context.state.epoch:
             return False
         self.others[peer.id] = peer
@@ -76,7 +77,7 @@ class Epochs(Struct):
         self.context.call(peer.id, request, on_reply)
 
     def _take(self, peer: Peer, part: SnapshotPart) -> None:
-        """A part, then the next is asked for; a peer whose parts don't fit together isn't asked any more."""
+        """Take a part, and ask for the next; a peer whose parts don't fit together isn't asked any more."""
         arriving = self._arriving.setdefault(peer.id, Arriving())
         try:
             snapshot = arriving.add(part, self.max_snapshot_bytes)
@@ -98,7 +99,9 @@ class Epochs(Struct):
         return True
 
     def frame(self, sender: AgentId, frame: Frame, when: Instant) -> bool:
-        """Whether the frame is of a peer of another epoch; all but the one question and its answer is dropped."""
+        """Whether the frame is of a peer of another epoch; everything but the one question and its
+        answer is dropped.
+        """
         if sender not in self.others:
             return False
         match frame:
@@ -110,7 +113,7 @@ class Epochs(Struct):
         return True
 
     def _answer(self) -> None:
-        """Members only. A host that is new may ask before the ledger here names it, and doesn't ask again."""
+        """For members only. A new host may ask before the ledger here names it, and doesn't ask again."""
         snapshot = self.context.raft.snapshot  # since this epoch began there always is one, and it is of it
         if snapshot is None:
             return
@@ -139,7 +142,7 @@ class Epochs(Struct):
     # Beginning one
 
     def pump(self, when: Instant) -> None:
-        """Answer who has become a member; notice for how long nobody has coordinated."""
+        """Answer peers that have become members; notice for how long nobody has coordinated."""
         if self._asked:
             self._answer()
         if self.context.leader is not None:
@@ -189,13 +192,15 @@ class Epochs(Struct):
         return Beginning(snapshot, result, tuple(past))
 
     def _head(self) -> tuple[ClusterState, list[Audit]]:
-        """Our state with all that the log holds behind it. What was acknowledged may be there, and we not know it."""
+        """Our state with everything after it in the log. Acknowledged entries may be among those without our knowing
+        it.
+        """
         index = self.context.state.index
         return self.machine.ahead(() if self._is_loading else self.context.raft.entries_behind(index))
 
     @property
     def _is_loading(self) -> bool:
-        """Whether the log begins behind a snapshot that isn't in our state yet: the disk has it first."""
+        """Whether the log begins after a snapshot that isn't in our state yet: the disk has it first."""
         return self.context.raft.first_index > self.context.state.index + 1
 
     def _unfit(self, head: ClusterState, when: Instant) -> str:

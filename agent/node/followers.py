@@ -1,8 +1,8 @@
-"""The voter's side of observers' subscriptions: what it committed, a snapshot first where its log begins later, and who
+"""The voter's side of observers' subscriptions: committed entries, a snapshot first if its log begins later, and who
 coordinates (ARCHITECTURE.md "Membership and links").
 
-Each subscriber is at most `WINDOW_PARTS` parts ahead of what it said it took, so one that reads slowly costs this much
-of memory and no more, and holds nobody else up.
+Each subscriber is sent at most `WINDOW_PARTS` parts ahead of what it said it took. So one that reads slowly costs this
+much memory and no more, and holds nobody else up.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Parts(Struct):
 class _Follower(Struct):
     """Invariants: everything below `next` was sent on `call`, and `told` with it; sent <= taken + WINDOW_PARTS.
 
-    `snapshot` with `offset`: what is being sent instead of entries, from where on. `resumes`: what it asked for.
-    `moved_at`: seconds, when it last took a part. `compared`: its ledger so far is known to be ours.
+    `snapshot` with `offset`: what is being sent instead of entries, and from where. `resumes`: what it asked for.
+    `moved_at`: when it last took a part, in seconds. `compared`: its ledger so far is known to be ours.
     """
 
     call: int
@@ -114,7 +114,7 @@ class Followers(Struct):
         self._loading.discard(peer)
 
     def pump(self, when: Instant) -> None:
-        """Send what was committed since, and who coordinates, as far as each one's window goes."""
+        """Send what was committed since, and who coordinates, as far as each one's window allows."""
         if not self._followers:
             return
         commit, lead = self.context.raft.commit, self.context.lead
@@ -139,10 +139,10 @@ class Followers(Struct):
             self.peer_lost(peer)
 
     def _may_name(self, lead: Lead | None, peer: AgentId) -> bool:
-        """What we were told we pass on only as an observer that was told by a voter, as our ledger has it.
+        """Whether we may pass on who coordinates: an observer may only if it was told by a voter, as our ledger has it.
 
-        Others follow anybody: hosts that find no voter, or were removed unawares. Where some of these follow each other
-        in a ring, each would give on what comes round, over and over, and an old word would never end.
+        Hosts that find no voter, or were removed without knowing, follow any agent. If some of these follow each other
+        in a ring, each would pass on what comes round, and an old name would never end.
         """
         context, configuration = self.context, self.context.raft.configuration
         if lead is not context.told:
@@ -151,10 +151,10 @@ class Followers(Struct):
         return observes and peer != context.followed
 
     def _compare(self, peer: AgentId, follower: _Follower) -> None:
-        """Whether what the subscriber has is what we had there: entries behind it fit by their index alone.
+        """Whether the subscriber's history is ours: entries after it are identified by their index alone.
 
-        One whose disk was put back may have gone on alone. It is given a snapshot, and takes that if it loses nothing
-        by it; without one there is nothing for it. One that is ahead of us is compared when we get there.
+        A host whose disk was put back may have continued alone. It gets a snapshot, and takes that if it loses nothing
+        by it; if there is none, it gets nothing. One that is ahead of us is compared when we get there.
         """
         before, snapshot = follower.resumes.index - 1, self.context.raft.snapshot
         if self.context.state.index < before:

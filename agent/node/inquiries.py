@@ -1,4 +1,4 @@
-"""The cluster's status, asked of the coordinator where one answers in time; else it is this agent's own view."""
+"""The cluster's status: the coordinator's if it answers in time, else this agent's own view."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Inquiries(Struct):
         self._ask(request, way, GetStatus(pass_on=way != self.context.leader), when)
 
     def serve(self, peer: AgentId, call: int, request: GetStatus, when: Instant) -> None:
-        """A peer asks us, whom it takes for the coordinator, or for the voter to ask it through."""
+        """A peer asks us: it takes us for the coordinator, or asks the coordinator through us."""
         way = self.context.way if request.pass_on and self._open_of(peer) < MAX_OPEN_OF_A_PEER else None
         self._ask((peer, call), way, GetStatus(), when)
 

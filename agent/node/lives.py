@@ -34,7 +34,7 @@ class Lives(Struct):
 
     @classmethod
     def of(cls, kept: Iterable[Life]) -> Lives:
-        """What the disk held."""
+        """From what the disk held."""
         return cls({life.agent: life for life in kept})
 
     def linked(self, peer: AgentId, boot: int, members: Collection[AgentId]) -> bool:
@@ -67,7 +67,7 @@ class Lives(Struct):
         return self._known.get(peer) or Life(agent=peer)
 
     def word(self, peer: AgentId) -> Life:
-        """What it told us of its disk last, whether or not it still counts."""
+        """Its last statement about its disk, whether or not it still counts."""
         return self._known.get(peer) or self._former.get(peer) or Life(agent=peer)
 
     def _goes_back(self, known: Life) -> bool:
@@ -80,7 +80,7 @@ class Lives(Struct):
             self.changed = True
 
     def reconfigured(self, members: Collection[AgentId]) -> None:
-        """Who has left may come anew; its words stay true of the disk that it had."""
+        """A member that left may come back as new; its statements stay true of the disk that it had."""
         for peer in self._known.keys() - set(members):
             life = self._known.pop(peer)
             if life.word:
@@ -97,11 +97,11 @@ class Lives(Struct):
             self.changed = True
 
     def count(self, peer: AgentId) -> bool:
-        """Whether what the peer says in consensus counts."""
+        """Whether the peer's consensus messages count."""
         return not self.life(peer).went_back
 
     def take(self) -> tuple[Life, ...] | None:
-        """All of it, for the disk; None while that has it."""
+        """All of it, to store; None while the disk has it."""
         if not self.changed:
             return None
         self.changed = False

@@ -1,4 +1,4 @@
-"""This host's own part: what it has to run, and telling the coordinator what it runs."""
+"""This host's own part: what it has to run, and reporting what it runs to the coordinator."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ LOOKS_EVERY_S = 0.5  # a probe brings no look sooner than this after the last; t
 
 
 class LocalHost(Struct):
-    """`tell` takes the report where this agent itself coordinates; `sign`: by its own key, what others pass on.
+    """`tell` takes the report if this agent itself coordinates; `sign`: by its own key, for reports that others relay.
 
-    `_wanted`: what the ledger wanted of this host when it was last asked for, at its index `_wanted_at`, and still
-    wants by the state `_read`. `_told_applied`: as of the last report.
+    `_wanted`: what the ledger wanted of this host when that was last computed, at index `_wanted_at`, and still wants
+    by the state `_read`. `_told_applied`: as of the last report.
     """
 
     context: Context
@@ -55,7 +55,7 @@ class LocalHost(Struct):
         self._moved = True
 
     def asked(self, errands: tuple[Errand, ...]) -> None:
-        """The coordinator's errands, all of them; what the ledger says of them is looked up now and when it moves."""
+        """The coordinator's errands, all of them; they are resolved by the ledger now and whenever it moves."""
         self._errands = errands
         self._examine()
 
@@ -69,7 +69,9 @@ class LocalHost(Struct):
         self._dirty = True
 
     def pump(self, when: Instant) -> None:
-        """Ask for what the ledger wants now; tell the coordinator: at once after a change, else now and then."""
+        """Compute what the ledger wants now, and report to the coordinator: at once after a change,
+        else now and then.
+        """
         if self._moved:
             self._moved = False
             self._reconcile()
@@ -96,9 +98,9 @@ class LocalHost(Struct):
         return self._tell_at if self._told is not None else float("inf")
 
     def _reconcile(self) -> None:
-        """Ask the host for what the ledger wants, if that is something else than before.
+        """Have the host reconcile with what the ledger wants, if that has changed.
 
-        Most entries change nothing here: what was observed counts for them too then, and mostly nobody waits for it.
+        Most entries change nothing here: the last observation then counts for them too, and mostly nobody waits for it.
         """
         state, wanted = self.context.state, self._wanted
         if wanted is None or self._read is None or not is_as_before(self._read, state):
@@ -111,9 +113,9 @@ class LocalHost(Struct):
         self.context.emit(Reconcile(desired=wanted, applied=state.index))
 
     def _is_awaited(self, wanted: Desired) -> bool:
-        """Whether a stack that has to do with this host was moved since what we told, and the host is that far.
+        """Whether a stack that concerns this host was moved since our last report, and the host is that far.
 
-        Volumes that are to be deleted may lie on any (agent.control.removal).
+        Volumes that are to be deleted may be on any host (agent.control.removal).
         """
         state, me, told = self.context.state, self.context.id, self._told_applied
         stacks = {key.stack for key, assignment in state.assignments.items() if me in hosts_of(assignment)}
@@ -122,7 +124,7 @@ class LocalHost(Struct):
 
     @property
     def _applied(self) -> int:
-        """Up to where the ledger is carried out here."""
+        """Up to where this host has carried out the ledger."""
         seen = self.observation.applied
         return max(seen, self._read.index) if self._read is not None and seen >= self._wanted_at else seen
 
@@ -161,7 +163,7 @@ _Told = TypeVar("_Told", ObservedReplica, RuntimeInfo)
 
 
 def _bounded(told: _Told) -> _Told:
-    """A program's last words may be long, and an engine's complaint; a report with more is nobody's."""
+    """Cuts it: a program's last words and an engine's message may be long, and a report over the bounds is refused."""
     if len(told.reason) <= MAX_REASON_CHARACTERS:
         return told
     return msgspec.structs.replace(told, reason=told.reason[: MAX_REASON_CHARACTERS - 1] + "…")

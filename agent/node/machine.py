@@ -41,11 +41,11 @@ KEPT_ENTRIES = 1_000  # behind a snapshot, so that a member that was away briefl
 
 
 class Compaction(Struct, frozen=True, kw_only=True):
-    """When a snapshot takes the place of the log's beginning: at `every_entries`, or earlier for large entries.
+    """When a snapshot replaces the beginning of the log: at `every_entries`, or earlier for large entries.
 
-    The entries behind the last snapshot shouldn't weigh more than it does, so that the disk holds a small multiple of
-    the live state. It depends on the ledger alone, so all agents take the same ones: a transfer that broke off goes
-    on at another voter. `kept_entries` stay behind one at most, or as many as weigh a quarter of it.
+    The entries after the last snapshot shouldn't weigh more than it does, so that the disk holds a small multiple of
+    the live state. This depends on the ledger alone, so all agents take the same snapshots, and an interrupted transfer
+    continues at another voter. `kept_entries` stay behind a snapshot at most, or as many as weigh a quarter of it.
     """
 
     every_entries: int = SNAPSHOT_EVERY_ENTRIES
@@ -77,7 +77,7 @@ class _Weight(Struct):
 
 
 class _Due(Struct, frozen=True):
-    """A snapshot that waits for consensus to be done with the entries it came from."""
+    """A snapshot that waits until consensus is done with the entries that it came from."""
 
     index: int
     data: bytes
@@ -176,7 +176,7 @@ class Machine:
         return applied
 
     def ahead(self, entries: Iterable[raft.Entry]) -> tuple[ClusterState, list[Audit]]:
-        """What the state would be with these entries behind it, and what came of each."""
+        """What the state would be after these entries, and the result of each."""
         state, past = self.state, []
         for entry in entries:
             if entry.kind is raft.EntryKind.NORMAL:
@@ -204,7 +204,7 @@ class Machine:
         )
 
     def restore(self, snapshot: raft.Snapshot) -> None:
-        """A snapshot that we vouched for takes the state's place."""
+        """A snapshot that we vouched for replaces the state."""
         self.state = decode_snapshot(snapshot.data, verify=False)
         self.chains.begin(self.state.index, self.state.chain)
         self.verified_through = snapshot.index
@@ -213,7 +213,7 @@ class Machine:
         self._disbelieved = None
 
     def take_taken(self) -> list[Taken]:
-        """The snapshots since it was last asked; to be asked for before `compact`."""
+        """The snapshots since the last call; to be called before `compact`."""
         taken, self._taken = self._taken, []
         return taken
 
@@ -229,7 +229,7 @@ class Machine:
 
 
 def are_readable(entries: Iterable[raft.Entry]) -> bool:
-    """Whether the state machine can take all of them, once they are committed; the genesis (term 0) is here already."""
+    """Whether the state machine can apply all of them once they are committed; the genesis (term 0) is here already."""
     return all(is_readable(entry.data) for entry in entries if entry.kind is raft.EntryKind.NORMAL and entry.term > 0)
 
 
@@ -243,7 +243,7 @@ class JudgedAppend(NamedTuple):
 def judge_append(append: Append, ledger_ms: Millis, own_ms: Millis) -> JudgedAppend:
     """A follower doesn't acknowledge what it can't read, nor a stamp that is far ahead of its own clock.
 
-    Once a majority has stored such an entry all the same (it is committed), it was this clock that is wrong.
+    If a majority has stored such an entry all the same (it is committed), it is this clock that is wrong.
     """
     for position, entry in enumerate(append.entries):
         if entry.kind is not raft.EntryKind.NORMAL or entry.term == 0:
@@ -257,7 +257,7 @@ def judge_append(append: Append, ledger_ms: Millis, own_ms: Millis) -> JudgedApp
 
 
 def _brings_back(ours: ClusterState, offered: ClusterState) -> bool:
-    """Whether authority is another although no instruction on it came: e.g. an operator that was revoked.
+    """Whether authority differs although there was no instruction on it: e.g. of an operator that was revoked.
 
     Signatures can't show that: what an operator granted once stays signed.
     """

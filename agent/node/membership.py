@@ -1,4 +1,6 @@
-"""Who belongs to the cluster, by the ledger, and who of them lives, by SWIM: links, probes and consensus follow."""
+"""Which agents belong to the cluster, by the ledger, and which are alive, by SWIM: links, probes
+and consensus follow.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from agent.swim import MemberChanged, Send
 
 
 class Membership(Struct, frozen=True):
-    """The parts that go by who is a member."""
+    """The parts that depend on who is a member."""
 
     context: Context
     consensus: Consensus
@@ -24,7 +26,7 @@ class Membership(Struct, frozen=True):
     coordination: Coordination
 
     def changed(self, when: Instant) -> None:
-        """The ledger's members are others, or who of them counts in consensus."""
+        """The ledger's members changed, or which of them count in consensus."""
         state, context = self.context.state, self.context
         context.swim.set_members({m.id: f"{m.address}:{m.peer_port}" for m in state.members.values()}, when.mono)
         for expelled in sorted(state.expelled & context.peers.keys()):
@@ -36,7 +38,7 @@ class Membership(Struct, frozen=True):
         self.following.want()
 
     def drain_swim(self, when: Instant) -> None:
-        """Send what SWIM wants sent, and take in whose state it moved."""
+        """Send SWIM's messages, and take in whose state it changed."""
         context = self.context
         if not context.swim.has_outputs:
             return

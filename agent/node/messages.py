@@ -1,10 +1,10 @@
-"""What agents say to each other over the peer link: one tagged union, one frame each.
+"""What agents send each other over the peer link: one tagged union, one frame each.
 
 Four kinds: consensus (`RaftFrame`), membership (`SwimFrame`), soft state (`ReportFrame`, `AskFrame`), and calls: a
 request with an id, answered by one or more replies, the last with `end`. `agent.net.frames` puts them on the wire with
 a length and a version.
 
-Nothing here is changed or taken away; what comes to it is of a later version, and agent.node.versions says how.
+Nothing here is ever changed or removed; additions are of a later version, and agent.node.versions says how.
 """
 
 from typing import Annotated, Literal
@@ -45,7 +45,7 @@ class SwimFrame(Struct, frozen=True, kw_only=True, tag="swim", omit_defaults=Tru
 
 
 class ReportFrame(Struct, frozen=True, kw_only=True, tag="report", omit_defaults=True):
-    """A host's soft state, to the coordinator of `term`, straight or through the voter that the host follows.
+    """A host's soft state, to the coordinator of `term`, directly or through the voter that the host follows.
 
     `report`: a HostReport in msgpack, as the bytes that the host signed (agent.instruction.reports).
     """
@@ -59,7 +59,7 @@ class ReportFrame(Struct, frozen=True, kw_only=True, tag="report", omit_defaults
 class AskFrame(Struct, frozen=True, kw_only=True, tag="ask", omit_defaults=True):
     """The coordinator's errands for `host`, all of them: those sent before and not in it are over.
 
-    Straight, or through the voter that the host follows.
+    Sent directly, or through the voter that the host follows.
     """
 
     host: AgentId
@@ -69,7 +69,7 @@ class AskFrame(Struct, frozen=True, kw_only=True, tag="ask", omit_defaults=True)
 class Submit(Struct, frozen=True, kw_only=True, tag="submit", omit_defaults=True):
     """An instruction on its way to the coordinator. Answered by `Submitted` or a fault.
 
-    `pass_on`: who doesn't coordinate passes it on to who does; here and below.
+    `pass_on`: a receiver that doesn't coordinate relays it to the one that does; here and below.
     """
 
     token: Annotated[str, Meta(max_length=MAX_TOKEN_BYTES)]
@@ -107,9 +107,9 @@ class FollowEvents(Struct, frozen=True, kw_only=True, tag="events", omit_default
 class FollowLedger(Struct, frozen=True, kw_only=True, tag="ledger", omit_defaults=True):
     """An observer subscribes to committed entries from `index` on. Answered by `Ledger` parts until a `Cancel`.
 
-    The voter goes a few parts ahead of what `TakenFrame`s say. `snapshot`, `digest`, `offset`: index and sha256 of a
-    snapshot that the observer has the first bytes of. `chain`: the ledger's hash before `index` as the observer has it,
-    which has to be the voter's too; "" where it doesn't know.
+    The voter sends a few parts ahead of what `TakenFrame`s confirm. `snapshot`, `digest`, `offset`: index and sha256 of
+    a snapshot that the observer has the first bytes of. `chain`: the ledger's hash before `index` as the observer has
+    it, which has to be the voter's too; "" if it doesn't know.
     """
 
     index: Annotated[int, Meta(ge=0, le=MAX_INDEX)]
@@ -136,7 +136,9 @@ class GetSnapshotName(Struct, frozen=True, kw_only=True, tag="snapshot_name", om
 
 
 class FetchBlob(Struct, frozen=True, kw_only=True, tag="blob", omit_defaults=True):
-    """The next bytes of a content. Answered by one `BlobPart` or a fault; the receiver asks on, at its own speed."""
+    """The next bytes of a content. Answered by one `BlobPart` or a fault; the receiver asks for
+    more at its own speed.
+    """
 
     digest: Digest
     offset: Annotated[int, Meta(ge=0, le=2**53)] = 0
@@ -154,7 +156,7 @@ class LoadImage(Struct, frozen=True, kw_only=True, tag="load", omit_defaults=Tru
 class Examine(Struct, frozen=True, kw_only=True, tag="examine", omit_defaults=True):
     """What a host sees of itself and the others. Answered by one `Examined`.
 
-    `host` None: the receiver itself; else a member that the sender can't reach, whom the receiver asks for it.
+    `host` None: the receiver itself; else a member that the sender can't reach and that the receiver asks for it.
     """
 
     host: AgentId | None = None
@@ -202,9 +204,9 @@ class SnapshotPart(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Ledger(Struct, frozen=True, kw_only=True, tag="entries", omit_defaults=True):
-    """Committed entries in order; a snapshot's parts come first when the voter no longer has the entry asked for.
+    """Committed entries in order; a snapshot's parts come first if the voter no longer has the entry asked for.
 
-    `leader`: who coordinates in `term`, as the voter knows; a part may come for this news alone.
+    `leader`: who coordinates in `term`, as the voter knows; a part may come only for this news.
     """
 
     entries: tuple[Entry, ...] = ()
@@ -221,7 +223,7 @@ class SnapshotNameIs(Struct, frozen=True, kw_only=True, tag="snapshot_name_is", 
 
 
 class BlobPart(Struct, frozen=True, kw_only=True, tag="blob_part", omit_defaults=True):
-    """Empty behind the end."""
+    """Empty after the end."""
 
     offset: int = 0
     data: Annotated[bytes, Meta(max_length=MAX_BLOB_WINDOW_BYTES)] = b""
@@ -287,7 +289,7 @@ class CancelFrame(Struct, frozen=True, kw_only=True, tag="cancel", omit_defaults
 
 
 class TakenFrame(Struct, frozen=True, kw_only=True, tag="taken", omit_defaults=True):
-    """The caller has taken the first `parts` replies to its call; whoever answers may go on."""
+    """The caller has taken the first `parts` replies to its call; the other side may send more."""
 
     id: CallId
     parts: Annotated[int, Meta(ge=1, le=2**53)]
@@ -299,9 +301,10 @@ Word = Annotated[bytes, Meta(max_length=64)]  # an Ed25519 signature, or nothing
 class KeptFrame(Struct, frozen=True, kw_only=True, tag="kept", omit_defaults=True):
     """How far the ledger is on the sender's disk for good: committed up to `index`, and its log up to `last`.
 
-    Between those that consensus counts, when they are linked and as they move on. `boot` counts the sender's starts;
+    Sent between agents that consensus counts, when they link and as they move on. `boot` counts the sender's starts;
     `word` is its signature for `index`. `remembered`: the highest `index` that the sender has heard from the receiver
-    itself, and `shown` what that one signed. `went_back`: the sender was shown such a word of its own, and is fenced.
+    itself, and `shown` what that one signed. `went_back`: the sender was shown such a statement of its own, and is
+    fenced.
     """
 
     boot: Annotated[int, Meta(ge=0, le=2**62)]
@@ -314,11 +317,13 @@ class KeptFrame(Struct, frozen=True, kw_only=True, tag="kept", omit_defaults=Tru
 
 
 class Unheard(Struct, frozen=True, kw_only=True, tag="unheard", omit_defaults=True):
-    """The coordinator to a host that doesn't vote: its reports don't come through its voter, or the ledger doesn't."""
+    """From the coordinator to an observer: its reports don't come through its voter, or the ledger
+    doesn't get to it.
+    """
 
 
 class Alive(Struct, frozen=True, kw_only=True, tag="alive", omit_defaults=True):
-    """Nothing to say for a while; the link is used all the same."""
+    """A sign of life when there is nothing to say for a while."""
 
 
 Frame = (

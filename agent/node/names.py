@@ -1,7 +1,7 @@
 """The names of this agent's own newest snapshots, by which it vouches for others' (agent.node.vouching).
 
-They are kept on the disk: who starts again with a newer snapshot is still asked for an older one, by whom a voter that
-hasn't got as far offers that.
+They are stored on disk: an agent that restarts with a newer snapshot is still asked about an older one, which a voter
+that isn't as far yet was offered.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ class Names(Struct):
 
     @classmethod
     def of(cls, kept: Iterable[SnapshotName]) -> Names:
-        """What the disk held."""
+        """From what the disk held."""
         return cls({each.index: each.name for each in kept})
 
     def at(self, index: int) -> Name:
-        """What we had there; "" for nothing, or nothing that we remember."""
+        """The name of our snapshot there; "" for none, or none that we remember."""
         return self._by_index.get(index, "")
 
     def note(self, index: int, name: Digest) -> None:
-        """We have a snapshot."""
+        """We took a snapshot."""
         if self._by_index.get(index) != name:
             self._by_index[index] = name
             for older in sorted(self._by_index)[:-KEPT_NAMES]:
@@ -43,7 +43,7 @@ class Names(Struct):
             self.changed = True
 
     def take(self) -> tuple[SnapshotName, ...] | None:
-        """All of them, for the disk; None while that has them."""
+        """All of them, to store; None while the disk has them."""
         if not self.changed:
             return None
         self.changed = False

@@ -41,7 +41,7 @@ def signed_report(context: Context, sign: Callable[[bytes], bytes], report: Host
 
 
 class _Share(Struct):
-    """How many bytes of one host may still be passed on, and when that was true (monotonic seconds).
+    """How many bytes of one host may still be relayed, and when that was true (monotonic seconds).
 
     The last one may be larger than what is left, so that a large report gets through at all.
     """
@@ -59,9 +59,9 @@ class _Share(Struct):
 
 
 class Passing(Struct, frozen=True):
-    """`report` takes one that is for us, who coordinate, and over whose link it came; `asked` this host's errands.
-
-    `drop` counts what is neither passed on nor taken. `_shares`: one for each member that ever followed us.
+    """Relays for the hosts that follow us. `report` takes a report that is for us, the coordinator, and the link that
+    it came over; `asked` this host's errands. `drop` counts what is neither relayed nor taken. `_shares`: one for each
+    member that ever followed us.
     """
 
     context: Context
@@ -71,7 +71,7 @@ class Passing(Struct, frozen=True):
     _shares: dict[AgentId, _Share] = field(default_factory=dict)
 
     def reported(self, sender: AgentId, frame: ReportFrame, when: Instant) -> None:
-        """A report came over the link with `sender`, its host or who passes it on."""
+        """A report came over the link with `sender`, which is its host or relays it."""
         context = self.context
         if context.raft.is_leader:
             report = self._read(sender, frame)
@@ -98,7 +98,7 @@ class Passing(Struct, frozen=True):
             self.drop("errands_of_another")
 
     def _read(self, sender: AgentId, frame: ReportFrame) -> HostReport | str:
-        """The report, or why it isn't one. A voter may pass on what others signed for this very term."""
+        """The report, or why it isn't one. A voter may relay what others signed for this very term."""
         context = self.context
         if frame.host != sender and sender not in context.raft.configuration.voters:
             return "report_for_another"

@@ -1,4 +1,4 @@
-"""What consensus has ready, carried out in its order: sent, kept, applied, and told to the parts that it concerns."""
+"""Carries out what consensus has ready, in its order: send, store, apply, and tell the parts that it concerns."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Readies(Struct):
         return moved
 
     def stored(self, when: Instant) -> None:
-        """What the open one had to keep is kept."""
+        """What the open one had to have on disk is there."""
         self._finish(self.disk.stored(), when)
 
     def _finish(self, ready: Ready, when: Instant) -> None:

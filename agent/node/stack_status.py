@@ -1,4 +1,4 @@
-"""Stacks, services and replicas as a person sees them: the ledger's wishes beside what the hosts report. Pure."""
+"""Stacks, services and replicas for people: what the ledger wants beside what the hosts report. Pure."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class StackViews(Struct, frozen=True):
         }
 
     def _left(self, seen: Iterable[tuple[AgentId, ReplicaKey]]) -> dict[ReplicaKey, AgentId]:
-        """By replica that moved: the host that has something of it still, by the ledger or by its own word."""
+        """For each replica that moved: the host that still has some of it, by the ledger or by its own report."""
         hosts = {key: item.predecessor.host for key, item in self.state.assignments.items() if item.predecessor}
         for host, key in seen:
             placed = self.state.assignments.get(key)
@@ -121,7 +121,7 @@ class StackViews(Struct, frozen=True):
             )
 
     def _unheard_of_removed(self, stack: StackState, left: Mapping[Label, list[Assignment]]) -> str:
-        """Whom a removed stack waits for that has nothing left, by all that is known."""
+        """The hosts that a removed stack waits for although nothing is left there, as far as is known."""
         if not stack.removing or any(left.values()):
             return ""
         hosts = Removal(self.state, stack, self.facts).unheard
@@ -129,7 +129,7 @@ class StackViews(Struct, frozen=True):
         return f"waiting to hear from {', '.join(names)}" if names else ""
 
     def _checks(self, stack: StackState) -> tuple[HostCheck, ...]:
-        """By host; what is left in reports of a rollout that is over says nothing any more."""
+        """By host; what is left in reports of a rollout that is over is ignored."""
         kind = _CHECKED.get(stack.phase)
         if stack.phase in _SETTLED and any(facts.drained for facts in self.facts.hosts.values()):
             kind = "prepare"
@@ -151,7 +151,9 @@ class StackViews(Struct, frozen=True):
     def _plan(
         self, stack: StackState, planned: dict[Label, Service], by_service: dict[Label, list[Assignment]]
     ) -> Schedule:
-        """Planned again for its reasons. That costs something, so only where a replica lacks a host to stay on."""
+        """The plan, computed again for its reasons. That costs something, so only if a replica
+        lacks a host to stay on.
+        """
         if not self.decides or stack.removing or not any(self._unplaced(stack, planned, by_service)):
             return Schedule()
         return schedule(self.state, stack.name, self.facts)
@@ -215,7 +217,9 @@ class StackViews(Struct, frozen=True):
         return not self.decides if host.lost else host.report is None
 
     def _judged(self, stack: StackState, assignment: Assignment, found: ObservedReplica | None) -> ObservedReplica:
-        """What is known of the replica: unknown is not unhealthy, and an old report says nothing of a change since."""
+        """What is known of the replica: unknown is not unhealthy, and an old report says nothing
+        about a later change.
+        """
         host = self.facts.of(assignment.host)
         if host.lost or host.report is None:
             liveness = "" if host.liveness in ("alive", "unknown") else f"its host is {host.liveness}"

@@ -37,12 +37,12 @@ _BAD_STATES = ("unhealthy", "backoff", "failed")
 
 
 class View(Struct, frozen=True, kw_only=True):
-    """What one agent knows beside the ledger.
+    """What one agent knows beyond the ledger.
 
     `linked`: members that it has a peer link with. `facts`: hosts as it sees them; others' reports go to the
-    coordinator only.
-    `heard_ms`: epoch ms of each host's newest report, `versions` the agents' versions, where known. `stale`: the
-    coordinator should have answered and couldn't. `refused`: who offers another epoch, and why it isn't believed.
+    coordinator only. `heard_ms`: epoch ms of each host's newest report, `versions` the agents' versions, where known.
+    `stale`: the coordinator should have answered and couldn't. `refused`: which agent offers another epoch, and why it
+    isn't believed.
     """
 
     me: AgentId
@@ -58,11 +58,11 @@ class View(Struct, frozen=True, kw_only=True):
     refused: Mapping[AgentId, str] = {}
 
     def liveness(self, host: AgentId) -> HostState:
-        """Of this agent itself there is no doubt."""
+        """This agent itself is certainly alive."""
         return "alive" if host == self.me else self.facts.of(host).liveness
 
     def role(self, host: AgentId) -> HostRole:
-        """What the host is for the ledger."""
+        """The host's role in the ledger."""
         if host == self.leader:
             return "coordinator"
         return "voter" if host in self.voters else "observer"
@@ -164,7 +164,9 @@ def _host(member: Member, view: View) -> HostStatus:
 
 
 def _unfit(host: AgentId, view: View, runtimes: tuple[RuntimeInfo, ...]) -> Iterator[str]:
-    """Why it doesn't take all that it could. What needs another engine than one that is down still goes there."""
+    """Why it doesn't take everything that it could. Replicas for another engine than one that is
+    down still go there.
+    """
     facts = view.facts.of(host)
     if reason := _unheard_reason(host, view, facts) or state_reason(facts):
         yield reason
@@ -189,7 +191,7 @@ def _unanswering(runtime: RuntimeInfo) -> str:
 
 
 def _reachable(view: View) -> set[AgentId]:
-    """A voter keeps a link with every other; an observer follows one of them, and can only go by SWIM for the rest."""
+    """A voter keeps a link with every other; an observer follows one of them, and has only SWIM for the rest."""
     here = {view.me} | view.linked
     if view.me in view.voters:
         return here & set(view.voters)
@@ -230,7 +232,7 @@ def _quorum_problems(state: ClusterState, view: View, quorum: QuorumStatus) -> I
 
 
 def _epoch_problems(state: ClusterState, view: View) -> Iterator[Problem]:
-    """Members that say that the cluster goes on in another epoch, which this agent can't believe."""
+    """Members that report that the cluster is in another epoch, which this agent can't believe."""
     for agent, why in sorted(view.refused.items()):
         fix = "Ask who signed it; if all is well, `bootstrap uninstall` and `bootstrap install` this host anew."
         where = f"host {_name(state, view.me)}"

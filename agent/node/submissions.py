@@ -65,7 +65,7 @@ class _Pending(Struct):
 class Submissions(Struct):
     """The pending instructions of one agent.
 
-    Invariants: each gets exactly one answer, or its origin is gone. `_moving` holds at least those that something else
+    Invariants: each gets exactly one answer, or its origin is gone. `_moving` holds at least those that something other
     than a change of coordinator or their end (`_ends_at`, or later) can move on.
     """
 
@@ -86,7 +86,7 @@ class Submissions(Struct):
             self.context.emit(Answer(request=request, answer=fault_of(error)))
 
     def serve(self, peer: AgentId, call: int, request: Submit, when: Instant) -> None:
-        """An instruction that a peer brings us because it believes that we coordinate, or for us to pass on."""
+        """An instruction that a peer sends us because it believes that we coordinate, or for us to relay."""
         if not self.context.raft.is_leader and not request.pass_on:
             self.context.fail(peer, call, fault_of(self._no_coordinator()))
             return
@@ -120,7 +120,7 @@ class Submissions(Struct):
             self._moving.add(number)
 
     def pump(self, when: Instant) -> None:
-        """Move everything on that can move: after any change of coordinator, links or time."""
+        """Move on everything that can move: after any change of coordinator, links or time."""
         self._pumped_at = when.mono
         if self._has_majority():
             self._alone_since = float("inf")
@@ -197,12 +197,14 @@ class Submissions(Struct):
             self._answer(number, fault_of(self._no_coordinator(pending)))
 
     def _gives_up_at(self, pending: _Pending) -> float:
-        """Who doesn't vote has to leave a voter that names no coordinator first, and to ask another one."""
+        """An observer must first leave a voter that names no coordinator, and ask another one."""
         asks_others_s = 0.0 if self.context.id in self.context.raft.configuration.voters else SILENT_S
         return max(pending.since, self._alone_since) + NO_MAJORITY_AFTER_S + asks_others_s
 
     def _in_vain(self, pending: _Pending) -> bool:
-        """Whether who has it may never answer: a proposal may be lost with its term, a coordinator with its post."""
+        """Whether the agent that has it may never answer: a proposal may be lost with its term, a coordinator with its
+        post.
+        """
         raft = self.context.raft
         if pending.state in ("proposed", "asking"):
             return not (raft.is_leader and raft.term == pending.term)
@@ -215,8 +217,8 @@ class Submissions(Struct):
     def _admit(self, number: int, pending: _Pending, when: Instant, clock_ms: Millis) -> None:
         """Admission: the only place where `exp` counts. What `apply` would refuse now never enters the ledger.
 
-        A no is told only from a state that is still current: a coordinator that was deposed without knowing it must not
-        say that a revision isn't there which others have seen.
+        A refusal is only given from a state that is still current: a coordinator that was deposed without knowing it
+        must not say that a revision isn't there which others have seen.
         """
         state = self.context.state
         at = self.context.ledger_ms(clock_ms)
@@ -299,7 +301,7 @@ class Submissions(Struct):
                 self._hang_up(pending)
 
     def _has_majority(self) -> bool:
-        """Who votes is linked with all that do; the others are told of a coordinator, which has one."""
+        """A voter: whether it is linked with a majority. Others are told of a coordinator, which has one."""
         me, peers, voters = self.context.id, self.context.peers, self.context.raft.configuration.voters
         if me not in voters:
             return self.context.leader is not None
@@ -310,7 +312,7 @@ class Submissions(Struct):
         return linked > len(voters) // 2
 
     def _no_coordinator(self, pending: _Pending | None = None) -> errors.NoMajority:
-        """Says which voters this agent can't reach, since that is what somebody can mend, and what became of it."""
+        """Says which voters this agent can't reach, since somebody can fix that, and what became of the instruction."""
         sent = pending is not None and pending.sent
         fate = _open_end(pending) if pending is not None and sent else "nothing was changed"
         voters = self.context.raft.configuration.voters
@@ -334,5 +336,5 @@ def _sentence(text: str) -> str:
 
 
 def repeated(result: InstructionResult) -> InstructionResult:
-    """The first answer, told again."""
+    """The first answer again."""
     return msgspec.structs.replace(result, repeated=True)

@@ -66,7 +66,7 @@ SEEK_S = 10.0
 
 
 class Arriving(Struct):
-    """A snapshot on its way, as far as it is here. It is the same one on every voter that calls it by these names."""
+    """A snapshot on its way, as far as it is here. It is the same on every voter that names it so."""
 
     index: int = 0
     digest: str = ""
@@ -143,13 +143,15 @@ class Following(Struct):
     _pumped_at: float = float("-inf")
 
     def begin(self, when: Instant) -> None:
-        """What is here is applied. Who needs no vote meets the others first: an older disk may have been put back."""
+        """What is here is applied. An agent that needs no vote first meets the others: an older disk may have been put
+        back.
+        """
         context, state = self.context, self.context.state
         context.raft.await_peers(state.members.keys() - state.expelled - {context.id}, when.mono)
         self.want()
 
     def pump(self, when: Instant) -> None:
-        """Follow the right voter, or nobody where we vote ourselves; and be linked with whom that takes."""
+        """Follow the right voter, or nobody if we vote ourselves; and link with those that this needs."""
         self._pumped_at, absent = when.mono, self._absent
         self._seek(when)
         if self._is_fed:
@@ -165,14 +167,14 @@ class Following(Struct):
         self._meets = bool(self.context.raft.awaited)
 
     def link_up(self, peer: AgentId) -> None:
-        """One that isn't heard, or stays behind, is told by us who coordinate: to it all may look well."""
+        """If we coordinate, tell a host that isn't heard, or stays behind: to the host itself all may look well."""
         if peer in self._absent:
             self.context.send(peer, Unheard())
 
     def unheard(self, sender: AgentId, when: Instant) -> None:
-        """A voter says that the one that we follow keeps something back: another is tried, whoever is right.
+        """A voter says that the one that we follow withholds something: try another, whoever is right.
 
-        Who coordinates may be a voter that the ledger doesn't name so far as it was let through.
+        The coordinator may be a voter that our ledger doesn't name yet, as far as it was let through.
         """
         context = self.context
         blamed = self._voter not in (None, sender) and when.mono >= self._followed_since + BLAMELESS_S
@@ -217,13 +219,13 @@ class Following(Struct):
         self._call = self.context.call(wanted, request, on_reply)
 
     def want(self) -> None:
-        """Ask for the links that are wanted; also where only the members' addresses are others."""
+        """Ask for the links that are wanted; also when only the members' addresses changed."""
         self._wanted = self.wanted()
         self.context.emit(Want(peers=self._wanted))
 
     def wanted(self) -> frozenset[AgentId]:
-        """Whom to be linked with: the voters, or the one to follow; every member once no voter is to be had; and those
-        without a link with any voter, as coordinator.
+        """Whom to link with: the voters, or the one to follow; every member once no voter is to be had; and, as
+        coordinator, those without a link to any voter.
         """
         configuration, state, me = self.context.raft.configuration, self.context.state, self.context.id
         others = frozenset(state.members) if self._lost else self._absent & state.members.keys()
@@ -251,12 +253,14 @@ class Following(Struct):
             self._searching_since = when.mono
 
     def hears(self, sender: AgentId, frame: Frame) -> bool:
-        """Whether a frame of somebody whom our ledger doesn't name (yet) is part of the ledger that we asked it for."""
+        """Whether a frame of an agent that our ledger doesn't name (yet) is part of the ledger that we asked it for."""
         return sender == self._voter and isinstance(frame, ReplyFrame)
 
     @property
     def _is_fed(self) -> bool:
-        """Whether a leader feeds this log, and nobody is followed: nothing is to be done then, as mostly on voters."""
+        """Whether a leader feeds this log, and nobody is followed: then there is nothing to do, which is the rule on
+        voters.
+        """
         raft = self.context.raft
         fed = self._voter is None and not self._lost and raft.leader is not None
         return fed and self.context.id in raft.configuration
@@ -319,18 +323,20 @@ class Following(Struct):
 
     @property
     def _anybody(self) -> Collection[AgentId]:
-        """Who is linked, and where this host may have decided something alone, compares histories."""
+        """A linked agent to follow; if this host may have decided something alone, one that compares histories."""
         peers, fenced = self.context.peers, self.context.raft.fenced
         return [peer.id for peer in peers.values() if not fenced or peer.frames >= COMPARES_CHAINS]
 
     def _has_tried_all(self, when: Instant) -> bool:
-        """Whether every voter that is there had the time to be linked; who votes itself is linked with all of them."""
+        """Whether every voter that is there has had time to link; a voter itself is linked with all of them."""
         since, configuration = self._searching_since, self.context.raft.configuration
         tried = self.context.id in configuration or self._avoided.keys() >= set(configuration.voters)
         return tried or self._lost or (since is not None and when.mono >= since + 2 * ALONE_S)
 
     def _left_behind(self, when: Instant) -> bool:
-        """Whether nobody has led us for long. Who was removed meanwhile hears nothing of it from any leader."""
+        """Whether nobody has led us for long. An agent that was removed meanwhile hears nothing of that from any
+        leader.
+        """
         if self.context.raft.leader is not None:
             self._leaderless_since = None
         elif self._leaderless_since is None:
@@ -363,7 +369,7 @@ class Following(Struct):
             self._leave()
 
     def _notice_apart(self, reply: Reply, when: Instant) -> None:
-        """Once: this host follows nobody, and somebody has to do something."""
+        """Log it once: this host follows nobody, and somebody has to do something."""
         if not isinstance(reply, Failed) or reply.fault.kind != "conflict" or self._told_apart:
             return
         self._told_apart = True

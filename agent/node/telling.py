@@ -1,4 +1,4 @@
-"""From changes to events: what a person reads of entries, hosts and replicas."""
+"""Turns changes into events: what a person reads about entries, hosts and replicas."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Allowance(Struct):
     is_over: bool = False
 
     def take(self, now: float) -> bool:
-        """Whether one more may be told."""
+        """Whether one more event is allowed."""
         self.left = min(self.left + (now - self.at) * HOST_EVENTS_PER_S, float(HOST_EVENTS_BURST))
         self.at = now
         if self.left < 1.0:
@@ -119,7 +119,7 @@ def tell_replicas(
     allowance: Allowance,
     when: Instant,
 ) -> None:
-    """What changed between two reports of a host; the first one after a change of coordinator tells nothing new."""
+    """What changed between two reports of a host; the first one after a change of coordinator gives no events."""
     if before is None:
         return
     known = {_key(replica): replica for replica in before.replicas}
@@ -175,7 +175,7 @@ def tell_registered(
 
 
 def _reached(report: HostReport) -> frozenset[str]:
-    """The errands of which it says that it reaches all."""
+    """The errands in which it says that it reaches everything."""
     return frozenset(
         finding.errand for finding in report.findings if (finding.kind, finding.state) == ("reach", "ready")
     )

@@ -1,4 +1,4 @@
-"""How far the ledger was at a time that isn't long ago, to tell who stays behind it. Pure."""
+"""How far the ledger was a short time ago, to find hosts that stay behind it. Pure."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ class Trail(Struct):
             self._marks.append((now, index))
 
     def index_at(self, then: float) -> int:
-        """How far it was at least; 0 where that isn't known."""
+        """How far it was then at least; 0 if that isn't known."""
         return next((index for at, index in reversed(self._marks) if at <= then), 0)

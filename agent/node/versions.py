@@ -29,5 +29,5 @@ SINCE: Final[dict[type[Struct], int]] = {}
 
 
 def spoken_with(highest: int) -> int | None:
-    """The version of a link with a peer that knows versions up to `highest`; None where there is none."""
+    """The version of a link with a peer that knows versions up to `highest`; None if there is none."""
     return min(highest, FRAME_VERSION) if highest >= OLDEST_FRAME_VERSION else None

@@ -15,7 +15,7 @@ from agent.node.status import View
 
 
 class Viewing(Struct, frozen=True):
-    """Looks at the parts that know something of it."""
+    """Gathers it from the parts that know some of it."""
 
     context: Context
     coordination: Coordination
@@ -23,7 +23,7 @@ class Viewing(Struct, frozen=True):
     epochs: Epochs
 
     def at(self, when: Instant) -> View:
-        """All of it, now."""
+        """Everything, as of now."""
         context = self.context
         versions = {peer.id: peer.agent_version for peer in context.peers.values()}
         return View(
@@ -41,7 +41,7 @@ class Viewing(Struct, frozen=True):
         )
 
     def _facts(self, when: Instant) -> ClusterFacts:
-        """The hosts as this agent knows them: its own always, the others' reports where it coordinates."""
+        """The hosts as this agent knows them: its own always, the others' reports if it coordinates."""
         facts, own = self.coordination.facts(when), self.host.own_report(when)
         mine = facts.of(self.context.id)
         if mine.report is not None or own is None:

@@ -25,7 +25,7 @@ class Vitals(Struct):
     ) -> dict[AgentId, AgentHealth]:
         """Everyone's health at `now` (monotonic seconds): voters by consensus, observers by report and a voter's link.
 
-        `streams`: who has one.
+        `streams`: the agents that have one.
         """
         raft = self.context.raft
         heard = frozenset(raft.active_members(now))

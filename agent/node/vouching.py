@@ -1,7 +1,8 @@
-"""Whether other voters have the same snapshot: what one leaves out, no signature shows (agent.state.proof).
+"""Whether other voters have the same snapshot: no signature shows what one leaves out (agent.state.proof).
 
-All agents take their snapshots at the same entries, with the same bytes, so each has one name everywhere. Whoever is
-offered one asks the voters that it knows what they have there, and believes it once enough of them have the same.
+All agents take their snapshots at the same entries, with the same bytes, so each has one name everywhere. An agent that
+is offered one asks the voters that it knows what they have at that index, and believes it once enough of them have the
+same.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ Source = Literal["leader", "voter"]
 
 
 def name_of(index: int, term: int, configuration: Configuration, data_digest: Digest) -> Digest:
-    """One word for a snapshot and all that comes with it; `data_digest` is its data's sha256."""
+    """One name for a snapshot and everything that comes with it; `data_digest` is its data's sha256."""
     whole = msgspec.msgpack.encode((index, term, configuration.encode(), data_digest))
     return hashlib.sha256(whole).hexdigest()
 
@@ -93,7 +94,7 @@ class _Question(NamedTuple):
 
 
 class _Case(Struct):
-    """A snapshot that is judged, since the term `term`. `open`: who was asked and hasn't answered."""
+    """A snapshot that is judged, since the term `term`. `open`: voters that were asked and haven't answered."""
 
     snapshot: Snapshot
     name: Digest
@@ -135,12 +136,12 @@ class Vouching(Struct):
         self.names.note(snapshot.index, _name(snapshot))
 
     def serve(self, peer: AgentId, call: int, request: GetSnapshotName) -> None:
-        """A peer asks what we have there. Who is fenced has forgotten that, and is silent as if it were gone."""
+        """A peer asks what we have there. A fenced agent has forgotten that, and stays silent as if it were gone."""
         if not self.context.raft.fenced:
             self.context.reply(peer, call, SnapshotNameIs(name=self.names.at(request.index)))
 
     def hears(self, sender: AgentId, frame: Frame) -> bool:
-        """Whether a frame of somebody whom our ledger doesn't name (yet) is an answer that we asked for."""
+        """Whether a frame of an agent that our ledger doesn't name (yet) is an answer that we asked for."""
         return isinstance(frame, ReplyFrame) and any(sender in case.open for case in self._cases.values())
 
     def link_up(self, peer: AgentId) -> None:
@@ -151,7 +152,9 @@ class Vouching(Struct):
             case.ask_at = float("-inf")
 
     def judge(self, source: Source, snapshot: Snapshot, decided: Decided, when: Instant) -> None:
-        """Tell `decided`, with the snapshot, once it is. Nothing is told of one that this source offered before."""
+        """Call `decided` with the snapshot once it is. One that this source offered before is
+        dropped without a word.
+        """
         self._close(source)
         term = self.context.raft.term
         self._cases[source] = _Case(snapshot, _name(snapshot), self.proves(snapshot), decided, term, when.mono)
@@ -193,7 +196,7 @@ class Vouching(Struct):
         return min([case.ask_at for case in self._cases.values()]) if self._cases else float("inf")
 
     def _ask_around(self, case: _Case, voters: Collection[AgentId], when: Instant) -> None:
-        """Voters by our ledger, of whose silence we keep count, and some by the snapshot's, which anybody may be."""
+        """Ask voters by our ledger, whose silence we count, and some by the snapshot's, which may be anybody."""
         known = set(voters) - {self.context.id}
         self._silent_since = {voter: since for voter, since in self._silent_since.items() if voter in known}
         linked = self.context.peers.keys()
@@ -222,7 +225,7 @@ class Vouching(Struct):
         case.open[voter] = _Question(call, when.mono)
 
     def _give_up(self, case: _Case, voter: AgentId) -> None:
-        """An answer that comes all the same finds nobody."""
+        """An answer that still comes finds nobody."""
         question = case.open.pop(voter, None)
         if question is not None:
             self.context.calls.close(question.call)
