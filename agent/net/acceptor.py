@@ -45,11 +45,11 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class Acceptor:
-    """Opens each connection in a task of its own, `serve(connection, peer's address)`, until `close`.
+    """Serves each connection in a task of its own, `serve(connection, peer's address)`, until `close`.
 
-    Takes `listener` over. `admit(address)` counts it in and says whether there is room; a unix socket's address is an
-    empty string. `serve` owns the connection from its first step on. `drops` counts `accept`: mostly, no file
-    descriptors left.
+    Takes over `listener`. `admit(address)` counts a connection and says whether there is room; a unix socket's address
+    is an empty string. `serve` owns the connection from its first step on. `drops` counts `accept` failures: mostly no
+    file descriptors left.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Acceptor:
         return int(self._listener.getsockname()[1])
 
     async def close(self) -> None:
-        """Accept nothing more, and cancel what is being opened or served. Once more does nothing."""
+        """Accept nothing more, and cancel what is being opened or served. May be called again."""
         if self._pause is not None:
             self._pause.cancel()
         if self._listener.fileno() >= 0:

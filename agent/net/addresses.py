@@ -1,7 +1,7 @@
-"""Which addresses are ours to advertise, which of others' are worth dialling, and where each peer was last seen.
+"""Which of our addresses to advertise, which of others' to dial, and where each peer was last seen.
 
 Addresses are hints from anyone: a record in the ledger, a seed, a beacon, mDNS. Dialling a wrong one costs a failed TLS
-handshake; so hints are bounded and never decide anything.
+handshake, so hints are bounded and never decide anything.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def all_addresses() -> tuple[LocalAddress, ...]:
 
 
 def usable_addresses(addresses: tuple[LocalAddress, ...]) -> tuple[LocalAddress, ...]:
-    """Those that other hosts can reach: no loopback, no link-local, none of a container engine's networks."""
+    """Those that other hosts can reach: not loopback, link-local, or of a container engine's networks."""
     return tuple(
         a
         for a in addresses
@@ -171,7 +171,7 @@ class AddressBook:
             del self._owners[address]
 
     def owner(self, address: Address) -> str | None:
-        """Who was there last, by a firm hint."""
+        """The agent that was there last, by a firm hint."""
         return self._owners.get(address)
 
     def addresses(self, peer: str) -> tuple[Address, ...]:

@@ -50,7 +50,9 @@ class Announcer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def broadcast_targets(listen: str, broadcast_address: str, addresses: tuple[LocalAddress, ...]) -> tuple[str, ...]:
-    """Where beacons go: the configured address, and each subnet's own (255.255.255.255 leaves by one interface)."""
+    """Where beacons are sent: the configured address, and each subnet's own (255.255.255.255 leaves
+    by one interface).
+    """
     if is_loopback(listen):
         return (LOOPBACK_BROADCAST,)
     subnets = [a.broadcast for a in usable_addresses(addresses) if a.broadcast]
@@ -72,7 +74,7 @@ def agent_beacon(*, name: str, host: str, api_port: int, peer_port: int, version
 
 
 def peer_address(beacon: Beacon, cluster: ClusterId, own: AgentId) -> tuple[AgentId, str, int] | None:
-    """Where the agent that sent this beacon takes peer links, if it is of our cluster and not ourselves."""
+    """The peer address of the agent that sent this beacon, if it is of our cluster and not ourselves."""
     port = beacon.capabilities.get(PEER_PORT)
     if beacon.agent_id is None or beacon.agent_id == own or beacon.cluster != cluster:
         return None
@@ -82,9 +84,9 @@ def peer_address(beacon: Beacon, cluster: ClusterId, own: AgentId) -> tuple[Agen
 
 
 class Beacons:
-    """The two sockets. `on_beacon(beacon, source address)` gets what parsed; signatures are the caller's to verify.
+    """The two sockets. `on_beacon(beacon, source address)` gets beacons that parsed; the caller verifies signatures.
 
-    `counts`: `sent`, `received`, and by reason what was dropped: `rate`, `bad`, `too-many`, `too-large`, `send`.
+    `counts`: `sent`, `received`, and drops by reason: `rate`, `bad`, `too-many`, `too-large`, `send`.
     """
 
     def __init__(self, announcer: Announcer, on_beacon: Callable[[Beacon, str], None], counts: Counter[str]) -> None:

@@ -53,14 +53,14 @@ class _Path(Struct):
 
 
 class Beats:
-    """`heartbeat_s`: how often a leader speaks (agent.raft.config). Times are one clock's seconds."""
+    """`heartbeat_s`: how often a leader sends one (agent.raft.config). Times are seconds of one clock."""
 
     def __init__(self, heartbeat_s: float) -> None:
         self._proved_s = PROVED_BEATS * heartbeat_s
         self._paths: dict[AgentId, _Path] = {}
 
     def linked(self, peer: AgentId, now: float) -> None:
-        """There is a link with that peer, which takes heartbeats by datagram; nothing is known of them yet."""
+        """There is a link with that peer, which accepts heartbeats by datagram; nothing is known of those yet."""
         self._paths[peer] = _Path(trying_since=now)
 
     def unlinked(self, peer: AgentId) -> None:
@@ -68,7 +68,7 @@ class Beats:
         self._paths.pop(peer, None)
 
     def came(self, peer: AgentId, beat: Beat, *, by_datagram: bool) -> None:
-        """One of the peer's has come."""
+        """One from the peer has arrived."""
         path = self._paths.get(peer)
         if path is None:
             return

@@ -91,9 +91,9 @@ if _HEAD.size + MAX_MESSAGE_BYTES + _SIGNATURE_BYTES > MAX_DATAGRAM_BYTES:
 
 
 class ReplayWindow(Struct):
-    """Which (boot, sequence) of one sender came before: a sliding window as of RFC 4303 §3.4.3.
+    """Which (boot, sequence) of one sender came before: a sliding window as in RFC 4303 §3.4.3.
 
-    Invariant: no pair is accepted twice; nothing of a boot before the newest is accepted.
+    Invariant: no pair is accepted twice; nothing of an earlier boot than the newest is accepted.
     """
 
     boot: int = -1
@@ -176,7 +176,7 @@ class Envelope:
         self.drops = drops
 
     def set_members(self, keys: dict[AgentId, bytes]) -> None:
-        """Exactly these may send: their Ed25519 public keys (32 bytes) by id. Windows of those who stay are kept."""
+        """Only these may send: their Ed25519 public keys (32 bytes) by id. Members that stay keep their windows."""
         for gone in self._senders.keys() - keys.keys():
             del self._senders[gone]
         for peer, raw in keys.items():
@@ -185,10 +185,11 @@ class Envelope:
                 self._senders[peer] = _Sender(public, self._key_for(peer))
 
     def linked(self, peer: AgentId, boot: int, key: bytes) -> None:
-        """A peer link told which start the peer is in, and the key for what we send it; b"": it takes signatures only.
+        """A peer link said which start the peer is in, and the key for what we send it; b"": it accepts only
+        signatures.
 
-        Nothing of an earlier start is accepted, whatever was seen: a host whose disk went back in time counts its
-        starts anew. The link is proof, the window only a memory.
+        Nothing of an earlier start is accepted, whatever was seen: a host whose disk went back counts its starts anew.
+        The link is proof, the window only a memory.
         """
         if len(key) == KEY_BYTES:
             self._keys[peer] = key
@@ -197,7 +198,7 @@ class Envelope:
             sender.window = ReplayWindow(boot=boot)
 
     def unlinked(self, peer: AgentId) -> None:
-        """The peer may start anew now, with other keys."""
+        """The peer may restart now, with other keys."""
         self._keys.pop(peer, None)
 
     def takes_beats(self, peer: AgentId) -> bool:
@@ -224,7 +225,7 @@ class Envelope:
         return frozenset(peer for peer, sender in self._senders.items() if sender.heard_at >= since)
 
     def open(self, data: bytes, now: float) -> tuple[AgentId, SwimMessage | Beat] | None:
-        """Sender and message, or None for anything that doesn't pass; counted."""
+        """Sender and message, or None for a datagram that fails a check, which is counted."""
         judged = self._judge(data, now)
         if isinstance(judged, str):
             self.drops[judged] += 1
@@ -281,8 +282,8 @@ def _proves(sender: _Sender, form: int, proof: bytes, covered: bytes) -> bool:
 class Datagrams:
     """The UDP socket around an `Envelope`. `on_message(sender, message)` is called from the event loop.
 
-    `budget`: how many are looked at. Of more, the first is dropped as `flood`; others wait for REST_S, or the kernel
-    drops them.
+    `budget`: how many are looked at. Of more, the first is dropped as `flood`; the others wait for REST_S, or the
+    kernel drops them.
     """
 
     def __init__(

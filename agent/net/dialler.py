@@ -1,4 +1,4 @@
-"""Who to dial, where and when: a back-off for each wanted peer and each address whose agent isn't known yet."""
+"""Whom to dial, where and when: a back-off for each wanted peer, and for each address whose agent isn't known yet."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ MAX_ANONYMOUS_ATTEMPTS: Final = 6
 class BackOff(Struct, frozen=True, kw_only=True):
     """Waits of first_s, doubled up to max_s, each times 0.5 … 1 so that two peers don't stay in step.
 
-    A link that was up for stable_s starts the row anew. A lower first_s forms clusters sooner; a higher max_s costs a
-    returning host that much more time, unless its beacon is heard.
+    A link that was up for stable_s resets the back-off. A lower first_s forms clusters sooner; a higher max_s makes a
+    returning host wait that much longer, unless its beacon is heard.
     """
 
     first_s: float = 0.050
@@ -56,7 +56,7 @@ class _Target(Struct):
 
 
 class Dialler:
-    """Keeps trying until every wanted peer is linked. The table tells what is up and down."""
+    """Keeps trying until every wanted peer is linked. The table reports what is up and down."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class Dialler:
         self._wake_anonymous()
 
     def hint(self, peer: str | None, address: Address, *, firm: bool) -> None:
-        """Somebody may be at `address`; ends a wait, unless one just ended."""
+        """An agent may be at `address`; ends a wait, unless one just ended."""
         if peer is not None:
             new = self.book.add(peer, address, firm=firm)
             if (target := self._wanted.get(peer)) is not None:
@@ -107,7 +107,7 @@ class Dialler:
         self._pursue(target)
 
     def forget(self, address: Address) -> None:
-        """Nobody to be linked with is there, e.g. ourselves."""
+        """There is nobody to link with, e.g. it is ourselves."""
         if (target := self._anonymous.pop(address, None)) is not None:
             self._cancel(target)
 
@@ -169,7 +169,7 @@ class Dialler:
             del self._anonymous[target.address]
 
     async def _free(self, address: Address) -> None:
-        """Until nobody dials there: a seed mostly is a member's address too, and one handshake tells both."""
+        """Waits until nobody dials there: a seed mostly is a member's address too, and one handshake answers both."""
         while (under_way := self._under_way.get(address)) is not None:
             await asyncio.wait([under_way])
 

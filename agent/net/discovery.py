@@ -100,11 +100,11 @@ class Discovery:
 
     @property
     def heard_mdns(self) -> frozenset[AgentId]:
-        """Agents of our cluster that mDNS tells of now; unauthenticated, as all of it."""
+        """Agents of our cluster that mDNS names now; unauthenticated, like everything from mDNS."""
         return frozenset(self._mdns.heard) if self._mdns is not None else frozenset()
 
     def announce(self) -> None:
-        """Something changed: a round soon."""
+        """What is announced changed: send a round soon."""
         self._wake.set()
 
     async def stop(self) -> None:
@@ -159,7 +159,7 @@ class Discovery:
         return Mdns(text, self._on_hint, self.counts)
 
     async def _follow_interfaces(self, addresses: tuple[LocalAddress, ...]) -> None:
-        """mDNS speaks on named interfaces only; when they change it starts anew."""
+        """mDNS uses named interfaces; when they change it is started again."""
         if self._mdns is None:
             self._mdns = await self._make_mdns()
         listen = self._settings.listen
@@ -187,6 +187,6 @@ class Discovery:
 
 
 def _must_go_on(task: asyncio.Task[None]) -> None:
-    """It ends by `stop` only; anything else is a bug, for the event loop's handler, which ends the process."""
+    """It ends only by `stop`; anything else is a bug, for the event loop's handler, which ends the process."""
     if not task.cancelled() and (error := task.exception()) is not None:
         task.get_loop().call_exception_handler({"message": f"{task.get_name()} failed", "exception": error})

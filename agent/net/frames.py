@@ -1,7 +1,7 @@
-"""Frames on the peer link: 4 bytes length (big-endian, of what follows), 1 byte version of this very form, msgpack.
+"""Frames on the peer link: 4 bytes length (big-endian, of what follows), 1 byte version of this framing, msgpack.
 
-A frame whose length or version is wrong ends the link: what follows can't be found any more. A frame whose content
-isn't understood is dropped alone: which kinds the peer knows is the hello's `frames` (agent.node.versions).
+A frame with a wrong length or version ends the link, since the next one can't be found any more. A frame whose content
+isn't understood is dropped alone: the hello's `frames` says which kinds the peer knows (agent.node.versions).
 """
 
 import struct
@@ -59,7 +59,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello", omit_default
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused", omit_defaults=True):
-    """Instead of a hello: the link is closed, and why."""
+    """Instead of a hello: why the link is closed."""
 
     reason: RefusalReason
 
@@ -114,7 +114,7 @@ class FrameReader:
         self._kept = bytearray()
 
     def whole(self, data: bytes) -> bytes | None:
-        """The content, where nothing is kept and `data` is exactly one frame, as mostly; else None, and feed it."""
+        """The content, if nothing is buffered and `data` is exactly one frame, as is usual; else None: feed it."""
         if self._kept or len(data) <= HEADER_BYTES or data[HEADER_BYTES] != FRAMING_VERSION:
             return None
         (size,) = _LENGTH.unpack_from(data)
@@ -127,7 +127,7 @@ class FrameReader:
         self._kept += data
 
     def frames(self) -> Iterator[bytes]:
-        """The contents that are whole by now. Raises TooLarge or InputError at a head that can't be one of ours."""
+        """The contents that are complete by now. Raises TooLarge or InputError at a head that can't be one of ours."""
         at = 0
         kept = self._kept
         try:

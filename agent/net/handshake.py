@@ -1,6 +1,6 @@
-"""Opening a link: the client's hello, the server's judgement, the server's hello. Up only then, on both sides.
+"""Opening a link: the client's hello, the server's judgement, the server's hello. Only then is it up, on both sides.
 
-In TLS 1.3 a client believes it is connected before the server has looked at its certificate; so the server's first
+In TLS 1.3 a client believes it is connected before the server has looked at its certificate. So the server's first
 frame is what makes a link, and it is sent only after everything was checked. The client checks the same of the server.
 """
 
@@ -32,7 +32,7 @@ Authority = Callable[[AgentId, Digest], Standing]
 
 
 class HandshakeFailed(Exception):
-    """The link isn't taken up. `told`: the peer said so, not we."""
+    """The link isn't accepted. `told`: by the peer, not by us."""
 
     def __init__(self, reason: RefusalReason, detail: str = "", *, told: bool = False) -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -61,7 +61,9 @@ class LocalAgent:
             raise ValueError("the id isn't the signing key's")
 
     def datagram_key(self, peer: AgentId) -> bytes:
-        """What `peer` proves its datagrams to us with: the same on all links of this start, another for each peer."""
+        """The key with which `peer` authenticates its datagrams to us: the same on all links of this start, another for
+        each peer.
+        """
         return hmac.digest(self.datagram_secret, peer.encode(), "sha256")
 
     def hello(self, audience: AgentId, binding: Digest) -> Hello:
@@ -90,7 +92,7 @@ class Certified(msgspec.Struct, frozen=True):
 
 
 def certified(link: Link, me: LocalAgent) -> Certified:
-    """Who TLS says is there. Raises HandshakeFailed for a certificate that names nobody, or ourselves."""
+    """The peer that TLS verified. Raises HandshakeFailed for a certificate that names nobody, or ourselves."""
     try:
         peer, digest = peer_identity(link.tls)
         binding = session_binding(link.tls)
@@ -111,7 +113,7 @@ async def greet_as_client(link: Link, me: LocalAgent, peer: Certified, authority
 
 
 async def greet_as_server(link: Link, me: LocalAgent, peer: Certified, authority: Authority) -> PeerInfo:
-    """Judge the client's hello. The caller sends ours with `welcome` once it takes the link up.
+    """Judge the client's hello. The caller sends ours with `welcome` once it accepts the link.
 
     Raises HandshakeFailed; the caller tells the client with `refuse`.
     """
@@ -125,7 +127,7 @@ def welcome(link: Link, me: LocalAgent, peer: Certified) -> None:
 
 
 def refuse(link: Link, reason: RefusalReason) -> None:
-    """Tell a certified peer why not, and close."""
+    """Tell a certified peer why it is refused, and close."""
     link.send(encode_frame(Refused(reason=reason)))
     link.close("asked")
 

@@ -42,9 +42,9 @@ DownReason = Literal[
 class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Who is at the other end, as certificate and hello say. `known`: our ledger names it as a member.
 
-    `frames`: the version of frames that both know (agent.node.versions). `host` is the IP address it is seen at;
-    `dialled`: this side opened the connection. `boot` grows with each start of the peer's agent. `datagram_key`: what
-    we prove our datagrams to it with.
+    `frames`: the version of frames that both know (agent.node.versions). `host` is the IP address that it is seen at;
+    `dialled`: this side opened the connection. `boot` grows with each start of the peer's agent. `datagram_key`: the
+    key for our datagrams to it.
     """
 
     id: AgentId
@@ -69,7 +69,7 @@ class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
 class Link(asyncio.Protocol):
     """A TLS connection that carries frames.
 
-    Life: `first()` waits for the opening frame, reading is paused behind it; `begin()` says where the rest goes and
+    Life: `first()` waits for the opening frame, after which reading is paused; `begin()` says where the rest goes and
     `read_on()` lets it come; `on_lost` is called once at the end, with `reason`. For the event loop's thread only.
     """
 
@@ -126,9 +126,9 @@ class Link(asyncio.Protocol):
     def begin(
         self, on_content: Callable[[bytes], None], on_lost: Callable[[DownReason], None], on_read: Callable[[], None]
     ) -> None:
-        """Say where frames go from `read_on` on: `on_content` for each one's content, then once `on_lost`.
+        """Set who gets frames after `read_on`: `on_content` each one's content, then once `on_lost`.
 
-        `on_read` behind all of them that came together.
+        `on_read` comes after all frames that came together.
         """
         self._on_content = on_content
         self._on_lost = on_lost
@@ -138,7 +138,7 @@ class Link(asyncio.Protocol):
             self._loop.call_soon(on_lost, self.reason or "lost")
 
     def read_on(self) -> None:
-        """Let frames come, beginning with what came together with the first."""
+        """Let frames come, beginning with those that came together with the first."""
         if self.closed or self._transport is None:
             return
         self._reading = True
@@ -146,9 +146,10 @@ class Link(asyncio.Protocol):
         self._deliver()
 
     def send(self, data: bytes, *, hold: bool = False, part: bool = False) -> bool:
-        """Queue an encoded frame; frames of one tick leave in one write. False: dropped, since the queue is full.
+        """Queue an encoded frame; frames of one turn of the loop leave in one write. False: dropped, since the queue is
+        full.
 
-        `hold`: whoever sends calls `flush`, which saves a turn of the loop. `part`: of a snapshot.
+        `hold`: the caller calls `flush`, which saves a turn of the loop. `part`: of a snapshot.
         """
         if self.closed or self._pending_bytes + len(data) > MAX_QUEUE_BYTES + part * MAX_PART_BYTES:
             return False

@@ -59,7 +59,7 @@ _HEARD: Final = Alive()
 
 
 class LinkHandlers(Protocol):
-    """What the table tells its owner. Nothing here may raise, but for broken local invariants."""
+    """What the table reports to its owner. Nothing here may raise, except for broken local invariants."""
 
     def authority(self, peer: AgentId, certificate: Digest) -> Standing:
         """What our ledger says of this certificate's holder. A known id with another certificate is `expelled`."""
@@ -70,7 +70,7 @@ class LinkHandlers(Protocol):
         ...
 
     def link_down(self, peer: AgentId, reason: DownReason) -> None:
-        """The link is gone; after a `link_up` of that peer exactly one."""
+        """The link is gone; comes exactly once after a `link_up` of that peer."""
         ...
 
     def frame(self, peer: AgentId, frame: Frame) -> None:
@@ -78,7 +78,7 @@ class LinkHandlers(Protocol):
         ...
 
     def frames_over(self) -> None:
-        """All frames that came together on one link were told."""
+        """All frames that came together on one link were passed on."""
         ...
 
 
@@ -202,12 +202,13 @@ class LinkTable:
         self._held.clear()
 
     def spoke(self, peer: AgentId) -> None:
-        """`peer` hears of this agent beside its link, which needn't say so now."""
+        """`peer` hears from this agent by another way, so its link needn't send a sign of life now."""
         if (up := self._up.get(peer)) is not None:
             up.link.last_sent = self._loop.time()
 
     def heard(self, peer: AgentId) -> bool:
-        """`peer` proved beside its link that it lives; whether there is one. `ride_along` follows, once that was taken.
+        """`peer` proved by another way that it lives; whether there is a link. Call `ride_along` once that was taken
+        in.
 
         Bytes that nobody acknowledges still end the link.
         """
@@ -216,7 +217,7 @@ class LinkTable:
         return up is not None
 
     def ride_along(self) -> None:
-        """This agent is awake: let the links speak that soon had to."""
+        """This agent is awake: let links that are nearly due send their sign of life now."""
         self._pulse.ride_along()
 
     def close(self, peer: AgentId, reason: DownReason = "asked") -> None:
@@ -228,7 +229,7 @@ class LinkTable:
         self._drop(peer, "expelled", at_once=True)
 
     def review(self) -> tuple[AgentId, ...]:
-        """Ask the authority about every link anew: cuts the expelled, gives the ids that became known just now."""
+        """Ask the authority about every link again: cuts the expelled, gives the ids that have just become known."""
         known = []
         for peer, up in list(self._up.items()):
             standing = self._handlers.authority(peer, up.info.certificate)
@@ -240,11 +241,11 @@ class LinkTable:
         return tuple(known)
 
     def peers(self) -> Mapping[AgentId, PeerInfo]:
-        """Who is linked now."""
+        """The linked peers."""
         return MappingProxyType({peer: up.info for peer, up in self._up.items()})
 
     def peer(self, peer: AgentId) -> PeerInfo | None:
-        """Who `peer` said it is, while it is linked."""
+        """What `peer` said of itself, while it is linked."""
         up = self._up.get(peer)
         return up.info if up is not None else None
 
@@ -329,7 +330,7 @@ class LinkTable:
         self._take_up(link, info)
 
     def _note(self, address: Address, peer: AgentId) -> None:
-        """This address answered as that peer."""
+        """That peer answered at this address."""
         if len(self._at) > 4 * MAX_LINKS:  # a few per peer; beyond, start to learn anew
             self._at.clear()
         self._at[address] = peer
@@ -460,7 +461,9 @@ class LinkTable:
                 self.close(peer)
 
     def _is_over(self, peer: AgentId, up: _Up, now: float) -> bool:
-        """Who dialled closes; an agent that our ledger doesn't name may be the way to a later one, and stays."""
+        """The side that dialled closes; a link with an agent that our ledger doesn't name may lead to a later one, and
+        stays.
+        """
         if peer in self._wanted or not up.info.dialled or not up.info.known:
             up.unwanted_since = None
         elif up.unwanted_since is None:

@@ -1,4 +1,6 @@
-"""The listening side: accept, bounds, TLS handshake. Whoever hasn't proved anything gets little, and not for long."""
+"""The listening side: accept, bounds, TLS handshake. A peer that hasn't proved anything gets
+little, and not for long.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,7 @@ class Listener:
 
     @property
     def half_open(self) -> int:
-        """Connections whose peer isn't known yet."""
+        """Connections whose peer isn't verified yet."""
         return self._half_open.total()
 
     async def close(self) -> None:

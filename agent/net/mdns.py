@@ -34,7 +34,7 @@ MAX_HEARD: Final = 1024
 
 
 class ServiceText(Struct, frozen=True, kw_only=True):
-    """The TXT record. Other keys are let be."""
+    """The TXT record. Other keys are ignored."""
 
     cluster: ClusterId
     id: AgentId
@@ -68,7 +68,7 @@ class Mdns:
         self.heard: set[AgentId] = set()
 
     async def start(self, addresses: Sequence[str]) -> None:
-        """Announce and browse on the interfaces with these IPv4 addresses. Failing is counted: beacons suffice."""
+        """Announce and browse on the interfaces with these IPv4 addresses. Failures are counted: beacons suffice."""
         try:
             self._zeroconf = AsyncZeroconf(interfaces=list(addresses), ip_version=IPVersion.V4Only)
             self._browser = AsyncServiceBrowser(self._zeroconf.zeroconf, SERVICE_TYPE, handlers=[self._changed])

@@ -20,7 +20,7 @@ MAX_NAMES: Final = 1024
 
 
 class Names:
-    """`ip_of` answers at once with what is known by now. `dialable(ip, port)` says which answers are of use."""
+    """`ip_of` answers at once with what is known by now. `dialable(ip, port)` says which answers may be used."""
 
     def __init__(self, dialable: Callable[[str, int], bool]) -> None:
         self._dialable = dialable

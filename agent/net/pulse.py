@@ -1,7 +1,7 @@
-"""When links speak: with a frame that has woken this agent anyway, and by a timer where none comes.
+"""When links send signs of life: with a frame that has woken this agent anyway, and by a timer when none comes.
 
-A wake-up costs an idle agent more than all that it does then. A leader's heartbeats reach all others at one moment, so
-the links among these speak in the turn that brought one.
+For an idle agent a wake-up costs more than the work that it then does. A leader's heartbeats reach all others at one
+moment, so the links among these send theirs in the turn of the loop that brought one.
 """
 
 from __future__ import annotations
@@ -73,20 +73,20 @@ class Pulse:
         self._schedule(rest_s=0.0)
 
     def stop(self) -> None:
-        """Speak no more."""
+        """Send nothing more."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def ride_along(self) -> None:
-        """A frame has woken us: what is nearly due goes now, and needs no waking of its own."""
+        """A frame has woken us: what is nearly due goes now, and needs no wake-up of its own."""
         if self._timer is not None and self._loop.time() >= self._early_due:
             self._timer.cancel()
             self._beat(unread=True)  # the turn of the loop that brought this frame may bring more
             self._schedule(rest_s=0.0)
 
     def answer(self, link: Link) -> None:
-        """The peer has said that it lives. Where ours is due soon it goes now, with TCP's acknowledgement."""
+        """The peer has sent a sign of life. If ours is due soon it goes now, with TCP's acknowledgement."""
         if link.queued_bytes == 0 and link.last_received - link.last_sent >= self._timing.alive_interval_s / 2:
             _say_alive(link)
 

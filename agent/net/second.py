@@ -1,4 +1,4 @@
-"""Two links with one peer, as when both dial at once: which one stays."""
+"""When there are two links with one peer, as when both dial at once: which one stays."""
 
 from __future__ import annotations
 

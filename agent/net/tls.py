@@ -1,8 +1,8 @@
-"""TLS contexts, and who stands at the other end of one.
+"""TLS contexts, and whose certificate is at the other end.
 
-Peer links: mutual TLS 1.3, the cluster's certificate as the only trust anchor; a certificate says "this key is agent X
-of cluster Y" and nothing about authority (docs/security.md "Identity is not authority"). The API: TLS 1.3, server
-certificate only.
+Peer links: mutual TLS 1.3, with the cluster's certificate as the only trust anchor; a certificate says "this key is
+agent X of cluster Y" and nothing about authority (docs/security.md "Identity is not authority"). The API: TLS 1.3,
+server certificate only.
 """
 
 from __future__ import annotations

@@ -6,10 +6,10 @@ import msgspec
 
 
 class RaftTiming(msgspec.Struct, frozen=True, kw_only=True):
-    """How patient a cluster is. Every member should have the same; none has to.
+    """How patient a cluster is. Members should have the same timing, but needn't.
 
-    Invariants, checked: 0 < heartbeat_s; 2 × heartbeat_s < election_timeout_min_s < election_timeout_max_s;
-    0 <= link_loss_delay_min_s < link_loss_delay_max_s <= election_timeout_min_s. Raises ValueError otherwise.
+    Invariants, checked: 0 < heartbeat_s; 2 × heartbeat_s < election_timeout_min_s < election_timeout_max_s; 0 <=
+    link_loss_delay_min_s < link_loss_delay_max_s <= election_timeout_min_s. Raises ValueError otherwise.
     """
 
     heartbeat_s: float = 0.150

@@ -1,4 +1,4 @@
-"""`Raft`: one member's consensus, as whoever drives it sees it: inputs, requests, time, Readys, and what is known."""
+"""`Raft`: one member's consensus, as its driver sees it: inputs, requests, time, Readys, and queries."""
 
 from __future__ import annotations
 
@@ -110,9 +110,10 @@ class Raft:
             raise NotLeader(None)
 
     def transfer_leadership(self, to: str | None, now: float) -> str:
-        """Hand leadership to the voter `to`, or to the best one; returns who (Raft §3.10 of the thesis).
+        """Hand leadership to the voter `to`, or to the best one; returns which (Raft §3.10 of the thesis).
 
-        No proposals are taken meanwhile. It is given up after an election timeout. Raises NotLeader, TransferRefused.
+        No proposals are accepted meanwhile. It is given up after an election timeout. Raises NotLeader,
+        TransferRefused.
         """
         self._now = now
         return self._lead().transfer(to, now)
@@ -174,7 +175,7 @@ class Raft:
         self._roles.follower.refuse(snapshot, again=again)
 
     def fence(self, index: int, now: float) -> None:
-        """This member's disk went back, from where it had entries up to `index`; see `fenced`."""
+        """This member's disk went back; it had entries up to `index`. See `fenced`."""
         self._now = now
         self._roles.fence(index)
 
@@ -300,7 +301,7 @@ class Raft:
         return self._state.membership.current
 
     def configuration_at(self, index: int) -> Configuration:
-        """The one in force at an entry behind the snapshot."""
+        """The one in force at an entry after the snapshot."""
         return self._state.membership.at(index)
 
     @property
@@ -330,7 +331,7 @@ class Raft:
         return self._state.log.slice(first, min(last, self.commit), max_bytes)
 
     def entries_behind(self, index: int) -> tuple[Entry, ...]:
-        """All entries behind `index`, committed or not. Raises Compacted as `entries_between`."""
+        """All entries after `index`, committed or not. Raises Compacted as `entries_between`."""
         return self._state.log.slice(index + 1, self.last_index, sys.maxsize)
 
     def quorum_active(self, now: float) -> bool:
@@ -339,7 +340,7 @@ class Raft:
         return leadership is not None and leadership.quorum_active(now)
 
     def active_members(self, now: float) -> tuple[str, ...]:
-        """On a leader: itself and who answered within an election timeout, sorted. On others: nobody."""
+        """On a leader: itself and those that answered within an election timeout, sorted. On others: nobody."""
         leadership = self._roles.leadership
         return leadership.active_members(now) if leadership is not None else ()
 

@@ -47,9 +47,10 @@ class Election:
         self._due = now + self._timeout
 
     def await_peers(self, ids: Collection[str], now: float) -> None:
-        """A sole voter needs nobody to be elected, also where its disk went back: these may know, and tell (`fence`).
+        """A sole voter needs nobody to be elected, even if its disk went back: these may know, and say so (`fence`).
 
-        It waits for links with all of them, or for as long as others wait for a leader. Who never led forgot nothing.
+        It waits for links with all of them, or for as long as others wait for a leader. One that never led has
+        forgotten nothing.
         """
         state = self._state
         if state.configuration.voters == (state.id,) and state.term and state.role is Role.FOLLOWER:
@@ -64,8 +65,9 @@ class Election:
         self._due = now + self._timeout
 
     def lost_leader(self, now: float) -> None:
-        """The link to the leader closed: it has probably died. No patience with it any more, and never more than
-        before: its link may come and go again and again."""
+        """The link to the leader closed: it has probably died. Waits no longer for it, and never longer than before:
+        its link may come and go again and again.
+        """
         before = self._due
         self._state.leader = None
         self._short_delays_left = self._state.timing.link_loss_attempts
@@ -81,7 +83,8 @@ class Election:
         self._due = now + self._state.rng.uniform(timing.link_loss_delay_min_s, timing.link_loss_delay_max_s)
 
     def peer_linked(self, peer: str, now: float) -> None:
-        """Who has heard no leader since its start needn't wait for one that would greet it; see `Leadership`'s.
+        """A member that has heard no leader since its start needn't wait for one that would greet it; see
+        `Leadership`'s.
 
         A campaign under way asks the newcomer too.
         """

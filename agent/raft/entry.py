@@ -1,4 +1,4 @@
-"""What a ledger's log is made of, as it goes to disk and over the wire."""
+"""What a ledger's log consists of, as it goes to disk and over the wire."""
 
 import enum
 from typing import Annotated
@@ -75,7 +75,7 @@ class Configuration(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
 
     @property
     def members(self) -> tuple[str, ...]:
-        """Everybody who gets the log, sorted."""
+        """All that get the log, sorted."""
         return tuple(sorted(self.voters + self.learners)) if self.learners else self.voters
 
     def __contains__(self, id: str) -> bool:
@@ -109,9 +109,9 @@ _decoder = msgspec.msgpack.Decoder(Configuration)
 
 
 class Life(msgspec.Struct, frozen=True, kw_only=True):
-    """What a member remembers of another one's disk, by what that one told.
+    """What a member remembers of another one's disk, by that one's own statements.
 
-    It has started `starts` times at least, and in its start number `boot` its entries up to `up_to` were on the disk
+    It has started at least `starts` times, and in its start number `boot` its entries up to `up_to` were on its disk
     for good; `word` is its own signature for that. `went_back`: it came with less.
     """
 

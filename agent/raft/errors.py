@@ -10,7 +10,7 @@ class RaftError(Exception):
 
 
 class NotLeader(RaftError):
-    """Only a leader can do this; `leader` is who to ask, or None while nobody leads."""
+    """Only a leader can do this; `leader` is the member to ask, or None while nobody leads."""
 
     def __init__(self, leader: str | None) -> None:
         super().__init__(f"not the leader; leader is {leader or 'unknown'}")

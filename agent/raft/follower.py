@@ -63,7 +63,7 @@ class Follower:
     def on_append(self, leader: str, append: Append) -> None:
         """Raft §5.3. Raises LogDiverged when one of our voters contradicts a committed entry.
 
-        Anybody else who does so may be lying, and that is no reason to stop.
+        Anybody else who does so may be lying, which is no reason to stop.
         """
         try:
             self._take(leader, append)
@@ -115,9 +115,9 @@ class Follower:
         state.membership.extend(entries)
 
     def on_heartbeat(self, leader: str, heartbeat: Heartbeat) -> None:
-        """Answered before the disk: it promises only that this member follows `leader` just now.
+        """Answered before the disk: the answer only promises that this member follows `leader` just now.
 
-        The commit index told never passes what this member acknowledged to this leader.
+        The commit index in it never passes what this member acknowledged to this leader.
         """
         state, log = self._state, self._state.log
         if heartbeat.commit > log.last_index:
@@ -183,8 +183,11 @@ class Follower:
         return offered
 
     def doubts(self, now: float) -> bool:
-        """Whether this leader's snapshots, whole as they came, haven't been believed for `unbelieved_s`. It then leads
-        this member nowhere, although it is heard: who could has to be elected, and it mustn't be in the way."""
+        """Whether this leader's snapshots, complete as they came, haven't been believed for `unbelieved_s`.
+
+        It then leads this member nowhere, although it is heard: another one has to be elected, and this member mustn't
+        be in the way.
+        """
         awaited = self._awaited()
         return awaited is not None and now - awaited.since >= self._state.timing.unbelieved_s
 

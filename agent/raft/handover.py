@@ -1,4 +1,4 @@
-"""From the core to the driver and back: one Ready in flight, and what its end means."""
+"""From the core to the driver and back: one Ready in flight, and the consequences of its end."""
 
 from __future__ import annotations
 

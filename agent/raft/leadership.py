@@ -109,13 +109,13 @@ class Leadership:
         return to
 
     def disk_took(self, seconds: float, now: float) -> None:
-        """A write is done: who needs too long for one lets somebody else lead, if there is anybody."""
+        """A write is done: a leader that needs too long for one lets another one lead, if there is one."""
         if seconds >= self._state.timing.slow_persist_s and self._transfer_to is None:
             with contextlib.suppress(TransferRefused):
                 self.transfer(None, now)
 
     def _finish_transfer(self) -> None:
-        """The successor must have everything, or it wouldn't be elected; proposals stand still until then."""
+        """The successor must have everything, or it wouldn't be elected; until then proposals stop."""
         to, state = self._transfer_to, self._state
         if to in self.replication.progress and self.replication.progress[to].match == state.log.last_index:
             state.outbox.send_now(to, TimeoutNow(term=state.term))
@@ -185,7 +185,7 @@ class Leadership:
         return True
 
     def peer_linked(self, member: str, now: float) -> None:
-        """Let it know at once who leads, and find where its log is."""
+        """Tell it at once who leads, and find where its log is."""
         if member in self.replication.progress:
             self.replication.relinked(member, now)
             self._round_wanted = True

@@ -9,7 +9,8 @@ from agent.raft.errors import ConfigurationRefused
 
 
 def configuration_in(entry: Entry) -> Configuration | None:
-    """What a CONFIG entry says; None for others and for the genesis (term 0), whose data is the state machine's.
+    """The configuration in a CONFIG entry; None for others and for the genesis (term 0), whose data is the state
+    machine's.
 
     Raises ValueError when a CONFIG entry can't be read.
     """
@@ -55,7 +56,7 @@ class Membership:
         self.current = self._history[-1][1]
 
     def compact(self, index: int) -> None:
-        """Nobody asks for what was in force before `index` any more."""
+        """Nobody asks any more what was in force before `index`."""
         while len(self._history) > 1 and self._history[1][0] <= index:
             del self._history[0]
 

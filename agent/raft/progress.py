@@ -22,7 +22,7 @@ class ProgressState(enum.Enum):
 class Inflight:
     """Appends sent and not answered: (last index, bytes) in order, bounded in messages and in bytes.
 
-    One more may start while `bytes` is below its bound, so a single large entry always gets through.
+    Another may start while `bytes` is below its bound, so a single large entry always gets through.
     """
 
     def __init__(self, max_messages: int, max_bytes: int) -> None:

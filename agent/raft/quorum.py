@@ -1,4 +1,4 @@
-"""Majorities: small mathematics, checked against a dumb twin (tests/raft/test_quorum.py)."""
+"""Majorities: small mathematics, compared with a naive version (tests/raft/test_quorum.py)."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def majority(voters: int) -> int:
 
 
 def majority_of_others(voters: Collection[str], me: str) -> int:
-    """How many voters other than `me` it takes to be sure of something: a majority, or all of them, but one at least.
+    """How many voters other than `me` it takes to be sure of something: a majority, or all of them, but at least one.
 
-    Of two voters, of which we are one, the other's word is all there is.
+    With two voters, of which we are one, there is only the other's word.
     """
     return max(1, min(majority(len(voters)), len(set(voters) - {me})))
 
 
 def blocking_of_others(voters: Collection[str], me: str) -> int:
-    """How many voters other than `me` it takes so that those left are no majority; two at least, if there are.
+    """How many voters other than `me` it takes so that those left are no majority; at least two, if there are.
 
-    Of four that is two, as of three: both survive the loss of one.
+    With four voters that is two, as with three: both survive the loss of one.
     """
     others, survived = len(set(voters) - {me}), len(voters) - majority(len(voters))
     return max(1, min(max(2, survived + 1), others))

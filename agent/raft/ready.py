@@ -1,4 +1,4 @@
-"""What the core wants done: the order of disk and network is in the type (as in etcd raft's `Ready`)."""
+"""What the core wants done; the type carries the order of disk and network (as etcd raft's `Ready`)."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ReadState(msgspec.Struct, frozen=True):
 
 
 class SoftState(msgspec.Struct, frozen=True):
-    """Who leads, as this member sees it. Comes when it changed; reads open at that moment are lost: ask again."""
+    """Who leads, as this member sees it. Sent when it changed; reads open at that moment are lost: ask again."""
 
     role: Role
     leader: str | None
@@ -81,7 +81,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def has_news(self) -> bool:
-        """Whether it is for more than network and disk: else nothing that others look at has changed."""
+        """Whether it has work beyond network and disk; otherwise nothing that others look at has changed."""
         news = self.restore, self.offered, self.soft
         return bool(self.committed or self.reads) or any(each is not None for each in news)
 

@@ -13,8 +13,8 @@ from agent.raft.state import RaftState
 class Replication:
     """The progress of every other member, for one term of leadership.
 
-    `_leaving`: whom the configuration in force has no more. They are told once that is committed, and not before: until
-    then the others may need their votes, which they don't give to a shorter log (thesis §4.2.2).
+    `_leaving`: members that the configuration in force no longer has. They are told once that is committed, and not
+    before: until then the others may need their votes, which they don't give to a shorter log (thesis §4.2.2).
     """
 
     def __init__(self, state: RaftState, now: float) -> None:
@@ -149,7 +149,7 @@ class Replication:
             self._retry_snapshot(member, progress, now)
 
     def _retry_snapshot(self, member: str, progress: Progress, now: float) -> None:
-        """A chunk that a slow link still carries mustn't be followed by itself again and again: each waits longer."""
+        """A chunk that a slow link still carries mustn't be sent again and again: each repetition waits longer."""
         newest, timing = self._state.snapshot, self._state.timing
         assert progress.snapshot is not None
         assert newest is not None
@@ -166,7 +166,7 @@ class Replication:
         self._send_chunk(member, progress, now)
 
     def relinked(self, member: str, now: float) -> None:
-        """The link is another: what was on the old one is gone."""
+        """The link is a new one: what was on the old one is lost."""
         progress = self.progress.get(member)
         if progress is None:
             return

@@ -91,7 +91,9 @@ class Roles:
         return True
 
     def trusts_leader(self, now: float) -> bool:
-        """Whether a leader is well, be it this member itself: then nobody's campaign is helped (thesis §4.2.3)."""
+        """Whether there is a working leader, possibly this member itself: then nobody's campaign is helped (thesis
+        §4.2.3).
+        """
         if self.leadership is not None:
             return self.leadership.quorum_active(now)
         return self.election.trusts_leader(now) and not self.follower.doubts(now)
@@ -122,7 +124,7 @@ class Roles:
             self.follow(state.term, None, now)
 
     def settle_voter(self, was_voter: bool, now: float) -> None:
-        """A promoted member is as patient as the others; a removed one gives up its campaign."""
+        """A promoted member becomes as patient as the others; a removed one gives up its campaign."""
         state = self._state
         if state.is_voter and not was_voter:
             self.election.wait(now)

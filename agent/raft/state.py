@@ -94,7 +94,7 @@ class RaftState:
 
     @property
     def knows_leader(self) -> bool:
-        """Whether a member of ours leads, and not a stranger that says so."""
+        """Whether a member of ours leads, and not a stranger that claims to."""
         return self.leader is not None and self.knows(self.leader)
 
     @property
@@ -112,7 +112,7 @@ class RaftState:
         """This member had entries up to `index` on its disk, and the log here ends before: the disk went back to an
         earlier state, and with it what this member promised (Raft fig. 3.1).
 
-        It neither votes nor acknowledges until it has left the configuration, as one that comes anew may.
+        It neither votes nor acknowledges until it has left the configuration; then it may come back as a new one.
         """
         self.fenced_at = max(index, self.fenced_at or 0)
         self.role, self.leader = Role.FOLLOWER, None

@@ -1,7 +1,7 @@
-"""What a member does with the words of a peer that isn't in its configuration (Raft §4.1; thesis §4.2.3).
+"""What a member does with messages of a peer that isn't in its configuration (Raft §4.1; thesis §4.2.3).
 
-The peer may be a voter that this log doesn't name yet: a returning voter and a later one must meet. Or it was removed,
-or it lies: then it must neither depose a leader nor thwart every election.
+The peer may be a voter that this log doesn't name yet: a returning voter and a newer one must be able to meet. Or it
+was removed, or it lies: then it must neither depose a leader nor block every election.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ PAUSE_TIMEOUTS = 2
 
 
 class Strangers:
-    """Lets a stranger move the term, or come to lead, only while no leader of ours is well, and then rarely."""
+    """Lets a stranger raise the term, or become leader, only while there is no working leader of
+    ours, and then rarely.
+    """
 
     def __init__(self, state: RaftState) -> None:
         self._state = state

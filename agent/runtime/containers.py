@@ -70,7 +70,7 @@ def container_labels(spec: ReplicaSpec, stack_dir: PurePosixPath) -> dict[str, s
 
 
 def facts_hash(spec: ReplicaSpec) -> str:
-    """Names the facts that a container was created with: an ended one is only started again with the same."""
+    """Identifies the facts that a container was created with: an ended one is only started again with the same."""
     return hashlib.sha256(msgspec.json.encode(sorted(spec.facts.items()))).hexdigest()[:16]
 
 
@@ -241,7 +241,8 @@ def milliseconds(text: str) -> int:
 def counters_of(stats: Any, at_s: float) -> Counters | None:
     """From the engine's stats of a container; None when it doesn't run.
 
-    Memory as `docker stats` shows it: without what the page cache could give back (`inactive_file` with cgroups v2).
+    Memory as `docker stats` shows it: without the part of the page cache that can be given back (`inactive_file` with
+    cgroups v2).
     """
     cpu, memory = stats.get("cpu_stats") or {}, stats.get("memory_stats") or {}
     if "usage" not in memory:

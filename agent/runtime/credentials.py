@@ -1,8 +1,8 @@
-"""What this host's administrator gave Docker to log in to registries with: `docker login`'s file, and helpers.
+"""The credentials that this host's administrator gave Docker for registries: `docker login`'s file, and helpers.
 
-Docker's SDK reads the file. Helpers are asked here: the SDK waits for one without end, and a keyring that wants to be
-unlocked has nobody before it on a server. Their protocol is in the README of docker-credential-helpers: the
-registry to standard input of `docker-credential-NAME get`, a JSON object comes back. Shell.
+Docker's SDK reads the file. Helpers are asked here: the SDK waits for one without end, and on a server nobody is there
+to unlock a keyring. Their protocol is in the README of docker-credential-helpers: the registry goes to standard input
+of `docker-credential-NAME get`, a JSON object comes back. Shell.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Text = Annotated[str, Meta(max_length=MAX_HELPER_BYTES)]
 
 
 class NoCredentials(errors.MusterError):
-    """Docker's configuration has some for that registry, and they can't be read."""
+    """Docker's configuration has credentials for that registry, but they can't be read."""
 
     kind = "no-credentials"
 
@@ -54,7 +54,7 @@ class _Said(Struct, frozen=True):
 
 
 async def registry_auth(repository: str, timeout_s: float = HELPER_TIMEOUT_S) -> str:
-    """X-Registry-Auth for what is pulled from there; empty where there is none. Raises NoCredentials."""
+    """X-Registry-Auth for pulls from there; empty if there is none. Raises NoCredentials."""
     found = await asyncio.to_thread(_read, repository)
     if found is None:
         return ""
@@ -67,7 +67,7 @@ async def registry_auth(repository: str, timeout_s: float = HELPER_TIMEOUT_S) ->
 
 
 def _read(repository: str) -> _Found | None:
-    """None where nobody configured anything. Blocks."""
+    """None if nothing is configured. Blocks."""
     directory = Path(os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker"))
     if not any(path.exists() for path in (directory / "config.json", Path(os.path.expanduser("~/.dockercfg")))):
         return None

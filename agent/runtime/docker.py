@@ -186,7 +186,7 @@ class DockerRuntime:
         return await ensure_image(self._engine, spec.image, partial(progress, "pulling"))
 
     def _prepared_image(self, spec: ReplicaSpec) -> str | None:
-        """What `prepare` found just now."""
+        """The image that `prepare` has just found."""
         found = self._prepared.get(spec.image) if spec.image is not None else None
         return found[0] if found is not None and time.monotonic() < found[1] else None
 
@@ -220,7 +220,7 @@ class DockerRuntime:
         return self._data_dir / "stacks" / stack
 
     async def _start(self, spec: ReplicaSpec, image: str, progress: Progress) -> Workload:
-        """Start the ended container of this spec again, else make one. What can't be started is removed."""
+        """Start the ended container of this spec again, else create one. One that can't be started is removed."""
         progress("starting", "")
         async with self._making_networks:  # two replicas that begin together make one network
             for network in containers.network_names(spec):
@@ -293,7 +293,7 @@ class DockerRuntime:
         return container
 
     def _binds(self, spec: ReplicaSpec) -> list[str]:
-        """In a thread: directories that aren't there yet are made."""
+        """In a thread: directories that don't exist yet are made."""
         return [*(self._bind(spec, volume) for volume in spec.volumes), *self._endpoints(spec)]
 
     def _bind(self, spec: ReplicaSpec, volume: Volume) -> str:
@@ -313,7 +313,7 @@ class DockerRuntime:
         return containers.bind(source, volume.container_path, read_only=volume.read_only)
 
     def _endpoints(self, spec: ReplicaSpec) -> list[str]:
-        """The mount of the stack's endpoints, unless the plan has something of its own there."""
+        """The mount of the stack's endpoints, unless the plan mounts something else there."""
         if VARIABLE not in spec.facts:
             return []
         if any(f"{volume.container_path}/".startswith(f"{DIRECTORY}/") for volume in spec.volumes):
@@ -330,7 +330,7 @@ class DockerRuntime:
         return workload
 
     async def _start_error(self, spec: ReplicaSpec, error: errors.MusterError) -> errors.MusterError:
-        """Somebody may have taken the port between our test and Docker's own bind."""
+        """Another program may have taken the port between our test and Docker's own bind."""
         said = error.what.lower()
         if "port is already allocated" in said or "address already in use" in said:
             taken = await self.taken(spec.ports)

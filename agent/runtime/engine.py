@@ -65,7 +65,7 @@ class EngineRefused(errors.MusterError):
 
 @contextlib.contextmanager
 def _answering(what: str) -> Iterator[None]:
-    """What keeps the engine from answering, as our error. `what` was being done."""
+    """The errors that keep the engine from answering, as ours. `what` was being done."""
     try:
         yield
     except _AWAY as error:
@@ -135,14 +135,14 @@ class Engine:
         await self._call("starting the container", "POST", f"/containers/{_id(container)}/start")
 
     async def stop(self, container: str, timeout_s: int) -> None:
-        """SIGTERM, then SIGKILL after `timeout_s`. Gone already: fine."""
+        """SIGTERM, then SIGKILL after `timeout_s`. No error if it is gone already."""
         patience = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S + timeout_s)
         path, params = f"/containers/{_id(container)}/stop", {"t": str(timeout_s)}
         with contextlib.suppress(NotThere):
             await self._call("stopping a container", "POST", path, params=params, timeout=patience)
 
     async def remove(self, container: str) -> None:
-        """Kill and remove, with its anonymous volumes. Gone already, or being removed: fine."""
+        """Kill and remove it, with its anonymous volumes. No error if it is gone, or being removed."""
         try:
             with contextlib.suppress(NotThere):
                 params = {"v": "1", "force": "1"}
@@ -210,7 +210,7 @@ class Engine:
         _same_cluster(f"volume {name}", present.get("Labels") or {}, labels)
 
     async def volume_path(self, name: str, labels: dict[str, str], *, make: bool) -> Path | None:
-        """Where a named volume's content lies. Raises Unprocessable for one of a driver that keeps it elsewhere."""
+        """Where a named volume's content is. Raises Unprocessable if its driver keeps it elsewhere."""
         if make:
             await self.ensure_volume(name, labels)
         for volume in await self._volumes(f"looking for volume {name}", _filters(name=[name])):
@@ -366,7 +366,7 @@ class Engine:
         data: bytes | AsyncGenerator[bytes] | None = None,
         timeout: aiohttp.ClientTimeout,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """An answer that isn't read yet; what isn't read by the end is lost, with its connection. Raises as `_call`."""
+        """An answer that isn't read yet; unread bytes at the end are lost, with the connection. Raises as `_call`."""
         session, base = self._connected()
         url = URL(base + path, encoded=True)
         with _answering(what):
@@ -409,7 +409,7 @@ def _with_labels(labels: Mapping[str, str]) -> str:
 
 
 def _said(body: bytes) -> str:
-    """What an answer that isn't a success says."""
+    """The message of an answer that isn't a success."""
     try:
         return str(msgspec.json.decode(body)["message"])[:MAX_MESSAGE_CHARACTERS]
     except (*_NO_JSON, TypeError, KeyError):

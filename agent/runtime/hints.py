@@ -17,7 +17,7 @@ class Hints:
         self._closed = False
 
     def give(self, key: ReplicaKey | None) -> None:
-        """Something may have changed with `key`; None: with anything."""
+        """Something about `key` may have changed; None: about anything."""
         self._waiting[key] = None
         self._event.set()
 

@@ -1,6 +1,6 @@
 """Who listens on a port of this host. Shell (reads /proc); call it in a thread.
 
-A holder is told by its program's name and its unit, never by its command line, which may hold a password.
+A holder is described by its program's name and its unit, never by its command line, which may contain a password.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ _UNIT: Final = re.compile(r"/([^/]+\.(?:service|scope))(?:/|$)", re.MULTILINE)
 
 
 def port_uses(wanted: Iterable[tuple[int, Protocol]], *, agent: int | None, address: str = "") -> tuple[PortUse, ...]:
-    """Who has each of these ports; `agent` is the pid of the agent that should. `address`: only who is in its way."""
+    """Who has each of these ports; `agent`: the pid of the agent that should. `address`: only holders that are in its
+    way.
+    """
     pairs = tuple(wanted)
     inodes = {pair: listeners(*pair, address=address) for pair in pairs}
     holders = socket_holders({inode for found in inodes.values() for inode in found})
@@ -79,7 +81,7 @@ def socket_holders(inodes: set[str]) -> dict[str, int]:
 
 
 def _opened(pid: str) -> Iterator[str]:
-    """What the process has open; nothing of one that ended or isn't ours to look at."""
+    """The sockets that the process has open; none if it ended or we may not look."""
     directory = PROC / pid / "fd"
     try:
         descriptors = os.listdir(directory)

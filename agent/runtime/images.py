@@ -1,4 +1,4 @@
-"""Having an image: found on the host, else pulled, with progress and a clear reason when it can't be. Shell."""
+"""Getting an image: found on the host, else pulled, with progress and a clear reason when it can't be had. Shell."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class _Layers:
 async def ensure_image(engine: Engine, image: Image, progress: Callable[[str], None]) -> str:
     """The image's id. An image that is there isn't pulled again.
 
-    Raises NotFound when it can't be had, with the engine's words; RuntimeUnavailable when the engine is away.
+    Raises NotFound with the engine's message when it can't be had; RuntimeUnavailable when the engine is away.
     """
     found = await engine.image_id(image)
     if found is None:

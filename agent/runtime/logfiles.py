@@ -71,9 +71,9 @@ def _lines(path: Path, begin: int = 0) -> Iterator[bytes]:
 
 
 def last_lines(path: Path, tail: int | None, begin: int = 0) -> tuple[list[bytes], int]:
-    """The file's last `tail` lines (None: all), rotated ones included, and the offset behind them.
+    """The file's last `tail` lines (None: all), including rotated files, and the offset after them.
 
-    `begin`: only what is behind that many bytes. A shorter file was rotated since, and all of it counts.
+    `begin`: only what is after that many bytes. A shorter file was rotated since, and all of it counts.
     """
     if begin and path.exists() and path.stat().st_size >= begin:
         lines: deque[bytes] = deque(maxlen=tail)

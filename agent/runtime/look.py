@@ -1,6 +1,6 @@
-"""A look at the host itself, for `agent doctor`: disks, memory, firewalls, Docker, units. Shell; call it in threads.
+"""Looks at the host itself, for `agent doctor`: disks, memory, firewalls, Docker, units. Shell; call it in threads.
 
-Works with and without an agent. Every command is bounded, changes nothing, and isn't there on some hosts.
+Works with and without an agent. Every command is bounded, changes nothing, and may be missing on some hosts.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def _shown(unit: str, properties: str) -> dict[str, str]:
 
 
 def last_words(unit: str) -> tuple[str, ...]:
-    """What it said at its end, else the newest lines of its journal that tell of errors, else its newest lines."""
+    """The newest lines of the unit's journal that report errors, else its newest lines."""
     if said := said_at_its_end(unit):
         return (said,)
     answer = ask(["journalctl", "-u", unit, "-n", str(JOURNAL_LINES), "-o", "cat", "--no-pager"])

@@ -19,9 +19,9 @@ _MIB = 1024 * 1024
 
 
 def session_counters(processes: Sequence[str]) -> dict[str, Counters]:
-    """Of the sessions that these processes lead (`<pid>:<start time>`), all their processes together.
+    """For the sessions that these processes lead (`<pid>:<start time>`): all their processes together.
 
-    Memory shared between them counts for each. What left the session isn't seen.
+    Memory shared between them counts for each. A process that left the session isn't seen.
     """
     leaders = {int(pid): each for each in processes for pid, _, start in [each.partition(":")] if _started(pid, start)}
     used: dict[str, tuple[float, int]] = {}

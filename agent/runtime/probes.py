@@ -1,7 +1,7 @@
-"""Asking a replica whether it is well: HTTP, TCP, or a command. Shell (sockets, processes).
+"""Asks a replica whether it is healthy: HTTP, TCP, or a command. Shell (sockets, processes).
 
-Hand-written HTTP/1.1: one GET, the status line is all that is read. Redirects are an answer (3xx is fine), never
-followed: a replica must not send its host somewhere else.
+Hand-written HTTP/1.1: one GET, of whose answer only the status line is read. Redirects count as answers (3xx is fine)
+and are never followed: a replica must not send its host somewhere else.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ WELL = Answer(True)
 
 
 async def probe_tcp(address: str, port: int, *, timeout_s: float) -> Answer:
-    """Well when the port takes a connection."""
+    """Healthy if the port accepts a connection."""
     return await _ask(address, port, None, None, timeout_s)
 
 
 async def probe_http(address: str, port: int, *, scheme: str, path: str, timeout_s: float) -> Answer:
-    """Well when a GET is answered 200 … 399 in time. Certificates aren't checked: it is this host asking itself."""
+    """Healthy if a GET is answered 200 … 399 in time. Certificates aren't checked: this host asks itself."""
     host = f"[{address}]" if ":" in address else address
     request = (
         f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUser-Agent: muster-probe\r\nAccept: */*\r\n"
@@ -98,7 +98,7 @@ async def probe_command(
 ) -> Answer:
     """A plan's `health_check.test` for a plain process: `CMD` and arguments, or `CMD-SHELL` and one line for /bin/sh.
 
-    Well when it ends with 0 in time. Its output is thrown away; what it leaves running is killed with it.
+    Healthy if it ends with 0 in time. Its output is discarded; processes that it leaves running are killed with it.
     """
     command = ("/bin/sh", "-c", *test[1:2]) if test[0] == "CMD-SHELL" else test[1:]
     if not command:

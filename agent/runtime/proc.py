@@ -26,13 +26,13 @@ def marked_processes(mark: str) -> list[int]:
 
 
 def signal_group(pid: int, number: signal.Signals) -> None:
-    """Signal the process group that `pid` leads; none left: fine."""
+    """Signal the process group that `pid` leads; no error if it is gone."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, number)
 
 
 def kill_marked(mark: str) -> None:
-    """SIGKILL everything that carries `mark`, also what left the group; again until nothing new appears."""
+    """SIGKILL everything that carries `mark`, even if it left the group; repeated until nothing new appears."""
     for _ in range(5):  # a fork bomb isn't won against here; a handful of rounds catches everything that isn't one
         pids = [pid for pid in marked_processes(mark) if start_time(pid) is not None]
         if not pids:

@@ -140,7 +140,7 @@ class ProcessRuntime:
         await self._finish(record)
 
     async def remove(self, workload_id: str) -> None:
-        """Forget it; should it still run, it is killed."""
+        """Forget it; if it still runs, it is killed."""
         record = await self._in_thread(partial(self._supervisor.find, workload_id))
         if record is None:
             return
@@ -160,7 +160,7 @@ class ProcessRuntime:
     async def logs(
         self, workload_id: str, *, tail: int | None, since: datetime | None, follow: bool
     ) -> AsyncIterator[RawLine]:
-        """The files have earlier runs too; `follow` goes on over restarts and ends when the replica is removed."""
+        """The files include earlier runs; `follow` continues over restarts and ends when the replica is removed."""
         record = await self._in_thread(partial(self._supervisor.find, workload_id))
         if record is None:
             return
@@ -216,7 +216,7 @@ class ProcessRuntime:
             task.add_done_callback(self._finishing.discard)
 
     async def _finish(self, record: Record) -> None:
-        """It ended: keep how, sweep up after it, tell."""
+        """It ended: record how, clean up after it, report it."""
         await self._in_thread(partial(self._supervisor.end, record, ""))
         if (watch := self._watches.pop(record.id, None)) is not None:
             watch.close()

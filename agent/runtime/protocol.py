@@ -1,8 +1,8 @@
 """What a runtime can do: one small Protocol, two real runtimes (`docker`, `process`), one fake in the tests.
 
-The runtime itself is the record of what runs: `observe` finds, after any restart of the agent, everything this agent
-ever started, by labels (docker) or by state files beside the process (process). Every method is idempotent and safe to
-cut anywhere; a failed `start` leaves nothing behind.
+The runtime itself is the record of what runs: after any restart of the agent, `observe` finds everything that this
+agent ever started, by labels (docker) or by state files beside the process (process). Every method is idempotent and
+safe to interrupt; a failed `start` leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class RawLine(Struct, frozen=True, kw_only=True):
 
 
 class Counters(Struct, frozen=True, kw_only=True):
-    """Of a running workload: processor time since its start, memory without the page cache.
+    """Of a running workload: CPU time since its start, memory without the page cache.
 
     `at_s`: when, by the monotonic clock. `memory_limit_bytes` 0: none of its own.
     """
@@ -76,7 +76,7 @@ class Runtime(Protocol):
     def name(self) -> RuntimeName: ...
 
     async def open(self) -> None:
-        """Connect; doesn't fail when the engine is down, `info` tells."""
+        """Connect; doesn't fail when the engine is down, `info` says so."""
 
     async def close(self) -> None:
         """Let go of connections and threads. Workloads keep running."""
@@ -91,8 +91,9 @@ class Runtime(Protocol):
     async def start(self, spec: ReplicaSpec, progress: Progress) -> Workload:
         """Make it run: what is left of an ended run of the same replica is started again or replaced.
 
-        Raises PortTaken when host ports can't be bound, NotFound when the image or program can't be had and trying soon
-        won't help; nothing is left behind then. Cancelling is allowed and leaves nothing that `observe` won't show.
+        Raises PortTaken when host ports can't be bound, NotFound when the image or program can't be had and trying
+        again soon won't help; nothing is left behind then. It may be cancelled, and then leaves nothing that `observe`
+        won't show.
         """
 
     async def prepare(self, spec: ReplicaSpec, progress: Progress) -> None:
@@ -102,10 +103,10 @@ class Runtime(Protocol):
         """Those of the host ports that can't be bound now, our own workloads' among them."""
 
     async def stop(self, workload_id: str) -> None:
-        """SIGTERM, after the grace it was started with SIGKILL. Gone already: fine."""
+        """SIGTERM, and SIGKILL after the grace that it was started with. No error if it is gone already."""
 
     async def remove(self, workload_id: str) -> None:
-        """Remove what `stop` left, with its anonymous volumes and own files. Gone already: fine."""
+        """Remove what `stop` left, with its anonymous volumes and own files. No error if it is gone already."""
 
     async def tidy(self, stacks_in_use: frozenset[str], delete_volumes_of: frozenset[str]) -> bool:
         """Remove networks of stacks no longer in use, and named volumes of the stacks named, once nothing uses them.
@@ -114,14 +115,14 @@ class Runtime(Protocol):
         """
 
     async def counters(self, workload_ids: Sequence[str]) -> dict[str, Counters]:
-        """What they have used; those that don't run are left out. Two of them make a usage."""
+        """What they have used; those that don't run are left out. Two samples make a usage."""
 
     def logs(
         self, workload_id: str, *, tail: int | None, since: datetime | None, follow: bool
     ) -> AsyncIterator[RawLine]: ...
 
     def changes(self) -> AsyncIterator[ReplicaKey | None]:
-        """A key each time something may have changed with it, None when anything may have (the engine was away).
+        """A key each time something about it may have changed, None when anything may have (the engine was away).
 
-        Only a hint, `observe` is the truth. Ends with `close`; one reader.
+        Only a hint; `observe` is the truth. Ends with `close`; one reader.
         """

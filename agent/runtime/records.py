@@ -92,7 +92,7 @@ class Records:
         return self._read(self.path(key))
 
     def delete(self, key: ReplicaKey) -> None:
-        """Forget the replica; not there: fine."""
+        """Forget the replica, if it is there."""
         self.path(key).unlink(missing_ok=True)
 
     def all(self) -> list[Record]:

@@ -98,7 +98,9 @@ def spawn(
 
 
 def end_scope(unit: str) -> None:
-    """Kill whatever is left in a scope. Gone already, or no answer: the signals have done what can be done."""
+    """Kill whatever is left in a scope. If it is gone, or systemd doesn't answer, the signals have done what can be
+    done.
+    """
     try:
         subprocess.run(
             ["systemctl", "kill", "--signal=SIGKILL", "--", unit],

@@ -1,6 +1,8 @@
-"""The process runtime's hands: start, find again, signal, sweep up. Shell; every method blocks, call them in threads.
+"""What the process runtime does to processes: start, find again, signal, clean up. Shell; every method blocks, call
+them in threads.
 
-A process is only ever signalled as what a record names: boot, pid and start time, or the mark in its environment.
+A process is only ever signalled if it is the one that a record names: by boot, pid and start time, or by the mark in
+its environment.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ class Supervisor:
         self.systemd = spawn.under_systemd() if use_systemd is None else use_systemd
 
     def close(self) -> None:
-        """Let go of our children; they go on."""
+        """Let go of our children, which keep running."""
         for child in self._children.values():
             child.returncode = 0  # not ours to wait for any more; init does, and Popen mustn't warn about it
         self._children.clear()
@@ -130,7 +132,7 @@ class Supervisor:
         return record.boot == self._boot and record.pid > 0 and proc.start_time(record.pid) == record.start
 
     def look(self) -> list[Record]:
-        """Every record of ours; ends that nobody noticed are noticed now, and cut starts completed or undone."""
+        """Every record of ours; unnoticed ends are noticed now, and interrupted starts completed or undone."""
         found = []
         for record in self._records.all():
             if (record.cluster, record.agent) != (self._cluster, self._agent):
@@ -143,7 +145,7 @@ class Supervisor:
         return found
 
     def _complete(self, key: ReplicaKey) -> Record | None:
-        """A record without a process: nobody starts it now (the lock), so whoever did was cut off in the middle."""
+        """A record without a process: nobody starts it now (the lock), so whoever did was interrupted."""
         with self._lock:
             record = self._records.read(key)
             if record is None or record.pid:
@@ -198,7 +200,7 @@ class Supervisor:
             return ended
 
     def _reap(self, record: Record) -> int | None:
-        """The exit code as a shell tells it (128 + signal); None when it wasn't our child, so nobody told us."""
+        """The exit code as a shell gives it (128 + signal); None when it wasn't our child, so nobody told us."""
         if record.boot != self._boot:
             return None
         child = self._children.pop(record.pid, None)

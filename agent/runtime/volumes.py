@@ -23,7 +23,7 @@ _KINDS = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, t
 
 
 class _Exactly:
-    """Reads a file as exactly so many bytes, whatever becomes of it."""
+    """Reads a file as exactly that many bytes, whatever happens to it."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file, self._left = file, size
@@ -66,7 +66,7 @@ def _below(directory: Path) -> Iterator[Path]:
 
 
 def unpack(archive: Path, directory: Path) -> None:
-    """Put the content of `archive` in the place of all that is in `directory`; whole, or nothing changes.
+    """Replace everything in `directory` by the content of `archive`; whole, or nothing changes.
 
     Nothing may use the directory meanwhile. Raises InputError for what isn't such an archive, OSError.
     """

@@ -1,1 +1,3 @@
-"""The asyncio shell around the node core: time, disk, network and containers become inputs; effects become deeds."""
+"""The asyncio shell around the node core: turns time, disk, network and containers into inputs, and carries out
+effects.
+"""

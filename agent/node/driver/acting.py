@@ -25,7 +25,7 @@ MAX_REASON_CHARACTERS = 500  # an engine's message; longer ones are stack traces
 
 
 class Started(Struct, frozen=True, kw_only=True):
-    """A start worked; `workload` is all that there is of its replica now."""
+    """A start worked; `workload` is now the only one of its replica."""
 
     workload: Workload
 
@@ -35,7 +35,7 @@ class Started(Struct, frozen=True, kw_only=True):
 
 
 class StartFailed(Struct, frozen=True, kw_only=True):
-    """A start didn't work. `final`: trying soon won't help."""
+    """A start didn't work. `final`: trying again soon won't help."""
 
     key: ReplicaKey
     reason: str
@@ -54,7 +54,7 @@ Result = Started | StartFailed | ActionFailed
 
 
 class Supplier(Protocol):
-    """agent.node.driver.supplies.Supplies, as far as it is needed here."""
+    """The part of agent.node.driver.supplies.Supplies that is used here."""
 
     async def fetch(self, spec: ReplicaSpec, progress: Progress) -> None: ...
 
@@ -62,11 +62,11 @@ class Supplier(Protocol):
 
 
 class Executor:
-    """`on_result` is told each start and each failure, `on_change` whenever progress was made. On the event loop.
+    """`on_result` gets each start and each failure, `on_change` is called whenever progress was made. On the event
+    loop.
 
-    `on_change` gets the runtime that has to be looked at, None where there is nothing that it would show.
-
-    `supplier` brings what replicas need beside their images; None: nothing is to be had.
+    `on_change` gets the runtime that has to be looked at, None if there is nothing that it would show. `supplier`
+    brings what replicas need beside their images; None: nothing can be had.
     """
 
     def __init__(
@@ -87,11 +87,13 @@ class Executor:
 
     @property
     def busy(self) -> frozenset[ReplicaKey]:
-        """Replicas with actions under way, or that ended after the last look began: that look may be from before."""
+        """Replicas with actions under way, or whose actions ended after the last look began, which may not show that
+        yet.
+        """
         return frozenset(self._tasks) | self._unseen
 
     def look_begins(self) -> None:
-        """What ended up to here shows in the look that begins now."""
+        """The look that begins now shows what has ended so far."""
         self._unseen.clear()
 
     def execute(self, actions: Iterable[Action]) -> None:
@@ -107,14 +109,14 @@ class Executor:
             task.add_done_callback(partial(self._done, key))
 
     def abandon(self, wanted: Mapping[ReplicaKey, str]) -> None:
-        """Cut starts of what is no longer wanted (`wanted`: spec hashes); a pull may take long."""
+        """Cancel starts of what is no longer wanted (`wanted`: spec hashes); a pull may take long."""
         for key, (plan, task) in self._tasks.items():
             starts = [action.spec.hash for action in plan if isinstance(action, Start | Prepare)]
             if starts and wanted.get(key) != starts[0]:
                 task.cancel()
 
     async def close(self) -> None:
-        """Cut everything under way; nothing half-made stays that the next agent wouldn't see."""
+        """Cancel everything under way; nothing half-made stays that the next agent wouldn't see."""
         tasks = [task for _, task in self._tasks.values()]
         for task in tasks:
             task.cancel()
@@ -133,7 +135,7 @@ class Executor:
             )
 
     async def _run(self, key: ReplicaKey, plan: tuple[Action, ...]) -> bool:
-        """Whether what is left of the replica was told: the workload of a start that ends the plan."""
+        """Runs a plan. Whether the rest of the replica was reported: the workload of a start that ends the plan."""
         async with self._slots:
             for action in plan:
                 try:

@@ -1,4 +1,4 @@
-"""A whole agent but for its API: identity, ledger, core, network, discovery and hosting, started in order."""
+"""A whole agent except its API: identity, ledger, core, network, discovery and hosting, started in order."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ def _settings(config: Config, identity: Identity, boot: Boot, host: HostContext)
 
 
 def _show_metrics(metrics: Metrics, driver: Driver, network: Network) -> None:
-    """Every part's own counters, read when somebody asks."""
+    """Registers every part's own counters, which are read when somebody asks."""
     driver.on_written = partial(metrics.ledger_write_seconds.observe, "")
     context = driver.core.context
     metrics.gauge("raft_term", "The current term", lambda: context.raft.term)
@@ -261,7 +261,7 @@ def make_runtimes(config: Config, identity: Identity) -> Sequence[Runtime]:
 
 
 def make_workers(config: Config, identity: Identity, driver: Driver) -> WorkerService:
-    """Adds hosts with the keys that lie beside the policy."""
+    """Adds hosts, with the keys that are beside the policy."""
     return WorkerService(
         identity=identity,
         keys=Path(config.policy_file).parent / KEYS_DIRECTORY,
@@ -272,7 +272,7 @@ def make_workers(config: Config, identity: Identity, driver: Driver) -> WorkerSe
 
 
 def own_address(config: Config) -> str:
-    """The address to tell others: `advertise`, else where we listen, else the first that others can reach.
+    """The address to tell others: `advertise`, else the one that we listen on, else the first that others can reach.
 
     Raises InputError when there is none.
     """
@@ -289,7 +289,7 @@ def own_address(config: Config) -> str:
 
 
 def own_name(identity: Identity) -> str:
-    """The name this host was enrolled with, as far as genesis tells; else its id, until the ledger tells."""
+    """The name that this host was enrolled with, if genesis has it; else its id, until the ledger says."""
     for member in identity.genesis.members:
         if member.id == identity.id:
             return member.name

@@ -1,4 +1,4 @@
-"""What this agent announces to the network, and what it hears: beacons and mDNS around the driver."""
+"""What this agent announces to the network, and what it hears there: beacons and mDNS."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TYPES: dict[Role, ServiceType] = {"main": "coordinator", "worker": "worker", "s
 
 
 class Announcing:
-    """Hints go to the network; live beacons are counted for SEED's status."""
+    """Passes hints to the network; counts live beacons for the status."""
 
     def __init__(
         self,
@@ -65,16 +65,16 @@ class Announcing:
         await self._discovery.start()
 
     async def stop(self) -> None:
-        """Say nothing more."""
+        """Announce nothing more."""
         await self._discovery.stop()
 
     def changed(self) -> None:
-        """What runs here changed; another round goes out only when a beacon did."""
+        """What runs here changed; another round is sent only if a beacon did."""
         if self._beacons() != self._announced:
             self._discovery.announce()
 
     def network_services(self) -> int:
-        """Services whose beacons are live, this agent's own too; one that moved to another host counts once."""
+        """Services whose beacons are live, including this agent's; one that moved to another host counts once."""
         live = {(beacon.cluster, beacon.service_id) for beacon in self.table.live(self._loop.time())}
         own = {(self._cluster, beacon.service_id) for beacon in self._announced[:MAX_BEACONS_PER_ROUND]}
         return len(live | own)
@@ -85,7 +85,7 @@ class Announcing:
         return frozenset(beacon.agent_id for beacon in live if beacon.signed and beacon.agent_id is not None)
 
     def heard_mdns(self) -> frozenset[AgentId]:
-        """Members that mDNS tells of."""
+        """Members that mDNS names."""
         return self._discovery.heard_mdns
 
     def _compose(self) -> list[Beacon]:
@@ -129,7 +129,7 @@ class Announcing:
         )
 
     def _heard(self, beacon: Beacon, source: str) -> None:
-        """Of our own cluster only what its agent signed counts; strangers are services of somebody else's."""
+        """In our own cluster only beacons signed by their agent count; others announce somebody else's services."""
         if beacon.signed and not self._verified(beacon.agent_id, beacon):
             return
         self.table.observe(beacon, self._loop.time(), source=source)

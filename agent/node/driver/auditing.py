@@ -1,4 +1,4 @@
-"""The ledger and its past, written together: the past is on disk before the ledger forgets it."""
+"""Writes the ledger and its past together: the past is on disk before the ledger forgets it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class AuditedLedger:
         self._ledger.set_verified_through(index)
 
     def put(self, persist: Persist, told: Told) -> None:
-        """See Ledger. With a snapshot the log may be compacted: what it held is kept first."""
+        """See Ledger. With a snapshot the log may be compacted: its entries are added to the past first."""
         if persist.snapshot is None:
             self._ledger.put(persist, told)
         else:
@@ -101,7 +101,7 @@ class AuditedLedger:
     # Reading
 
     async def page(self, reader: Operator | None, target: str | None, *, after: int, limit: int) -> AuditPage:
-        """Instructions behind the index `after`, on `target` where one is named, as far as `reader` may see them."""
+        """Instructions after the index `after`, on `target` if one is named, as far as `reader` may see them."""
         assert self.driver is not None
         state = self.driver.core.context.state
         born, now = chain_of_genesis(self._genesis), (state.index, state.chain)
@@ -116,7 +116,7 @@ class AuditedLedger:
         )
 
     async def prove(self, at: int | None) -> AuditProof:
-        """All of it read and linked again, and compared with this agent's own ledger."""
+        """Reads everything, computes its chain again, and compares it with this agent's own ledger."""
         assert self.driver is not None
         context = self.driver.core.context
         state = context.state

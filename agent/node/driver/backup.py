@@ -1,4 +1,4 @@
-"""What a backup takes from this agent, and what a restore brings to it. Shell (asyncio; files in threads)."""
+"""What a backup reads from this agent, and what a restore brings to it. Shell (asyncio; files in threads)."""
 
 from __future__ import annotations
 
@@ -84,7 +84,9 @@ class BackupService:
             raise errors.Conflict(what, where=f"stack:{stack}", fix=f"Stop them first: agent stop {stack}")
 
     async def _stream(self, write: Callable[[BinaryIO], None]) -> AsyncGenerator[bytes]:
-        """What `write` writes in a thread of its own, as it comes. Raises what `write` does, OSError as MusterError."""
+        """The bytes that `write` writes in a thread of its own, as they come. Raises as `write`, OSError as
+        MusterError.
+        """
         if self._transfers >= MAX_TRANSFERS:
             raise errors.TooMany(f"{MAX_TRANSFERS} transfers are under way here", fix="Try again in a moment.")
         self._transfers += 1

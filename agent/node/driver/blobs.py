@@ -1,8 +1,8 @@
-"""Contents of plans and images: taken from operators, fetched from peers, kept while the ledger names them.
+"""Contents of plans and images: received from operators, fetched from peers, kept while the ledger names them.
 
-The agent that an operator sent a file to has it first; hosts that have to run something with it fetch it from there,
-and voters keep a copy of every file that the ledger names, so that it outlives the agent that took it. The receiver
-asks for one window after another, so a transfer never fills a link's queue. Shell (asyncio; files in threads).
+The agent to which an operator sent a file has it first; hosts that need it fetch it from there, and voters keep a copy
+of every file that the ledger names, so that it outlives the agent that received it. The receiver asks for one window
+after another, so a transfer never fills a link's queue. Shell (asyncio; files in threads).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class BlobService:
         self._keeping = asyncio.create_task(self._keep_forever(), name="keeping blobs")
 
     async def close(self) -> None:
-        """What is under way is cut, and leaves nothing."""
+        """Cancel what is under way, which leaves nothing."""
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
@@ -59,12 +59,16 @@ class BlobService:
     # From operators
 
     async def size(self, digest: Digest) -> int | None:
-        """Its bytes, None when this agent doesn't have it. Who asks wants to use it: its grace begins anew."""
+        """Its size in bytes, None when this agent doesn't have it. Whoever asks wants to use it, so its grace begins
+        again.
+        """
         self._unnamed_since.pop(digest, None)
         return await asyncio.to_thread(self.store.size, digest)
 
     async def put(self, digest: Digest, size: int, content: AsyncIterator[bytes]) -> None:
-        """What an operator's token names. Raises InputError when it is something else, TooMany or Unprocessable."""
+        """Store what an operator's token names. Raises InputError when it is something else,
+        TooMany or Unprocessable.
+        """
         if self._uploads >= MAX_UPLOADS:
             raise errors.TooMany(f"{MAX_UPLOADS} uploads are under way here", fix="Try again in a moment.")
         self._uploads += 1
@@ -87,7 +91,7 @@ class BlobService:
         yield BlobPart(offset=request.offset, data=data)
 
     async def fetch(self, digest: Digest, size: int, told: Told, sources: Iterable[AgentId] | None = None) -> None:
-        """Have it here: it is already, or one of `sources` (else any member) has it.
+        """Get it here, unless it is here already, from one of `sources` (else any member).
 
         Raises NotFound when all of them say that they don't have it, Unreachable when one couldn't be asked.
         """
@@ -118,7 +122,7 @@ class BlobService:
         raise errors.NotFound("no member has it")
 
     async def _fetch_from(self, peer: AgentId, digest: Digest, size: int, writer: BlobWriter, told: Told) -> None:
-        """All windows that are missing. What another member has sent so far counts. Raises MusterError."""
+        """Fetch all windows that are missing; what another member has sent so far is kept. Raises MusterError."""
         async with self.driver.visits.linked(peer):
             tries = 0
             while writer.written < size:

@@ -37,7 +37,7 @@ class Checker:
         self._tasks: dict[ReplicaKey, tuple[Run, asyncio.Task[None]]] = {}
 
     def watch(self, specs: Mapping[ReplicaKey, ReplicaSpec], workloads: tuple[Workload, ...]) -> None:
-        """Check exactly these from now on: what runs, as it is wanted, and has a check."""
+        """Check exactly these from now on: those that run as they are wanted, and have a check."""
         wanted: dict[ReplicaKey, tuple[Run, CheckPlan]] = {}
         for workload in workloads:
             spec = specs.get(workload.key)
@@ -56,7 +56,7 @@ class Checker:
                 self._tasks[key] = (run, task)
 
     def judged(self, workload: Workload) -> Workload:
-        """The workload with our health beside the engine's: both must be well."""
+        """The workload with our health beside the engine's: both must be good."""
         state = self._states.get(workload.key)
         held = self._tasks.get(workload.key)
         if state is None or held is None or held[0][:2] != (workload.id, workload.started_at):
@@ -109,7 +109,9 @@ class Checker:
         return Answer(False, f"{' and '.join(refused)}: connection refused")
 
     def _addresses(self, spec: ReplicaSpec) -> tuple[str, ...]:
-        """Where the replica may listen. A plain process binds what it likes: all addresses, or the one it is told."""
+        """Where the replica may listen. A plain process binds what it likes: all addresses, or the
+        one that it is told.
+        """
         told = spec.facts.get("MUSTER_HOST", "")
         if spec.runtime != "process" or not told:
             return (self._address,)

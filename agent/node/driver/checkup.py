@@ -1,7 +1,7 @@
 """What this host sees of itself and of the other members, for `agent doctor`. Shell (asyncio).
 
-Every part has a limit of its own and runs beside the others; what doesn't end in time is told as not looked at. Others
-are tried as the agents themselves reach them: a TCP connection to the peer port, and a SWIM ping over UDP, whose
+Every part has a limit of its own and runs beside the others; one that doesn't end in time is reported as not looked at.
+Others are tried the way that agents reach them: a TCP connection to the peer port, and a SWIM ping over UDP, whose
 answers and whose own pings show which direction works.
 """
 
@@ -60,9 +60,9 @@ T = TypeVar("T")
 
 
 def displaced_ports(state: ClusterState, host: AgentId) -> tuple[tuple[WantedPort, Protocol], ...]:
-    """What plans prefer, where their replicas on `host` were given others and no replica there has it.
+    """Ports that plans prefer, but that no replica on `host` has because theirs got others.
 
-    Once for a service: further slots have other ports anyhow.
+    Once for each service: further slots have other ports anyway.
     """
     mine = {key: assignment for key, assignment in state.assignments.items() if assignment.host == host}
     taken = {port.host_port for assignment in mine.values() for port in assignment.ports}
@@ -79,7 +79,7 @@ def displaced_ports(state: ClusterState, host: AgentId) -> tuple[tuple[WantedPor
 
 
 def published_ports(state: ClusterState, host: AgentId) -> tuple[PublishedPort, ...]:
-    """The replicas' ports that the plans let `host` try, its own ones first, then the members' behind it by id."""
+    """The replicas' ports that the plans let `host` try: its own first, then those of the members after it by id."""
     published = [
         PublishedPort(replica=str(key), host=assignment.host, port=port.host_port, connects="yes")
         for key, assignment in sorted(state.assignments.items())
@@ -92,7 +92,7 @@ def published_ports(state: ClusterState, host: AgentId) -> tuple[PublishedPort, 
 
 
 class Checkup:
-    """Looks when asked; who asks while a look is under way gets that one's result."""
+    """Looks when asked; a caller that asks while a look is under way gets its result."""
 
     def __init__(
         self,
@@ -193,7 +193,7 @@ class Checkup:
         return (*self._ports(), (5353, "udp")) if self._config.discovery_mdns else self._ports()
 
     def _wanted_ports(self) -> Callable[[], tuple[WantedPort, ...]]:
-        """Of those that this host's replicas couldn't have: which others hold now."""
+        """Of the ports that this host's replicas couldn't have: those that others hold now."""
         state, me = self._driver.state, self._driver.core.context.id
         displaced = displaced_ports(state, me)
         address = self._config.publish_address
@@ -265,7 +265,7 @@ class Checkup:
         return tuple(each for each in tried if each.connects != "yes")
 
     async def _connects(self, host: str, port: int, slots: asyncio.Semaphore) -> Connects:
-        """What a connection there meets; it is closed again before anything is said."""
+        """The result of a connection there; it is closed again before anything is sent."""
         source = (self._config.listen, 0) if is_loopback(self._config.listen) else None
         async with slots:
             try:
@@ -284,7 +284,7 @@ class Checkup:
 
 
 async def _in_time(name: str, work: Awaitable[T], default: T, unchecked: dict[str, str]) -> T:
-    """What the part found, or `default` and a line in `unchecked`."""
+    """The part's result, or `default` and a line in `unchecked`."""
     try:
         async with asyncio.timeout(PART_TIMEOUT_S):
             return await work

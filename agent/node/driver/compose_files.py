@@ -24,7 +24,7 @@ FILE_NAME = "docker-compose.yml"
 
 
 class ComposeFiles:
-    """`keep` from one task. A disk that refuses is told once, and asked again at the next call."""
+    """Call `keep` from one task. A disk that refuses is logged once, and tried again at the next call."""
 
     def __init__(self, data_dir: Path, *, publish_address: str) -> None:
         self._directory = data_dir / "stacks"
@@ -48,7 +48,7 @@ class ComposeFiles:
         self._kept, self._refused = desired, ""
 
     def _bring(self, desired: Desired, *, first: bool) -> None:
-        """The first time also whatever an agent before this one left."""
+        """The first time also removes what an agent before this one left."""
         wanted = self._texts(desired)
         present = {path.parent.name for path in self._directory.glob(f"*/{FILE_NAME}")} if first else set()
         for stack in sorted((present | self._written.keys()) - wanted.keys()):

@@ -1,7 +1,7 @@
-"""Asking every host how it is: `agent doctor` through any member. Shell (asyncio).
+"""Asks every host how it is: `agent doctor` through any member. Shell (asyncio).
 
-Each host answers for itself over the peer link. Whom this agent can't reach, a member that it does reach asks for it:
-so the two ends of a broken path are both heard. All of it is bounded in time, with dead hosts too.
+Each host answers for itself over the peer link. One that this agent can't reach is asked by a member that reaches it,
+so that both ends of a broken path are heard. Everything is bounded in time, even with dead hosts.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class DoctorService:
         return HostAnswer(id=context.id, host=context.name_of(context.id), examination=found)
 
     async def _direct(self, host: AgentId, request: Examine) -> HostAnswer:
-        """The host's own word. Raises Unreachable or TimedOut."""
+        """The host's own answer. Raises Unreachable or TimedOut."""
         context = self._driver.core.context
         async with AsyncExitStack() as stack:
             try:
@@ -95,7 +95,7 @@ class DoctorService:
             return await self._call(host, request, host)
 
     async def _relayed(self, host: AgentId, log: bool) -> HostAnswer | None:
-        """Its word through a member that reaches it; None when none does."""
+        """Its answer through a member that reaches it; None when none does."""
         for relay in sorted(self._driver.core.context.peers)[:RELAYS_TRIED]:
             if relay == host or relay not in self._driver.state.members:
                 continue
@@ -116,7 +116,9 @@ class DoctorService:
         raise errors.MusterError("it ended without an answer")
 
     def _heard(self, answer: HostAnswer, about: AgentId) -> HostAnswer:
-        """As the word of the host that was asked about, whatever name it gives itself; its clock against ours, now."""
+        """The answer under the name of the host that was asked, whatever name it gives itself; with its clock against
+        ours, now.
+        """
         name = self._driver.core.context.name_of(about)
         found, offset_ms = answer.examination, 0
         if found is not None:

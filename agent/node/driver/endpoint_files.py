@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class EndpointFiles:
-    """`keep` from one task. A disk that refuses is told once, and asked again at the next call."""
+    """Call `keep` from one task. A disk that refuses is logged once, and tried again at the next call."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

@@ -1,7 +1,7 @@
-"""Runs a host's errands: has everything there that a start needs, asks ports of replicas. Shell (sockets, engines).
+"""Runs a host's errands: gets everything ready that a start needs, tries ports of replicas. Shell (sockets, engines).
 
-What is asked comes from the ledger (`agent.host.errands`); what is found goes into this host's report. An errand that
-stays in the list goes on; one that is gone from it is cut.
+What to do comes from the ledger (`agent.host.errands`); what is found goes into this host's report. An errand that
+stays in the list continues; one that is gone from it is cancelled.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PROBE_PAUSE_MAX_S = 2.0
 
 
 class Examiner:
-    """`held` tells which ports our own workloads have; `on_change`: a finding changed. On the event loop."""
+    """`held` gives the ports that our own workloads have; `on_change`: a finding changed. On the event loop."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Examiner:
 
     @property
     def findings(self) -> tuple[ErrandFinding, ...]:
-        """Of the errands in the list, in their order."""
+        """The findings of the errands in the list, in their order."""
         return tuple(self._findings[errand] for errand in self._running)
 
     @property
@@ -150,7 +150,7 @@ class Examiner:
             await self._have(task, runtime)
 
     async def _have(self, task: Preparation, runtime: Runtime) -> None:
-        """What costs least is looked at first. Raises RuntimeUnavailable when the engine doesn't answer."""
+        """Checks the cheapest things first. Raises RuntimeUnavailable when the engine doesn't answer."""
         spec = task.specs[0]
         free = (await runtime.resources()).disk_free_mib
         if free < DISK_RESERVE_MIB:
@@ -174,7 +174,9 @@ class Examiner:
         return told
 
     async def _answering(self, runtime: Runtime, task: Preparation) -> None:
-        """Tells at once that the engine doesn't answer; raises RuntimeUnavailable when that lasts ENGINE_PATIENCE_S."""
+        """Reports at once that the engine doesn't answer; raises RuntimeUnavailable when that lasts
+        ENGINE_PATIENCE_S.
+        """
         until = time.monotonic() + ENGINE_PATIENCE_S
         waited = False
         while not (info := await runtime.info()).available:
@@ -204,7 +206,7 @@ class Examiner:
     # Reaching
 
     async def _survey(self, task: Survey) -> None:
-        """Until all answer: a firewall may be opened, and whoever was late may come."""
+        """Tries until all answer: a firewall may be opened, and a program may be late."""
         while not await self._go_round(task):  # noqa: ASYNC110 nothing tells when a firewall opens
             await asyncio.sleep(SURVEY_AGAIN_S)
 
@@ -252,6 +254,6 @@ class Examiner:
 
 
 def _must_not_fail(task: asyncio.Task[None]) -> None:
-    """Whatever isn't told as a finding is a bug, for the event loop's handler, which ends the process."""
+    """Anything that isn't reported as a finding is a bug, for the event loop's handler, which ends the process."""
     if not task.cancelled() and (error := task.exception()) is not None:
         task.get_loop().call_exception_handler({"message": f"{task.get_name()} failed", "exception": error})

@@ -102,7 +102,7 @@ class Following:
         self._open: set[Placed] = set()
 
     async def lines(self) -> AsyncGenerator[LogLine]:
-        """Until the stack is gone and nothing of it says anything any more."""
+        """Lines until the stack is gone and nothing of it writes any more."""
         async with aclosing(together(self._joining(), BUFFERED_LINES)) as batches:
             async for lines in batches:
                 for line in lines:
@@ -138,7 +138,7 @@ class Following:
             self._open.discard(placed)
 
     async def _go_on(self, placed: Placed, read: _Read) -> AsyncGenerator[LogLine]:
-        """The lines behind those that were read already."""
+        """The lines after those that were read already."""
         before = read.last
         wanted = self._request(placed, read)
         read.cut = True

@@ -142,7 +142,7 @@ class Hosting:
         self._wake.set()
 
     def examine(self, wanted: Examine) -> None:
-        """What the coordinator wants to know of this host from now on; the answers are part of the observation."""
+        """What the coordinator wants to know of this host from now on; findings are part of the observation."""
         self._examiner.set(wanted.tasks)
 
     async def load_image(self, archive: Path) -> tuple[str, ...] | None:
@@ -161,9 +161,10 @@ class Hosting:
         return any(isinstance(runtime, LoadsImages) for runtime in self._runtimes.values())
 
     async def volume_path(self, stack: Label, volume: str, *, make: bool = False) -> Path | None:
-        """Where a stack's named volume lies here; None when there is none. Raises RuntimeUnavailable and the like.
+        """Where a stack's named volume is on this host; None when there is none. Raises RuntimeUnavailable and the
+        like.
 
-        To be made where no engine here has volumes, it raises Unprocessable.
+        If it is to be created and no engine here has volumes, raises Unprocessable.
         """
         for runtime in self._runtimes.values():
             if isinstance(runtime, KeepsVolumes):
@@ -180,9 +181,9 @@ class Hosting:
     async def logs(
         self, key: ReplicaKey, *, tail: int | None = None, since: datetime | None = None, follow: bool = False
     ) -> AsyncGenerator[RawLine]:
-        """The replica's output here; `follow` goes on over its restarts and successors until it is no longer wanted.
+        """The replica's output here; `follow` continues over its restarts and successors until it is no longer wanted.
 
-        Raises NotFound when this host has nothing of it, and when following isn't to have either.
+        Raises NotFound when this host has nothing of it and, when following, isn't going to.
         """
         workload = self._workload_of(key)
         if workload is None and not (follow and self._wants(key)):
@@ -208,7 +209,7 @@ class Hosting:
             workload = self._workload_of(key)
 
     async def usage(self, stack: Label | None, host: str) -> tuple[ReplicaUsage, ...]:
-        """What runs here and is of the stack, or all, uses. Raises what its engine does."""
+        """What replicas of the stack, or all, use here. Raises as their engines."""
         running = (each for each in self._everything() if each.state == "running")
         chosen = [each for each in running if stack in (None, each.key.stack)][:MAX_USED]
         return await sample(self._runtimes, chosen, host, self._resources.memory_mib * 1024 * 1024)
@@ -234,7 +235,7 @@ class Hosting:
             await self._pause()
 
     async def _keep_compose(self, now: float) -> None:
-        """Behind the starts that it describes, which people wait for; a pull holds it up no longer than a sweep."""
+        """Waits for the starts that it describes, which people wait for; for a pull no longer than a sweep."""
         held_up = self._executor.busy and now < self._compose_by
         if self._desired is not None and now >= self._compose_from and not held_up:
             await self._compose.keep(self._desired)
@@ -265,7 +266,7 @@ class Hosting:
                 self._resources = await next(iter(self._runtimes.values())).resources()
 
     async def _look(self, runtime: Runtime) -> None:
-        """An engine that doesn't answer says nothing about its workloads: the last look stays."""
+        """An engine that doesn't answer says nothing about its workloads: the last observation stays."""
         self._looking.add(runtime.name)
         try:
             async with asyncio.timeout(ENGINE_TIMEOUT_S):
@@ -291,7 +292,7 @@ class Hosting:
         return tuple(map(self._checker.judged, workloads))
 
     def _plan(self) -> None:
-        """Reconcile and begin to act; only engines that answer are acted on."""
+        """Reconcile and begin to act; only on engines that answer."""
         desired = self._desired
         if desired is None:
             return
@@ -317,7 +318,7 @@ class Hosting:
         return name in self._workloads and info is not None and info.available
 
     def _publish(self) -> None:
-        """Tell what changed since the last time."""
+        """Report what changed since the last time."""
         now = time.monotonic()
         replicas: tuple[ObservedReplica, ...] = ()
         desired = self._desired
@@ -337,7 +338,7 @@ class Hosting:
             self._on_observed(observation)
 
     def _with_words(self, replica: ObservedReplica) -> ObservedReplica:
-        """A failure is told with the replica's last words, once they are here: what is rolled back is gone soon."""
+        """Reports a failure once the replica's last words are here: what is rolled back is gone soon."""
         key = ReplicaKey(stack=replica.stack, service=replica.service, slot=replica.slot)
         asked = self._words.get(key)
         if replica.state == "failed" and asked is not None and not asked.done():
@@ -349,7 +350,7 @@ class Hosting:
         return tuple(dict.fromkeys((*conflicts(self._memory.lives, wanted), *self._examiner.conflicts)))
 
     async def _tidy(self) -> None:
-        """Once nothing is left to do: what stacks that are gone have left behind."""
+        """Once nothing is left to do, remove what stacks that are gone have left behind."""
         desired = self._desired
         if desired is None or self._executor.busy:
             return
@@ -370,7 +371,7 @@ class Hosting:
                 self._swept = wanted[0]
 
     def _is_tidy(self, name: RuntimeName, kept: frozenset[str], doomed: frozenset[str]) -> bool:
-        """Whether nothing was left behind since the last time: of stacks that have come, nothing has to go."""
+        """Whether nothing can have been left behind since the last time."""
         before = self._tidied.get(name)
         return before is not None and before[0] <= kept and doomed <= before[1]
 
@@ -396,7 +397,7 @@ class Hosting:
         self._wake.set()
 
     def _take_in(self, workload: Workload) -> None:
-        """Of its replica nothing else is there now; to see that, the engine needn't be asked for all that it runs."""
+        """The replica has nothing else now, so the engine needn't be asked for everything that it runs."""
         for name, known in self._workloads.items():
             self._workloads[name] = tuple(each for each in known if each.key != workload.key)
         self._workloads[workload.runtime] = (*self._workloads.get(workload.runtime, ()), workload)
@@ -413,7 +414,7 @@ class Hosting:
         return self._desired is not None and any(spec.key == key for spec in self._desired.specs)
 
     def _ask_last_words(self, before: ReconcileMemory) -> None:
-        """Fetch the last log lines of what has just ended by itself, was restarted, or turned unhealthy."""
+        """Fetch the last log lines of what has just ended by itself, was restarted, or became unhealthy."""
         for key, after in self._memory.lives.items():
             if after.counted == before.life(key).counted or not after.counted:
                 continue
@@ -442,6 +443,6 @@ def _moment_of(at: str) -> datetime | None:
 
 
 def _must_go_on(task: asyncio.Task[None]) -> None:
-    """The loop ends by `close` only; anything else is a bug, for the event loop's handler, which ends the process."""
+    """The loop ends only by `close`; anything else is a bug, for the event loop's handler, which ends the process."""
     if not task.cancelled() and (error := task.exception()) is not None:
         task.get_loop().call_exception_handler({"message": f"{task.get_name()} failed", "exception": error})

@@ -27,7 +27,7 @@ TELL_INTERVAL_S = 0.5  # more often isn't read
 
 
 class Loader(Protocol):
-    """agent.node.driver.hosting.Hosting, as far as it is needed here."""
+    """The part of agent.node.driver.hosting.Hosting that is used here."""
 
     @property
     def takes_images(self) -> bool: ...
@@ -43,7 +43,8 @@ class ImageService:
         self._loader = loader
 
     async def load(self, token: str) -> AsyncGenerator[ImageProgress]:
-        """The archive, which this agent has, into the engines of the hosts that the token names; how far each one is.
+        """Load the archive, which this agent has, into the engines of the hosts that the token names; yields each
+        host's progress.
 
         Raises NotAuthenticated, NotAllowed, NotFound (upload it first) or Unprocessable (no such member).
         """
@@ -147,7 +148,7 @@ class ImageService:
         return [members[name] for name in sorted(claims.hosts or members)]
 
     async def _drop(self, claims: BlobClaims) -> None:
-        """An image is in the engine now; a plan's file of the same content stays."""
+        """The image is in the engine now; a plan's file with the same content stays."""
         if claims.digest not in self._blobs.named():
             with contextlib.suppress(OSError):  # then the grace ends it
                 await asyncio.to_thread(self._blobs.store.remove, claims.digest)

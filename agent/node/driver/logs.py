@@ -50,7 +50,7 @@ class LogService:
                     yield line
 
     async def merge(self, wanted: dict[AgentId, list[FollowLogs]]) -> AsyncGenerator[LogLine]:
-        """Many replicas' lines as they come; a host that can't be asked ends only its own with a line that says so."""
+        """Many replicas' lines as they come; a host that can't be asked ends only its own, with a line that says so."""
         sources = [self._read_or_say(one, host) for host, many in wanted.items() for one in many]
         async with aclosing(together(sources, BUFFERED_LINES)) as batches:
             async for lines in batches:
@@ -92,7 +92,7 @@ class LogService:
                 )
 
     def complaint(self, wanted: FollowLogs, host: AgentId, error: errors.MusterError) -> LogLine:
-        """What is shown in the place of lines that can't be had."""
+        """The line that is shown in place of lines that can't be had."""
         return LogLine(
             stack=wanted.stack,
             service=wanted.service,

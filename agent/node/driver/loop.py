@@ -1,8 +1,8 @@
-"""The driver: the node core's hands. Brings inputs in, runs its effects in order, keeps its time. Whoever waits for an
-answer of the core's does so in `requests`, for a link with a member in `visits`.
+"""The driver: feeds inputs to the node core, runs its effects in order, keeps its time. Callers that wait for an answer
+of the core do so in `requests`, for a link with a member in `visits`.
 
-Everything happens on the event loop's thread; only the disk's writer is another one. A fault of a remote is the core's
-to count; anything unexpected here ends the process, and systemd starts it again.
+Everything happens on the event loop's thread, except the disk's writer. A remote's fault is for the core to count;
+anything unexpected here ends the process, and systemd starts it again.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ LATE_S = 0.03  # a timer later than this means that the loop stood still: hear t
 
 
 class Wire(Protocol):
-    """agent.node.driver.network.Network, as far as the driver needs it."""
+    """The part of agent.node.driver.network.Network that the driver uses."""
 
     def want(self, peers: Iterable[AgentId]) -> None: ...
 
@@ -87,7 +87,7 @@ class Hands(Protocol):
 
 
 class EpochBegan(Exception):
-    """Not an error: the ledger is of another epoch now, and the agent has to start anew with it."""
+    """Not an error: the ledger is of another epoch now, and the agent has to start again with it."""
 
 
 def now() -> Instant:
@@ -152,7 +152,9 @@ class Driver:
             self._heard = stir
 
     def frames_over(self) -> None:
-        """From the link table. A coordinator takes together what many say; who follows was told all, and is awaited."""
+        """From the link table. A coordinator judges together what many report; a follower is awaited, so it acts at
+        once.
+        """
         heard, self._heard = self._heard, Stir.NOTHING
         if heard and self.core.context.raft.is_leader:
             self.flush()
@@ -168,7 +170,7 @@ class Driver:
         self._bring(lambda: self.core.observed(observation, now()))
 
     def _bring(self, put_in: Callable[[], None]) -> None:
-        """One input for the core; of one that has ended nobody is told any more."""
+        """One input for the core; once this agent has ended, inputs are dropped."""
         if not self.ended:
             with self._fatal:
                 put_in()
@@ -180,9 +182,9 @@ class Driver:
         return self._stopped or self._leaving_epoch or self.failed.done()
 
     async def recover(self, token: str, body: bytes) -> InstructionResult:
-        """Begin the next epoch here, with this agent alone. On the disk when this returns; the agent ends then.
+        """Begin the next epoch here, with this agent alone. On disk when this returns; the agent ends then.
 
-        Raises the MusterError that the instruction met, or Unreachable.
+        Raises the MusterError that the instruction is refused with, or Unreachable.
         """
         if self.ended:
             raise stopping(self.core)
@@ -208,11 +210,11 @@ class Driver:
     # The loop
 
     def start(self) -> None:
-        """Run what the core wanted at its birth, and set the first timer."""
+        """Run what the core wants at the beginning, and set the first timer."""
         self.flush()
 
     async def stop(self, grace_s: float) -> None:
-        """A clean end: leadership handed over, everything told, the last writes done. One that failed just ends."""
+        """A clean end: hand over leadership, tell the others, finish the last writes. One that failed just ends."""
         if not self.ended and self.core.leave(now()):
             self._flush()
             raft = self.core.context.raft
@@ -229,7 +231,7 @@ class Driver:
             await asyncio.wait((self._epoch,), timeout=grace_s)
 
     def _end(self) -> None:
-        """Nobody waits for what doesn't come any more."""
+        """Answers everybody who still waits."""
         if self._timer is not None:
             self._timer.cancel()
         self.requests.end()
@@ -292,7 +294,7 @@ class Driver:
                 self.on_unserve(effect)
 
     def _store(self, store: Store) -> None:
-        """The disk begins at once, behind what is sent with it: the others have further to go."""
+        """The disk begins at once, after what is sent with it: the others have further to go."""
         if self.failed.done() or self._leaving_epoch:
             return
         self._wire.flush()
@@ -312,7 +314,7 @@ class Driver:
                 self._flush()
 
     async def _leave_epoch(self, snapshot: Snapshot, what: str) -> None:
-        """Nothing that belongs to the epoch before is written behind the snapshot: the core has ended by then."""
+        """Nothing of the epoch before is written after the snapshot, since the core has ended by then."""
         logger.warning("%s", what)
         self._leaving_epoch = True
         with self._fatal:
@@ -320,7 +322,7 @@ class Driver:
             self._loop.call_later(EPOCH_ANSWER_S, self.fail, EpochBegan(what))
 
     def _set_timer(self) -> None:
-        """Deadlines mostly move away: it is set anew when it would soon wake this agent for nothing, not each time."""
+        """Deadlines mostly move away, so the timer is set again only when it would soon wake this agent for nothing."""
         deadline = self.core.deadline()
         if self._timer is not None:
             due = self._timer.when()
@@ -356,7 +358,7 @@ class Driver:
 
 
 class _Fatal:
-    """A block whose errors the agent can't go on with. Entered for every frame, where a generator's cost counts."""
+    """A block whose errors end the agent. Entered for every frame, where a generator would cost too much."""
 
     def __init__(self, fail: Callable[[BaseException], None]) -> None:
         self._fail = fail

@@ -88,7 +88,7 @@ class Network:
         await self.links.stop()
 
     def hint(self, peer: AgentId | None, host: str, port: int) -> None:
-        """From discovery: somebody may be there."""
+        """From discovery: an agent may be there."""
         self.links.hint(peer, host, port)
 
     # What the driver asks
@@ -104,9 +104,10 @@ class Network:
         self.links.want(peers)
 
     def send(self, peer: AgentId, frame: Frame, *, hold: bool = False) -> bool:
-        """A frame over the link, if there is one with room; `hold`: it leaves by `flush`.
+        """A frame over the link, if there is one with room; `hold`: it leaves with `flush`.
 
-        One that no peer would take is dropped and counted. Heartbeats and their answers may go by datagram instead.
+        A frame that no peer would accept is dropped and counted. Heartbeats and their answers may go by datagram
+        instead.
         """
         if isinstance(frame, RaftFrame) and isinstance(frame.message, Beat) and self._send_beat(peer, frame.message):
             return True
@@ -117,7 +118,7 @@ class Network:
             return False
 
     def _send_beat(self, peer: AgentId, beat: Beat) -> bool:
-        """Whether it needs no link any more."""
+        """Whether it went by datagram and needs no link."""
         ways, info = self._beats.ways(peer, beat, self._loop.time()), self.links.peer(peer)
         if not ways.datagram or info is None or not self._datagrams.send(peer, info.host, info.peer_port, beat):
             return False
@@ -126,7 +127,7 @@ class Network:
         return not ways.link
 
     def flush(self) -> None:
-        """Let go of the frames that were held."""
+        """Send the frames that were held."""
         self.links.flush()
 
     def expel(self, peer: AgentId) -> None:
@@ -134,7 +135,7 @@ class Network:
         self.links.expel(peer)
 
     def send_datagram(self, to: AgentId, message: SwimMessage) -> None:
-        """To where the member's link is seen, else to where it was enrolled."""
+        """To where the member's link comes from, else to where it was enrolled."""
         info = self.links.peer(to)
         if info is not None:
             self._datagrams.send(to, info.host, info.peer_port, message)
@@ -144,11 +145,11 @@ class Network:
                 self._datagrams.send(to, ip, member.peer_port, message)
 
     def heard_since(self, since: float) -> frozenset[AgentId]:
-        """Members of whom a datagram came since then, by the loop's clock."""
+        """Members from whom a datagram came since then, by the loop's clock."""
         return self._envelope.heard_since(since)
 
     def place_of(self, peer: AgentId) -> tuple[str, int] | None:
-        """Where that member's link is seen, else where it was enrolled."""
+        """Where that member's link comes from, else where it was enrolled."""
         info = self.links.peers().get(peer)
         if info is not None:
             return info.host, info.peer_port
@@ -162,7 +163,7 @@ class Network:
     # What the link table tells (agent.net.links.LinkHandlers)
 
     def authority(self, peer: AgentId, certificate: Digest) -> Standing:
-        """The ledger is the authority: a known id with another certificate is nobody we know."""
+        """The ledger decides: a known id with another certificate is an agent that we don't know."""
         state = self.inputs.state
         if peer in state.expelled:
             return "expelled"
@@ -201,7 +202,7 @@ class Network:
         self.inputs.frame(peer, frame)
 
     def frames_over(self) -> None:
-        """What came together was told."""
+        """All that came together was passed on."""
         self.inputs.frames_over()
 
     def _message(self, sender: AgentId, message: SwimMessage | Beat) -> None:

@@ -21,7 +21,7 @@ _Replies = asyncio.Queue[tuple[Reply | None, bool]]
 
 
 class Requests:
-    """`bring` puts an input into the core, if that hasn't ended, and `flush` lets it act on one that is in already.
+    """`bring` passes an input to the core, unless that has ended, and `flush` lets it act on one that it has already.
 
     `ended`: whether nothing more comes out of the core. `now` reads both clocks.
     """
@@ -42,7 +42,9 @@ class Requests:
         self._next_request = 1
 
     async def submit(self, token: str, body: bytes) -> InstructionResult:
-        """Raises the MusterError that the instruction met, and Unreachable when this agent ends before its answer."""
+        """Raises the MusterError that the instruction is refused with, and Unreachable when this agent ends before its
+        answer.
+        """
         answer = await self._ask(lambda number: self._core.submit(number, token, body, self._now()))
         assert isinstance(answer, InstructionResult)
         return answer
@@ -117,7 +119,7 @@ class Requests:
             replies.put_nowait((reply, end))
 
     def end(self) -> None:
-        """Nobody waits for what doesn't come any more."""
+        """Answers everybody who still waits."""
         for future in self._answers.values():
             if not future.done():
                 future.set_exception(stopping(self._core))
@@ -126,7 +128,7 @@ class Requests:
 
 
 def stopping(core: NodeCore) -> Unreachable:
-    """What is said once this agent ends; what was asked of it before may still happen."""
+    """The error once this agent ends; what was asked of it before may still happen."""
     here = core.context.name_of(core.context.id)
     return Unreachable(f"the agent on {here} is stopping", fix="Ask another agent; send the same again there.")
 

@@ -1,4 +1,4 @@
-"""What workloads use: their engines' counters, looked at twice. Shell (asyncio)."""
+"""What workloads use: two samples of their engines' counters. Shell (asyncio)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SAMPLE_S = 0.5  # between the two looks; a person waits for it, and shorter is m
 async def sample(
     runtimes: Mapping[RuntimeName, Runtime], workloads: Sequence[Workload], host: str, host_bytes: int
 ) -> tuple[ReplicaUsage, ...]:
-    """Of those that are still there at the second look; `host_bytes`: the host's memory. Raises what an engine does."""
+    """Samples those that are still there at the second look; `host_bytes`: the host's memory. Raises as an engine."""
     known = {each.id: each for each in workloads}
     before = await _counters(runtimes, workloads)
     await asyncio.sleep(SAMPLE_S)

@@ -33,7 +33,7 @@ class Serving:
         driver.on_unserve = self.unserve
 
     def handle(self, kind: type[Served], answers: Answers) -> None:
-        """Who answers requests of this kind."""
+        """Sets who answers requests of this kind."""
         self._handlers[kind] = answers
 
     def serve(self, serve: Serve) -> None:

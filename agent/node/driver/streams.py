@@ -1,4 +1,4 @@
-"""Many streams as one: read ahead by a bounded number of items, told in batches of what has come."""
+"""Many streams as one: read ahead by a bounded number of items, delivered in batches."""
 
 from __future__ import annotations
 

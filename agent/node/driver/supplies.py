@@ -17,13 +17,13 @@ from agent.storage.stack_files import StackFiles
 
 
 class Contents(Protocol):
-    """agent.node.driver.blobs.BlobService, as far as it is needed here."""
+    """The part of agent.node.driver.blobs.BlobService that is used here."""
 
     async def fetch(self, digest: Digest, size: int, told: Callable[[int], None]) -> None: ...
 
 
 class Supplies:
-    """All methods on the event loop. Fetching may take long and be cut; what was laid stays."""
+    """All methods on the event loop. Fetching may take long and be cancelled; what was put in place stays."""
 
     def __init__(self, contents: Contents, files: StackFiles) -> None:
         self._contents = contents
@@ -36,12 +36,12 @@ class Supplies:
         self._wanted = newest_files((*desired.specs, *desired.stopped))
 
     async def fetch(self, spec: ReplicaSpec, progress: Progress) -> None:
-        """Have the contents here; nothing that a running predecessor sees changes. Raises as `lay`."""
+        """Get the contents here; nothing changes for a running predecessor. Raises as `lay`."""
         for file in await self._lacking(spec):
             await self._fetch(file, progress)
 
     async def lay(self, spec: ReplicaSpec, progress: Progress) -> None:
-        """Have the files lie where the replica mounts them.
+        """Put the files where the replica mounts them.
 
         Raises NotFound when no member has a content, other MusterErrors when it may work later.
         """

@@ -1,4 +1,4 @@
-"""What replicas use, of every host that has some: sampled when asked, over the peer link. Shell (asyncio)."""
+"""What replicas use on every host that has some: sampled when asked, over the peer link. Shell (asyncio)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Links that somebody at this agent needs for a while, beside those that the core keeps."""
+"""Links that a part of this agent needs for a while, beside those that the core keeps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LINK_WAIT_S = 3.0  # for a link to a member that we don't always keep one with; 
 
 
 class Visits:
-    """`want` takes whom to keep links with, all of them."""
+    """`want` gets the set of all members to keep links with."""
 
     def __init__(self, core: NodeCore, want: Callable[[Iterable[AgentId]], None]) -> None:
         self._core = core
@@ -26,18 +26,18 @@ class Visits:
         self._awaited: dict[AgentId, asyncio.Event] = {}
 
     def keep(self, peers: frozenset[AgentId]) -> None:
-        """Whom the core keeps links with from now on."""
+        """The members that the core keeps links with from now on."""
         self._kept = peers
         self._want(self._kept | self._visited.keys())
 
     def link_up(self, peer: AgentId) -> None:
-        """A link is there: whoever waits for it goes on."""
+        """A link is there: those that wait for it continue."""
         if (awaited := self._awaited.pop(peer, None)) is not None:
             awaited.set()
 
     @asynccontextmanager
     async def linked(self, peer: AgentId) -> AsyncGenerator[None]:
-        """Have a link with a member, also one that consensus doesn't need. Raises Unreachable."""
+        """Get a link with a member, even one that consensus doesn't need. Raises Unreachable."""
         self._visited[peer] += 1
         self._want(self._kept | self._visited.keys())
         try:
@@ -57,6 +57,6 @@ class Visits:
 
 
 def unlinked(core: NodeCore, peer: AgentId) -> Unreachable:
-    """What is said where nothing gets to a member, or comes from it."""
+    """The error when nothing gets to a member, or comes from it."""
     here, there = core.context.name_of(core.context.id), core.context.name_of(peer)
     return Unreachable(f"{here} has no link with {there}", fix="Ask another agent, or try again soon.")

@@ -74,7 +74,7 @@ _STOPPED = Told(ended=True, what="this agent was stopped", fix=_NEW_ONE)
 
 
 class WorkerService(Struct):
-    """`keys` is where private keys for `ssh_key_path` lie, `cache` where bundles are kept."""
+    """`keys`: the directory of the private keys for `ssh_key_path`, `cache`: where bundles are kept."""
 
     identity: Identity
     keys: Path
@@ -105,7 +105,7 @@ class WorkerService(Struct):
         return operation
 
     def operation(self, id_: Jti) -> Operation | None:
-        """One that this agent still knows."""
+        """An operation that this agent still knows."""
         return self.operations.get(id_)
 
     async def close(self) -> None:
@@ -119,7 +119,7 @@ class WorkerService(Struct):
     # Checks
 
     def _open(self, worker: AddWorker, now_s: float) -> tuple[Invitation, Member]:
-        """What was sealed, once everything in it belongs together and an admin signed it."""
+        """The sealed invitation, once it is checked that everything in it belongs together and an admin signed it."""
         if worker.via != self.identity.id:
             raise Conflict("this invitation is for another agent", where="$.via", fix=f"Send it to {worker.via}.")
         data = unseal(self.identity.sealing_key, _box(worker.sealed or ""), worker.bound())
@@ -141,7 +141,7 @@ class WorkerService(Struct):
         return invitation, member
 
     def _key(self, path: str | None) -> str | None:
-        """The private key's file; nothing but a file's name in our own directory counts."""
+        """The private key's file; only the name of a file in our own directory counts."""
         if path is None:
             return None
         name = path.removeprefix(f"{self.keys}/")
@@ -256,7 +256,7 @@ class WorkerService(Struct):
 
 
 async def _end_process(process: asyncio.subprocess.Process) -> None:
-    """With its whole session: its ssh too."""
+    """Ends it with its whole session, including its ssh."""
     if process.stdin is not None:
         process.stdin.close()
     with contextlib.suppress(TimeoutError):
@@ -275,7 +275,7 @@ def _box(text: str) -> bytes:
 
 
 def _check_keys(invitation: Invitation, member: Member) -> None:
-    """The keys are the member's; so who made the box made the identity, and nobody can send another's elsewhere."""
+    """The keys must be the member's: so whoever made the box made the identity, and nobody can redirect another's."""
     try:
         tls, signing, sealing = _load(invitation.keys)
         certificate = x509.load_pem_x509_certificate(invitation.certificate.encode())
