@@ -21,7 +21,7 @@ MARKS: Final = {"working": ("…", "cyan"), "done": ("✓", "green"), "failed": 
 
 
 class Board(Silent):
-    """A row for each host, drawn anew while things happen."""
+    """A row for each host, redrawn as things happen."""
 
     def __init__(self, console: Console, hosts: list[str]) -> None:
         self._console = console
@@ -39,24 +39,24 @@ class Board(Silent):
         self._live.__exit__(kind, error, at)
 
     def step(self, host: str, text: str) -> None:
-        """It goes on."""
+        """The host's next step."""
         self._rows[host] = ("working", text, time.monotonic())
 
     def done(self, host: str, text: str) -> None:
-        """It is over."""
+        """The host is done."""
         self._rows[host] = ("done", text, time.monotonic())
 
     def failed(self, host: str, error: MusterError) -> None:
-        """It is over, and why, with what to do below."""
+        """The host failed, and why, with the fix below."""
         self._rows[host] = ("failed", "\n".join(filter(None, (one_line(error), error.fix))), time.monotonic())
 
     def note(self, text: str) -> None:
-        """Above the table."""
+        """A line above the table."""
         self._console.print(Text(text))
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """The table stands still, and goes on below what is typed."""
+        """The table stands still, and continues below what is typed."""
         self._live.stop()
         try:
             yield

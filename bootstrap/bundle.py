@@ -81,7 +81,9 @@ class Target(Struct, frozen=True, kw_only=True, order=True):
 
 
 class Bundle(Struct, frozen=True, kw_only=True):
-    """A tarball in the cache. `version` is the directory's name on the host; `manifest` its list's sha256."""
+    """A tarball in the cache. `version` is the name of its directory on the host; `manifest` the sha256 of its list of
+    files.
+    """
 
     version: str
     path: Path
@@ -91,7 +93,7 @@ class Bundle(Struct, frozen=True, kw_only=True):
 
 
 def resource(name: str) -> Path:
-    """A file that lies beside the packages. Raises NotFound."""
+    """A file that is installed beside the packages. Raises NotFound."""
     path = ROOT / name
     if not path.is_file():
         fix = "Use the commands of a clone, after `make venv`: what pip installs are the packages alone."
@@ -107,7 +109,7 @@ def cache_directory(environ: Mapping[str, str]) -> Path:
 
 
 def build(target: Target, cache: Path) -> Bundle:
-    """The bundle for that target, from the cache where it is there. Blocks; seconds for a new one.
+    """The bundle for that target, from the cache if it is there. Blocks; a new one takes seconds.
 
     Raises MusterError saying what to do, e.g. when wheels can't be fetched.
     """
@@ -130,7 +132,7 @@ def build(target: Target, cache: Path) -> Bundle:
 
 
 def pack(files: Mapping[str, bytes]) -> tuple[bytes, bytes]:
-    """(tarball, manifest) of a tree; every time the same for the same files."""
+    """(tarball, manifest) of a tree; always the same for the same files."""
     manifest = "".join(f"{hashlib.sha256(data).hexdigest()}  {path}\n" for path, data in sorted(files.items())).encode()
     packed = io.BytesIO()
     with (
@@ -160,7 +162,7 @@ def _tree(target: Target, own: Files) -> Files:
 
 
 def _own_files() -> Files:
-    """Our packages, what lies beside them, and enough of a distribution that its version can be asked for."""
+    """Our packages, what is installed beside them, and enough of a distribution that its version can be asked for."""
     files: Files = {}
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*")):
@@ -174,7 +176,7 @@ def _own_files() -> Files:
 
 
 def _manifest() -> bytes | None:
-    """Of the bundle that this very program came in; None where it was installed otherwise."""
+    """The manifest of the bundle that this program came in; None if it was installed in another way."""
     path = ROOT.parent / MANIFEST
     return path.read_bytes() if ROOT.name == LIBRARY and path.is_file() else None
 
@@ -221,7 +223,7 @@ def _byte_code(files: Files, directory: Path) -> Files:
 
 
 def _key(target: Target, own: Files) -> str:
-    """Names the input: our files, the distributions, the target, and this very Python where its byte code goes in."""
+    """Identifies the input: our files, the distributions, the target, and this Python if its byte code is included."""
     parts: list[object] = [FORMAT, msgspec.to_builtins(target)]
     parts += [[path, hashlib.sha256(data).hexdigest()] for path, data in sorted(own.items())]
     if target == Target.own():
@@ -252,7 +254,7 @@ def _write(place: Path, files: Files, key: str) -> Bundle:
 
 
 def _cached(place: Path) -> Bundle | None:
-    """What is in the cache, if it is whole."""
+    """The cached tarball, if it is complete."""
     try:
         fields = json.loads(_notes(place).read_bytes())
         bundle = msgspec.convert({**fields, "path": str(place)}, Bundle, dec_hook=lambda kind, value: kind(value))
@@ -269,7 +271,7 @@ def _notes(place: Path) -> Path:
 
 
 def _prune(cache: Path) -> None:
-    """Only the last ones used stay."""
+    """Keeps only the most recently used."""
     places = sorted(cache.glob("bundle-*.tar.gz"), key=lambda path: path.stat().st_mtime, reverse=True)
     for place in places[KEPT_BUNDLES:]:
         _notes(place).unlink(missing_ok=True)
@@ -278,7 +280,7 @@ def _prune(cache: Path) -> None:
 
 @contextmanager
 def _locked(cache: Path) -> Iterator[None]:
-    """Two installs at once build a bundle once."""
+    """Lets two installs that run at once build a bundle only once."""
     cache.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(cache / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

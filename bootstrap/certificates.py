@@ -39,7 +39,7 @@ def make_anchor(key: ec.EllipticCurvePrivateKey, cluster: ClusterId, name: Label
 
 
 def certify(home: Home, request: IdentityRequest) -> CertificatePem:
-    """The identity certificate for a request; asked again for the same key, the same certificate again.
+    """The identity certificate for a request; for the same key always the same certificate.
 
     Raises InputError for an unsound request (see `check_request`), Conflict when that agent has a certificate for
     another key, and as `read_private_key` for the cluster's key.
@@ -60,7 +60,7 @@ def certify(home: Home, request: IdentityRequest) -> CertificatePem:
 def check_request(request: IdentityRequest) -> ec.EllipticCurvePublicKey:
     """The TLS key of a sound request: the id is that of the signing key, the CSR is signed by its own P-256 key.
 
-    Of what the CSR asks for only that key counts; but a CSR that names another agent was mixed up. Raises InputError.
+    Of the CSR's content only that key counts; but a CSR that names another agent was mixed up. Raises InputError.
     """
     where = f"the request of {request.name}"
     if agent_id_of(bytes.fromhex(request.signing_key)) != request.id:

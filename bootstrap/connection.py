@@ -1,4 +1,4 @@
-"""One process on a host, asked in frames: the operator's side of `bootstrap.remote`."""
+"""One process on a host, which is asked in frames: the operator's side of `bootstrap.remote`."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Connection:
             raise await self._lost() from None
 
     async def close(self) -> None:
-        """End of input ends the helper; what doesn't end by that is killed."""
+        """Closing its input ends the helper; if it doesn't end, it is killed."""
         process = self._process
         if process.stdin is not None:
             process.stdin.close()
@@ -119,7 +119,7 @@ class Connection:
     # Inside
 
     async def _greet(self) -> None:
-        """Send the program; read over whatever was written before its hello."""
+        """Send the program; skip whatever was written before its hello."""
         assert self._process.stdout is not None
         if self._password is None:
             await self._write(program())
@@ -141,7 +141,7 @@ class Connection:
                     return
 
     async def _write(self, data: bytes) -> bool:
-        """False: nobody reads any more. What it says at its end is more than that, so it isn't raised."""
+        """False: nobody reads any more. Its last words say more than the error, so nothing is raised."""
         assert self._process.stdin is not None
         self._process.stdin.write(data)
         try:
@@ -209,7 +209,7 @@ class Connection:
 
 
 def _tamed(value: Any) -> Any:
-    """What a host says ends on the operator's terminal, and in files here."""
+    """Cleans text from a host, which ends up on the operator's terminal and in files here."""
     if isinstance(value, str):
         return clean_lines(value)
     if isinstance(value, list):

@@ -42,7 +42,7 @@ class Demo:
         self._plan = plan
 
     def run(self) -> None:
-        """All of it but the cleaning up. Raises MusterError."""
+        """All of it except the cleaning up. Raises MusterError."""
         with self._story.step("Three agents find each other and elect a coordinator") as step:
             self._cluster.up()
             status = self._cluster.wait_ready()
@@ -76,7 +76,7 @@ class Demo:
             step.note(what_stayed(replicas_of(before), replicas_of(after), lost, away_s))
 
     def _agent(self, step: Step, *arguments: str) -> None:
-        """One of the user's own commands; what it wrote is shown. Raises MusterError with it when it fails."""
+        """Runs a command as a user would; its output is shown. Raises MusterError with the output when it fails."""
         step.command(["agent", *arguments])
         environ = clean_environment() | {"MUSTER_HOME": str(self._cluster.home), "COLUMNS": str(self._story.columns)}
         done = subprocess.run(
@@ -94,7 +94,7 @@ class Demo:
             raise MusterError(f"`agent {' '.join(arguments)}` ended with {done.returncode}")
 
     def _ask_replicas(self, step: Step, status: Status) -> None:
-        """A GET to every replica, on whatever host it is; the agents aren't on the way."""
+        """A GET to every replica, on whatever host it is, without going through an agent."""
         addresses = {host.name: host.address for host in status.hosts}
         for replica in replicas_of(status):
             for port in replica.ports:
@@ -127,12 +127,12 @@ class Demo:
 
 
 def _as_typed(path: Path) -> str:
-    """Without the part that leads to the working directory."""
+    """The command line without the path to the working directory."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def coordinator_of(status: Status) -> str:
-    """Its host's name. Raises MusterError when there is none."""
+    """The name of its host. Raises MusterError when there is none."""
     if status.coordinator is None:
         raise MusterError("there is no coordinator")
     return status.coordinator.name
@@ -144,7 +144,7 @@ def replicas_of(status: Status) -> list[ReplicaStatus]:
 
 
 def what_stayed(before: list[ReplicaStatus], after: list[ReplicaStatus], lost: str, away_s: float) -> str:
-    """In words. Raises MusterError where a replica was started anew without need."""
+    """What kept running, in words. Raises MusterError if a replica was started again without need."""
     running = {replica.container_id for replica in after}
     gone = {replica.host for replica in before if replica.container_id not in running}
     if not gone:

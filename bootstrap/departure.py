@@ -1,4 +1,4 @@
-"""Taking hosts out of a cluster that goes on: what runs there moves away, then they are expelled, one after another."""
+"""Taking hosts out of a cluster that continues: their replicas move away, then the hosts are expelled one by one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ Confirm = Callable[[Sequence[Left]], bool]
 
 
 class Departure:
-    """`run` it once. `failed` tells of a host that couldn't be expelled; `wait_s` bounds how long replicas may move."""
+    """`run` it once. `failed` gets each host that couldn't be expelled; `wait_s` bounds how long replicas may take to
+    move.
+    """
 
     def __init__(
         self,
@@ -60,10 +62,10 @@ class Departure:
                 self.lost[host] = tuple(item for item in there if item.stays)
 
     async def run(self, sites: Mapping[AgentId, Site]) -> None:
-        """Those of the sites that are members.
+        """Takes those of the sites out that are members.
 
-        Raises NotAllowed before anything is done when too few voters would stay; Conflict for a no, with the hosts in
-        use again.
+        Raises NotAllowed before anything is done when too few voters would stay; Conflict for a no, after undraining
+        the hosts.
         """
         async with await asyncio.to_thread(home_client, self._home) as client:
             status = await client.status()
@@ -120,7 +122,7 @@ class Departure:
                 site.tell(text)
 
     async def _handed_over(self, client: Client, leaving: Mapping[AgentId, Site]) -> None:
-        """A drained coordinator hands over by itself; expelled before, it would leave an election behind."""
+        """A drained coordinator hands over by itself; if it were expelled before that, there would be an election."""
         deadline = time.monotonic() + HAND_OVER_TIMEOUT_S
         while time.monotonic() < deadline:
             status = await _status(client)
@@ -129,7 +131,7 @@ class Departure:
             await asyncio.sleep(SETTLE_ROUND_S)
 
     async def _settled(self, client: Client, gone: AgentId) -> None:
-        """Until the host is out of the status, or the time is up."""
+        """Waits until the host is gone from the status, or the time is up."""
         deadline = time.monotonic() + SETTLE_TIMEOUT_S
         while time.monotonic() < deadline:
             status = await _status(client)
@@ -139,7 +141,7 @@ class Departure:
 
 
 async def _status(client: Client) -> Status | None:
-    """None while nobody answers: the next coordinator may be being elected."""
+    """None while nobody answers: an election may be under way."""
     try:
         return await client.status()
     except MusterError:

@@ -1,4 +1,4 @@
-"""The cluster's birth at the operator's: who the first members and voters are, and what each host is handed."""
+"""The birth of a cluster on the operator's machine: who the first members and voters are, and what each host gets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make_genesis(
     now_ms: int,
     labels: Mapping[AgentId, Labels] | None = None,
 ) -> Genesis:
-    """The genesis with these hosts as members, signed and kept in the home before anyone gets to see it.
+    """The genesis with these hosts as members, signed, and stored in the home before anyone gets to see it.
 
     `now_ms` is since the epoch. The order of the requests doesn't matter. Raises Conflict when the home has a genesis
     already (there is never a second one), InputError for unsound requests.
@@ -89,7 +89,7 @@ def load_genesis(home: Home) -> tuple[bytes, str]:
 
 
 def grant(home: Home, request: IdentityRequest) -> IdentityGrant:
-    """What goes back to the host: its certificate, and the genesis. The same again for the same request."""
+    """What the host gets in return: its certificate, and the genesis. Always the same for the same request."""
     data, token = load_genesis(home)
     with locked(home):
         certificate = certify(home, request)

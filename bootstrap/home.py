@@ -78,7 +78,7 @@ def create_home(path: Path, *, name: Label, operator: OperatorName, recovery_fil
 
 
 def put_aside(home: Home) -> Path:
-    """Where the home of a cluster that is over stays from now on: beside those that are found by name.
+    """Move the home of a cluster that is gone; returns its place beside those that are found by name.
 
     Raises Conflict when something is there, MusterError when the disk refuses.
     """

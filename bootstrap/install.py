@@ -42,7 +42,7 @@ READY_TIMEOUT_S: Final = 30.0  # agents that reach each other are ready within t
 
 
 class HostResult(Struct, frozen=True, kw_only=True):
-    """What became of a host: installed, changed, unchanged, planned (a dry run) or failed."""
+    """The outcome for a host: installed, changed, unchanged, planned (a dry run) or failed."""
 
     host: str
     name: str | None
@@ -110,8 +110,9 @@ class Installation:
     # Round 1
 
     async def _look_and_prepare(self) -> None:
-        """All are looked at before any is changed, except for slow ones: of two lines that lead to one host, a late
-        one is refused alone."""
+        """Looks at all before any is changed, except for slow ones: if two lines lead to one host, a late one is
+        refused alone.
+        """
         looking = {asyncio.create_task(self._each([site], self._look)): site for site in self.sites}
         try:
             late, waited_s = set(looking), None
@@ -136,7 +137,7 @@ class Installation:
             await asyncio.gather(*looking, return_exceptions=True)
 
     async def _look(self, site: Site) -> None:
-        """What is there, and what is to be done."""
+        """Finds out what is there, and what has to be done."""
         async with self._connecting:
             site.tell("connecting")
             site.connection = await Connection.open(site.host, self._settings, self._password)
@@ -150,7 +151,7 @@ class Installation:
         self._sending[site.host.alias] = asyncio.create_task(self._send(site, plan.target))
 
     async def _send(self, site: Site, target: Target) -> tuple[Bundle, bool]:
-        """What the host lacks of the agent's files, to beside their place; whether those there were damaged."""
+        """Send the agent's files that the host lacks, beside their final place; whether those there were damaged."""
         building = self._bundle(target)
         if not building.done():
             site.tell("waiting for the files to send: they are put together, once for each version")
@@ -187,8 +188,9 @@ class Installation:
                 await site.ask_identity()
 
     def _check_addresses(self, arrived: Sequence[Site]) -> None:
-        """Of lines that lead to one address, by names that don't show it, those that have just arrived are refused:
-        any may be meant."""
+        """Of lines that lead to one address under names that don't show it, those that have just arrived are refused,
+        since any of them may be the one that is meant.
+        """
         sharing: dict[str, list[Site]] = {}
         for site in self.sites:
             if site.ok and site.plan is not None:
@@ -206,7 +208,9 @@ class Installation:
     # Round 2
 
     async def _join(self) -> None:
-        """Who is a member already, or becomes one by the genesis, starts first; then the others are enrolled."""
+        """Hosts that are members already, or become members by the genesis, start first; then the
+        others are enrolled.
+        """
         reached = [site for site in self.sites if site.ok]
         if not reached:
             return
@@ -224,7 +228,7 @@ class Installation:
         await self._wait([site for site in self.sites if site.ok])
 
     def _found(self, sites: Sequence[Site]) -> None:
-        """The genesis with the hosts that were reached; kept before anybody gets it."""
+        """The genesis with the hosts that were reached; stored before anybody gets it."""
         requests = {site.id: site.request for site in sites if site.request is not None and site.id is not None}
         labels = {site.id: dict(site.host.labels) for site in sites if site.id is not None}
         genesis = make_genesis(
@@ -236,7 +240,7 @@ class Installation:
         self._home = remember_members(self._home, genesis.members)
 
     def _remember_ways(self, sites: Sequence[Site]) -> None:
-        """How ssh gets there, for commands that can't reach an agent's API."""
+        """Notes how ssh reaches them, for commands that can't reach an agent's API."""
         from agent.client.ssh import SshDestination, write_destinations
 
         ways = {}
@@ -248,7 +252,7 @@ class Installation:
         write_destinations(self._home, ways)
 
     async def _check_lives(self, sites: Sequence[Site]) -> None:
-        """Somebody has to take them in: a home never gets a second genesis."""
+        """A member has to answer, to take the new ones in: a home never gets a second genesis."""
         from agent.client import home_client
 
         async def ask() -> None:
@@ -271,7 +275,7 @@ class Installation:
         await self._each(sites, check)
 
     async def _enrol(self, site: Site) -> None:
-        """The host becomes a member, then the home knows it."""
+        """Make the host a member, then note it in the home."""
         assert site.request is not None
         site.tell("enrolling")
         body = await asyncio.to_thread(enrol_body, self._home, site.request, dict(site.host.labels))
@@ -279,7 +283,7 @@ class Installation:
         self._home = await asyncio.to_thread(remember_members, self._home, [body.member])
 
     async def _sign(self, act: Act, target: str, body: Body) -> None:
-        """A signed instruction to any member."""
+        """Submit a signed instruction to any member."""
         from agent.client import home_client  # a third of all imports; most runs sign nothing
 
         client = await asyncio.to_thread(home_client, self._home)
@@ -301,7 +305,7 @@ class Installation:
             await site.wait([], RESTART_TIMEOUT_S)
 
     async def _configure(self, site: Site) -> None:
-        """agent.toml, unless somebody edited it."""
+        """Write agent.toml, unless somebody edited it."""
         assert site.plan is not None
         assert site.facts is not None
         held = site.facts.installed.config
@@ -315,7 +319,7 @@ class Installation:
             self._restart[site.host.alias] = True
 
     async def _foresee(self, site: Site) -> None:
-        """What the second round and the third would change on it."""
+        """What the second and third rounds would change on it."""
         await self._configure(site)
         assert site.facts is not None
         installed = site.facts.installed
@@ -333,7 +337,9 @@ class Installation:
     # Round 3
 
     async def _wait(self, sites: Sequence[Site]) -> None:
-        """Until every agent sees every other one of these. Who doesn't says whom, and what is closed."""
+        """Wait until each of these agents sees all the others. For one that doesn't, say whom it lacks and what is
+        blocked.
+        """
         names = {site.id: site for site in sites if site.id is not None}
 
         async def wait(site: Site) -> None:
@@ -353,7 +359,9 @@ class Installation:
             await self._each(well, lambda site: self._check_reach(site, well))
 
     async def _relabel(self, site: Site, held: Labels | None) -> None:
-        """The list's labels into the ledger, which replicas are placed by; `held` are those it has, None if none."""
+        """Bring the list's labels into the ledger, which placement goes by; `held` are its present ones, None if there
+        are none.
+        """
         wanted = dict(site.host.labels)
         if held is None or dict(held) == wanted:
             return
@@ -366,7 +374,9 @@ class Installation:
         site.changed.append(f"labels ({_listed(wanted)}; were {_listed(held)})")
 
     async def _check_reach(self, site: Site, sites: Sequence[Site]) -> None:
-        """All see all, perhaps by way of others: note pairs that can't speak directly, where one of them is new."""
+        """All see each other, perhaps through others: note pairs that can't connect directly, where
+        one of them is new.
+        """
         others = [other for other in sites if other is not site and other.plan is not None and site.fresh | other.fresh]
         if others:
             peers = [(other.plan.name, other.plan.address, 9998) for other in others if other.plan is not None]
@@ -389,7 +399,7 @@ class Installation:
     # All rounds
 
     async def _each(self, sites: Sequence[Site], act: Callable[[Site], Awaitable[None]]) -> None:
-        """At once on all of them that are well; an error ends it for that host alone."""
+        """Does it on all of them that are well, at once; an error ends it for that host alone."""
 
         async def one(site: Site) -> None:
             try:
@@ -413,7 +423,7 @@ class Installation:
         return frozenset(member.id for member in self._home.cluster.members)
 
     def _addresses(self) -> dict[str, tuple[str, int]]:
-        """Name → (address, peer port) of all members, and of the hosts that are to become some."""
+        """Name → (address, peer port) of all members, and of the hosts that are to become members."""
         known = {member.name: (member.address, member.peer_port) for member in self._home.cluster.members}
         known |= {site.plan.name: (site.plan.address, 9998) for site in self.sites if site.plan is not None and site.ok}
         return known
@@ -426,7 +436,7 @@ class Installation:
         return "changed" if site.changed else "unchanged"
 
     def _told(self, site: Site) -> str:
-        """How it ended, and for a host that was there already what changed."""
+        """Reports how it ended and, for a host that was there already, what changed."""
         state = self._state(site)
         return f"{state}: {', '.join(site.changed)}" if state == "changed" else state
 
@@ -466,7 +476,7 @@ def _listed(labels: Mapping[str, str]) -> str:
 
 
 def _check_unique(sites: Sequence[Site]) -> None:
-    """Two lines that lead to one host, or two hosts of one name: the later is refused."""
+    """If two lines lead to one host, or two hosts have one name, the later is refused."""
     seen: dict[Any, Site] = {}
     for site in sites:
         if site.plan is None or not site.ok:

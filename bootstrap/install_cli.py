@@ -1,4 +1,4 @@
-"""`bootstrap install HOSTS`: what it's given, what it shows; the work is `bootstrap.install`'s."""
+"""`bootstrap install HOSTS`: its options and output; `bootstrap.install` does the work."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _NOT_AGAIN = {"hosts", "limit", "dry_run", "as_json", "progress", "new_cluster",
 
 
 def host_options(command: F) -> F:
-    """What install and uninstall share."""
+    """The options that install and uninstall share."""
     options = (
         click.argument("hosts", type=click.Path(path_type=Path, allow_dash=True)),
         click.option("--limit", metavar="HOST,...", help="Only these lines: names, groups, or patterns like 'web*'."),
@@ -130,7 +130,7 @@ def install(
 
 
 def tell_stopped(ended: BaseException, hosts: Path, limit: str | None) -> None:
-    """What a person who stopped it has to know."""
+    """Say what a person who stopped it has to know."""
     if isinstance(ended, KeyboardInterrupt) and not click.get_current_context().params.get("dry_run"):
         click.echo(f"What hosts have of it stays; this goes on with it: {again(hosts, limit=limit)}", err=True)
 
@@ -162,7 +162,7 @@ def read_hosts(path: Path) -> tuple[InventoryHost, ...]:
 
 
 def choose(hosts: Sequence[InventoryHost], limit: str | None) -> list[InventoryHost]:
-    """Those that `--limit` names, by alias, name, group or pattern. Raises InputError for one that fits nobody."""
+    """The hosts that `--limit` names, by alias, name, group or pattern. Raises InputError for one that matches none."""
     if limit is None:
         return list(hosts)
     chosen: dict[str, InventoryHost] = {}
@@ -175,7 +175,7 @@ def choose(hosts: Sequence[InventoryHost], limit: str | None) -> list[InventoryH
 
 
 def make_display(hosts: Sequence[InventoryHost], *, as_json: bool, progress: bool = False) -> Silent:
-    """A table that moves where somebody looks, lines elsewhere; for a program JSON on standard error, or nothing."""
+    """A table on a terminal, lines elsewhere; for a program JSON on standard error, or nothing."""
     if as_json:
         return JsonLines(lambda line: click.echo(line, err=True)) if progress else Silent()
     if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
@@ -188,7 +188,7 @@ def make_display(hosts: Sequence[InventoryHost], *, as_json: bool, progress: boo
 
 
 def sudo_password() -> str:
-    """Typed, never shown. Raises InputError for none, or where nobody can type."""
+    """Typed, never shown. Raises InputError for an empty one, or when nobody can type."""
     if not sys.stdin.isatty():
         password = sys.stdin.readline().rstrip("\n")
     else:
@@ -205,9 +205,9 @@ def _fits(host: InventoryHost, pattern: str) -> bool:
 
 
 def _home(explicit: str | None, name: str | None, *, dry: bool, another: bool) -> tuple[Home, Path | None]:
-    """The cluster's home, made when there is none; with it the recovery key's file, before there is a cluster.
+    """The cluster's home, made when there is none; also the recovery key's file, before there is a cluster.
 
-    `another`: a home whose cluster is over makes way. Raises MusterError.
+    `another`: the home of a cluster that is gone is moved aside. Raises MusterError.
     """
     if name is not None and not is_label(name):
         raise InputError(f"{name!r} is no cluster's name: 1 to 63 of a-z 0-9 -", where="--name")
@@ -245,7 +245,9 @@ def _recovery_files(called: str) -> Iterator[Path]:
 
 
 def _recovery_of(home: Home) -> Path | None:
-    """Its recovery key's file, if it still is where an earlier run made it, which may have been stopped untold."""
+    """Its recovery key's file, if it still is where an earlier run put it; that run may have been stopped before saying
+    so.
+    """
     public = read_recovery(home).key
     for file in itertools.takewhile(Path.exists, _recovery_files(home.cluster.name)):
         with suppress(MusterError):
@@ -273,7 +275,7 @@ def _check_over(home: Home) -> None:
 
 
 def _operator_name() -> str:
-    """Who sits here, as far as that makes a name."""
+    """A name for the user who runs this."""
     try:
         user = getpass.getuser().lower()
     except OSError:
@@ -328,7 +330,7 @@ def _recovery_told(file: Path) -> str:
 
 
 def again(hosts: Path, *, limit: str | None) -> str:
-    """The command line that was given, to be given again; for these hosts alone, or for all."""
+    """The command line that was given, to be given again: for these hosts only, or for all."""
     context = click.get_current_context()
     parts = ["bootstrap", str(context.info_name), str(hosts)]
     for option in context.command.params:
@@ -340,7 +342,7 @@ def again(hosts: Path, *, limit: str | None) -> str:
 
 
 def _is_found(home: Home) -> bool:
-    """Whether `agent` takes this home when none is named."""
+    """Whether `agent` uses this home when none is named."""
     try:
         return find_home(None, os.environ).resolve() == home.path.resolve()
     except (InputError, NotFound):

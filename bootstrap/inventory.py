@@ -89,14 +89,14 @@ class InventoryHost(Struct, frozen=True, kw_only=True):
 
 
 class _Entry(Struct, kw_only=True):
-    """A host while the file is read: what its lines said, before groups."""
+    """A host while the file is read: what its lines said, apart from groups."""
 
     token: Token
     own: dict[str, Pair]
 
 
 def parse_inventory(text: str, file: str = "hosts.txt") -> tuple[InventoryHost, ...]:
-    """The hosts, in the file's order. Raises InputError naming file:line:column, and what else is wrong below it."""
+    """The hosts, in the file's order. Raises InputError naming file:line:column, with the other mistakes below it."""
     reader = _Reader(file)
     mistakes: list[InputError] = []
     for number, raw in split_lines(text):
@@ -114,7 +114,7 @@ def parse_inventory(text: str, file: str = "hosts.txt") -> tuple[InventoryHost, 
 
 
 def _together(mistakes: Sequence[InputError]) -> InputError:
-    """The first in the file, with the others in what to do."""
+    """The first mistake in the file, with the others in its fix."""
     first, *others = sorted(mistakes, key=lambda error: [int(part) for part in error.where.rsplit(":", 2)[1:]])
     told = [f"{error.where}: {error.what}" for error in others[:MAX_TOLD_MISTAKES]]
     if len(others) > len(told):
@@ -226,7 +226,9 @@ class _Reader:
         )
 
     def _set_aside(self, pair: Pair) -> bool:
-        """Whether it's Ansible's and nothing to us. Raises InputError for what would change how the host is reached."""
+        """Whether it is a key of Ansible's that we ignore. Raises InputError for one that would change how the host is
+        reached.
+        """
         key, value = pair.key.text, pair.value.text
         if key in _BECOME:
             if value != _BECOME[key]:
@@ -301,7 +303,7 @@ def _is_ipv6(text: str) -> bool:
 
 
 def _name_of(alias: str) -> str | None:
-    """The host's name in the cluster: the first part of its alias; None where that says nothing."""
+    """The host's name in the cluster: the first part of its alias; None if that isn't a name."""
     try:
         ipaddress.ip_address(alias)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The groups of hosts.txt: who is in which, and what that gives a host. Pure."""
+"""The groups of hosts.txt: which hosts are in them, and what that gives a host. Pure."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Groups:
         known[pair.key.text] = pair
 
     def check(self) -> None:
-        """Groups that are named exist, and none is in itself. Raises InputError."""
+        """Checks that groups that are named exist, and that none contains itself. Raises InputError."""
         for name, token in self._named.items():
             if name not in self._hosts and name not in (ALL, UNGROUPED):
                 fail(self._file, token, f"there is no group {shown(name)}")

@@ -27,7 +27,7 @@ class Token(NamedTuple):
     column: int
 
     def at(self, offset: int, text: str) -> Token:
-        """Another text at `offset` characters behind this one's beginning."""
+        """Another text, `offset` characters after the beginning of this one."""
         return Token(text, self.line, self.column + offset)
 
     def pair(self, file: str) -> Pair:
@@ -60,7 +60,7 @@ def fail(file: str, token: Token, what: str, *, fix: str = "") -> NoReturn:
 
 
 def split_lines(text: str) -> Iterator[tuple[int, str]]:
-    """The file's lines with their numbers from 1, without what ends them."""
+    """The file's lines with their numbers from 1, without line ends."""
     for number, raw in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
         yield number, raw.rstrip("\r")
 
@@ -79,7 +79,9 @@ def read_line(line: str, number: int, file: str) -> Line | None:
 
 
 def _words(line: str, number: int, file: str) -> Iterator[Token]:
-    """Split at blanks; quotes keep them together; # begins a comment where a word could begin (; only a line)."""
+    """Split at blanks; quotes keep words together; # begins a comment where a word could begin (; only at a line's
+    start).
+    """
     position = 0
     while position < len(line):
         if line[position] in " \t":

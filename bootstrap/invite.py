@@ -1,6 +1,6 @@
-"""`bootstrap invite`: the body that adds a host through the API, made at the operator's for `agent invite`.
+"""`bootstrap invite`: the body that adds a host through the API, made on the operator's machine for `agent invite`.
 
-The host's keys exist in memory here, sealed in the body, and then on the host: nowhere else.
+The host's keys exist only in memory here, sealed in the body, and then on the host.
 """
 
 import base64
@@ -33,9 +33,9 @@ MAX_WISH_BYTES: Final = 65_536  # labels are most of it
 
 
 class Wish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What `agent invite` says on standard input. `now_s`: seconds since the epoch by the cluster's clock.
+    """What `agent invite` sends on standard input. `now_s`: seconds since the epoch by the cluster's clock.
 
-    `worker` lacks what is sealed; `sealing_key` is that of the agent `worker.via`.
+    `worker` lacks the sealed part; `sealing_key` is that of the agent `worker.via`.
     """
 
     home: str

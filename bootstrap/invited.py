@@ -1,8 +1,8 @@
 """`bootstrap invited`: an agent's subprocess that makes one host a member, for an operator's invitation.
 
-Reads an Order as one line of JSON; tells a JSON object a line: `{"step": …}`, `{"enrol": true}` (answered by a line
-`{"ok", "what", "fix"}`), at the end `{"ended": true, "what", "where", "fix"}`. The enrolment comes when all that can
-fail before it has been done: a host that fails earlier is no member.
+Reads an Order as one line of JSON; writes one JSON object per line: `{"step": …}`, `{"enrol": true}` (answered by a
+line `{"ok", "what", "fix"}`), at the end `{"ended": true, "what", "where", "fix"}`. Enrolment comes after everything
+that can fail before it: a host that fails earlier is no member.
 """
 
 import asyncio
@@ -102,7 +102,7 @@ async def _join(order: Order) -> None:
 
 
 async def _prepare(site: Site, order: Order) -> HostPlan:
-    """Everything that needs no enrolment."""
+    """Everything that doesn't need the enrolment."""
     facts = await site.probe(None)
     site.plan = plan = make_plan(site.host, facts, Options(), Target.own(), time.time())
     site.notes += plan.notes

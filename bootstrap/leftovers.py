@@ -1,6 +1,6 @@
-"""Ending what agents of a local cluster ran, after the agents themselves are gone.
+"""Ends what the agents of a local cluster ran, after the agents themselves are gone.
 
-Workloads outlive their agent by design, so nobody else would end these.
+Workloads outlive their agent by design, so nobody else would end them.
 """
 
 from __future__ import annotations
@@ -28,13 +28,15 @@ CLUSTER_LABEL = "muster.cluster"
 
 
 class Run(Struct, frozen=True):
-    """Of a record only this: everything of that run has it in its environment as MUSTER_RUN."""
+    """The one field of a record that is needed: everything of that run has it in its environment as MUSTER_RUN."""
 
     run: str
 
 
 def end_processes(data_dirs: Iterable[Path]) -> None:
-    """End what the process runtimes of these agents started, and forget it. Raises MusterError for what won't end."""
+    """End what the process runtimes of these agents started, and delete the records. Raises MusterError for what won't
+    end.
+    """
     records = [path for directory in data_dirs for path in sorted((directory / RECORDS_DIRECTORY).glob("*.json"))]
     runs = []
     for path in records:

@@ -80,7 +80,7 @@ class Layout(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class LocalCluster:
-    """Agents are named n1 … nN. Every method may be called again, by another process too."""
+    """Agents are named n1 … nN. Every method may be called again, also by another process."""
 
     def __init__(self, directory: Path, layout: Layout) -> None:
         self.directory = directory
@@ -164,7 +164,7 @@ class LocalCluster:
         raise NotFound(f"there is no agent {name}", where=str(self.directory), fix=f"Agents: {', '.join(self.names)}.")
 
     def agent_directory(self, name: str) -> Path:
-        """Everything of one agent."""
+        """The directory with everything of one agent."""
         self.address(name)
         return self.directory / name
 
@@ -173,7 +173,7 @@ class LocalCluster:
         return self.agent_directory(name) / "agent.toml"
 
     def output_file(self, name: str) -> Path:
-        """What it wrote to stdout and stderr, over all its runs."""
+        """What it wrote to stdout and stderr, in all its runs."""
         return self.agent_directory(name) / "agent.out"
 
     def data_dir(self, name: str) -> Path:
@@ -196,7 +196,7 @@ class LocalCluster:
         return next(iter(procfs.find(mark.__eq__)), None)
 
     def start(self, name: str) -> int:
-        """Start the agent unless it runs; its pid. Raises Conflict when somebody has one of its ports."""
+        """Start the agent unless it runs; its pid. Raises Conflict when another program has one of its ports."""
         if (pid := self.pid(name)) is not None:
             return pid
         directory, layout, address = self.agent_directory(name), self.layout, self.address(name)
@@ -219,15 +219,15 @@ class LocalCluster:
             self.start(name)
 
     def kill(self, name: str) -> None:
-        """SIGKILL the agent, as a crash would; what it runs goes on."""
+        """SIGKILL the agent, like a crash; its replicas keep running."""
         self._end(name, signal.SIGKILL)
 
     def stop(self, name: str) -> None:
-        """SIGTERM the agent and wait for its clean end; what it runs goes on. Raises TimedOut."""
+        """SIGTERM the agent and wait for its clean end; its replicas keep running. Raises TimedOut."""
         self._end(name, signal.SIGTERM)
 
     def status(self, name: str) -> Status:
-        """The cluster's status as this agent tells it. Raises Unreachable when it doesn't answer."""
+        """The cluster's status as this agent reports it. Raises Unreachable when it doesn't answer."""
         return get(self.socket_path(name), "/api/v1/deployment/status", Status)
 
     def members(self, name: str) -> tuple[MemberView, ...]:
@@ -235,7 +235,7 @@ class LocalCluster:
         return get(self.socket_path(name), "/api/v1/members", Members).members
 
     def wait_ready(self, names: Iterable[str] | None = None, *, timeout_s: float = READY_TIMEOUT_S) -> Status:
-        """Wait until these agents (None: all) name one coordinator and see each other alive; the status of then.
+        """Wait until these agents (None: all) name one coordinator and see each other alive; returns the status.
 
         Raises TimedOut with what is missing, and at once MusterError when one of them has ended.
         """
@@ -244,7 +244,7 @@ class LocalCluster:
         return self.status(wanted[0])
 
     def wait_answers(self, name: str) -> None:
-        """Wait until this agent answers, whoever else does. Raises as `wait_ready`."""
+        """Wait until this agent answers, whether or not others do. Raises as `wait_ready`."""
 
         def silent() -> str:
             try:
@@ -334,7 +334,7 @@ class LocalCluster:
         write_file(self.config_file(name), "".join(lines).encode(), mode=0o600, replace=True)
 
     def _noted_pid(self, name: str) -> int | None:
-        """What the pid file says; None also when whoever started the agent was cut off before writing it."""
+        """What the pid file says; also None if the process that started the agent was interrupted before writing it."""
         try:
             return int((self.agent_directory(name) / "agent.pid").read_text())
         except (FileNotFoundError, ValueError):
@@ -344,7 +344,7 @@ class LocalCluster:
         return f"BOOTSTRAP_LOCAL_AGENT={self.directory / name}".encode()
 
     def _complete(self) -> None:
-        """Home, directories, configurations, identities, genesis: what of them isn't there yet."""
+        """Make what isn't there yet of home, directories, configurations, identities, genesis."""
         if not self.home.exists():
             # A recovery key without its home is of a call that was cut off.
             (self.directory / "recovery.key").unlink(missing_ok=True)
@@ -361,7 +361,7 @@ class LocalCluster:
             self._identify(home, waiting)
 
     def _identify(self, home: Home, waiting: Sequence[str]) -> None:
-        """What bootstrap does over ssh, with subprocesses in place of ssh connections."""
+        """As bootstrap does over ssh, with subprocesses in place of ssh connections."""
         requests: dict[str, IdentityRequest] = {}
         for name, answer in self._on_hosts(self.names, "request").items():
             where = f"{name}: identity request"
@@ -401,7 +401,7 @@ class LocalCluster:
         return answers
 
     def _missing(self, wanted: Sequence[str]) -> str:
-        """What is missing until these agents are one cluster, in a few words; empty when nothing is."""
+        """What these agents still lack to be one cluster, in a few words; empty when nothing."""
         coordinators = set()
         for name in wanted:
             try:
@@ -440,7 +440,7 @@ class LocalCluster:
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's environment without what would configure an agent or name another cluster."""
+    """This process's environment without variables that would configure an agent or name another cluster."""
     ours = {*ENVIRONMENT.values(), "MUSTER_HOME"}
     return {name: value for name, value in os.environ.items() if name not in ours}
 

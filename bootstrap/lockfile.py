@@ -1,4 +1,4 @@
-"""requirements.lock, as far as bundles need it: what runs on a host, with versions and hashes. Pure."""
+"""The part of requirements.lock that bundles need: what runs on a host, with versions and hashes. Pure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Locked(Struct, frozen=True, kw_only=True):
 
     @property
     def requirement(self) -> str:
-        """As pip reads it, without a marker: whether a host needs it was decided here."""
+        """As pip reads it, without a marker: whether a host needs it is already decided."""
         return " ".join([f"{self.name}=={self.version}", *(f"--hash={each}" for each in self.hashes)])
 
 

@@ -43,14 +43,14 @@ main()
 
 
 class Options(Struct, frozen=True, kw_only=True):
-    """Of the command line, for all hosts."""
+    """Options of the command line, for all hosts."""
 
     docker: bool = True
     open_firewall: bool = False
 
 
 class HostPlan(Struct, frozen=True, kw_only=True):
-    """What is to be done; the host's own side changes only what isn't so already."""
+    """What is to be done; on the host, only what differs is changed."""
 
     name: Label
     address: HostAddress
@@ -68,7 +68,9 @@ class HostPlan(Struct, frozen=True, kw_only=True):
 
 
 def make_plan(host: InventoryHost, facts: Facts, options: Options, own: Target, now_s: float) -> HostPlan:
-    """The host's plan; `own` is this machine's target, `now_s` its clock. Raises MusterError: it can't be, and why."""
+    """The host's plan; `own` is this machine's target, `now_s` its clock. Raises MusterError saying why there can't be
+    one.
+    """
     _check(facts)
     python = choose_python(facts, own)
     notes: list[str] = []
@@ -105,7 +107,7 @@ def make_plan(host: InventoryHost, facts: Facts, options: Options, own: Target, 
 
 
 def check_room(facts: Facts) -> None:
-    """For who is sent the agent's files, or gets Docker. Raises RuntimeUnavailable when a disk is too full."""
+    """For hosts that get the agent's files, or Docker. Raises RuntimeUnavailable when a disk is too full."""
     for path, disk in sorted(facts.disks.items()):
         if not path.startswith("/etc") and disk.free_bytes < FREE_BYTES:
             free, wanted = disk.free_bytes // 2**20, FREE_BYTES // 2**20
@@ -114,7 +116,7 @@ def check_room(facts: Facts) -> None:
 
 
 def choose_python(facts: Facts, own: Target) -> Python:
-    """One that is new enough: this machine's version, for which no wheels need fetching, else the host's python3.
+    """One that is recent enough: this machine's version, for which no wheels need fetching, else the host's python3.
 
     Raises RuntimeUnavailable.
     """
@@ -137,7 +139,8 @@ def choose_python(facts: Facts, own: Target) -> Python:
 def choose_address(host: InventoryHost, facts: Facts) -> tuple[HostAddress, bool]:
     """Where others reach it: what the list says, else where ssh came in, else its first usable address.
 
-    True beside it when the host has no other one, so that the agent may follow a change by itself. Raises InputError.
+    The second is true when the host has no other one, so that the agent may follow a change by itself. Raises
+    InputError.
     """
     usable = [
         each.address

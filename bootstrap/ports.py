@@ -1,4 +1,4 @@
-"""Ports of this machine: whether they are free, who has them, and which ones are."""
+"""Ports of this machine: whether they are free, who has them, and choosing free ones."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Wanted(NamedTuple):
 
 
 def is_free(wanted: Wanted) -> bool:
-    """Asked of the kernel by binding; connections in TIME_WAIT don't count (SO_REUSEADDR, socket(7)).
+    """Asks the kernel by binding; connections in TIME_WAIT don't count (SO_REUSEADDR, socket(7)).
 
     Raises MusterError when it can't be bound for another reason, e.g. the address isn't this machine's.
     """
@@ -52,7 +52,9 @@ def is_free(wanted: Wanted) -> bool:
 
 
 def holder(wanted: Wanted) -> str:
-    """Who listens there, for a person: "pid 12 (nginx: master)"; without the right to know, just that."""
+    """Who listens there, for a person: "pid 12 (nginx: master)"; where we may not look, it just says that somebody
+    does.
+    """
     try:
         connections = psutil.net_connections(kind=f"{wanted.protocol}4")
     except psutil.AccessDenied:

@@ -44,7 +44,7 @@ class Taken(Struct, frozen=True, kw_only=True):
 
 
 class Firewall(Struct, frozen=True, kw_only=True):
-    """An active one that drops what agents say; `commands` open it, and stay over a reboot when `lasting`."""
+    """An active one that blocks the agents' traffic; `commands` open it, also across a reboot when `lasting`."""
 
     name: Text
     commands: tuple[tuple[Text, ...], ...]
@@ -57,7 +57,7 @@ class InterfaceAddress(Struct, frozen=True, kw_only=True):
 
 
 class Installed(Struct, frozen=True, kw_only=True):
-    """What of ours is there. `certificate` is in PEM, `config` the text of agent.toml."""
+    """What of Muster is installed there. `certificate` is in PEM, `config` the text of agent.toml."""
 
     config: Annotated[str, Meta(max_length=1_048_576)] | None
     certificate: Annotated[str, Meta(max_length=65_536)] | None
@@ -67,8 +67,9 @@ class Installed(Struct, frozen=True, kw_only=True):
 
 
 class Facts(Struct, frozen=True, kw_only=True):
-    """All of it. `clock_ms` since the epoch; `ssh_address`: where the operator's ssh came in, or empty. `disks`: by
-    directory, what the agent's files, its data and its configuration lie on, or will."""
+    """Everything. `clock_ms` since the epoch; `ssh_address`: where the operator's ssh came in, or empty. `disks`: by
+    directory, the disks of the agent's files, its data and its configuration.
+    """
 
     hostname: Text
     system: Text

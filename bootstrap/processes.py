@@ -1,7 +1,7 @@
-"""Processes that outlive the command that started them, each known by a mark in its environment.
+"""Processes that outlive the command that started them, each recognised by a mark in its environment.
 
-A pid alone names nobody for long; its mark does (`agent.procfs`). So a process is found again after its pid file was
-lost, and nothing else is ever signalled. Linux only, like the agent.
+A pid identifies nothing for long; a mark does (`agent.procfs`). So a process is found even after its pid file was lost,
+and nothing else is ever signalled. Linux only, like the agent.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KILL_ROUNDS = 5  # what forks while it is killed shows up in the next round; a f
 def spawn(argv: Sequence[str], *, environ: Mapping[str, str], output: Path) -> int:
     """Start `argv` (its program by absolute path) in a session of its own, its output appended to a file; its pid.
 
-    It carries the marks in `environ` from the return on. Raises OSError when it can't be executed.
+    When this returns it carries the marks in `environ`. Raises OSError when it can't be executed.
     """
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     pid = os.posix_spawn(
@@ -48,12 +48,12 @@ def has(pid: int, mark: bytes) -> bool:
 
 
 def end(pid: int, mark: bytes, number: signal.Signals, timeout_s: float) -> bool:
-    """Signal the process if it is the one with that mark, and wait for its end; False when it runs on."""
+    """Signal the process if it is the one with that mark, and wait for its end; False when it is still there."""
     return not _wait(_send(pid, frozenset({mark}), number), timeout_s)
 
 
 def reap(pid: int) -> None:
-    """Take note of the end of a child of this process; of any other, its own parent does."""
+    """Reap a child of this process that has ended; any other is reaped by its own parent."""
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
 
@@ -103,7 +103,7 @@ def _send(pid: int, marks: frozenset[bytes], number: signal.Signals) -> dict[int
 
 
 def _wait(held: dict[int, int], timeout_s: float) -> list[int]:
-    """Wait for the ends of these, which is after their files and ports are closed; the pids that run on."""
+    """Wait for them to end, which is after their files and ports are closed; the pids that are still there."""
     deadline = time.monotonic() + timeout_s
     left = dict(held)
     poll = select.poll()

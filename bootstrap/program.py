@@ -1,4 +1,6 @@
-"""The program that is sent to a host: `bootstrap.remote`'s modules as one text that any Python can at least read."""
+"""The program that is sent to a host: the modules of `bootstrap.remote` as one text that any Python
+can at least read.
+"""
 
 from __future__ import annotations
 

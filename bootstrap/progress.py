@@ -1,4 +1,4 @@
-"""Telling what happens on many hosts at once: a line for each step; `bootstrap.board` has a table that moves."""
+"""Shows what happens on many hosts at once: a line for each step; `bootstrap.board` has a table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from agent.errors import MusterError
 
 
 class Display(Protocol):
-    """What an install tells while it goes on. `host` is the alias in hosts.txt."""
+    """Shows how an install goes. `host` is the alias in hosts.txt."""
 
     def step(self, host: str, text: str) -> None: ...
 
@@ -58,15 +58,15 @@ class Lines(Silent):
         self._write = write
 
     def step(self, host: str, text: str) -> None:
-        """It goes on."""
+        """The host's next step."""
         self._write(f"{host}: {text}")
 
     def done(self, host: str, text: str) -> None:
-        """It is over."""
+        """The host is done."""
         self._write(f"{host}: {text}")
 
     def failed(self, host: str, error: MusterError) -> None:
-        """It is over, and why; what to do in the next line."""
+        """The host failed, and why; the fix in the next line."""
         self._write(f"{host}: failed: {one_line(error)}")
         if error.fix:
             self._write(f"  {error.fix}")
@@ -84,15 +84,15 @@ class JsonLines(Lines):
         self._json = write
 
     def step(self, host: str, text: str) -> None:
-        """It goes on."""
+        """The host's next step."""
         self._json(json.dumps({"host": host, "text": text}))
 
     def done(self, host: str, text: str) -> None:
-        """It is over."""
+        """The host is done."""
         self.step(host, text)
 
     def failed(self, host: str, error: MusterError) -> None:
-        """It is over, and why."""
+        """The host failed, and why."""
         self.step(host, f"failed: {one_line(error)}")
 
     def note(self, text: str) -> None:
@@ -101,6 +101,6 @@ class JsonLines(Lines):
 
 
 def one_line(error: MusterError) -> str:
-    """What happened and where, without what to do."""
+    """What happened and where, without the fix."""
     what = " ".join(error.what.split())
     return f"{error.where}: {what}" if error.where else what

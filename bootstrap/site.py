@@ -1,4 +1,4 @@
-"""One host while it is installed: its connection, what it said, what became of it."""
+"""One host while it is installed: its connection, its answers, and the outcome."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ CONFIG_FILE: Final = "/etc/muster/agent.toml"
 
 
 class Applied(Struct, frozen=True, kw_only=True):
-    """What `apply` answers."""
+    """The answer to `apply`."""
 
     changed: tuple[str, ...]
     notes: tuple[str, ...]
 
 
 class Looked(Struct, frozen=True, kw_only=True):
-    """What `look` answers: whether that version is there, and files that aren't as they came."""
+    """The answer to `look`: whether that version is there, and files that aren't as they came."""
 
     present: bool
     damaged: tuple[str, ...]
 
 
 class Started(Struct, frozen=True, kw_only=True):
-    """What `start` answers: whether that did anything, and how an agent was found that should have been running."""
+    """The answer to `start`: whether that did anything, and how an agent was found that should have been running."""
 
     did: bool
     ended: str
 
 
 class Seen(Struct, frozen=True, kw_only=True):
-    """What `wait` answers. `labels` and `address` are the host's own by its ledger; None when that doesn't have it."""
+    """The answer to `wait`. `labels` and `address` are the host's own by its ledger; None when the ledger lacks it."""
 
     answers: bool
     coordinator: str | None
@@ -63,7 +63,7 @@ class Seen(Struct, frozen=True, kw_only=True):
 
 
 class Removed(Struct, frozen=True, kw_only=True):
-    """What `remove` answers, for people."""
+    """The answer to `remove`, for people."""
 
     removed: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
@@ -88,11 +88,11 @@ class Site:
 
     @property
     def ok(self) -> bool:
-        """Whether it takes part in what comes next."""
+        """Whether it takes part in the next round."""
         return self.error is None
 
     def keep_name(self, held: Label) -> None:
-        """`held` is its name in the cluster, which a list doesn't change: it is what others and plans call the host."""
+        """`held` is its name in the cluster, which a list doesn't change, since others and plans use it."""
         assert self.plan is not None
         if held != self.plan.name:
             again = f"`bootstrap uninstall` and `bootstrap install` with --limit {self.host.alias} enrol it anew"
@@ -107,7 +107,7 @@ class Site:
         return self.facts
 
     async def look(self, bundle: Bundle) -> Looked:
-        """Whether this version is there, and whole."""
+        """Whether this version is there, and complete."""
         answer = await self._ask("look", QUICK_TIMEOUT_S, version=bundle.version, manifest=bundle.manifest)
         return convert(answer, Looked, "look")
 
@@ -126,7 +126,7 @@ class Site:
         files: tuple[dict[str, object], ...] = (),
         dry: bool,
     ) -> tuple[str, ...]:
-        """Files, links, group, Docker; what that changed."""
+        """Files, links, group, Docker; returns what changed."""
         answer = await self._ask(
             "apply",
             APPLY_TIMEOUT_S,
@@ -143,7 +143,7 @@ class Site:
         return applied.changed
 
     async def ask_identity(self) -> IdentityRequest:
-        """The host's request, with the keys it has or makes now."""
+        """The host's request, with the keys that it has or makes now."""
         assert self.plan is not None
         self.tell("making keys")
         answer = await self._ask("request", QUICK_TIMEOUT_S, name=self.plan.name, address=self.plan.address)
@@ -164,7 +164,7 @@ class Site:
         self.changed.append("identity")
 
     async def start(self, *, restart: bool) -> None:
-        """The unit, enabled and running."""
+        """Enable the unit and start it."""
         self.tell("starting")
         answer = await self._ask("start", START_TIMEOUT_S, restart=restart)
         started = convert(answer, Started, "start")
@@ -175,7 +175,7 @@ class Site:
             self.notes.append(f"its agent didn't run, {started.ended}")
 
     async def wait(self, members: list[AgentId], timeout_s: float) -> Seen:
-        """Until its agent sees these members."""
+        """Wait until its agent sees these members."""
         self.tell("waiting for the others")
         answer = await self._ask("wait", timeout_s + QUICK_TIMEOUT_S, members=members, timeout_s=timeout_s)
         return convert(answer, Seen, "wait")
@@ -186,7 +186,7 @@ class Site:
         return [str(name) for name in answer]
 
     async def remove(self, *, cluster: ClusterId, delete_volumes: bool, dry: bool) -> Removed:
-        """Take everything away."""
+        """Remove everything."""
         answer = await self._ask("remove", APPLY_TIMEOUT_S, cluster=cluster, delete_volumes=delete_volumes, dry=dry)
         return convert(answer, Removed, "remove")
 
@@ -202,7 +202,9 @@ class Site:
 
 
 def member_of(certificate: str, cluster: ClusterId) -> AgentId:
-    """Who a host is by its certificate. Raises Conflict when it's of another cluster, InputError when it isn't one."""
+    """Which agent a host is by its certificate. Raises Conflict when it's of another cluster, InputError when it isn't
+    one.
+    """
     from cryptography import x509
     from cryptography.x509.oid import NameOID
 

@@ -1,4 +1,4 @@
-"""OpenSSH: the command line for a host, and what its complaints mean. The user's own configuration and agent count."""
+"""OpenSSH: the command line for a host, and what its messages mean. The user's own configuration and agent are used."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _OPTIONS: Final = (
 
 
 class SshSettings(Struct, frozen=True, kw_only=True):
-    """What the command line said for all hosts."""
+    """The settings of the command line, for all hosts."""
 
     identity_file: str | None = None
     accept_new: bool = False
@@ -50,7 +50,7 @@ class SshSettings(Struct, frozen=True, kw_only=True):
 
 
 class Resolved(Struct, frozen=True, kw_only=True):
-    """What ssh makes of a destination (`ssh -G`). `keys_elsewhere`: it names an agent or a token that holds keys."""
+    """How ssh resolves a destination (`ssh -G`). `keys_elsewhere`: it names an agent or a token that holds keys."""
 
     user: str
     identity_files: tuple[str, ...]
@@ -58,7 +58,7 @@ class Resolved(Struct, frozen=True, kw_only=True):
 
 
 def arguments(host: InventoryHost, settings: SshSettings) -> list[str]:
-    """ssh's own arguments up to and with the destination; no command yet."""
+    """ssh's own arguments, up to and including the destination, without a command."""
     argv = ["ssh", "-T", *(part for option in _OPTIONS for part in ("-o", option))]
     argv += ["-o", f"StrictHostKeyChecking={'accept-new' if settings.accept_new else 'yes'}"]
     if key := key_file(host, settings):
@@ -77,7 +77,7 @@ def key_file(host: InventoryHost, settings: SshSettings) -> str | None:
 
 
 def check_key(host: InventoryHost, settings: SshSettings) -> None:
-    """Without the file that was named ssh would try its others, silently. Raises NotFound."""
+    """If the file that was named doesn't exist, ssh would silently try other keys. Raises NotFound."""
     key = key_file(host, settings)
     if key is not None and "%" not in key and not os.path.exists(key) and not host.local:
         fix = f"Name one that is there: key=FILE in {host.where}, or --identity-file FILE."
@@ -98,12 +98,12 @@ def helper_command(host: InventoryHost, settings: SshSettings, user: str) -> lis
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """ssh may ask nobody: neither a terminal nor a window."""
+    """Keeps ssh from prompting, on a terminal or in a window."""
     return {**environ, "SSH_ASKPASS_REQUIRE": "never", "LC_ALL": "C.UTF-8"}
 
 
 def resolve(host: InventoryHost, settings: SshSettings) -> Resolved:
-    """Ask ssh what its configuration makes of the destination. Raises RuntimeUnavailable without an ssh."""
+    """Ask ssh how its configuration resolves the destination. Raises RuntimeUnavailable without an ssh."""
     options = arguments(host, settings)
     try:
         done = _run([*options[:1], "-G", *options[1:]])
@@ -123,13 +123,13 @@ def resolve(host: InventoryHost, settings: SshSettings) -> Resolved:
 
 
 def missing(program: str) -> RuntimeUnavailable:
-    """What is said where that program isn't on this machine."""
+    """The error when that program isn't on this machine."""
     package = "openssh-client" if program == "ssh" else program
     return RuntimeUnavailable(f"there is no {program} on this machine", fix=f"Install it: apt install {package}")
 
 
 def held_keys() -> str | None:
-    """The public keys that the user's ssh agent holds, of tokens too; None when it doesn't answer in time."""
+    """The public keys that the user's ssh agent holds, including tokens'; None when it doesn't answer in time."""
     try:
         return _run(["ssh-add", "-L"]).stdout  # to stdout it also says that it has none; no key is called so
     except OSError:
@@ -161,7 +161,7 @@ def has_key(resolved: Resolved, held: str | None) -> bool:
 
 
 def no_key(host: InventoryHost) -> MusterError:
-    """For who never made one."""
+    """The error for a user who never made one."""
     fix = (
         f"Make one: ssh-keygen -t ed25519; then bring it there: ssh-copy-id {_by_hand(host, None)}. "
         "One on a token has to be plugged in and loaded: ssh-add -s LIBRARY (PKCS#11), or ssh-add -K (FIDO)."
@@ -185,19 +185,19 @@ def explain(
 
 
 class _Case:
-    """A complaint that was recognised."""
+    """A message that was recognised."""
 
     def __init__(self, host: InventoryHost, resolved: Resolved | None, match: re.Match[str], key: str | None) -> None:
         self.host, self.resolved, self.match, self.key = host, resolved, match, key
 
     @property
     def hand(self) -> str:
-        """ssh's arguments as one would type them."""
+        """ssh's arguments as a user would type them."""
         return _by_hand(self.host, self.key)
 
     @property
     def user(self) -> str:
-        """Who would log in."""
+        """The user to log in as."""
         return self.host.user or (self.resolved.user if self.resolved is not None else "") or "the user"
 
 
@@ -222,7 +222,7 @@ def _run(argv: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def _changed_key(case: _Case) -> MusterError:
-    """Of the host, or of one on the way there; ssh says which file has the old one, and under which name."""
+    """Of the host, or of one on the way there; ssh says which file has the old key, and under which name."""
     named = re.search(r"^Host key for (\S+) has changed", case.match.string, re.MULTILINE)
     file = re.search(r"^Offending \S+ key in (.+):\d+$", case.match.string, re.MULTILINE)
     name = named[1] if named else _known_as(case.host)

@@ -21,7 +21,7 @@ INDENT = " " * 4
 
 
 class Step:
-    """What a step has to say goes below its title, in order."""
+    """What a step says is shown below its title, in order."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
@@ -50,7 +50,7 @@ class Story:
 
     @classmethod
     def on(cls, file: TextIO) -> Story:
-        """For a terminal or a file; which of them, the file knows (NO_COLOR is honoured)."""
+        """For a terminal or a file; the file says which (NO_COLOR is honoured)."""
         return cls(Console(file=file, highlight=False, soft_wrap=True))
 
     @property

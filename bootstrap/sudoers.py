@@ -1,4 +1,4 @@
-"""The sudo rule for a user of its own on the hosts: exactly the one command that bootstrap runs there as root."""
+"""The sudo rule for a dedicated user on the hosts: exactly the one command that bootstrap runs there as root."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Uninstalling: all of a cluster, or some of its hosts while the rest goes on."""
+"""Uninstalling: a whole cluster, or some of its hosts while the rest continues."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from bootstrap.ssh import SshSettings
 
 
 class RemovalResult(Struct, frozen=True, kw_only=True):
-    """What became of a host; `what` is empty when it went well.
+    """The outcome for a host; `what` is empty when it went well.
 
     `moved` are replicas that went elsewhere, `lost` those that ended with the host, and why they had to. What is `kept`
-    goes with --delete-volumes, what is `left` can't be taken away.
+    is removed with --delete-volumes; what is `left` can't be removed.
     """
 
     host: str
@@ -37,7 +37,7 @@ class RemovalResult(Struct, frozen=True, kw_only=True):
 
 
 class Removal:
-    """`run` it once. `whole`: the cluster ends; else the hosts are drained and expelled, and the rest goes on."""
+    """`run` it once. `whole`: the cluster ends; else the hosts are drained and expelled, and the rest continues."""
 
     def __init__(
         self,

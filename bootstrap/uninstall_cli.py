@@ -98,7 +98,7 @@ def uninstall(
 
 
 def _ask(home: Home, names: Sequence[str], *, whole: bool, delete_volumes: bool) -> None:
-    """Raises click.Abort for a no, InputError where nobody can answer."""
+    """Raises click.Abort for a no, InputError when nobody can answer."""
     listed = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
     what = f"all of cluster {home.cluster.name}" if whole else f"these hosts of cluster {home.cluster.name}"
     volumes = "; their volumes are DELETED" if delete_volumes else "; named volumes stay"

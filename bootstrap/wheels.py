@@ -33,7 +33,7 @@ _MUSL: Final = ("1_1", "1_2")
 
 
 def installed_versions() -> dict[str, str]:
-    """Name → version of what the project needs, itself excepted. Raises NotFound."""
+    """Name → version of what the project needs, except itself. Raises NotFound."""
     return {normal(each.name): each.version for each in _installed()}
 
 

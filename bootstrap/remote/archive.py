@@ -21,7 +21,7 @@ _REGULAR, _LONG_NAME = (b"0", b"\0"), b"L"
 def extract(blocks: Iterator[bytes], directory: str) -> str:
     """Unpack the regular files of a gzip'd tarball below the directory; the sha256 of what came.
 
-    Raises Failure for what is no such tarball, OSError for what the disk refuses.
+    Raises Failure for data that isn't such a tarball, OSError when the disk refuses.
     """
     stream = _Stream(blocks)
     made = {directory}
@@ -57,7 +57,7 @@ class _Stream:
         self._at = 0
 
     def read(self, size: int) -> bytes:
-        """So many bytes; fewer at the end."""
+        """That many bytes; fewer at the end."""
         parts = []
         while size > 0:
             if self._at == len(self._held):
@@ -73,7 +73,7 @@ class _Stream:
         return b"".join(parts)
 
     def digest(self) -> str:
-        """Of all blocks, those that are left included."""
+        """Of all blocks, including those that are left."""
         for block in self._blocks:
             self._seen.update(block)
         return self._seen.hexdigest()
@@ -87,7 +87,7 @@ def _path(directory: str, name: bytes) -> str:
 
 
 def _write(path: str, data: memoryview, made: set[str]) -> None:
-    """A file that wasn't there. `made`: directories that are."""
+    """Write a file that wasn't there. `made`: directories that exist."""
     parent = path.rpartition("/")[0]
     if parent not in made:
         os.makedirs(parent, 0o755, exist_ok=True)

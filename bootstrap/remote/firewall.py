@@ -10,7 +10,7 @@ from bootstrap.remote.wire import Failure
 
 
 def firewalls(wanted: reading.Open) -> list[dict[str, Any]]:
-    """Each active firewall that doesn't let all of it through: its name and the commands that open it.
+    """Each active firewall that blocks some of it: its name, and the commands that open it.
 
     `lasting`: whether these survive a reboot.
     """

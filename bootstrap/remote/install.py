@@ -34,11 +34,11 @@ Step = Callable[[str], None]
 
 
 def apply(ask: dict[str, Any], step: Step, staging: tree.Staging) -> dict[str, Any]:
-    """Make the host so: `files` ({path, text, mode}), `version`, `launcher`, `docker`, `firewall` (commands).
+    """Bring the host into this state: `files` ({path, text, mode}), `version`, `launcher`, `docker`, `firewall`
+    (commands).
 
-    The version is the one there, or the one that came before (`staging`).
-
-    With `dry` nothing is changed. `changed` says what was, or would be; `notes` what a person should know.
+    The version is the one there, or the one that came before (`staging`). With `dry` nothing is changed. `changed` says
+    what was changed, or would be; `notes` what a person should know.
     """
     dry = ask["dry"]
     changed: list[str] = []
@@ -67,7 +67,7 @@ def apply(ask: dict[str, Any], step: Step, staging: tree.Staging) -> dict[str, A
 
 
 def install_docker() -> list[str]:
-    """Docker from the distribution; a note when it can't be had. Raises nothing for that: the agent votes without."""
+    """Docker from the distribution; a note when it can't be had, and no error: the agent votes without it."""
     apt = ["apt-get", "-o", "DPkg::Lock::Timeout=120", "-o", "Acquire::Retries=2"]
     run([*apt, "update", "-qq"], timeout_s=PACKAGES_TIMEOUT_S)
     packages = [name for name in ("docker.io",) if _candidate(name)]
@@ -87,9 +87,9 @@ def install_docker() -> list[str]:
 
 
 def start(ask: dict[str, Any], staging: tree.Staging) -> dict[str, Any]:
-    """The unit enabled and running; `restart` when it runs what is out of date.
+    """Enable the unit and start it; `restart` if it runs an outdated version.
 
-    `did`: whether that did anything. `ended`: of an agent that should have been running, how it was found instead.
+    `did`: whether that did anything. `ended`: how an agent was found that should have been running.
     """
     state = unit_state()
     enabled = state["enabled"] == "enabled"
@@ -106,17 +106,17 @@ def start(ask: dict[str, Any], staging: tree.Staging) -> dict[str, Any]:
 
 
 def until_it_runs(verb: str) -> None:
-    """Start the agent, or wait for it where it is starting. Raises Failure."""
+    """Start the agent, or wait for it while it is starting. Raises Failure."""
     output = run(["systemctl", verb, layout.UNIT], timeout_s=START_TIMEOUT_S)
     if output.code != 0:
         raise Failure(f"the agent doesn't start: {last_words()}", fix=f"`journalctl -u {layout.UNIT}` says more.")
 
 
 def enable(staging: tree.Staging, *, reload: bool = True) -> None:
-    """A boot leads to it from now on, so what came has to be on the disk. Raises Failure.
+    """Boots start it from now on, so its files have to be on disk. Raises Failure.
 
-    `reload`: systemd reads its units anew, for a tenth of a second of a processor. Boots go by the files, and systemd
-    says `enabled` without it too, unless it was asked how this unit is since the start.
+    `reload`: systemd reads its units again, which costs a tenth of a second of CPU. Boots go by the files, and systemd
+    says `enabled` without it too, unless it was asked about this unit since the start.
     """
     staging.settle()
     must(["systemctl", "enable", "--quiet", *([] if reload else ["--no-reload"]), layout.UNIT])
@@ -161,7 +161,7 @@ def wait(ask: dict[str, Any]) -> dict[str, Any]:
 
 
 def reach(ask: dict[str, Any]) -> list[str]:
-    """Of `peers` (name, address, port) the names of those that no TCP connection can be made to."""
+    """The names of those `peers` (name, address, port) that no TCP connection can be made to."""
     links: dict[socket.socket, str] = {}
     failed = []
     for name, address, port in ask["peers"]:
@@ -207,7 +207,8 @@ def _look(wanted: Any) -> dict[str, Any]:
 def ask_socket(path: str, accepted: tuple[bytes, ...]) -> dict[str, Any]:
     """What the agent here answers on its own socket, which needs no token for reads. Raises OSError or ValueError.
 
-    By hand, as HTTP/1.0, whose answers end with the connection: Python's client takes as long to import as all else.
+    Hand-written HTTP/1.0, whose answers end with the connection: importing Python's client takes as long as everything
+    else.
     """
     with socket.socket(socket.AF_UNIX) as link:
         link.settimeout(SOCKET_TIMEOUT_S)

@@ -25,7 +25,7 @@ MAX_ANSWER_BYTES = 65_536
 
 
 class Joining:
-    """Of one host: its request, then its grant. `granted`: the agent that waits has it, and goes on."""
+    """Of one host: its request, then its grant. `granted`: the waiting agent has it, and continues."""
 
     def __init__(self) -> None:
         self.granted = False
@@ -43,7 +43,7 @@ class Joining:
         return self._ask(json.dumps({"name": ask["name"], "address": ask["address"]}).encode() + b"\n")
 
     def accept(self, ask: dict[str, Any]) -> None:
-        """Hand the grant to this host's agent, which checks it. Raises Failure."""
+        """Give the grant to this host's agent, which checks it. Raises Failure."""
         grant = ask["grant"].encode()
         if self._agent is None:
             _command(["accept"], grant)
@@ -59,7 +59,7 @@ class Joining:
         return {"did": True, "ended": ""}
 
     def end(self) -> None:
-        """An agent that got no grant doesn't stay."""
+        """Stop an agent that got no grant."""
         if self._agent is not None:
             self._agent.close()
             self._agent = None
@@ -109,7 +109,7 @@ class Joining:
             time.sleep(ROUND_S)
 
     def _ask(self, data: bytes, *, last: bool = False) -> dict[str, Any]:
-        """A line, or the grant, which the end of the stream ends; one line comes back."""
+        """Send a line, or the grant, which ends with the stream; one line comes back."""
         assert self._agent is not None
         try:
             self._agent.sendall(data)
@@ -134,7 +134,7 @@ def take(ask: dict[str, Any]) -> bool:
 
 
 def _command(arguments: list[str], data: bytes | None = None) -> dict[str, Any]:
-    """What `agent identity …` answers. Raises Failure."""
+    """The answer of `agent identity …`. Raises Failure."""
     argv = [f"{layout.CURRENT}/{layout.LAUNCHER}", "identity", *arguments, "--json"]
     output = run(argv, data, IDENTITY_TIMEOUT_S)
     return _understood(output.out if output.code == 0 else output.err)

@@ -45,7 +45,7 @@ def serve(wire: Wire, ssh_connection: str) -> None:
 
 
 def _alone(wire: Wire, ask: dict[str, Any], act: Callable[[], object]) -> object:
-    """What changes the host, while nobody else does; what only looks waits for nobody."""
+    """Questions that change the host get it for themselves; those that only look wait for nobody."""
     if ask["dry"]:
         return act()
     with alone(wire.step):
@@ -69,9 +69,9 @@ def _answer(wire: Wire, answers: dict[str, Answer], ask: dict[str, Any]) -> None
 
 
 def main() -> None:
-    """With standard output for frames alone: whatever else would write there goes to stderr.
+    """Standard output is for frames alone: anything else that would be written there goes to stderr.
 
-    A tarball comes faster than it is unpacked: with 64 KiB in between sshd takes 0.1 s more of a processor for it.
+    A tarball comes faster than it is unpacked: with a pipe of only 64 KiB sshd takes 0.1 s more CPU for it.
     """
     os.umask(0o022)
     with suppress(OSError):  # no pipe, or one may not have as much

@@ -1,4 +1,4 @@
-"""What is there: the machine, its Pythons, Docker, disks, ports, and what of ours is installed. Changes nothing."""
+"""What is there: the machine, its Pythons, Docker, disks, ports, and what of Muster is installed. Changes nothing."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def probe(ask: dict[str, Any], ssh_connection: str) -> dict[str, Any]:
 
 
 def installed() -> dict[str, Any]:
-    """What of ours is there."""
+    """What of Muster is installed."""
     config = read(layout.CONFIG)
     certificate = read(layout.DATA + "/identity/certificate.pem")
     unit = unit_state()
@@ -67,10 +67,10 @@ def installed() -> dict[str, Any]:
 
 
 def unit_state() -> dict[str, Any]:
-    """`active` and `enabled` of the agent's unit, in systemd's words; empty where there is no systemd.
+    """`active` and `enabled` of the agent's unit, in systemd's words; empty if there is no systemd.
 
-    `stale`: it holds another unit than the file's. `restarts`: how often it started it again by itself.
-    Raises Failure when it doesn't say: a unit of which nothing is known isn't one that doesn't run.
+    `stale`: systemd has loaded another unit than the file's. `restarts`: how often systemd restarted it. Raises Failure
+    when systemd doesn't say: a unit of which nothing is known isn't one that doesn't run.
     """
     if not under_systemd():
         return {"active": "", "enabled": "", "stale": False, "restarts": 0}
@@ -134,7 +134,7 @@ def engine_answers() -> bool:
 
 
 def taken_ports(wanted: list[list[Any]]) -> list[dict[str, Any]]:
-    """Which of these (port, protocol) somebody other than our agent listens on, and who."""
+    """Which of these (port, protocol) another program than our agent listens on, and which program."""
     found = []
     listening = {protocol: _listeners(protocol) for protocol in {protocol for _, protocol in wanted}}
     for port, protocol in wanted:
@@ -148,7 +148,7 @@ def taken_ports(wanted: list[list[Any]]) -> list[dict[str, Any]]:
 
 
 def addresses() -> list[dict[str, str]]:
-    """Addresses of interfaces that are up: interface, address. Empty where `ip` isn't there."""
+    """Addresses of interfaces that are up: interface, address. Empty if there is no `ip` command."""
     found = []
     for line in lines(run(["ip", "-o", "address", "show", "up"]).out):
         fields = line.split()
@@ -164,7 +164,7 @@ def _stable_path() -> str:
 
 
 def _disk(path: str) -> tuple[str, dict[str, Any]]:
-    """Of the directory, which may be a disk of its own; where it isn't there, of the nearest one that is."""
+    """Of the directory, which may be a disk of its own; if it doesn't exist, of its nearest parent that does."""
     while not os.path.exists(path):
         path = os.path.dirname(path)
     state = os.statvfs(path)
@@ -179,7 +179,7 @@ def _ssh_address(connection: str) -> str:
 
 
 def _listeners(protocol: str) -> dict[int, list[str]]:
-    """Port → inodes of sockets that wait there. For each reading the kernel goes through its whole table."""
+    """Port → inodes of listening sockets. For each reading the kernel goes through its whole table."""
     inodes: dict[int, list[str]] = {}
     for file in (protocol, protocol + "6"):
         for line in (read("/proc/net/" + file) or b"").decode().splitlines()[1:]:

@@ -1,4 +1,6 @@
-"""Taking the agent, its workloads and its files away. Named volumes, plans' own files and Docker stay unless told."""
+"""Removes the agent, its workloads and its files. Named volumes, plans' own files and Docker stay unless told
+otherwise.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ GENERATED = ("docker-compose.yml", "endpoints.json", "endpoints")
 
 def remove(ask: dict[str, Any], step: Any) -> dict[str, Any]:
     """`removed` says what is gone (or would be, with `dry`), `kept` what stays unless `delete_volumes`, `left` what
-    can't be taken away, and why. Raises Failure."""
+    can't be removed, and why. Raises Failure.
+    """
     dry, cluster, volumes = ask["dry"], ask["cluster"], ask["delete_volumes"]
     removed: list[str] = []
     kept: list[str] = []
@@ -50,7 +53,7 @@ def remove(ask: dict[str, Any], step: Any) -> dict[str, Any]:
 
 
 def end_processes() -> None:
-    """Plain commands of `process` services: SIGTERM, then SIGKILL."""
+    """Plain processes of services: SIGTERM, then SIGKILL."""
     for number, patience_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, GRACE_S)):
         deadline = time.monotonic() + patience_s
         for pid in _workloads():
@@ -101,7 +104,7 @@ def _names(argv: list[str]) -> list[str]:
 
 
 def _kept_files(volumes: bool) -> list[str]:
-    """Directories of stacks that hold more than the agent wrote: they are what `./data` in a plan meant."""
+    """Directories of stacks that hold more than the agent wrote: that is where `./data` in a plan leads."""
     if volumes or not os.path.isdir(STACKS):
         return []
     return [
@@ -127,7 +130,7 @@ def _files(keep_stacks: bool, mounts: set[str]) -> None:
 
 
 def left(mounts: set[str], *, keep_stacks: bool) -> list[str]:
-    """What `away` leaves of our directories, since a disk is mounted there."""
+    """The part of our directories that `away` leaves, since a disk is mounted there."""
     told = [f"{path}: emptied, as a disk is mounted there" for path in DIRECTORIES if path in mounts]
     for path in DIRECTORIES:
         for point in sorted(mounts):
@@ -137,8 +140,9 @@ def left(mounts: set[str], *, keep_stacks: bool) -> list[str]:
 
 
 def away(path: str, mounts: set[str], keep: str = "") -> bool:
-    """Take it away, and say whether all of it went. `keep` stays, and so does a disk that is mounted below, which
-    somebody has put there; `path` itself may be one, and is emptied then."""
+    """Remove it, and say whether all of it is gone. `keep` stays, and so does a disk that somebody has mounted below;
+    `path` itself may be a mount, and is emptied then.
+    """
     if os.path.islink(path) or not os.path.isdir(path):
         if os.path.lexists(path):
             os.unlink(path)
@@ -157,6 +161,6 @@ def away(path: str, mounts: set[str], keep: str = "") -> bool:
 
 
 def mount_points(mountinfo: str) -> set[str]:
-    """Where something is mounted (proc(5), /proc/pid/mountinfo), a bind mount of the same disk too."""
+    """Where something is mounted (proc(5), /proc/pid/mountinfo), including bind mounts of the same disk."""
     fields = [line.split(" ") for line in mountinfo.splitlines()]
     return {re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), each[4]) for each in fields if len(each) > 4}

@@ -40,7 +40,7 @@ _DISK = {
 
 
 class Output(NamedTuple):
-    """How a command ended. `code` -1: it isn't there, -2: it didn't end in time."""
+    """How a command ended. `code` -1: there is no such command, -2: it didn't end in time."""
 
     code: int
     out: str
@@ -106,7 +106,7 @@ def read(path: str, limit: int = 1_048_576) -> bytes | None:
 
 
 def put(path: str, data: bytes, mode: int, dry: bool = False) -> bool:
-    """Make the file be that, whole or not at all; whether that changed anything. Raises Failure."""
+    """Make the file have that content, whole or not at all; whether that changed anything. Raises Failure."""
     try:
         if read(path, len(data) + 1) == data and stat.S_IMODE(os.stat(path).st_mode) == mode:
             return False
@@ -151,7 +151,7 @@ def link(path: str, target: str, dry: bool = False) -> bool:
 def alone(step: Callable[[str], None]) -> Iterator[None]:
     """Nobody else changes this host meanwhile: a program whose operator left may still be installing Docker.
 
-    Raises OSError when the own operator left while this waited: nobody wants it any more.
+    Raises OSError when our own operator left while this waited: nobody wants it any more.
     """
     handle = os.open(layout.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -165,7 +165,9 @@ def alone(step: Callable[[str], None]) -> Iterator[None]:
 
 
 def hold(handle: int) -> bool:
-    """Lock the open file or directory until it is closed, by the process's end at the latest; False: somebody has."""
+    """Lock the open file or directory until it is closed, at the latest when the process ends; False: somebody else has
+    it.
+    """
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -183,11 +185,11 @@ def digest(path: str) -> str:
 
 
 def disk_failure(error: OSError, path: str) -> Failure:
-    """What a person can do about it."""
+    """The error, with what a person can do about it."""
     what, fix = _DISK.get(error.errno or 0, (str(error.strerror or error), ""))
     return Failure(what, str(error.filename or path), fix)
 
 
 def lines(text: str) -> list[str]:
-    """Those that say something."""
+    """The lines that aren't blank."""
     return [line for line in text.splitlines() if line.strip()]

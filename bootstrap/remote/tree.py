@@ -35,7 +35,7 @@ def look(version: str, manifest: str) -> dict[str, Any]:
 
 
 class Staging:
-    """A version that came and isn't in its place yet: other hosts may still have to be looked at before that."""
+    """A version that came and isn't in its place yet: other hosts may have to be looked at first."""
 
     def __init__(self) -> None:
         self._version = ""
@@ -67,7 +67,7 @@ class Staging:
         self._syncing.start()
 
     def place(self, version: str) -> None:
-        """Put it where it belongs, if that version came. Where one before it runs, once it is on the disk.
+        """Move it to its place, if that version came. If an earlier one runs, only once it is on disk.
 
         Raises Failure.
         """
@@ -84,7 +84,7 @@ class Staging:
             self.end()
 
     def settle(self) -> None:
-        """Until what came is on the disk. Raises Failure."""
+        """Wait until what came is on disk. Raises Failure."""
         self._synced()
         if self._error is not None:
             raise disk_failure(self._error, layout.VERSIONS) from self._error
@@ -111,7 +111,7 @@ class Staging:
 
 
 def activate(version: str, launcher: str, dry: bool) -> list[str]:
-    """Let `current` and the command lead to that version, and remove versions before the last one; what changed.
+    """Point `current` and the command to that version, and remove all but the last one before it; what changed.
 
     `launcher`: the text of the program that starts the agent. Raises Failure.
     """
@@ -130,8 +130,9 @@ def activate(version: str, launcher: str, dry: bool) -> list[str]:
 
 
 def _prune(kept: tuple[str, ...]) -> None:
-    """The version before stays: an agent may still run from it, and it is the way back. So does what another program
-    is bringing just now; what one that died had brought goes."""
+    """Removes older versions. The last one before stays: an agent may still run from it, and it is the way back. So
+    does what another program is bringing just now; the remains of one that died go.
+    """
     for other in sorted(os.listdir(layout.VERSIONS)):
         if other in kept:
             continue
@@ -146,7 +147,7 @@ def _prune(kept: tuple[str, ...]) -> None:
 
 
 def foreign_command() -> list[str]:
-    """A note when the command's place is taken by somebody else's program."""
+    """A note when another program has the command's place."""
     if _foreign_command():
         return [f"{layout.COMMAND} is another program; ours is {layout.CURRENT}/{layout.LAUNCHER}"]
     return []

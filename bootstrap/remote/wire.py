@@ -15,7 +15,7 @@ HELLO = b"\nmuster-helper 1\n"
 
 
 class Failure(Exception):
-    """What a person has to know; shaped like agent.errors.MusterError, which isn't here yet."""
+    """What a person has to know; shaped like agent.errors.MusterError, which isn't on the host yet."""
 
     def __init__(self, what: str, where: str = "", fix: str = "") -> None:
         super().__init__(what)
@@ -51,11 +51,11 @@ class Wire:
         return message
 
     def expect(self, size: int) -> None:
-        """So many bytes follow the question."""
+        """That many bytes follow the question."""
         self._rest = size
 
     def blob(self) -> Iterator[bytes]:
-        """The bytes that follow the question, or what is left of them: they are in the way of the next one."""
+        """The bytes that follow the question, or those that are left: they are in the way of the next one."""
         while self._rest:
             block = self._source.read(min(self._rest, BLOCK_BYTES))
             if not block:
@@ -64,7 +64,7 @@ class Wire:
             yield block
 
     def step(self, text: str) -> None:
-        """Tell what happens now."""
+        """Report what happens now."""
         self._send({"step": text})
 
     def done(self, value: object) -> None:
@@ -72,7 +72,7 @@ class Wire:
         self._send({"done": value})
 
     def failed(self, failure: Failure) -> None:
-        """The answer, when there is none."""
+        """The answer when there is none."""
         self._send({"failed": {"what": failure.what, "where": failure.where, "fix": failure.fix}})
 
     def _send(self, message: object) -> None:
