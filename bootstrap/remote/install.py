@@ -153,7 +153,8 @@ def wait(ask: dict[str, Any]) -> dict[str, Any]:
         state = _look(wanted)
         if not state["unseen"] and not state["reason"]:
             return state
-        if time.monotonic() > deadline:
+        stays_down = not state["answers"] and unit_state()["active"] == "failed"
+        if stays_down or time.monotonic() > deadline:
             if not state["answers"]:
                 state["reason"] = f"the agent doesn't answer: {last_words()}"
             return state

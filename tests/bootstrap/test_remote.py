@@ -525,6 +525,13 @@ def test_without_systemd_there_is_no_unit(monkeypatch: pytest.MonkeyPatch) -> No
     assert probe.unit_state() == {"active": "", "enabled": "", "stale": False, "restarts": 0}
 
 
+def test_an_agent_that_systemd_does_not_start_again_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(install, "unit_state", lambda: {"active": "failed"})
+    monkeypatch.setattr(install, "last_words", lambda: "the ledger is damaged")
+    seen = install.wait({"timeout_s": 1e6, "members": ["a" * 26]})
+    assert seen["reason"] == "the agent doesn't answer: the ledger is damaged"
+
+
 def test_an_agent_that_should_run_and_does_not_is_told_of_with_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(argv: list[str], timeout_s: float = 0.0) -> system.Output:
         said = {"show": "watchdog\n", "journalctl": "INFO    linked with n1\n", "start": ""}
