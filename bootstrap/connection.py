@@ -16,6 +16,7 @@ import msgspec
 
 from agent.errors import MusterError, NotAllowed, TimedOut, Unreachable
 from agent.formats.terminal import clean_lines
+from agent.tasks import cancel_and_wait
 from bootstrap import ssh
 from bootstrap.inventory import InventoryHost
 from bootstrap.program import HELLO, LOADING, program
@@ -113,8 +114,7 @@ class Connection:
                 os.killpg(process.pid, signal.SIGKILL)
             raise
         finally:
-            self._listening.cancel()
-            await asyncio.gather(self._listening, return_exceptions=True)
+            await cancel_and_wait(self._listening)
 
     # Inside
 

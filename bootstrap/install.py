@@ -25,6 +25,7 @@ from agent.home import GENESIS_FILE, Home, KnownMember, open_home, remember
 from agent.model.decode import convert
 from agent.model.instruction import Act, Body, Relabel
 from agent.model.types import AgentId, Labels
+from agent.tasks import cancel_and_wait
 from bootstrap.bundle import Bundle, Target, build, resource
 from bootstrap.connection import Connection
 from bootstrap.genesis import enrol_body, grant, make_genesis, remember_members
@@ -97,9 +98,7 @@ class Installation:
             return [self._result(site) for site in self.sites]
         finally:
             tasks = [*self._sending.values(), *self._bundles.values()]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancel_and_wait(*tasks)
             await asyncio.gather(*(site.close() for site in self.sites))
 
     @property
@@ -132,9 +131,7 @@ class Installation:
             self._check_addresses(early)
             await asyncio.gather(self._each(early, self._prepare), *map(prepare_late, late))
         finally:
-            for task in looking:
-                task.cancel()
-            await asyncio.gather(*looking, return_exceptions=True)
+            await cancel_and_wait(*looking)
 
     async def _look(self, site: Site) -> None:
         """Finds out what is there, and what has to be done."""

@@ -16,6 +16,7 @@ from agent.api.limits import KEPT_PAUSE_S, MAX_STREAMS, STREAM_KEEPALIVE_S, WRIT
 from agent.errors import MusterError, TooMany
 from agent.model.events import Event
 from agent.model.types import AgentId
+from agent.tasks import cancel_and_wait
 
 T = TypeVar("T")
 L = TypeVar("L", bound=msgspec.Struct)
@@ -149,8 +150,7 @@ async def paced(source: AsyncIterator[T], first_s: float | None, pause_s: float)
             yield item
             pending = asyncio.ensure_future(anext(source))
     finally:
-        pending.cancel()
-        await asyncio.gather(pending, return_exceptions=True)
+        await cancel_and_wait(pending)
         close = getattr(source, "aclose", None)
         if close is not None:
             await close()

@@ -9,6 +9,7 @@ from typing import Any
 
 from agent.beside import bootstrap_argv
 from agent.errors import EXIT_DEGRADED, MusterError
+from agent.tasks import cancel_and_wait
 
 MAX_LINE_BYTES = 16_777_216  # a document of 1000 hosts
 
@@ -46,8 +47,7 @@ async def run_bootstrap(*arguments: str, data: bytes, told: Told = lambda line: 
         if process.returncode is None:
             process.terminate()
             await process.wait()
-        listening.cancel()
-        await asyncio.gather(listening, return_exceptions=True)
+        await cancel_and_wait(listening)
         raise
     if code not in (0, EXIT_DEGRADED):
         raise _error(last)

@@ -20,6 +20,7 @@ from agent.model.instruction import InstructionResult
 from agent.model.ledger import Phase
 from agent.model.reason import split_reason
 from agent.model.status import HostCheck, HostState, ReplicaStatus, ServiceStatus, StackStatus, Status
+from agent.tasks import cancel_and_wait
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -80,8 +81,7 @@ class Watch(Struct):
             notice(f"{what} goes on without this command; `agent status` shows how far it is")
             raise
         finally:
-            listening.cancel()
-            await asyncio.gather(listening, return_exceptions=True)
+            await cancel_and_wait(listening)
 
     async def _look(self) -> StackStatus | None:
         """The newest status. The first one is asked for once events are followed, so that none after it is missed."""

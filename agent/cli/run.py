@@ -20,6 +20,7 @@ from agent.cli.room import Room, is_for_want_of_room
 from agent.config import Config, read_config
 from agent.errors import EXIT_OK, DiskFull, InputError, NeedsRepair
 from agent.formats.terminal import clean
+from agent.tasks import cancel_and_wait
 
 if TYPE_CHECKING:
     from agent.api.server import ApiServer
@@ -128,9 +129,7 @@ async def _serve(config: Config, recent: RecentLog, systemd: Systemd, room: Room
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if stop.is_set() or not _renews(agent):
                 await systemd.notify("STOPPING=1")
-            for task in (watchdog, stopping):
-                task.cancel()
-            await asyncio.gather(watchdog, stopping, return_exceptions=True)
+            await cancel_and_wait(watchdog, stopping)
         finally:
             await api.close()
     finally:

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from agent import __version__
 from agent.client.endpoints import Endpoint
+from agent.tasks import cancel_and_wait
 
 CONNECT_TIMEOUT_S = 5.0  # a host across the world answers within one
 KEPT_S = 10.0  # agents close what isn't used for 15
@@ -264,9 +265,7 @@ class _Connection:
                     await asyncio.wait((reading,))
             return reading.result()
         finally:
-            for task in (sending, reading):
-                task.cancel()
-            await asyncio.gather(sending, reading, return_exceptions=True)
+            await cancel_and_wait(sending, reading)
 
     async def _send(self, parts: AsyncIterable[bytes], silence_s: float | None) -> None:
         try:

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 from agent.client.endpoints import Endpoint
 from agent.client.http import TransportError
 from agent.errors import MusterError, Unreachable
+from agent.tasks import cancel_and_wait
 
 T = TypeVar("T")
 
@@ -48,9 +49,7 @@ class Race(Generic[T]):
                 if not done and not waiting and self._second is not None:
                     break
         finally:
-            for task in self._running:
-                task.cancel()
-            await asyncio.gather(*self._running, return_exceptions=True)
+            await cancel_and_wait(*self._running)
         if self._second is not None:
             return self._second
         raise unreachable(self.failures, only=self._only)

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from agent.errors import InputError, PortTaken
+from agent.tasks import cancel_and_wait
 
 # Connections the kernel keeps for us: a whole cluster that dials at once.
 BACKLOG_CONNECTIONS: Final = 1024
@@ -83,9 +84,7 @@ class Acceptor:
             self._loop.remove_reader(self._listener.fileno())
             self._listener.close()
         tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)
         for connection in self._untouched:  # their tasks were cancelled before the first step: nobody else closes them
             connection.close()
         self._untouched.clear()

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from msgspec import Struct, field
 
 from agent.net.addresses import MAX_ANONYMOUS_ADDRESSES, Address, AddressBook
+from agent.tasks import cancel_and_wait
 
 # Handshakes under way that we began: each costs both sides about 3 ms of processor.
 MAX_DIALS: Final = 32
@@ -123,9 +124,7 @@ class Dialler:
         """End all attempts."""
         self._stopped = True
         tasks = [t.task for t in (*self._wanted.values(), *self._anonymous.values()) if t.task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)
 
     # --- the attempts ---
 

@@ -23,6 +23,7 @@ from agent.formats.beacon import Beacon
 from agent.model.types import AgentId, ClusterId, Label
 from agent.net.addresses import LocalAddress, all_addresses, is_loopback, usable_addresses
 from agent.net.beacons import Announcer, Beacons, broadcast_targets, peer_address
+from agent.tasks import cancel_and_wait, must_not_fail
 
 if TYPE_CHECKING:
     from agent.net.mdns import Mdns
@@ -96,7 +97,7 @@ class Discovery:
         if self._settings.mdns:
             self._mdns_timer = loop.call_later(MDNS_AFTER_S if self._beacons is not None else 0.0, self._begin_mdns)
         self._task = loop.create_task(self._run(), name="discovery")
-        self._task.add_done_callback(_must_go_on)
+        self._task.add_done_callback(must_not_fail)
 
     @property
     def heard_mdns(self) -> frozenset[AgentId]:
@@ -111,9 +112,7 @@ class Discovery:
         """End both."""
         if self._mdns_timer is not None:
             self._mdns_timer.cancel()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await cancel_and_wait(self._task)
         if self._beacons is not None:
             self._beacons.stop()
         if self._mdns is not None:
@@ -184,9 +183,3 @@ class Discovery:
             if source != host:  # a host with many addresses may not know which one leads here
                 self._on_hint(peer, source, port)
         self._on_beacon(beacon, source)
-
-
-def _must_go_on(task: asyncio.Task[None]) -> None:
-    """It ends only by `stop`; anything else is a bug, for the event loop's handler, which ends the process."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        task.get_loop().call_exception_handler({"message": f"{task.get_name()} failed", "exception": error})

@@ -16,6 +16,7 @@ from zeroconf import IPVersion, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from agent.model.types import AgentId, ClusterId, Label, Port
+from agent.tasks import cancel_and_wait
 
 SERVICE_TYPE: Final = "_muster._tcp.local."
 
@@ -80,9 +81,7 @@ class Mdns:
 
     async def stop(self) -> None:
         """Say goodbye and close."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel_and_wait(*self._tasks)
         zeroconf, browser = self._zeroconf, self._browser
         self._zeroconf = self._browser = None
         if browser is not None:

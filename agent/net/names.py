@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from agent.formats.addresses import is_ip
+from agent.tasks import cancel_and_wait
 
 # An address is asked for again after this long; until the answer is in, the one before goes on being used.
 FRESH_S: Final = 60.0
@@ -42,9 +43,7 @@ class Names:
     async def close(self) -> None:
         """Wait for nothing more."""
         tasks = list(self._lookups.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)
 
     async def _look_up(self, host: str, port: int) -> None:
         before, _ = self._known.pop(host, (None, 0.0))

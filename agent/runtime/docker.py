@@ -34,6 +34,7 @@ from agent.runtime.images import ensure_image
 from agent.runtime.machine import host_resources
 from agent.runtime.protocol import Counters, Progress, RawLine
 from agent.runtime.sockets import taken_ports
+from agent.tasks import cancel_and_wait
 
 AT_ONCE = 4  # containers inspected or sampled at once; the engine serialises most of it anyway
 RECONNECT_FIRST_S = 0.2  # a restart of dockerd takes about a second
@@ -77,9 +78,7 @@ class DockerRuntime:
 
     async def close(self) -> None:
         self._hints.close()
-        if self._listening is not None:
-            self._listening.cancel()
-            await asyncio.gather(self._listening, return_exceptions=True)
+        await cancel_and_wait(self._listening)
         await self._engine.close()
 
     async def info(self) -> RuntimeInfo:
@@ -208,9 +207,7 @@ class DockerRuntime:
         try:
             return await asyncio.gather(*tasks)
         finally:  # the rest is of no use once one failed, and would hold up what comes next
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancel_and_wait(*tasks)
 
     def _labels(self, stack: str) -> dict[str, str]:
         """Of a stack's networks and volumes."""

@@ -41,6 +41,7 @@ from agent.runtime.records import Record
 from agent.runtime.sockets import taken_ports
 from agent.runtime.supervisor import Supervisor
 from agent.runtime.watch import Watch, open_process
+from agent.tasks import cancel_and_wait
 
 THREADS = 4  # file and process calls are short; more would only queue at the disk
 ROTATE_INTERVAL_S = 5.0  # a program that writes 100 MB/s is cut back within 500 MB
@@ -89,9 +90,7 @@ class ProcessRuntime:
         """Let go of everything; the processes go on."""
         self._closed = True
         self._hints.close()
-        if self._rotation is not None:
-            self._rotation.cancel()
-            await asyncio.gather(self._rotation, return_exceptions=True)
+        await cancel_and_wait(self._rotation)
         await asyncio.gather(*self._finishing)
         for watch in self._watches.values():
             watch.close()

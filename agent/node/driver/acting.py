@@ -19,6 +19,7 @@ from agent.model.spec import ReplicaKey, ReplicaSpec
 from agent.model.stack import RuntimeName
 from agent.model.workload import Workload
 from agent.runtime.protocol import Progress, Runtime
+from agent.tasks import cancel_and_wait
 
 MAX_PARALLEL_REPLICAS = 8  # more would only queue at the engine and the disk, and pulls would starve each other
 MAX_REASON_CHARACTERS = 500  # an engine's message; longer ones are stack traces
@@ -118,9 +119,7 @@ class Executor:
     async def close(self) -> None:
         """Cancel everything under way; nothing half-made stays that the next agent wouldn't see."""
         tasks = [task for _, task in self._tasks.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)
 
     def _done(self, key: ReplicaKey, task: asyncio.Task[bool]) -> None:
         plan, _ = self._tasks.pop(key)

@@ -20,6 +20,7 @@ from agent.model.types import AgentId, Digest
 from agent.node.driver.loop import Driver
 from agent.node.messages import MAX_BLOB_WINDOW_BYTES, BlobPart, FetchBlob, Reply
 from agent.storage.blobs import BlobStore, BlobWriter
+from agent.tasks import cancel_and_wait
 
 logger = logging.getLogger(__name__)
 
@@ -52,9 +53,7 @@ class BlobService:
 
     async def close(self) -> None:
         """Cancel what is under way, which leaves nothing."""
-        if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.gather(self._keeping, return_exceptions=True)
+        await cancel_and_wait(self._keeping)
 
     # From operators
 

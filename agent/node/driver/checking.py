@@ -18,6 +18,7 @@ from agent.model.workload import Workload
 from agent.runtime import spawn
 from agent.runtime.probes import Answer, probe_command, probe_http, probe_tcp
 from agent.runtime.sockets import local_address
+from agent.tasks import cancel_and_wait
 
 MAX_PARALLEL_CHECKS = 32  # slow answers of one stack must not keep the loop's sockets busy for all others
 
@@ -69,9 +70,7 @@ class Checker:
         """Stop asking."""
         tasks = [task for _, task in self._tasks.values()]
         self._tasks.clear()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)
 
     async def _check_forever(self, spec: ReplicaSpec, plan: CheckPlan) -> None:
         while True:

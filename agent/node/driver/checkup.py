@@ -42,6 +42,7 @@ from agent.node.driver.network import Network
 from agent.runtime import holders, look
 from agent.state import ClusterState, ports_to_ask, service_of
 from agent.swim import Ping
+from agent.tasks import cancel_and_wait
 from agent.telemetry.recent import RecentLog
 
 PART_TIMEOUT_S = 3.0  # of each part; a command that hangs mustn't hold up the rest
@@ -119,9 +120,7 @@ class Checkup:
 
     async def close(self) -> None:
         """Nobody waits any more."""
-        if self._under_way is not None:
-            self._under_way.cancel()
-            await asyncio.gather(self._under_way, return_exceptions=True)
+        await cancel_and_wait(self._under_way)
 
     async def _examine(self) -> Examination:
         config, context = self._config, self._driver.core.context
@@ -226,9 +225,7 @@ class Checkup:
             await asyncio.sleep(LISTEN_S - PINGS * PING_INTERVAL_S)
             connects = await asyncio.gather(*connecting)
         finally:
-            for task in connecting:
-                task.cancel()
-            await asyncio.gather(*connecting, return_exceptions=True)
+            await cancel_and_wait(*connecting)
         heard = self._network.heard_since(began - HEARD_BEFORE_S)
         beacons, mdns = self._announcing.heard_beacons(), self._announcing.heard_mdns()
         return tuple(

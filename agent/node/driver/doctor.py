@@ -19,6 +19,7 @@ from agent.model.types import AgentId
 from agent.node.driver.checkup import Checkup
 from agent.node.driver.loop import Driver
 from agent.node.messages import Examine, Examined, Reply
+from agent.tasks import cancel_and_wait
 
 ALL_WITHIN_S = 8.0  # a person waits at most 10 s, of which the command needs some to find a member
 LINK_WITHIN_S = 1.0  # for a link that isn't there; then another member is asked
@@ -53,9 +54,7 @@ class DoctorService:
             for task in waiting:
                 yield self._silent(tasks[task], f"no answer within {ALL_WITHIN_S:g} s", "")
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancel_and_wait(*tasks)
 
     async def answer(self, _peer: AgentId, request: Examine) -> AsyncGenerator[Reply]:
         """A member asks: about this host, or about one that it can't reach."""

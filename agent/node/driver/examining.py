@@ -21,6 +21,7 @@ from agent.model.stack import RuntimeName
 from agent.node.driver.acting import Supplier
 from agent.runtime.probes import Answer, probe_http, probe_tcp
 from agent.runtime.protocol import Progress, Runtime
+from agent.tasks import cancel_and_wait, must_not_fail
 
 DISK_RESERVE_MIB = 256  # a container's logs take 30 MB, a layer often 100; the ledger stops on a full disk
 ENGINE_PATIENCE_S = 10.0  # a restart of dockerd takes a few seconds
@@ -80,7 +81,7 @@ class Examiner:
         for errand, task in wanted.items():
             if errand not in self._running:
                 self._running[errand] = asyncio.create_task(self._run(task), name=f"errand {errand}")
-                self._running[errand].add_done_callback(_must_not_fail)
+                self._running[errand].add_done_callback(must_not_fail)
                 self._note(task, "working")
         if self._soon is None:
             self._soon = asyncio.get_running_loop().call_later(WORKING_AFTER_S, self._tell)
@@ -91,9 +92,7 @@ class Examiner:
             self._soon.cancel()
         running = list(self._running.values())
         self._running.clear()
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await cancel_and_wait(*running)
 
     async def _run(self, task: Task) -> None:
         if isinstance(task, Survey):
@@ -251,9 +250,3 @@ class Examiner:
             return await probe_tcp(address, endpoint.port, timeout_s=PROBE_TIMEOUT_S)
         timeout_s = max(probe.timeout_ms / 1000, PROBE_TIMEOUT_S)
         return await probe_http(address, endpoint.port, scheme=probe.scheme, path=probe.path, timeout_s=timeout_s)
-
-
-def _must_not_fail(task: asyncio.Task[None]) -> None:
-    """Anything that isn't reported as a finding is a bug, for the event loop's handler, which ends the process."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        task.get_loop().call_exception_handler({"message": f"{task.get_name()} failed", "exception": error})

@@ -44,6 +44,7 @@ from agent.node.driver.sampling import sample
 from agent.node.driver.supplies import Supplies
 from agent.node.effects import Examine, Reconcile
 from agent.runtime.protocol import KeepsVolumes, LoadsImages, RawLine, Runtime
+from agent.tasks import cancel_and_wait, must_not_fail
 
 SWEEP_INTERVAL_S = 5.0  # a lost hint is made good within this; an observation costs a few milliseconds
 COMPOSE_AFTER_S = 1.0  # people wait for starts, and nobody for the file of what was started
@@ -106,20 +107,16 @@ class Hosting:
         for runtime in self._runtimes.values():
             self._tasks.append(asyncio.create_task(self._follow(runtime), name=f"changes of {runtime.name}"))
         for task in self._tasks:
-            task.add_done_callback(_must_go_on)
+            task.add_done_callback(must_not_fail)
 
     async def close(self) -> None:
         """Stop looking and acting. Workloads keep running."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel_and_wait(*self._tasks)
         await self._examiner.close()
         await self._executor.close()
         await self._checker.close()
         words = list(self._words.values())
-        for task in words:
-            task.cancel()
-        await asyncio.gather(*words, return_exceptions=True)
+        await cancel_and_wait(*words)
         for runtime in self._runtimes.values():
             await runtime.close()
 
@@ -440,9 +437,3 @@ class Hosting:
 def _moment_of(at: str) -> datetime | None:
     """A line's time, to the microsecond."""
     return datetime.fromisoformat(at) if at else None
-
-
-def _must_go_on(task: asyncio.Task[None]) -> None:
-    """The loop ends only by `close`; anything else is a bug, for the event loop's handler, which ends the process."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        task.get_loop().call_exception_handler({"message": f"{task.get_name()} failed", "exception": error})

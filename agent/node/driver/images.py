@@ -22,6 +22,7 @@ from agent.model.types import AgentId
 from agent.node.driver.blobs import BlobService
 from agent.node.messages import ImageLoad, LoadImage, Reply
 from agent.state import audience_of
+from agent.tasks import cancel_and_wait
 
 TELL_INTERVAL_S = 0.5  # more often isn't read
 
@@ -65,9 +66,7 @@ class ImageService:
                 failed = failed or progress.step == "failed"
                 yield progress
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancel_and_wait(*tasks)
         if not failed:  # else it stays for its grace, so that another try needn't send it again
             await self._drop(claims)
 
@@ -127,8 +126,7 @@ class ImageService:
                 await asyncio.wait({fetching}, timeout=TELL_INTERVAL_S)
             await fetching
         finally:
-            fetching.cancel()
-            await asyncio.gather(fetching, return_exceptions=True)
+            await cancel_and_wait(fetching)
         yield ImageLoad(step="loading", done=claims.size)
         images = await self._loader.load_image(self._blobs.store.path(claims.digest))
         yield ImageLoad(step="loaded", done=claims.size, images=images or ())

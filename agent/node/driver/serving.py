@@ -13,6 +13,7 @@ from agent.model.types import AgentId
 from agent.node.driver.loop import Driver
 from agent.node.effects import Serve, Unserve
 from agent.node.messages import Ended, Failed, Reply, ReplyFrame, Served
+from agent.tasks import cancel_and_wait
 
 MAX_SERVED = 256  # calls that peers may have open here at once; each costs a task and, for logs, a thread
 
@@ -63,9 +64,7 @@ class Serving:
 
     async def close(self) -> None:
         """End all of them."""
-        for task in list(self._open.values()):
-            task.cancel()
-        await asyncio.gather(*self._open.values(), return_exceptions=True)
+        await cancel_and_wait(*self._open.values())
 
     async def _answer(self, serve: Serve) -> None:
         try:

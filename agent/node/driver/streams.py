@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator, Coroutine, Iterable
 from contextlib import aclosing
 from typing import Any, TypeVar
 
+from agent.tasks import cancel_and_wait
+
 T = TypeVar("T")
 
 
@@ -52,9 +54,7 @@ async def together(
                 return
             await moved.wait()
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)
 
 
 async def _each(items: Iterable[T]) -> AsyncGenerator[T]:

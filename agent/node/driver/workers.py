@@ -42,6 +42,7 @@ from agent.model.types import Jti, Label
 from agent.model.workers import MAX_LINES, AddWorker, HostKeys, Invitation, Operation
 from agent.state import ClusterState, audience_of
 from agent.storage.identity import Identity
+from agent.tasks import cancel_and_wait
 
 logger = logging.getLogger(__name__)
 
@@ -110,9 +111,7 @@ class WorkerService(Struct):
 
     async def close(self) -> None:
         """What is under way ends with this agent."""
-        for task in (tasks := list(self._tasks.values())):
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*self._tasks.values())
         for id_ in [each.id for each in self.operations.values() if each.state == "running"]:
             self._end(id_, _STOPPED)  # cancelled before it began
 
@@ -218,8 +217,7 @@ class WorkerService(Struct):
         except (ValueError, msgspec.MsgspecError, ConnectionError):
             return Told(ended=True, what="what the process told can't be read")
         finally:
-            complaints.cancel()
-            await asyncio.gather(complaints, return_exceptions=True)
+            await cancel_and_wait(complaints)
             await _end_process(process)
 
     async def _enrol(self, invitation: Invitation) -> dict[str, Any]:
