@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from agent.model.instruction import InstructionResult
 from agent.node.core import NodeCore
-from agent.raft import Configuration, Entry, EntryKind, Persist, RaftTiming, Role, Snapshot
+from agent.raft import Configuration, Entry, EntryKind, Persist, Raft, RaftTiming, Role, Snapshot
 from agent.raft.messages import Message, Vote, VoteResponse
 from agent.raft.quorum import majority
 from agent.state import ClusterState, encode_snapshot
@@ -207,12 +207,16 @@ class Checks:
         self.committed[entry.index], self.committed_in[entry.index] = entry, core.context.raft.term
         self.last = max(self.last, entry.index)
         if entry.index > 1:
-            self._durable(name, entry, core.context.raft.configuration)
+            self._durable(name, entry, core.context.raft)
             self._nobody_electable_without(entry)
 
-    def _durable(self, name: str, entry: Entry, in_force: Configuration) -> None:
-        """A leader counts by the newest configuration in its log, which may be later than the entry (Raft §4.1)."""
-        for voters in (in_force.voters, self.configuration_at(entry.index).voters):
+    def _durable(self, name: str, entry: Entry, raft: Raft) -> None:
+        """A leader counts by the newest configuration in its log, which may be later than the entry (Raft §4.1).
+
+        That is the one at its commit index where it went on to the next at once.
+        """
+        in_force = (raft.configuration, raft.configuration_at(raft.commit), self.configuration_at(entry.index))
+        for voters in (configuration.voters for configuration in in_force):
             keeping = [voter for voter in voters if voter in self.disks and self.disks[voter].holds(entry)]
             if len(keeping) >= majority(len(voters)):
                 return
