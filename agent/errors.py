@@ -2,7 +2,7 @@
 
 Each class carries the HTTP status its RFC 9457 problem gets (`status`), the problem's stable name (`kind`) and the
 CLI's exit code (`exit_code`): 1 error, 2 usage or bad input, 3 degraded or failed deployment, 4 unreachable,
-5 not allowed, 65 what an agent starts from needs repair.
+5 not allowed, 65 an agent can't start until somebody repairs what it starts from.
 """
 
 from __future__ import annotations
@@ -140,23 +140,24 @@ class RuntimeUnavailable(MusterError):
 
 
 class StorageError(MusterError):
-    """The ledger or key files can't be read or written; the agent stops, and its next start may find them well."""
+    """The ledger or key files can't be read or written now; the agent stops, and its next start may succeed."""
 
     kind = "storage"
 
 
 class NeedsRepair(StorageError):
-    """What an agent starts from, its ledger, identity or configuration, is damaged, missing or of a later version.
+    """The ledger, identity or configuration that an agent starts from is damaged, missing or of a later version.
 
-    No start makes that good, so the agent stays down until somebody has. What may pass by itself isn't one of these (a
-    disk, a mount, a network, a port, another process), nor what a single other agent could bring about.
+    Starting again can't mend that, so the agent stays down until somebody does. Raise it only for faults that time
+    can't heal (as it may those of a disk, mount, network, port or another process) and that no single other agent could
+    have caused.
     """
 
     exit_code = EXIT_NEEDS_REPAIR
 
     @classmethod
     def of(cls, error: InputError) -> NeedsRepair:
-        """For a file of this host that people write."""
+        """From an error in a file of this host that people write."""
         return cls(error.what, where=error.where, fix=error.fix or "Correct it, then start the agent again.")
 
 

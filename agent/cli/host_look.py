@@ -30,7 +30,7 @@ def is_host() -> bool:
 
 
 def said_at_its_end() -> str:
-    """Why this host's agent ended and isn't started again, in its own words; empty where nothing says so."""
+    """The last message of this host's agent if it ended and isn't started again; else empty."""
     from agent.runtime.look import said_at_its_end
 
     return said_at_its_end(UNIT) if is_host() else ""

@@ -279,7 +279,7 @@ class Systemd(NamedTuple):
         self._repeat("READY=1\nWATCHDOG=1\nSTATUS=Waiting for room on the disk")
 
     async def needs_repair(self, error: NeedsRepair) -> None:
-        """Our last word, which it keeps for whoever asks why there is no agent."""
+        """Tell it our last message, which it keeps and shows to whoever asks why no agent runs."""
         text = clean(str(error).replace("\n  ", " / "))
         await self.notify(f"STATUS={text[:MAX_STATUS_CHARACTERS]}")
 

@@ -58,7 +58,7 @@ def notice(text: str) -> None:
 
 
 def _look_for_its_end() -> None:
-    """Raises NotFound where this host's agent ended until somebody repairs what it starts from."""
+    """Raises NotFound, with its last message, if this host's agent stays down until somebody repairs something."""
     from agent.cli.host_look import UNIT, said_at_its_end
 
     if said := said_at_its_end():

@@ -136,7 +136,7 @@ def units(names: Sequence[str]) -> tuple[Unit, ...]:
 
 
 def said_at_its_end(unit: str) -> str:
-    """What a unit that failed told systemd last (sd_notify(3), STATUS), which anybody may ask; else empty."""
+    """What a failed unit last told systemd (sd_notify(3), STATUS), which needs no root; empty if it didn't fail."""
     values = _shown(unit, "ActiveState,StatusText") if under_systemd() else {}
     return values.get("StatusText", "") if values.get("ActiveState") == "failed" else ""
 
@@ -147,7 +147,7 @@ def _shown(unit: str, properties: str) -> dict[str, str]:
 
 
 def last_words(unit: str) -> tuple[str, ...]:
-    """The newest lines of the unit's journal that report errors, else its newest lines."""
+    """What a failed unit last told systemd; else the newest error lines of its journal, or its newest lines."""
     if said := said_at_its_end(unit):
         return (said,)
     answer = ask(["journalctl", "-u", unit, "-n", str(JOURNAL_LINES), "-o", "cat", "--no-pager"])

@@ -59,7 +59,7 @@ class Claims:
     # --- suspicions ---
 
     def suspect(self, member: Member) -> None:
-        """This agent's own probe says so."""
+        """This agent's own probe failed."""
         self.apply(Update(member.id, self._shared.id, Claim.SUSPECT, member.incarnation))
 
     def deadline(self) -> float:
@@ -68,7 +68,7 @@ class Claims:
         return min((member.dead_at(window) for member in self._shared.roster.suspects), default=float("inf"))
 
     def expire(self) -> None:
-        """Whose suspicion has ended by now is dead: the own timer concludes that, and nothing that others say."""
+        """Whoever's suspicion has run out is dead: only the own timer concludes that, whatever others say."""
         window = self._shared.config.link_heard_window_ms / 1000
         for member in list(self._shared.roster.suspects):
             if member.dead_at(window) > self._shared.now:

@@ -67,7 +67,7 @@ class Probing:
 
     @property
     def round_at(self) -> float:
-        """When the next probe begins, or the next try to revive a member."""
+        """When the next probe or the next try to revive a member begins."""
         return min(self._probe_at, self._revive_at)
 
     def deadline(self) -> float:
@@ -99,7 +99,7 @@ class Probing:
         self._probe_at = self._shared.now
 
     def go_on(self) -> None:
-        """Ask helpers, begin the next period, and try to revive somebody: what of it is due."""
+        """Ask helpers, begin the next period, try to revive somebody: whatever of it is due."""
         now, probe = self._shared.now, self._probe
         if probe and not probe.acked and not probe.asked and probe.ask_at <= now:
             self._ask_helpers(probe)
@@ -183,7 +183,7 @@ class Probing:
         self._speech.ping(target, sequence)
 
     def answer_relays(self) -> None:
-        """Whose target didn't answer in time gets a Nack, unless the target's link was heard meanwhile."""
+        """Send a Nack for each target that didn't answer in time, unless its link was heard meanwhile."""
         roster = self._shared.roster
         for sequence, relay in [item for item in self._relays.items() if item[1].nack_at <= self._shared.now]:
             del self._relays[sequence]

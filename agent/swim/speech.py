@@ -1,4 +1,4 @@
-"""What this agent says: news, and what it believes of each member, on whatever goes to somebody (SWIM §4.1)."""
+"""What this agent says: the messages it sends, and the news and beliefs piggybacked on them (SWIM §4.1)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NEVER: Final = float("inf")
 
 
 class Speech:
-    """`news` waits to be told: with other messages, and in rounds of gossip of its own."""
+    """`news` waits to be told: on other messages, and in rounds of gossip of its own."""
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
@@ -84,11 +84,11 @@ class Speech:
         self._send(helper, PingRequest(sequence, self._shared.incarnation, target, self._updates_for(helper)))
 
     def ack(self, member: Member, sequence: int, *, over_link: bool = False) -> None:
-        """Who `sequence` asks about is there."""
+        """The member that `sequence` asks about is there."""
         self._send(member, Ack(sequence, self._shared.incarnation, self._updates_for(member)), over_link=over_link)
 
     def nack(self, member: Member, sequence: int) -> None:
-        """Who `sequence` asks about is silent so far."""
+        """The member that `sequence` asks about is silent so far."""
         self._send(member, Nack(sequence, self._shared.incarnation, self._updates_for(member)))
 
     def tell(self, member: Member) -> None:
