@@ -6,7 +6,6 @@ from typing import Literal
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agent.instruction.fresh import FreshClaims, fresh_claims, read_fresh
-from agent.instruction.operator import DEFAULT_SKEW_S
 from agent.instruction.tokens import peek, write_token
 from agent.model.cluster import Operator
 from agent.model.decode import convert
@@ -46,7 +45,6 @@ def read_access(
     operators: Mapping[OperatorName, Operator],
     audience: str,
     now_s: float,
-    skew_s: float = DEFAULT_SKEW_S,
 ) -> AccessClaims:
     """The claims of a token that is valid now. Raises NotAuthenticated; a revoked operator's tokens end at once."""
     return read_fresh(
@@ -56,7 +54,6 @@ def read_access(
         operators=operators,
         audience=audience,
         now_s=now_s,
-        skew_s=skew_s,
         max_ttl_s=MAX_ACCESS_TTL_S,
         name="access token",
         fix="Make a fresh one with `agent token`.",

@@ -16,7 +16,6 @@ from msgspec import Meta
 
 from agent.errors import NotAllowed
 from agent.instruction.fresh import FreshClaims, fresh_claims, read_fresh
-from agent.instruction.operator import DEFAULT_SKEW_S
 from agent.instruction.scopes import includes
 from agent.instruction.tokens import write_token
 from agent.model.cluster import Operator
@@ -69,7 +68,6 @@ def read_blob(
     operators: Mapping[OperatorName, Operator],
     audience: str,
     now_s: float,
-    skew_s: float = DEFAULT_SKEW_S,
 ) -> BlobClaims:
     """The claims of a token that is valid now and whose operator may do this. Raises NotAuthenticated or NotAllowed."""
     claims = read_fresh(
@@ -79,7 +77,6 @@ def read_blob(
         operators=operators,
         audience=audience,
         now_s=now_s,
-        skew_s=skew_s,
         max_ttl_s=MAX_BLOB_TTL_S,
         name="blob token",
         fix="Give the command again.",

@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 
 from agent.errors import NotAuthenticated
 from agent.instruction.keys import public_key_of
-from agent.instruction.operator import audience_of, new_jti
+from agent.instruction.operator import DEFAULT_SKEW_S, audience_of, new_jti
 from agent.instruction.tokens import Typ, read_token
 from agent.model.cluster import Operator
 from agent.model.types import ClusterId, Jti, OperatorName
@@ -50,7 +50,6 @@ def read_fresh(
     operators: Mapping[OperatorName, Operator],
     audience: str,
     now_s: float,
-    skew_s: float,
     max_ttl_s: int,
     name: str,
     fix: str,
@@ -68,6 +67,6 @@ def read_fresh(
     if not 0 < claims.exp - claims.iat <= max_ttl_s:
         article = "an" if name[0] in "aeiou" else "a"
         raise NotAuthenticated(f"{article} {name} is valid for at most {max_ttl_s} s", where="exp")
-    if not claims.iat - skew_s <= now_s < claims.exp + skew_s:
+    if not claims.iat - DEFAULT_SKEW_S <= now_s < claims.exp + DEFAULT_SKEW_S:
         raise NotAuthenticated(f"the {name} isn't valid now", where="exp", fix=fix)
     return claims

@@ -11,7 +11,6 @@ from msgspec import Meta
 
 from agent.errors import NotAllowed
 from agent.instruction.fresh import FreshClaims, fresh_claims, read_fresh
-from agent.instruction.operator import DEFAULT_SKEW_S
 from agent.instruction.scopes import includes
 from agent.instruction.tokens import write_token
 from agent.model.cluster import Operator
@@ -46,11 +45,10 @@ def sign_request(
     now_s: float,
     digest: Digest = NO_BODY,
     size: int = 0,
-    ttl_s: int = MAX_REQUEST_TTL_S,
 ) -> str:
     """A `request+jwt`; `now_s`: seconds since the epoch, cluster's clock. Raises InputError: a claim out of bounds."""
     claims = {
-        **fresh_claims(operator_name=operator_name, cluster=cluster, epoch=epoch, now_s=now_s, ttl_s=ttl_s),
+        **fresh_claims(operator_name=operator_name, cluster=cluster, epoch=epoch, now_s=now_s, ttl_s=MAX_REQUEST_TTL_S),
         "host": host,
         "does": does,
         "bdg": digest,
@@ -67,7 +65,6 @@ def read_request(
     *,
     host: AgentId,
     does: str,
-    skew_s: float = DEFAULT_SKEW_S,
 ) -> RequestClaims:
     """The claims of a token for this very request, by an admin. Raises NotAuthenticated or NotAllowed."""
     claims = read_fresh(
@@ -77,7 +74,6 @@ def read_request(
         operators=operators,
         audience=audience,
         now_s=now_s,
-        skew_s=skew_s,
         max_ttl_s=MAX_REQUEST_TTL_S,
         name="request token",
         fix="Give the command again.",

@@ -220,9 +220,9 @@ class LinkTable:
         """This agent is awake: let links that are nearly due send their sign of life now."""
         self._pulse.ride_along()
 
-    def close(self, peer: AgentId, reason: DownReason = "asked") -> None:
+    def close(self, peer: AgentId) -> None:
         """Close the link with `peer`; it may come again."""
-        self._drop(peer, reason, at_once=False)
+        self._drop(peer, "asked", at_once=False)
 
     def expel(self, peer: AgentId) -> None:
         """Cut the link with `peer` at once. `LinkHandlers.authority` has to refuse it from now on."""

@@ -19,18 +19,13 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from itertools import accumulate
 from math import inf
-from typing import TYPE_CHECKING, Final, Literal
-
-from msgspec import Struct
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
 PREFIX: Final = "muster_"
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-
-Reading = float | Mapping[str, float]
-"""One value, or one per label value."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -67,35 +62,27 @@ class Latencies:
         return family
 
 
-class _Read(Struct, frozen=True):
-    """A family whose values are read at scrape time."""
-
-    kind: Literal["counter", "gauge"]
-    text: str
-    label: str
-    read: Callable[[], Reading]
-
-
 class Metrics:
     """The agent's own; the process-wide registry stays empty. All calls come from the event loop's thread."""
 
     def __init__(self) -> None:
-        self._readers: dict[str, _Read] = {}
+        self._counters: dict[str, tuple[str, Callable[[], Mapping[str, int]]]] = {}
+        self._gauges: dict[str, tuple[str, Callable[[], float]]] = {}
         what = "Time to answer an API request, by route template"
         self.request_seconds = Latencies("api_request_seconds", what, "endpoint", _REQUEST_BOUNDS_S)
         what = "Time to bring a write to the ledger's disk"
         self.ledger_write_seconds = Latencies("ledger_write_seconds", what, "", _WRITE_BOUNDS_S)
 
-    def counter(self, name: str, text: str, read: Callable[[], Reading], *, label: str = "reason") -> None:
-        """Show what `read` gives as the counter `muster_<name>_total`; a mapping becomes one line per key.
+    def counter(self, name: str, text: str, read: Callable[[], Mapping[str, int]]) -> None:
+        """Show what `read` counts by reason as the counter `muster_<name>_total`.
 
         The same name again replaces the reader. Raises ValueError for a name that isn't one.
         """
-        self._show(name, _Read("counter", text, label, read))
+        self._counters[_checked(name)] = text, read
 
-    def gauge(self, name: str, text: str, read: Callable[[], Reading], *, label: str = "kind") -> None:
+    def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Show what `read` gives as the gauge `muster_<name>`; else as `counter`."""
-        self._show(name, _Read("gauge", text, label, read))
+        self._gauges[_checked(name)] = text, read
 
     async def scrape(self) -> bytes:
         """`exposition`; the library is imported in a thread, since others wait for the event loop."""
@@ -116,18 +103,16 @@ class Metrics:
 
         yield self.request_seconds.family()
         yield self.ledger_write_seconds.family()
-        for name, reader in self._readers.items():
-            family = CounterMetricFamily if reader.kind == "counter" else GaugeMetricFamily
-            reading = reader.read()
-            if not isinstance(reading, Mapping):
-                yield family(PREFIX + name, reader.text, value=float(reading))
-                continue
-            found = family(PREFIX + name, reader.text, labels=[reader.label])
-            for key, value in sorted(dict(reading).items()):
-                found.add_metric([str(key)], float(value))
-            yield found
+        for name, (text, counts) in self._counters.items():
+            counter = CounterMetricFamily(PREFIX + name, text, labels=["reason"])
+            for reason, count in sorted(counts().items()):
+                counter.add_metric([reason], count)
+            yield counter
+        for name, (text, value) in self._gauges.items():
+            yield GaugeMetricFamily(PREFIX + name, text, value=value())
 
-    def _show(self, name: str, reader: _Read) -> None:
-        if _NAME.fullmatch(name) is None or _NAME.fullmatch(reader.label) is None:
-            raise ValueError(f"{name!r} or {reader.label!r} is no metric's name")
-        self._readers[name] = reader
+
+def _checked(name: str) -> str:
+    if _NAME.fullmatch(name) is None:
+        raise ValueError(f"{name!r} is no metric's name")
+    return name

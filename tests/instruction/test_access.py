@@ -20,7 +20,7 @@ HEADER, CLAIMS = parts(GOOD)
 
 
 def read(token: str, now: float = NOW, epoch: int = 1, operators: dict[str, Operator] = OPERATORS) -> str:
-    return read_access(token, operators, audience_of(CLUSTER, epoch), now, 30).scope
+    return read_access(token, operators, audience_of(CLUSTER, epoch), now).scope
 
 
 def test_it_reads_for_an_hour() -> None:

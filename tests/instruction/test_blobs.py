@@ -36,7 +36,7 @@ def sign(**changes: Any) -> str:
 
 
 def read(token: str, now: float = NOW, epoch: int = 1, known: dict[str, Operator] | None = None) -> BlobClaims:
-    return read_blob(token, operators() if known is None else known, audience_of(CLUSTER, epoch), now, 30)
+    return read_blob(token, operators() if known is None else known, audience_of(CLUSTER, epoch), now)
 
 
 def test_it_names_a_content_its_size_its_use_and_hosts() -> None:
