@@ -8,20 +8,25 @@ import json
 import socket
 import ssl
 from pathlib import Path
+from types import ModuleType
 
 import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.api import handlers, server
+from agent.api import app, handlers, server, streams
 from agent.api.app import build_app
 from agent.api.limits import RateLimit
 from agent.api.server import ApiServer
 from agent.errors import Conflict, InputError, PortTaken
 from agent.telemetry.api_log import ApiStats
-from tests.support.fake_node import FakeCluster, RunningNode
+from tests.support.fake_node import FakeCluster, RunningNode, line
+from tests.support.shop import open_shop
 from tests.support.waiting import wait_for
+
+LOGS = "/api/v1/stacks/shop/logs"
+MANY = 1000  # more than sockets' buffers hold
 
 
 def context(cluster: FakeCluster) -> ssl.SSLContext:
@@ -106,6 +111,32 @@ async def test_a_slow_body_is_refused(
     answer = await raw(cluster, running, data + b"Content-Length: 10\r\n\r\nabc")
     assert b" 400 " in answer.split(b"\r\n")[0]
     assert b"didn't come within" in answer
+
+
+@pytest.mark.parametrize(
+    ("path", "bound"), [("/api/v1/openapi.json", (app, "WRITE_TIMEOUT_S")), (LOGS, (streams, "WRITE_TIMEOUT_S"))]
+)
+async def test_a_client_that_does_not_read_its_answers_is_cut(
+    cluster: FakeCluster,
+    running: RunningNode,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    bound: tuple[ModuleType, str],
+) -> None:
+    """It asks again and again over one connection, until nothing more fits between the two."""
+    monkeypatch.setattr(*bound, 0.2)
+    open_shop(cluster)
+    running.node.lines = [line("x" * 1000) for _ in range(MANY)]
+    ask = f"GET {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {cluster.access_token()}\r\n\r\n".encode()
+    _reader, writer = await asyncio.open_unix_connection(tmp_path / "agent.sock", limit=1)
+    try:
+        writer.write(ask * MANY)
+        await wait_for(lambda: running.server.local_connections == 1)
+        await wait_for(lambda: running.server.local_connections == 0)
+    finally:
+        writer.close()
+    assert len(running.records) < MANY
 
 
 async def test_connections_are_bounded_by_address(
