@@ -159,7 +159,6 @@ async def _hear(link: Link, me: LocalAgent, peer: Certified, authority: Authorit
         epoch=opening.epoch,
         boot=opening.boot,
         agent_version=opening.agent_version,
-        level=opening.level,
         frames=frames,
         datagram_key=opening.datagram_key,
         host=link.host,

@@ -52,7 +52,6 @@ class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     boot: int
     agent_version: str
-    level: int
     frames: int
     datagram_key: bytes
     host: str

@@ -22,8 +22,8 @@ from agent.swim import MemberState, Swim
 class Peer(Struct, frozen=True, kw_only=True):
     """A linked peer. `known`: our ledger names it as a member; if not, it takes part in consensus and nothing more.
 
-    `boot` counts its agent's starts; `level`: the highest level of the ledger that it can apply; `epoch`: the cluster's
-    epoch in its ledger (agent.node.epochs); `frames`: the version of frames that this link uses (agent.node.versions).
+    `boot` counts its agent's starts; `epoch`: the cluster's epoch in its ledger (agent.node.epochs); `frames`: the
+    version of frames that this link uses (agent.node.versions).
     """
 
     id: AgentId
@@ -31,7 +31,6 @@ class Peer(Struct, frozen=True, kw_only=True):
     agent_version: str = ""
     epoch: int = 1
     boot: int = 0
-    level: int = 1
     frames: int = FRAME_VERSION
 
     def understands(self, kind: type[Struct]) -> bool:

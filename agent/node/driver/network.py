@@ -183,7 +183,6 @@ class Network:
                 known=peer.known,
                 agent_version=peer.agent_version,
                 boot=peer.boot,
-                level=peer.level,
                 frames=peer.frames,
                 epoch=peer.epoch,
             )

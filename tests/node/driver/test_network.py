@@ -103,7 +103,6 @@ async def test_a_link_is_told_with_what_our_ledger_knows(identities: list[Identi
         epoch=1,
         boot=4,
         agent_version="0.2.0",
-        level=1,
         frames=1,
         datagram_key=b"",
         host="127.0.0.2",
