@@ -12,6 +12,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -169,7 +170,7 @@ class World:
         self.cast = Cast.draw(self.rng, self.size, START_WALL_MS)
         if mixed:
             frames = random.Random(f"frames of {self.seed}")
-            self.versions = Versions(versions, frames, lambda agent, data: self.cast.keys[agent].sign(data))
+            self.versions = Versions(versions, frames, self.cast.sign)
         self.founders = tuple(self.cast.names.values())
         data = encode_entry(GenesisEntry(at=self.cast.genesis.created_at, genesis=self.cast.genesis))
         self._genesis = Entry(index=1, term=0, kind=EntryKind.NORMAL, data=data)
@@ -275,7 +276,7 @@ class World:
             agent_version="sim",
             timing=self.weather.timing,
             swim=self.weather.swim,
-            sign=self.cast.keys[agent.id].sign,
+            sign=partial(self.cast.sign, agent.id),
             limits=self.weather.limits,
             compaction=self.weather.compaction,
         )
