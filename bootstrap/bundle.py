@@ -96,7 +96,7 @@ def resource(name: str) -> Path:
     """A file that is installed beside the packages. Raises NotFound."""
     path = ROOT / name
     if not path.is_file():
-        fix = "Use the commands of a clone, after `make venv`: what pip installs are the packages alone."
+        fix = "Use the commands of a clone, after `make venv`: pip installs only the packages."
         raise NotFound("this installation of Muster lacks a file", where=str(path), fix=fix)
     return path
 

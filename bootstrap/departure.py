@@ -106,7 +106,7 @@ class Departure:
         if left and not await asyncio.to_thread(self._confirm, left):
             for host in leaving:
                 await client.submit("undrain", f"host:{host}", Undrain())
-            raise Conflict("stopped before anything was taken away", fix="The hosts are used again.")
+            raise Conflict("stopped before anything was taken away", fix="The hosts were undrained.")
         await self._handed_over(client, leaving)
 
     def _tell(self, status: Status, leaving: Mapping[AgentId, Site], look: Look) -> None:

@@ -235,7 +235,7 @@ class _Reader:
                 fail(self._file, pair.value, f"only {_BECOME[key]} is possible here")
             return True
         if _PASSWORDS.fullmatch(key):
-            fix = "Let ssh use keys; for sudo's password there is --ask-sudo-password."
+            fix = "Use keys for ssh; for sudo's password there is --ask-sudo-password."
             fail(self._file, pair.key, "passwords don't belong in this file", fix=fix)
         if _ARGUMENTS.fullmatch(key):
             fix = "Put them in ~/.ssh/config."

@@ -111,7 +111,7 @@ def check_room(facts: Facts) -> None:
     for path, disk in sorted(facts.disks.items()):
         if not path.startswith("/etc") and disk.free_bytes < FREE_BYTES:
             free, wanted = disk.free_bytes // 2**20, FREE_BYTES // 2**20
-            fix = f"`df -h {path}` and `du` there show what could go."
+            fix = f"`df -h {path}` and `du` there show what could be removed."
             raise RuntimeUnavailable(f"{free} MiB free, {wanted} MiB are needed", where=path, fix=fix)
 
 
@@ -132,7 +132,7 @@ def choose_python(facts: Facts, own: Target) -> Python:
     first = facts.pythons[0]
     version = ".".join(map(str, first.version))
     lowest, highest = (".".join(map(str, bound)) for bound in (PYTHON_MIN, PYTHON_MAX))
-    fix = f"Install one beside it, e.g. apt install python{lowest}; another place: python=/usr/local/bin/python{lowest}"
+    fix = f"Install another one, e.g. apt install python{lowest}; another place: python=/usr/local/bin/python{lowest}"
     raise RuntimeUnavailable(f"its python3 is {version}, {lowest} to {highest} is needed", fix=fix)
 
 
@@ -193,7 +193,7 @@ def _check(facts: Facts) -> None:
     if facts.system != "Linux":
         raise RuntimeUnavailable(f"it runs {facts.system}; the agent needs Linux")
     if not facts.root:
-        raise RuntimeUnavailable("the helper isn't root there", fix="Use root@, or a user who may use sudo.")
+        raise RuntimeUnavailable("the helper isn't root there", fix="Use root@, or a user that may use sudo.")
     if not facts.systemd:
         raise RuntimeUnavailable("it doesn't run systemd, which starts the agent", fix="Use another host.")
     for path, disk in sorted(facts.disks.items()):

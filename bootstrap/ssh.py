@@ -164,7 +164,7 @@ def no_key(host: InventoryHost) -> MusterError:
     """The error for a user who never made one."""
     fix = (
         f"Make one: ssh-keygen -t ed25519; then bring it there: ssh-copy-id {_by_hand(host, None)}. "
-        "One on a token has to be plugged in and loaded: ssh-add -s LIBRARY (PKCS#11), or ssh-add -K (FIDO)."
+        "A token has to be plugged in and its key loaded: ssh-add -s LIBRARY (PKCS#11), or ssh-add -K (FIDO)."
     )
     return NotAllowed("ssh finds no key on this machine", fix=fix)
 
@@ -236,7 +236,7 @@ def _changed_key(case: _Case) -> MusterError:
 
 
 def _unknown_key(case: _Case) -> MusterError:
-    fix = f"Log in once to check it: ssh {case.hand}; or believe keys seen for the first time: --accept-new"
+    fix = f"Log in once to check it: ssh {case.hand}; or trust keys that are seen for the first time: --accept-new"
     return NotAllowed("its host key isn't known", fix=fix)
 
 
@@ -245,7 +245,9 @@ def _denied(case: _Case) -> MusterError:
         return _bad_key(unread[1], unread[2].strip())
     what = f"ssh doesn't let {case.user} in ({case.match[1]})"
     if "publickey" not in case.match[1]:
-        return NotAllowed(what, fix="Its sshd takes no keys: `PubkeyAuthentication yes` in /etc/ssh/sshd_config there.")
+        return NotAllowed(
+            what, fix="Its sshd accepts no keys: `PubkeyAuthentication yes` in /etc/ssh/sshd_config there."
+        )
     other = "; or name another key: --identity-file FILE"
     fix = f"Bring {'that' if case.key else 'your'} key there: ssh-copy-id {case.hand}{other}"
     if case.user == "root":

@@ -82,7 +82,7 @@ class Removal:
             site.connection = await Connection.open(site.host, self._settings, self._password)
         facts = await site.probe(site.host.python)
         if not facts.root:
-            raise NotAllowed("the helper isn't root there", fix="Use root@, or a user who may use sudo.")
+            raise NotAllowed("the helper isn't root there", fix="Use root@, or a user that may use sudo.")
         if facts.installed.certificate is not None:
             site.id = member_of(facts.installed.certificate, self._home.cluster.id)
 

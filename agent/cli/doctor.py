@@ -82,7 +82,7 @@ def _check(hosts: tuple[str, ...], bundle: str | None) -> None:
         if not is_label(host):
             raise InputError(f"{shown(host)} is no host's name: 1 to 63 of a-z 0-9 -", where="HOST")
     if len(hosts) > MAX_NAMED_HOSTS:
-        raise InputError(f"at most {MAX_NAMED_HOSTS}", where="HOST", fix="Leave them out: then all hosts are meant.")
+        raise InputError(f"at most {MAX_NAMED_HOSTS}", where="HOST", fix="Leave them out to ask all hosts.")
     if bundle is not None and Path(bundle).exists():
         raise Conflict("the file exists, and is never overwritten", where=bundle, fix="Name another.")
 

@@ -59,7 +59,7 @@ def invite(
     options = current_options()
     home = open_home(find_home(options.home, os.environ))
     if not (home.path / ANCHOR_KEY_FILE).exists():
-        fix = "Do this where `bootstrap install` was run, or bring that file here."
+        fix = "Run this where `bootstrap install` was run, or copy that file here."
         raise NotFound("a host's identity takes the cluster's key", where=str(home.path / ANCHOR_KEY_FILE), fix=fix)
     user, _, place = host.rpartition("@")
     found, port = parse_address(place, where="HOST")

@@ -41,7 +41,7 @@ def load(image: str, hosts: tuple[str, ...]) -> None:
         if not is_label(host):
             raise InputError(f"{shown(host)} is no host's name: 1 to 63 of a-z 0-9 -", where="--host")
     if len(set(hosts)) > MAX_NAMED_HOSTS:
-        raise InputError(f"at most {MAX_NAMED_HOSTS}", where="--host", fix="Leave it out: then all hosts are meant.")
+        raise InputError(f"at most {MAX_NAMED_HOSTS}", where="--host", fix="Leave it out to load it on all hosts.")
     with tempfile.TemporaryDirectory(prefix="agent-load-") as directory:
         archive = _archive(image, Path(directory))
         digest = _digest(archive)
@@ -54,7 +54,7 @@ def load(image: str, hosts: tuple[str, ...]) -> None:
     if options.json:
         print_json({"image": image, "digest": digest, "hosts": [last[host] for host in sorted(last)]})
     if failed:
-        raise DeploymentFailed(f"{image} isn't on {', '.join(failed)}", fix="Give the command again for these hosts.")
+        raise DeploymentFailed(f"{image} isn't on {', '.join(failed)}", fix="Run the command again for these hosts.")
     if not any(progress.step == "loaded" for progress in last.values()):
         raise DeploymentFailed("no host has an engine for images", fix="`agent status` shows the hosts' runtimes.")
 

@@ -58,6 +58,6 @@ def _ago_ms(since: str | None) -> int | None:
         try:
             return parse_duration_ms(since)
         except InputError as error:
-            fix = "A time is written 2024-01-15T10:30:00Z."
+            fix = "Write a time like 2024-01-15T10:30:00Z."
             raise InputError(error.what, where="--since", fix=fix) from None
     return None

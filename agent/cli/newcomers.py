@@ -97,7 +97,7 @@ async def bootstrap(newcomers: tuple[Newcomer, ...], options: Options, *, yes: b
     notice(f"new here, so not members yet: {hosts}")
     home = await asyncio.to_thread(find_home, options.home, os.environ)
     if not await asyncio.to_thread((home / ANCHOR_KEY_FILE).exists):
-        fix = f"Where `bootstrap install` was run: {command(newcomers)}"
+        fix = f"On the machine where `bootstrap install` was run: {command(newcomers)}"
         raise NotFound("making a host a member takes the cluster's key", where=str(home / ANCHOR_KEY_FILE), fix=fix)
     if not yes:
         if not sys.stdin.isatty():

@@ -153,7 +153,7 @@ def replace(recovery_key: str | None) -> None:
     """
     options = current_options()
     if recovery_key is None:
-        fix = "It is the file that `bootstrap install` told you to put away."
+        fix = "It is the file that `bootstrap install` told you to store offline."
         raise InputError("the recovery key has to sign", where="--recovery-key", fix=fix)
     home = open_home(find_home(options.home, os.environ))
     as_recovery, signer = recovery_signer(home, recovery_key)

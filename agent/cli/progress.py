@@ -157,7 +157,9 @@ class Watch(Struct):
         if late:
             left_of = [f"{service.name}: {_going(service)}" for service in stack.services if service.replicas]
             what = "; ".join(left_of) or stack.reason
-            fix = "It goes on by itself; `agent status` lists the stack until all hosts have said that theirs are gone."
+            fix = (
+                "It continues by itself; `agent status` lists the stack until all hosts have said that theirs are gone."
+            )
             raise DeploymentFailed(f"not all of it is gone yet: {what}", where=self.stack, fix=fix)
         return False
 

@@ -74,7 +74,7 @@ async def _recover(client: Client, options: Options, lost: str | None) -> None:
     client.signer()
     chosen = _choose(await client.recoveries(), options.via)
     if chosen.unfit:
-        fix = "`agent status` says more; there is nothing to recover while a majority can be had."
+        fix = "`agent status` says more; there is nothing to recover while there can be a majority."
         raise Conflict(chosen.unfit, where=chosen.survivor.name, fix=fix)
     _confirm(client, chosen, lost)
     client.prefer(chosen.survivor.name)

@@ -63,7 +63,7 @@ async def _deployed(client: Client, stack: str) -> StackView:
 
 def _previous(view: StackView) -> tuple[InstructionRef, Stack]:
     if view.previous is None or view.previous_stack is None:
-        fix = f"`agent remove {view.name}` removes it; `agent deploy` brings another plan."
+        fix = f"`agent remove {view.name}` removes it; `agent deploy` deploys another plan."
         raise NotFound("nothing was healthy before this deploy", where=view.name, fix=fix)
     if view.previous.digest == view.deployed.digest:
         what = f"it is what was deployed before already: revision {view.previous.revision}"

@@ -73,7 +73,7 @@ async def load_image(
                     yield _progress(line, endpoint)
     except TransportError as error:
         client.lost(endpoint)
-        fix = "Give the command again: what was sent is still there."
+        fix = "Run the command again: what was sent is still there."
         raise Unreachable(str(error), where=str(endpoint), fix=fix) from None
 
 

@@ -387,7 +387,7 @@ class Client:
             home, _ = self.signer()
             if epoch < home.cluster.epoch:
                 what = f"it is still in epoch {epoch}, and this home in {home.cluster.epoch}"
-                fix = f"If no agent is in the home's epoch, it was led away: agent recover --follow {epoch}"
+                fix = f"If no agent is in the home's epoch, the home was misled: agent recover --follow {epoch}"
                 self._unproven = self._unproven or Conflict(what, where=str(endpoint), fix=fix)
                 raise Conflict(what)
             if epoch == home.cluster.epoch:
@@ -470,7 +470,7 @@ def _decode(body: bytes, type_: type[T], endpoint: Endpoint) -> T:
     try:
         return msgspec.json.decode(body, type=type_)
     except msgspec.MsgspecError as error:
-        fix = "Its version may not fit this command's: compare `agent members` and `agent --version`."
+        fix = "Its version may not match this command's: compare `agent members` and `agent --version`."
         raise MusterError(f"its answer isn't understood: {error}", where=str(endpoint), fix=fix) from None
 
 

@@ -72,18 +72,18 @@ class Race(Generic[T]):
 def unreachable(failures: Mapping[Endpoint, str], *, only: str | None = None) -> Unreachable:
     """Names each address and why. `only`: the one host that was to be asked."""
     if not failures:
-        fix = "Name one with --via HOST, or run `bootstrap install`, which writes the members' addresses down."
+        fix = "Name one with --via HOST, or run `bootstrap install`, which notes the members' addresses."
         return Unreachable("no member's address is known", fix=fix)
     told = [f"{endpoint}: {reason}" for endpoint, reason in list(failures.items())[:MAX_TOLD]]
     if len(failures) > MAX_TOLD:
         told.append(f"and {len(failures) - MAX_TOLD} more")
     foreign = all("certificate" in reason or "home doesn't know" in reason for reason in failures.values())
     look = "(`systemctl status muster-agent`) and 9999/tcp is open"
-    fix = f"Look whether the agents run {look}; --via HOST asks only that one."
+    fix = f"Check whether the agents run {look}; --via HOST asks only that one."
     if only is not None and all(endpoint.id is None for endpoint in failures):
         fix = f"This home knows no member {only}, so it was asked as an address; `agent members` lists them."
     elif only is not None:
         fix = f"Only {only} was asked, as --via says. Look whether its agent runs {look}; without --via any is asked."
     if foreign:
-        fix = "These are other clusters' hosts: look at --home, and at the addresses."
+        fix = "These are other clusters' hosts: check --home and the addresses."
     return Unreachable("no agent answered: " + "; ".join(told), fix=fix)

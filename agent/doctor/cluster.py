@@ -70,7 +70,7 @@ def _versions(exams: list[Examination]) -> Iterator[Finding]:
             check="version",
             where="cluster",
             what=f"the agents are of {len(counts)} versions ({told})",
-            fix="`bootstrap install hosts.txt` from the newest brings all of them to one.",
+            fix="`bootstrap install hosts.txt` of the newest version brings all hosts to it.",
         )
 
 
@@ -85,7 +85,7 @@ def _coordinators(exams: list[Examination]) -> Iterator[Finding]:
             check="ledger",
             where="cluster",
             what=f"no coordinator is known to {', '.join(without)}: no majority of the voters is in touch",
-            fix="`agent status` names the voters that are missing; start their agents, or mend the pairs named here.",
+            fix="`agent status` names the voters that are missing; start their agents, or fix the pairs named here.",
         )
         return
     for name in without:
@@ -94,7 +94,7 @@ def _coordinators(exams: list[Examination]) -> Iterator[Finding]:
             check="ledger",
             where=name,
             what="knows no coordinator, though others do",
-            fix=f"Mend what is said here of {name} and the voters; `journalctl -u muster-agent` there tells its links.",
+            fix=f"Fix what is said here of {name} and the voters; `journalctl -u muster-agent` there shows its links.",
         )
     newest = max(ledger.term for _, ledger in sights)
     current = {ledger.coordinator for _, ledger in sights if ledger.term == newest and ledger.coordinator is not None}

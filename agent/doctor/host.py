@@ -124,7 +124,7 @@ def _disk(exam: Examination, disk: DiskUse) -> Iterator[Finding]:
         yield _found(exam, "error", "disk", f"{disk.path} is on a read-only file system", fix)
     percent = 100 * disk.free_mib / disk.size_mib if disk.size_mib else 100.0
     fix = (
-        f"`du -xhd1 {disk.path} | sort -h` shows what has it; `docker system prune` frees unused images, "
+        f"`du -xhd1 {disk.path} | sort -h` shows what uses it; `docker system prune` frees unused images, "
         "`journalctl --vacuum-size=200M` logs."
     )
     if disk.free_mib < DISK_ERROR_MIB:
@@ -135,7 +135,9 @@ def _disk(exam: Examination, disk: DiskUse) -> Iterator[Finding]:
         left = 100 * disk.inodes_free / disk.inodes
         if left < INODES_WARNING_PERCENT:
             severity: FindingSeverity = "error" if left < INODES_ERROR_PERCENT else "warning"
-            fix = f"`df -i {disk.path}`; many small files use them up: `du --inodes -xd2 {disk.path} | sort -n | tail`."
+            fix = (
+                f"`df -i {disk.path}`; many small files use up inodes: `du --inodes -xd2 {disk.path} | sort -n | tail`."
+            )
             yield _found(exam, severity, "disk", f"{disk.path} has {left:.1f} % of its inodes left", fix)
 
 
@@ -146,7 +148,9 @@ def _syncs(exam: Examination) -> Iterator[Finding]:
     if middle >= SYNC_WARNING_MS:
         path = exam.config.get("data_dir", "/var/lib/muster")
         what = f"a small write takes {middle:.0f} ms to reach the disk of {path}; every change waits for that"
-        fix = f"`iostat -x 1 5` shows who is busy; put {path} on a faster disk, or let another host be the voter."
+        fix = (
+            f"`iostat -x 1 5` shows which disk is busy; put {path} on a faster disk, or let another host be the voter."
+        )
         yield _found(exam, "error" if middle >= SYNC_ERROR_MS else "warning", "disk", what, fix)
 
 
@@ -156,7 +160,7 @@ def _memory(exam: Examination) -> Iterator[Finding]:
     percent = 100 * exam.memory_free_mib / exam.memory_mib
     if exam.memory_free_mib < MEMORY_WARNING_MIB or percent < MEMORY_WARNING_PERCENT:
         what = f"{exam.memory_free_mib} of {exam.memory_mib} MiB memory are available"
-        fix = "`ps -eo rss,comm --sort=-rss | head` shows who has it; limits in a plan: `resources.memory`."
+        fix = "`ps -eo rss,comm --sort=-rss | head` shows which programs use it; limits in a plan: `resources.memory`."
         yield _found(exam, "warning", "memory", what, fix)
 
 
@@ -193,7 +197,7 @@ def _config(exam: Examination) -> Iterator[Finding]:
     config, enrolled = exam.config, exam.enrolled
     if exam.policy_mode & OTHERS_MAY_WRITE:
         path = config.get("policy_file", "/etc/muster/policy.toml")
-        what = f"others than root may change {path} (mode {exam.policy_mode:04o}), and so what this host allows"
+        what = f"users other than root may change {path} (mode {exam.policy_mode:04o}), and so what this host allows"
         yield _found(exam, "error", "config", what, f"`sudo chmod go-w {path}`")
     if not config or not exam.running:
         return
@@ -216,6 +220,6 @@ def _config(exam: Examination) -> Iterator[Finding]:
         )
         yield _found(exam, "warning", "config", what, fix)
     if config.get("labels") and config["labels"] != enrolled.labels:
-        what = "its own labels differ from the enrolled ones, by which replicas are placed"
-        fix = "Let agent.toml say what hosts.txt says, or change it there, then `bootstrap install hosts.txt`."
+        what = "its own labels differ from the enrolled ones, which placement goes by"
+        fix = "Make agent.toml say what hosts.txt says, or change hosts.txt, then `bootstrap install hosts.txt`."
         yield _found(exam, "note", "config", what, fix)

@@ -262,7 +262,7 @@ def _stack_problems(stacks: tuple[StackStatus, ...], hosts: tuple[HostStatus, ..
     dead = {host.name for host in hosts if host.state == "dead"}
     for stack in stacks:
         if stack.phase == "failed":
-            fix = f"Mend what the reason says and deploy again; `agent logs {stack.name}` may say more."
+            fix = f"Fix what the reason says and deploy again; `agent logs {stack.name}` may say more."
             yield Problem(severity="error", where=f"stack {stack.name}", what=f"failed: {stack.reason}", fix=fix)
         for service in stack.services:
             if service.pending:
@@ -307,7 +307,7 @@ def _bounded(problems: list[Problem]) -> tuple[Problem, ...]:
         severity=ordered[len(kept)].severity,
         where="cluster",
         what=f"{len(ordered) - len(kept)} more problems",
-        fix="Mend the ones above first.",
+        fix="Fix the ones above first.",
     )
     return (*kept, more)
 

@@ -374,7 +374,7 @@ class Following(Struct):
             return
         self._told_apart = True
         here, there = self.context.name_of(self.context.id), self.context.name_of(self._voter or "")
-        what = f"{here} decided something alone, and can't follow {there}: {reply.fault.what}; install {here} anew"
+        what = f"{here} decided something alone and can't follow {there}: {reply.fault.what}; install {here} anew"
         self.chronicle.tell(when, "member", what, host=here)
 
     def _give_up(self, when: Instant) -> None:

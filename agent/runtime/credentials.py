@@ -127,7 +127,7 @@ async def _run(found: _Found, source: str, question: int, answer: int, timeout_s
         async with asyncio.timeout(timeout_s):
             return await process.wait()
     except TimeoutError:
-        fix = f"Does it wait for somebody? Try it there: echo {found.registry} | {found.helper} get"
+        fix = f"Does it wait for input? Try it there: echo {found.registry} | {found.helper} get"
         raise _unreadable(source, f"no answer within {timeout_s:g} s", fix) from None
     finally:
         if process.returncode is None:

@@ -48,7 +48,7 @@ async def ensure_image(engine: Engine, image: Image, progress: Callable[[str], N
         found = await engine.image_id(image)
     if found is None:
         what = f"image {image.ref} isn't the one that the plan pins ({image.digest})"
-        raise errors.NotFound(what, fix="Deploy with the digest of the image that is meant.")
+        raise errors.NotFound(what, fix="Deploy with the digest of the image that you mean.")
     return found
 
 
