@@ -120,9 +120,7 @@ class LedgerFile:
     ) -> None:
         self.path = path
         self._shrunk = False
-        if not path.exists() and ledger_id is not None:
-            raise self._refusal("the ledger is missing, and with it what this agent has voted and stored")
-        _create_private(path)
+        self._touch(make=ledger_id is None)
         try:
             self._db = sqlite3.connect(path, isolation_level=None, timeout=0.5)
             try:
@@ -187,6 +185,21 @@ class LedgerFile:
         self._db.close()
 
     # --- opening ---
+
+    def _touch(self, *, make: bool) -> None:
+        """Make the file with mode 0600 before SQLite would make it with the umask's; its WAL copies the mode.
+
+        What a link leads to may be on a disk that is mounted later: that isn't missing for good.
+        """
+        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if make else 0)
+        try:
+            os.close(os.open(self.path, flags, 0o600))
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and not make and not self.path.is_symlink():
+                what = "the ledger is missing, and with it what this agent has voted and stored"
+                raise self._refusal(what) from error
+            fix = "Check the disk (`df`, `dmesg`) and the directory's owner and mode."
+            raise refused("the ledger can't be opened", error, self.path, fix) from error
 
     def _configure(self) -> None:
         self._db.execute("PRAGMA locking_mode = EXCLUSIVE")  # before WAL: no shared-memory file, and one agent only
@@ -468,12 +481,3 @@ def _code(error: sqlite3.Error) -> int:
 
 def _genesis_digest(entry: Entry) -> str:
     return hashlib.sha256(entry.data).hexdigest()
-
-
-def _create_private(path: Path) -> None:
-    """Make the file with mode 0600 before SQLite would make it with the umask's; its WAL copies the mode."""
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    except OSError as error:
-        fix = "Check the disk (`df`, `dmesg`) and the directory's owner and mode."
-        raise refused("the ledger can't be opened", error, path, fix) from error

@@ -245,6 +245,29 @@ async def test_a_ledger_that_the_identity_names_is_never_made_again(disk: Sqlite
     assert not disk.path.exists()
 
 
+@pytest.mark.parametrize("made", [False, True])
+async def test_one_behind_a_link_to_a_disk_that_isnt_mounted_yet_is_waited_for(disk: SqliteDisk, made: bool) -> None:
+    mounted, away = disk.path.parent / "ssd", disk.path.parent / "away"
+    ledger, _ = await disk.open()
+    await ledger.close()
+    await asyncio.to_thread(mounted.mkdir)
+    disk.path.rename(mounted / "ledger.db")
+    disk.path.symlink_to(mounted / "ledger.db")
+    mounted.rename(away)
+    if made:
+        mounted.mkdir()
+    with pytest.raises(StorageError, match="the ledger can't be opened") as refused:
+        await Ledger.open(disk.path, agent_id=AGENT, genesis_entry=GENESIS, ledger_id=ledger.ledger_id)
+    assert not isinstance(refused.value, NeedsRepair)
+    assert not (mounted / "ledger.db").exists(), "it would be taken for an emptied one"
+    if made:
+        mounted.rmdir()
+    away.rename(mounted)
+    ledger, boot = await Ledger.open(disk.path, agent_id=AGENT, genesis_entry=GENESIS, ledger_id=ledger.ledger_id)
+    assert boot.starts == 2
+    await ledger.close()
+
+
 async def test_nor_is_one_that_was_emptied(disk: SqliteDisk) -> None:
     disk.path.touch(mode=0o600)
     with pytest.raises(NeedsRepair, match="the ledger is empty"):
