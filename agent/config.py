@@ -5,6 +5,7 @@ The file is TOML (`/etc/muster/agent.toml`), keys as in `Config`. Every key has 
 """
 
 import difflib
+import ipaddress
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ MAX_SEEDS = 1000  # as many as members
 
 TimingName = Literal["lan", "wan", "local"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+IpAddress = Annotated[str, Meta(max_length=45, pattern=r"\A[0-9A-Fa-f.:]+\Z", description="an IP address")]
 AbsolutePath = Annotated[str, Meta(max_length=1024, pattern=r"\A/[^\x00]*\Z", description="an absolute path")]
 Seed = Annotated[
     str,
@@ -48,10 +50,10 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     api_port: Port = 9999
     peer_port: Port = 9998
     discovery_port: Port = 9999
-    broadcast_address: HostAddress = "255.255.255.255"
-    listen: HostAddress = "0.0.0.0"  # noqa: S104 - every agent serves its LAN; TLS and the ledger decide who may talk
+    broadcast_address: IpAddress = "255.255.255.255"
+    listen: IpAddress = "0.0.0.0"  # noqa: S104 - every agent serves its LAN; TLS and the ledger decide who may talk
     advertise: HostAddress | None = None
-    publish: HostAddress | None = None
+    publish: IpAddress | None = None
     seeds: Annotated[tuple[Seed, ...], Meta(max_length=MAX_SEEDS)] = ()
     labels: Labels = {}
     data_dir: AbsolutePath = "/var/lib/muster"
@@ -86,6 +88,8 @@ _SEED_VARIABLES = {
 KEYS = Config.__struct_fields__
 ENVIRONMENT: Mapping[str, str] = {key: _SEED_VARIABLES.get(key, f"MUSTER_{key.upper()}") for key in KEYS}
 """The environment variable of each key (docs/seed.md "Environment variables")."""
+
+_IP_KEYS = ("broadcast_address", "listen", "publish")  # sockets take no names, and a resolver would block the loop
 
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 _LOG_LEVELS = {"warn": "warning"}  # what else people write
@@ -141,10 +145,21 @@ def read_config(
 def _checked(values: Mapping[str, object], where: Callable[[str], str]) -> dict[str, Any]:
     """Each value as its key's type, so that the error names where *this* value came from."""
     checked = {key: convert(_usual(key, value), _TYPES[key], where(key)) for key, value in values.items()}
+    for key in _IP_KEYS:
+        if key in checked and not _is_ip(checked[key]):
+            raise InputError(f"expected an IP address, got {shown(checked[key])}", where=where(key))
     for index, seed in enumerate(checked.get("seeds", ())):
         if not 1 <= int(seed.rpartition(":")[2]) <= MAX_PORT:
             raise InputError(f"expected a port 1..{MAX_PORT}, got {shown(seed)}", where=f"{where('seeds')}[{index}]")
     return checked
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _usual(key: str, value: object) -> object:

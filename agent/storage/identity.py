@@ -43,7 +43,12 @@ DIRECTORY: Final = "identity"
 MAX_GRANT_BYTES: Final = 9 * 1024 * 1024
 MAX_STARTS_DIGITS: Final = 18  # a start a second for longer than there are hosts
 
+_KEY_FILES: Final = ("tls.pem", "signing.pem", "sealing.pem")
 _REPAIR: Final = "Run `bootstrap install` for this host again; it repairs the identity."
+_REGRANT: Final = (
+    "Move `grant.json` out of this directory, then run `bootstrap install` for this host: it brings another one."
+)
+"""`bootstrap install` takes one that is there for sound."""
 
 
 class Identity(Struct, frozen=True, kw_only=True):
@@ -158,15 +163,18 @@ def is_granted(data_dir: Path) -> bool:
 def load(data_dir: Path) -> Identity:
     """The identity of this host. Raises StorageError when it has none, NeedsRepair when it isn't sound."""
     home = data_dir / DIRECTORY
+    granted = is_granted(data_dir)
+    if granted and (gone := [name for name in _KEY_FILES if not (home / name).exists()]):
+        raise NeedsRepair(f"{gone[0]} is missing", where=str(home), fix=ANEW_FIX)
     keys = _load_keys(home)
-    if not (home / "grant.json").exists():
+    if not granted:
         raise StorageError("this host has keys, but no certificate yet", where=str(home), fix=_REPAIR)
     grant = _read_grant(home)
     try:
         genesis = read_genesis(grant.genesis_token, grant.genesis.encode())
         _check_certificate(grant.certificate, keys, genesis)
     except (InputError, NotAuthenticated) as error:
-        raise NeedsRepair(error.what, where=str(home), fix=_REPAIR) from error
+        raise NeedsRepair(error.what, where=str(home), fix=ANEW_FIX) from error
     certificate_path = home / "certificate.pem"
     if not certificate_path.exists() or read_private(certificate_path) != grant.certificate.encode():
         write_private(certificate_path, grant.certificate.encode())  # accept was cut between its two files
@@ -253,7 +261,7 @@ def _read_grant(home: Path) -> IdentityGrant:
         return decode_json(read_private(home / "grant.json"), IdentityGrant, max_bytes=MAX_GRANT_BYTES)
     except InputError as error:
         what = f"the certificate and genesis can't be read: {error.what}"
-        raise NeedsRepair(what, where=str(home), fix=_REPAIR) from error
+        raise NeedsRepair(what, where=str(home), fix=_REGRANT) from error
 
 
 def _check_certificate(pem: str, keys: _Keys, genesis: Genesis) -> x509.Certificate:

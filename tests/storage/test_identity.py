@@ -110,6 +110,40 @@ def test_keys_without_a_certificate_are_no_identity(tmp_path: Path) -> None:
         identity.load(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["tls.pem", "signing.pem", "sealing.pem"])
+def test_a_key_that_is_gone_needs_repair(tmp_path: Path, name: str) -> None:
+    identity.accept(tmp_path, granted(tmp_path, Trust()))
+    (tmp_path / "identity" / name).unlink()
+    with pytest.raises(NeedsRepair, match=f"{name} is missing") as refusal:
+        identity.load(tmp_path)
+    assert "comes back as a new member" in refusal.value.fix
+
+
+def test_a_grant_that_cant_be_read_makes_way_for_another(tmp_path: Path) -> None:
+    grant = granted(tmp_path, Trust())
+    identity.accept(tmp_path, grant)
+    before = identity.load(tmp_path).id
+    file = tmp_path / "identity" / "grant.json"
+    file.write_text(file.read_text()[:100])
+    with pytest.raises(NeedsRepair) as refusal:
+        identity.load(tmp_path)
+    assert "Move `grant.json` out" in refusal.value.fix
+    file.unlink()
+    assert not identity.is_granted(tmp_path), "bootstrap brings one to such a host"
+    identity.accept(tmp_path, grant)
+    assert identity.load(tmp_path).id == before
+
+
+def test_keys_that_the_certificate_isnt_for_are_no_identity_any_more(tmp_path: Path) -> None:
+    trust = Trust()
+    identity.accept(tmp_path / "n1", granted(tmp_path / "n1", trust))
+    request_of(tmp_path / "n2")
+    shutil.copy(tmp_path / "n2" / "identity" / "tls.pem", tmp_path / "n1" / "identity" / "tls.pem")
+    with pytest.raises(NeedsRepair, match="another key") as refusal:
+        identity.load(tmp_path / "n1")
+    assert "comes back as a new member" in refusal.value.fix
+
+
 def test_an_accept_that_was_cut_is_finished_by_the_next_load(tmp_path: Path) -> None:
     identity.accept(tmp_path, granted(tmp_path, Trust()))
     (tmp_path / "identity" / "certificate.pem").unlink()

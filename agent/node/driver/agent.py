@@ -305,7 +305,7 @@ def read_policy(path: Path) -> HostPolicy:
     except OSError as error:
         raise refused("can't be read", error, path) from error
     try:
-        return convert(tomllib.loads(data.decode("utf-8")), HostPolicy, str(path))
+        return convert(tomllib.loads(data.decode("utf-8")), HostPolicy, f"{path}: $")
     except InputError as error:
         raise NeedsRepair.of(error) from None
     except ValueError as error:  # tomllib's, or a byte that isn't UTF-8
