@@ -9,7 +9,7 @@ from agent.errors import DiskFull, NeedsRepair, StorageError
 from agent.files import write_whole
 
 ANEW_FIX = (
-    "Stop the agent, move `identity` and `ledger.db*` out of this directory, `agent expel` the host where it still is "
+    "Stop the agent, move `identity` and `ledger.db*` out of the data directory, `agent expel` the host if it still is "
     "a member, then run `bootstrap install` for it: it comes back as a new member."
 )
 """For who has lost one of the two, or can't vouch for it."""

@@ -141,7 +141,7 @@ def test_an_agent_whose_configuration_has_a_slip_is_started_again_by_who_correct
 
 
 def test_a_host_whose_ledger_is_damaged_says_what_to_do_once_and_waits_for_somebody(desk: Desk) -> None:
-    host, damaged, told = desk.lab.host("n2"), "the ledger is damaged", "move `identity` and `ledger.db*` out of this"
+    host, damaged, told = desk.lab.host("n2"), "the ledger is damaged", "move `identity` and `ledger.db*` out of the"
     host.run(["sh", "-c", "systemctl stop muster-agent && truncate -s 5000 /var/lib/muster/ledger.db"])
     failed = desk.install("--limit", "n2", check=False)["hosts"]["n2"]
     assert damaged in failed["what"]

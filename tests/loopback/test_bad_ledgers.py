@@ -145,10 +145,10 @@ def entry_of_a_later_version(cluster: LocalCluster) -> None:
 @pytest.mark.parametrize(
     ("damage", "what", "fix"),
     [
-        (damaged_page, "the ledger is damaged", "`agent expel` the host where it still is a member"),
-        (cut_short, "the ledger is damaged", "`agent expel` the host where it still is a member"),
-        (entry_changed, "entry 2 doesn't match its checksum", "`agent expel` the host where it still is a member"),
-        (gone, "the ledger is missing", "`agent expel` the host where it still is a member"),
+        (damaged_page, "the ledger is damaged", "`agent expel` the host if it still is a member"),
+        (cut_short, "the ledger is damaged", "`agent expel` the host if it still is a member"),
+        (entry_changed, "entry 2 doesn't match its checksum", "`agent expel` the host if it still is a member"),
+        (gone, "the ledger is missing", "`agent expel` the host if it still is a member"),
         (snapshot_cut_short, "the stored snapshot can't be vouched for", "start the agent again"),
         (entry_of_a_later_version, "is of a later version than this agent", "start the agent again"),
     ],
