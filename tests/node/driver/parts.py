@@ -65,7 +65,9 @@ class FakeDisk:
         told(self.error)
 
     async def begin_epoch(self, snapshot: Snapshot) -> None:
+        await self.open.wait()
         self.disk.begin_epoch(snapshot)
+        self.log.append("begun")
 
 
 @dataclass(slots=True)

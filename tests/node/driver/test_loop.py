@@ -12,9 +12,9 @@ from agent import errors
 from agent.instruction import sign_instruction
 from agent.model.instruction import InstructionResult
 from agent.node.driver import loop
-from agent.node.effects import Serve, Unserve
+from agent.node.effects import BeginEpoch, Serve, Unserve
 from agent.node.messages import Alive, CallFrame, CancelFrame, RaftFrame
-from agent.raft import RaftTiming
+from agent.raft import RaftTiming, Snapshot
 from agent.raft.messages import Append, AppendResponse, Heartbeat, PreVote, Vote, VoteResponse
 from tests.node.cluster import stack
 from tests.node.driver.parts import ASKED, Bench, bench, signed_deploy
@@ -288,6 +288,22 @@ async def test_the_last_writes_are_waited_for() -> None:
         assert at.log[-1] == "written"
         with suppress(errors.Unreachable):
             await asked
+
+
+async def test_an_epoch_that_is_about_to_begin_is_waited_for() -> None:
+    async with bench() as at:
+        await at.coordinate()
+        at.disk.open.clear()
+        snapshot = Snapshot(index=9, term=9, configuration=at.driver.core.context.raft.configuration, data=b"")
+        at.driver.core.context.emit(BeginEpoch(snapshot=snapshot, what="epoch 2 begins"))
+        at.driver.flush()
+        await wait_for(lambda: at.driver.ended)
+        stopping = asyncio.create_task(at.driver.stop(5.0))
+        await asyncio.sleep(0.01)
+        assert not stopping.done()
+        at.disk.open.set()
+        await stopping
+        assert at.log[-1] == "begun"
 
 
 async def test_a_stop_doesnt_wait_longer_than_its_grace() -> None:
