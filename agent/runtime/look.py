@@ -109,7 +109,7 @@ def closed_firewalls(open_ports: Sequence[tuple[int, str]]) -> tuple[Firewall, .
 
 
 def under_systemd() -> bool:
-    """Whether it runs here (sd_booted(3))."""
+    """Whether systemd is PID 1 here (sd_booted(3))."""
     return Path("/run/systemd/system").is_dir()
 
 

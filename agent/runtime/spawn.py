@@ -29,7 +29,7 @@ _INHERITED = (
 )  # nothing else of the agent's environment is a workload's business
 
 
-def under_systemd() -> bool:
+def has_scopes() -> bool:
     """Whether systemd is PID 1 (sd_booted(3)) and can be asked for scopes."""
     return Path("/run/systemd/system").is_dir() and shutil.which("systemd-run") is not None
 

@@ -50,7 +50,7 @@ class Supervisor:
         """Make the directories, learn about the machine."""
         self._records.create()
         self._boot = proc.boot_id()
-        self.systemd = spawn.under_systemd() if use_systemd is None else use_systemd
+        self.systemd = spawn.has_scopes() if use_systemd is None else use_systemd
 
     def close(self) -> None:
         """Let go of our children, which keep running."""
