@@ -52,17 +52,19 @@ def entries(pid: int, wait_s: float = EXEC_WAIT_S) -> list[bytes]:
     Waits up to `wait_s` for an exec that is under way.
     """
     deadline = time.monotonic() + wait_s
-    while True:
-        try:
-            environment = (PROC / str(pid) / "environ").read_bytes()
-        except OSError:
-            return []
-        if environment:
-            return environment.split(b"\0")
-        seen = stat(pid)
-        if seen is None or not seen.within_exec or time.monotonic() > deadline:
-            return []
-        time.sleep(EXEC_POLL_S)
+    path = PROC / str(pid) / "environ"
+    try:
+        while not (environment := path.read_bytes()):
+            seen = stat(pid)
+            if seen is None or time.monotonic() > deadline:
+                return []
+            if not seen.within_exec:
+                environment = path.read_bytes()  # an exec may have ended between the two looks
+                break
+            time.sleep(EXEC_POLL_S)
+    except OSError:
+        return []
+    return environment.split(b"\0") if environment else []
 
 
 def find(marked: Callable[[bytes], bool]) -> list[int]:

@@ -30,6 +30,22 @@ def started(environment: dict[str, str]) -> Iterator[int]:
         os.waitpid(pid, 0)
 
 
+def test_an_exec_that_ends_between_two_looks_hides_no_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environ = tmp_path / "7" / "environ"
+    environ.parent.mkdir()
+    environ.write_bytes(b"")
+
+    def exec_ends(_pid: int) -> procfs.Stat:
+        environ.write_bytes(b"A=1\0B=2")
+        return procfs.Stat("S", 1, False)
+
+    monkeypatch.setattr(procfs, "PROC", tmp_path)
+    monkeypatch.setattr(procfs, "stat", exec_ends)
+    assert procfs.entries(7) == [b"A=1", b"B=2"]
+
+
 def test_a_process_is_found_by_its_mark_also_within_its_exec(tmp_path: Path) -> None:
     mark = f"TEST_PROCFS={tmp_path}".encode()
     for _ in range(TRIES):
