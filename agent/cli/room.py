@@ -19,7 +19,7 @@ MAX_PAUSE_S = 60.0
 LASTS_S = 60.0  # what is full again sooner is so for the same reason
 
 
-def is_for_want_of_room(error: Exception) -> bool:
+def is_for_want_of_room(error: BaseException | None) -> bool:
     """Whether the agent failed because a disk is full."""
     return isinstance(error, DiskFull) or (isinstance(error, OSError) and is_full(error))
 

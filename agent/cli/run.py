@@ -127,8 +127,8 @@ async def _serve(config: Config, recent: RecentLog, systemd: Systemd, room: Room
             stopping = asyncio.create_task(stop.wait(), name="stop")
             ends: tuple[asyncio.Future[Any], ...] = (stopping, agent.driver.failed)
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            if stop.is_set() or not _renews(agent):
-                await systemd.notify("STOPPING=1")
+            if stop.is_set() or not (_renews(agent) or _lacks_room(agent)):
+                await systemd.notify("STOPPING=1")  # after which it kills a process that stays
             await cancel_and_wait(watchdog, stopping)
         finally:
             await api.close()
@@ -148,6 +148,11 @@ def _renews(agent: Agent) -> bool:
 
     failed = agent.driver.failed
     return failed.done() and isinstance(failed.exception(), EpochBegan)
+
+
+def _lacks_room(agent: Agent) -> bool:
+    failed = agent.driver.failed
+    return failed.done() and is_for_want_of_room(failed.exception())
 
 
 class _Api:

@@ -6,10 +6,12 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -213,8 +215,26 @@ def small_disk(n3: LocalCluster) -> Iterator[Path]:
         subprocess.run(["umount", directory], check=True)
 
 
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
+    """What agents that are started from now on tell systemd (sd_notify(3))."""
+    name, heard = f"muster-told-{os.getpid()}", list[bytes]()
+    monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(f"\0{name}")
+
+        def listen() -> None:
+            while message := systemd.recv(4096):
+                heard.append(message)
+
+        with ThreadPoolExecutor() as pool:
+            pool.submit(listen)
+            yield heard
+            systemd.sendto(b"", f"\0{name}")
+
+
 def test_on_a_full_disk_it_takes_no_part_and_goes_on_by_itself_once_there_is_room(
-    n3: LocalCluster, small_disk: Path
+    n3: LocalCluster, small_disk: Path, told: list[bytes]
 ) -> None:
     """Whether it is full at a start or becomes so."""
     desk, filling = Desk(n3), small_disk / "filling"
@@ -239,6 +259,7 @@ def test_on_a_full_disk_it_takes_no_part_and_goes_on_by_itself_once_there_is_roo
     n3.output_file("n3").write_bytes(b"")
     fill(filling)
     says_so_and_goes_on()
+    assert b"STOPPING=1" not in told, "systemd would kill what doesn't end after that"
     fill(filling)
     n3.stop("n3")  # whatever it can't write any more
     n3.start("n3")
