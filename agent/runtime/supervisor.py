@@ -47,8 +47,14 @@ class Supervisor:
         self.systemd = False
 
     def open(self, use_systemd: bool | None) -> None:
-        """Make the directories, learn about the machine."""
+        """Make the directories, learn about the machine, take over what this host ran under an earlier identity.
+
+        A data directory is one agent's, so nobody else's records are in it.
+        """
         self._records.create()
+        for record in self._records.all():
+            if (record.cluster, record.agent) != (self._cluster, self._agent):
+                self._records.write(replace(record, cluster=self._cluster, agent=self._agent))
         self._boot = proc.boot_id()
         self.systemd = spawn.has_scopes() if use_systemd is None else use_systemd
 

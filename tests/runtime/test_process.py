@@ -313,6 +313,15 @@ asyncio.run(main())
         async with opened(tmp_path) as later:
             assert await later.observe() == ()
 
+    async def test_what_this_host_ran_under_an_earlier_identity_is_taken_over(self, tmp_path: Path) -> None:
+        async with opened(tmp_path, OTHER_AGENT) as former:
+            workload = await former.start(process_spec("web", "sleep", "60"), quiet)
+        async with opened(tmp_path) as runtime:
+            (taken,) = await runtime.observe()
+            assert (taken.id, taken.agent) == (workload.id, AGENT)
+            await runtime.remove(taken.id)
+        assert not await runs(pid_of(workload))
+
     async def test_records_of_another_agent_and_broken_ones_are_left_alone(self, tmp_path: Path) -> None:
         async with opened(tmp_path, OTHER_AGENT) as other, opened(tmp_path) as runtime:
             workload = await other.start(process_spec("web", "sleep", "60"), quiet)
