@@ -29,11 +29,11 @@ def is_host() -> bool:
     return any(Path(path).exists() for path in (DEFAULT_FILE, f"/etc/systemd/system/{UNIT}.service"))
 
 
-def said_at_its_end() -> str:
-    """The last message of this host's agent if it ended and isn't started again; else empty."""
-    from agent.runtime.look import said_at_its_end
+def last_status() -> tuple[str, str]:
+    """How this host's agent is, in systemd's word, and what it last told systemd; one that serves has said nothing."""
+    from agent.runtime.look import last_status
 
-    return said_at_its_end(UNIT) if is_host() else ""
+    return last_status(UNIT) if is_host() else ("", "")
 
 
 def look_here() -> HostAnswer:

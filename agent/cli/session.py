@@ -45,7 +45,7 @@ def open_client(options: Options, *, others: bool = False) -> Client:
         named = options.home is not None or options.via is not None or os.environ.get("MUSTER_HOME")
         if named or not os.access(DEFAULT_SOCKET, os.W_OK):
             if not named:
-                _look_for_its_end()
+                _look_for_its_status()
             fix = f"{error.fix} On a host of the cluster, root may ask its agent: `sudo agent status`."
             raise NotFound(error.what, where=error.where, fix=fix) from None
         return socket_client(Path(DEFAULT_SOCKET), notice=notice)
@@ -57,13 +57,17 @@ def notice(text: str) -> None:
     tell(f"note: {text}")
 
 
-def _look_for_its_end() -> None:
-    """Raises NotFound, with its last message, if this host's agent stays down until somebody repairs something."""
-    from agent.cli.host_look import UNIT, said_at_its_end
+def _look_for_its_status() -> None:
+    """Raises NotFound, with its last message, if this host's agent told systemd why it doesn't serve."""
+    from agent.cli.host_look import UNIT, last_status
 
-    if said := said_at_its_end():
+    active, said = last_status()
+    if said and active == "failed":
         fix = f"When that is done: `sudo systemctl start {UNIT}`. `sudo agent doctor` looks for more."
         raise NotFound(f"the agent of this host ended: {said}", fix=fix)
+    if said:
+        fix = f"`sudo agent doctor` and `journalctl -u {UNIT} -n 5` say more."
+        raise NotFound(f"the agent of this host doesn't serve now: {said}", fix=fix)
 
 
 def _home_if_any(options: Options) -> Home | None:

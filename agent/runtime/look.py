@@ -135,10 +135,10 @@ def units(names: Sequence[str]) -> tuple[Unit, ...]:
     return tuple(found)
 
 
-def said_at_its_end(unit: str) -> str:
-    """What a failed unit last told systemd (sd_notify(3), STATUS), which needs no root; empty if it didn't fail."""
+def last_status(unit: str) -> tuple[str, str]:
+    """How a unit is (systemd's ActiveState), and what it last told systemd (sd_notify(3), STATUS). Needs no root."""
     values = _shown(unit, "ActiveState,StatusText") if under_systemd() else {}
-    return values.get("StatusText", "") if values.get("ActiveState") == "failed" else ""
+    return values.get("ActiveState", ""), values.get("StatusText", "")
 
 
 def _shown(unit: str, properties: str) -> dict[str, str]:
@@ -148,7 +148,8 @@ def _shown(unit: str, properties: str) -> dict[str, str]:
 
 def last_words(unit: str) -> tuple[str, ...]:
     """What a failed unit last told systemd; else the newest error lines of its journal, or its newest lines."""
-    if said := said_at_its_end(unit):
+    active, said = last_status(unit)
+    if said and active == "failed":
         return (said,)
     answer = ask(["journalctl", "-u", unit, "-n", str(JOURNAL_LINES), "-o", "cat", "--no-pager"])
     lines = [line[:MAX_LOG_LINE_CHARACTERS] for line in (answer[1] if answer else "").splitlines() if line.strip()]

@@ -140,6 +140,18 @@ def test_an_agent_whose_configuration_has_a_slip_is_started_again_by_who_correct
     desk.wait_all_alive(["n1", "n2", "n3", "n4"])
 
 
+def test_an_agent_that_waits_for_room_on_its_disk_says_so_on_its_host(desk: Desk) -> None:
+    host, data = desk.lab.host("n3"), "/var/lib/muster"
+    small = f"cp -a {data} /root/copy && mount -t tmpfs -o size=2m,mode=700 none {data} && mv /root/copy/* {data}"
+    host.run(["sh", "-c", f"systemctl stop muster-agent; {small}; head -c 9m /dev/zero > {data}/filling"], check=False)
+    host.run(["systemctl", "start", "muster-agent"])
+    asked = host.run(["agent", "status"], check=False)
+    assert "the agent of this host doesn't serve now: Waiting for room on the disk" in asked.stderr
+    assert unit_of(host) == ("active", "0")
+    host.run(["sh", "-c", f"systemctl stop muster-agent; umount {data}; systemctl start muster-agent"])
+    desk.wait_all_alive(["n1", "n2", "n3", "n4"])
+
+
 def test_a_host_whose_ledger_is_damaged_says_what_to_do_once_and_waits_for_somebody(desk: Desk) -> None:
     host, damaged, told = desk.lab.host("n2"), "the ledger is damaged", "move `identity` and `ledger.db*` out of the"
     host.run(["sh", "-c", "systemctl stop muster-agent && truncate -s 5000 /var/lib/muster/ledger.db"])
