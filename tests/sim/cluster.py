@@ -18,7 +18,7 @@ OPERATOR = "ops"
 
 @dataclass(frozen=True, slots=True)
 class Cast:
-    """`operator_key` signs every instruction of the world; `keys` are the members', who sign twenty times as often.
+    """`operator_key` signs every instruction of the world; `keys` are the members', who sign ten times as often.
 
     Theirs are libsodium's, which makes the same signatures as OpenSSL in two thirds of its time.
     """

@@ -30,7 +30,7 @@ MIXED = 0.25  # of the worlds are being upgraded from one version to the next
 LABELLED = 0.25  # of the worlds have hosts whose labels change, and services that want some
 BEREFT = 0.05  # of the worlds lose the majority of their voters, and go on in another epoch
 # Operators who hardly wait make a world twice as dear, and show half as many known bugs for its price, so that one in
-# fifteen has them: where no log is compacted, and what they write goes in batches to who lacks it.
+# twenty has them: where leaders are slow to change, and more is under way at once.
 QUICK_S = 0.5
 RARE = ("enrol", "expel")  # once or twice in a world: every member ever enrolled costs time until its end
 
@@ -103,7 +103,7 @@ class Weather:
             crash_every_effects=rng.choice([0, 0, 3000, 600]),
             upstart=rng.choice([0.0, 0.0, 0.3, 0.7]),
             ghosts=rng.choice([0.0, 0.0, 0.5]),
-            pace_s=rng.choice([QUICK_S if every > 1000 else 2.0, 3.0, 4.0, 4.0, 5.0]),
+            pace_s=rng.choice([QUICK_S if far else 3.0, 4.0, 4.0, 5.0, 5.0]),
             weights=weights,
             limits=small,
             compaction=Compaction(every_entries=every, kept_entries=rng.choice([0, every // 2])),
