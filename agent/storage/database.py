@@ -459,10 +459,15 @@ class LedgerFile:
                 where=str(self.path),
                 fix="Stop it first (`systemctl status muster-agent`), or give this one a data directory of its own.",
             )
-        if _code(error) in PASSING:
+        if _code(error) in PASSING and not self._forbids_writing(error):
             fix = "Check the disk (`df`, `dmesg`) and the directory's owner and mode; the agent tries again by itself."
             return self._failed("the ledger can't be opened", error, fix)
         return self._refusal(f"the ledger is damaged: {error}")
+
+    def _forbids_writing(self, error: sqlite3.Error) -> bool:
+        """Whether the file's own header does, in place of its mode, directory or file system."""
+        plain = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY
+        return plain and os.access(self.path, os.W_OK)
 
     def _failed(self, what: str, error: sqlite3.Error, fix: str) -> StorageError:
         """As `agent.storage.files.refused`. SQLite has a word for a full disk; for used up inodes and quotas none."""

@@ -154,6 +154,16 @@ async def test_one_whose_schema_isnt_even_text_is_refused(disk: SqliteDisk) -> N
         await disk.open()
 
 
+async def test_one_whose_header_says_that_it_is_read_only_is_refused(disk: SqliteDisk) -> None:
+    """Byte 18, the version of those that may write it (https://sqlite.org/fileformat2.html); disks and rights pass."""
+    await written(disk)
+    data = bytearray(await asyncio.to_thread(disk.path.read_bytes))
+    data[18] = 3
+    await asyncio.to_thread(disk.path.write_bytes, data)
+    with pytest.raises(NeedsRepair, match="the ledger is damaged"):
+        await disk.open()
+
+
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, str]:
     """A ledger with some of everything, and its id."""
