@@ -95,8 +95,8 @@ def down(directory: Path, delete: bool) -> None:
     """Stop the agents and everything that they ran."""
     cluster = LocalCluster.open(directory)
     cluster.down(delete=delete)
-    rest = "and the directory is removed" if delete else f"`bootstrap local up` starts them again from {directory}"
-    click.echo(f"The agents and what they ran are stopped; {rest}.")
+    rest = ", and the directory is removed" if delete else f"; `bootstrap local up` starts them again from {directory}"
+    click.echo(f"The agents and what they ran are stopped{rest}.")
 
 
 @local.command()

@@ -138,7 +138,7 @@ def last_words() -> str:
     """The end of the agent's journal, on one line."""
     said = run(["journalctl", "-u", layout.UNIT, "-n", JOURNAL_LINES, "-o", "cat", "--no-pager"]).out
     own = [line for line in lines(said) if "muster-agent.service" not in line and layout.UNIT not in line]
-    return " / ".join(own[-3:]) or "it says nothing"
+    return " / ".join(line.strip() for line in own[-3:]) or "it says nothing"
 
 
 def wait(ask: dict[str, Any]) -> dict[str, Any]:
