@@ -5,7 +5,6 @@ The file is TOML (`/etc/muster/agent.toml`), keys as in `Config`. Every key has 
 """
 
 import difflib
-import ipaddress
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 from msgspec import Meta, Struct, inspect
 
 from agent.errors import InputError, StorageError, TooLarge
+from agent.model.addresses import is_ip
 from agent.model.decode import convert
 from agent.model.explain import shown, shown_key
 from agent.model.stack import RuntimeName
@@ -146,20 +146,12 @@ def _checked(values: Mapping[str, object], where: Callable[[str], str]) -> dict[
     """Each value as its key's type, so that the error names where *this* value came from."""
     checked = {key: convert(_usual(key, value), _TYPES[key], where(key)) for key, value in values.items()}
     for key in _IP_KEYS:
-        if key in checked and not _is_ip(checked[key]):
+        if key in checked and not is_ip(checked[key]):
             raise InputError(f"expected an IP address, got {shown(checked[key])}", where=where(key))
     for index, seed in enumerate(checked.get("seeds", ())):
         if not 1 <= int(seed.rpartition(":")[2]) <= MAX_PORT:
             raise InputError(f"expected a port 1..{MAX_PORT}, got {shown(seed)}", where=f"{where('seeds')}[{index}]")
     return checked
-
-
-def _is_ip(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _usual(key: str, value: object) -> object:

@@ -12,7 +12,7 @@ from typing import Protocol
 from agent.client.endpoints import Endpoint
 from agent.client.http import Answer, Connections, NotTrusted, Request, Streams
 from agent.errors import InputError
-from agent.formats.addresses import is_ip
+from agent.model.addresses import is_ip
 from agent.model.identity import AGENT_ID_LENGTH, SAN_SUFFIX
 from agent.model.types import AgentId, CertificatePem
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 
-from agent.formats.addresses import is_ip
+from agent.model.addresses import is_ip
 from agent.model.doctor import Check, DiskUse, Examination, Finding, FindingSeverity, Unit
 
 AGENT_UNIT = "muster-agent"

@@ -38,7 +38,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from msgspec import Struct, field
 
 from agent.errors import InputError, InvariantBroken, PortTaken
-from agent.formats.addresses import is_ip
+from agent.model.addresses import is_ip
 from agent.model.identity import AGENT_ID_LENGTH
 from agent.model.types import AgentId, ClusterId
 from agent.net.beats import Beat

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import Struct
 
-from agent.formats.addresses import is_ip
 from agent.formats.beacon import Beacon
+from agent.model.addresses import is_ip
 from agent.model.types import AgentId, ClusterId, Label
 from agent.net.addresses import LocalAddress, all_addresses, is_loopback, usable_addresses
 from agent.net.beacons import Announcer, Beacons, broadcast_targets, peer_address

@@ -24,7 +24,7 @@ import msgspec
 from msgspec import Struct
 
 from agent.errors import InputError
-from agent.formats.addresses import is_ip
+from agent.model.addresses import is_ip
 from agent.model.types import AgentId, Digest
 from agent.net import handshake
 from agent.net.acceptor import listen

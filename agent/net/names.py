@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from agent.formats.addresses import is_ip
+from agent.model.addresses import is_ip
 from agent.tasks import cancel_and_wait
 
 # An address is asked for again after this long; until the answer is in, the one before goes on being used.

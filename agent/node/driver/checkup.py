@@ -20,7 +20,7 @@ import msgspec
 
 from agent import __version__, errors
 from agent.config import Config
-from agent.formats.addresses import is_ip
+from agent.model.addresses import is_ip
 from agent.model.cluster import Member
 from agent.model.doctor import (
     Connects,
