@@ -139,6 +139,10 @@ class LedgerFile:
                 raise
         except sqlite3.Error as error:
             raise self._opening_failed(error) from error
+        except MemoryError as error:
+            fix = f"Free some; the agent tries again by itself. If it has enough, the ledger is damaged: {ANEW_FIX}"
+            what = "the ledger can't be opened: it takes more memory than there is"
+            raise StorageError(what, where=str(path), fix=fix) from error
         except UnicodeDecodeError as error:  # SQLite's own words may quote what is damaged
             raise self._refusal("the ledger is damaged: text in it isn't UTF-8") from error
 
