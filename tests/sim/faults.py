@@ -22,7 +22,7 @@ MAX_GHOSTS = 8  # old messages that come again at once
 
 
 class Faults:
-    """Counts what it does in `world.faults`."""
+    """Counts what it does in `world.faults`. `expelled`: whom operators were to expel, whether or not anybody knows."""
 
     def __init__(self, world: World) -> None:
         self._world = world
