@@ -164,7 +164,8 @@ def load(data_dir: Path) -> Identity:
     """The identity of this host. Raises StorageError when it has none, NeedsRepair when it isn't sound."""
     home = data_dir / DIRECTORY
     granted = is_granted(data_dir)
-    if granted and (gone := [name for name in _KEY_FILES if not (home / name).exists()]):
+    # What a link leads to may be on a disk that is mounted later.
+    if granted and (gone := [name for name in _KEY_FILES if not os.path.lexists(home / name)]):
         raise NeedsRepair(f"{gone[0]} is missing", where=str(home), fix=ANEW_FIX)
     keys = _load_keys(home)
     if not granted:

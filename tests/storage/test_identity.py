@@ -117,6 +117,10 @@ def test_a_key_that_is_gone_needs_repair(tmp_path: Path, name: str) -> None:
     with pytest.raises(NeedsRepair, match=f"{name} is missing") as refusal:
         identity.load(tmp_path)
     assert "comes back as a new member" in refusal.value.fix
+    (tmp_path / "identity" / name).symlink_to(tmp_path / "not mounted yet" / name)
+    with pytest.raises(StorageError) as later:
+        identity.load(tmp_path)
+    assert not isinstance(later.value, NeedsRepair)
 
 
 def test_a_grant_that_cant_be_read_makes_way_for_another(tmp_path: Path) -> None:
