@@ -256,11 +256,12 @@ def read_private_key(path: Path) -> object:
     pem = read_file(path)
     if (key := _ed25519_key(pem)) is not None:
         return key
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization  # 20 ms, with all the kinds that it knows
 
     try:
         return serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         raise InputError("not an unencrypted private key in PEM", where=str(path)) from None
 
 

@@ -117,11 +117,12 @@ def private_pem(key: Ed25519PrivateKey) -> bytes:
 
 def private_key_of(pem: bytes, *, where: str = "") -> Ed25519PrivateKey:
     """The Ed25519 key in PKCS #8 PEM. Raises InputError, without the contents, for anything else."""
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization  # as above
 
     try:
         key = serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError, UnicodeError):
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         raise InputError("not an unencrypted private key in PEM", where=where) from None
     if not isinstance(key, Ed25519PrivateKey):
         raise InputError("not an Ed25519 key", where=where)

@@ -19,7 +19,7 @@ from typing import Final
 
 import msgspec
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -250,7 +250,7 @@ def _load_keys(home: Path) -> _Keys:
         tls = serialization.load_pem_private_key(read_private(home / "tls.pem"), password=None)
         signing = private_key_of(read_private(home / "signing.pem"), where=str(home / "signing.pem"))
         sealing = serialization.load_pem_private_key(read_private(home / "sealing.pem"), password=None)
-    except (ValueError, TypeError, InputError) as error:  # without the contents, whatever they are
+    except (ValueError, TypeError, UnsupportedAlgorithm, InputError) as error:  # whose words may quote the contents
         raise NeedsRepair("a key file isn't a key", where=str(home), fix=ANEW_FIX) from error
     if not isinstance(tls, ec.EllipticCurvePrivateKey) or not isinstance(sealing, X25519PrivateKey):
         raise NeedsRepair("a key file holds another kind of key", where=str(home), fix=ANEW_FIX)
@@ -269,12 +269,13 @@ def _check_certificate(pem: str, keys: _Keys, genesis: Genesis) -> x509.Certific
     """The certificate, if it says "this key is agent X of cluster Y" of our key and id, and nothing more."""
     try:
         certificate = x509.load_pem_x509_certificate(pem.encode())
+        certified = certificate.public_key()
         anchor = x509.load_pem_x509_certificate(genesis.trust_anchor.encode())
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
+    except (ValueError, UnsupportedAlgorithm, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
         raise InputError(f"not a certificate of an agent: {error}", where="$.certificate") from None
-    if certificate.public_key() != keys.tls.public_key():
+    if certified != keys.tls.public_key():
         raise InputError("the certificate is for another key than this host's", where="$.certificate", fix=_REPAIR)
     if [name.value for name in names] != [server_name(keys.id)]:
         raise InputError(f"the certificate doesn't name {keys.id} alone", where="$.certificate", fix=_REPAIR)
@@ -282,6 +283,6 @@ def _check_certificate(pem: str, keys: _Keys, genesis: Genesis) -> x509.Certific
         raise InputError("the certificate could sign others", where="$.certificate")
     try:
         certificate.verify_directly_issued_by(anchor)
-    except (ValueError, TypeError, InvalidSignature):
+    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature):
         raise InputError("the cluster's key didn't sign this certificate", where="$.certificate", fix=_REPAIR) from None
     return certificate

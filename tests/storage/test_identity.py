@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import shutil
 import stat
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.errors import InputError, NeedsRepair, NotAuthenticated, StorageError
@@ -108,6 +109,36 @@ def test_keys_without_a_certificate_are_no_identity(tmp_path: Path) -> None:
     request_of(tmp_path)
     with pytest.raises(StorageError, match="no certificate yet"):
         identity.load(tmp_path)
+
+
+def doctored(text: str, old: bytes, new: bytes) -> str:
+    """The PEM with other bytes in it."""
+    head, *lines, foot = text.splitlines()
+    data = base64.b64decode("".join(lines))
+    assert old in data
+    return "\n".join((head, base64.b64encode(data.replace(old, new)).decode(), foot, ""))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("tls.pem", "2a8648ce3d0201"), ("signing.pem", "2b6570"), ("sealing.pem", "2b656e")]
+)
+def test_a_key_file_of_a_kind_that_nobody_knows_needs_repair(tmp_path: Path, name: str, kind: str) -> None:
+    identity.accept(tmp_path, granted(tmp_path, Trust()))
+    file = tmp_path / "identity" / name
+    named = bytes.fromhex(kind)
+    file.write_text(doctored(file.read_text(), named, b"\x29" + named[1:]))
+    with pytest.raises(NeedsRepair, match="isn't a key"):
+        identity.load(tmp_path)
+
+
+def test_a_certificate_for_what_is_no_key_is_refused(tmp_path: Path) -> None:
+    grant = granted(tmp_path, Trust())
+    key = x509.load_pem_x509_certificate(grant.certificate.encode()).public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    point = key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
+    certificate = doctored(grant.certificate, point, point[:-1] + bytes([point[-1] ^ 1]))
+    with pytest.raises(InputError, match="not a certificate of an agent"):
+        identity.accept(tmp_path, msgspec.structs.replace(grant, certificate=certificate))
 
 
 @pytest.mark.parametrize("name", ["tls.pem", "signing.pem", "sealing.pem"])
