@@ -42,9 +42,9 @@ START_WALL_MS = 1_800_000_000_000
 MAX_SPINS = 20  # timers at one moment, or as good as: more is an agent that would burn a core
 ROUNDING_S = 1e-7  # between two clocks; a timer that comes too early by it would be set again and again
 
-# What was committed this long before the end has reached everyone: who missed its own removal waits for an election,
-# for LEADERLESS_S, and perhaps for another voter.
-SETTLES_S = 4.0
+# What was committed this long and an election's time before the end has reached everyone: who missed its own removal
+# waits for an election, for LEADERLESS_S, and perhaps for another voter.
+SETTLES_S = 3.0
 
 Input = Callable[[NodeCore, Instant], object]
 """`Stir.NOTHING`: nothing came of it, as `NodeCore.frame` says."""
@@ -182,7 +182,8 @@ class World:
         self.mishaps.begin()
         if self.disaster is not None:
             self.disaster.begin()
-        self.after(max(0.0, self.until_s - SETTLES_S), self._note_settled)
+        settles_s = SETTLES_S + timing.election_timeout_max_s
+        self.after(max(0.0, self.until_s - settles_s), self._note_settled)
         if self.weather.calm_after_s > 0:
             self.after(self.weather.calm_after_s, self.mishaps.settle_for_calm)
             self.after(self.weather.calm_after_s + self.weather.progress_s, self._must_have_progressed)
