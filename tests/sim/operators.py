@@ -98,8 +98,14 @@ class Operators:
         self._later(world.rng.random() * PATIENCE_S, target, sent)
 
     def send(self, sent: Sent, to: SimAgent | None = None) -> None:
-        """To any agent that is up, unless somebody says to which one."""
+        """To any agent that is up, unless somebody says to which one.
+
+        Once faults are over, who asks again asks one that can answer, so that no luck is needed to get through in time.
+        """
         agents = [agent for agent in self.world.alive() if not agent.paused]
+        if self.world.calm() and sent.times:
+            able = [agent for agent in agents if agent.id not in self.world.left_out and agent.disk.epoch == self.epoch]
+            agents = able or agents
         if not agents:
             return
         agent = to or self.world.rng.choice(agents)
@@ -226,6 +232,10 @@ class Operators:
         target = f"host:{agent}"
         acts: tuple[Act, ...] = ("drain", "drain", "undrain")
         self._insist(self.sign(self.world.rng.choice(acts), target, self._revision[target] + 1, {}))
+
+    def try_again(self) -> None:
+        """With the faults over, one instruction on a target that nobody else works on."""
+        self.insist("cancel", "stack:calm", {})
 
     def insist(self, act: Act, target: str, content: object) -> None:
         """Until it is answered, unless it is refused; a target's first instruction."""

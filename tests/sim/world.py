@@ -186,6 +186,8 @@ class World:
         self.after(max(0.0, self.until_s - settles_s), self._note_settled)
         if self.weather.calm_after_s > 0:
             self.after(self.weather.calm_after_s, self.mishaps.settle_for_calm)
+            if not self.weather.idle:
+                self.after(self.weather.calm_after_s, self.operators.try_again)
             self.after(self.weather.calm_after_s + self.weather.progress_s, self._must_have_progressed)
         if self.script is not None:
             self.script(self)
