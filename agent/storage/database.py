@@ -68,10 +68,8 @@ _STEPS = (
 SCHEMA_VERSION = len(_STEPS)
 
 _FIELDS = "agent, ledger, genesis, starts, term, vote, commit_index, verified, last_index"
-_WRITE_STATE = (
-    "INSERT OR REPLACE INTO state (id, agent, ledger, genesis, starts, term, vote, commit_index, verified, last_index,"
-    " crc) VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
+_MARKS = ", ".join("?" * len(f"{_FIELDS}, crc".split(", ")))
+_WRITE_STATE = f"INSERT OR REPLACE INTO state (id, {_FIELDS}, crc) VALUES (1, {_MARKS})"  # noqa: S608 constant names only
 
 
 class NewEpoch(msgspec.Struct, frozen=True, kw_only=True):
