@@ -76,9 +76,10 @@ class Disaster:
             self._strike()
 
     def _strike(self) -> None:
-        if self.struck:
+        world = self.world
+        if self.struck or world.calm():  # who is to stay away to the end is chosen by then
             return
-        world, self._gone = self.world, frozenset(self.world.mishaps.expelled)
+        self._gone = frozenset(world.mishaps.expelled)
         voters = world.checks.configuration_at(world.checks.last).voters
         members = {agent.id for agent in world.alive() if knows_itself(agent)} - self._gone
         least, most = majority(len(voters)), len(voters) if members - set(voters) else len(voters) - 1

@@ -17,7 +17,7 @@ def bereft(monkeypatch: pytest.MonkeyPatch, size: int, *, back_after_s: float | 
     """Whose only misfortune is to lose a majority of its voters, for so long or for good (None)."""
     monkeypatch.setattr(disaster, "FOR_GOOD", 1.0 if back_after_s is None else 0.0)
     monkeypatch.setattr(disaster, "AWAY_S", (back_after_s, back_after_s))
-    weather = Weather(calm_after_s=1.0, progress_s=40.0, pace_s=6.0, bereft=1.0)
+    weather = Weather(calm_after_s=30.0, progress_s=10.0, pace_s=6.0, bereft=1.0)
     return World(size, size=size, given=weather).run()
 
 
