@@ -15,7 +15,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Struct
@@ -32,13 +32,14 @@ from bootstrap.genesis import enrol_body, grant, make_genesis, remember_members
 from bootstrap.inventory import InventoryHost
 from bootstrap.plan import Options, check_room, config_text, is_ours, make_plan, needs_restart, seeds_of
 from bootstrap.progress import Display
-from bootstrap.site import CONFIG_FILE, UNIT_FILE, Site, member_of
+from bootstrap.site import CONFIG_FILE, UNIT_FILE, Site, check_unique, member_of
 from bootstrap.ssh import SshSettings, key_file
 
 CONNECTING_AT_ONCE: Final = 16  # a handshake is a burst of CPU on both sides; a bastion's sshd takes 10 to 100
 SLOW_LOOK_S: Final = 5.0  # since the last host was looked at: the others are slow, or don't answer for ssh's 10 s
 RESTART_TIMEOUT_S: Final = 10.0  # until a restarted agent knows the coordinator again; then the next one's turn comes
 MAX_CHECKED_HOSTS: Final = 32  # each new host tries each other one: a thousand connections
+TOLD_TIMEOUT_S: Final = 3.0  # until an agent knows a coordinator, or is told that it was expelled: both at once
 READY_TIMEOUT_S: Final = 30.0  # agents that reach each other are ready within two
 
 
@@ -87,7 +88,7 @@ class Installation:
         try:
             self._bundle(self._own)  # while ssh connects
             await self._look_and_prepare()
-            _check_unique(self.sites)
+            check_unique(self.sites)
             if self._dry:
                 await self._each(self.sites, self._foresee)
             else:
@@ -216,6 +217,7 @@ class Installation:
         members = self._members()
         old = [site for site in reached if site.id in members]
         await asyncio.gather(self._each(old, self._bring_up), asyncio.to_thread(self._remember_ways, reached))
+        await self._each([site for site in old if not site.fresh], self._renew_if_told)
         new = [site for site in reached if site.id not in members]
         if new and not old:
             await self._check_lives(new)
@@ -273,11 +275,33 @@ class Installation:
 
     async def _enrol(self, site: Site) -> None:
         """Make the host a member, then note it in the home."""
+        assert site.facts is not None
+        if site.facts.installed.granted and await self._was_expelled(site):
+            await self._renew(site)
         assert site.request is not None
         site.tell("enrolling")
         body = await asyncio.to_thread(enrol_body, self._home, site.request, dict(site.host.labels))
         await self._sign("enrol", f"member:{site.request.id}", body)
         self._home = await asyncio.to_thread(remember_members, self._home, [body.member])
+
+    async def _renew_if_told(self, site: Site) -> None:
+        """An agent learns of its expulsion as soon as it runs, from whoever knows. The cluster has to confirm it."""
+        seen = await site.wait([], TOLD_TIMEOUT_S)
+        if seen.expelled and await self._was_expelled(site):
+            await self._renew(site)
+
+    async def _was_expelled(self, site: Site) -> bool:
+        from agent.client import home_client
+
+        async with await asyncio.to_thread(home_client, self._home) as client:
+            return (await client.target(f"member:{site.id}")).act == "expel"
+
+    async def _renew(self, site: Site) -> None:
+        """An expelled id never returns, so the host becomes another agent, under the name that it has."""
+        await site.retire(self._home.cluster.id)
+        await site.ask_identity()
+        site.fresh, self._restart[site.host.alias] = True, False
+        site.notes.append("it had been expelled: it comes back as a new member, and its volumes are as they were")
 
     async def _sign(self, act: Act, target: str, body: Body) -> None:
         """Submit a signed instruction to any member."""
@@ -322,6 +346,8 @@ class Installation:
         installed = site.facts.installed
         if site.id in self._members() and installed.active == "active":
             seen = await site.wait([], 0.0)
+            if seen.expelled:
+                site.changed.append("identity (it was expelled)")
             _note_address(site, seen.address)
             await self._relabel(site, seen.labels)
         if installed.active == "active" and self._restart[site.host.alias]:
@@ -470,23 +496,3 @@ def _note_address(site: Site, held: str | None) -> None:
 
 def _listed(labels: Mapping[str, str]) -> str:
     return " ".join(f"{key}={value}" for key, value in sorted(labels.items())) or "none"
-
-
-def _check_unique(sites: Sequence[Site]) -> None:
-    """If two lines lead to one host, or two hosts have one name, the later is refused."""
-    seen: dict[Any, Site] = {}
-    for site in sites:
-        if site.plan is None or not site.ok:
-            continue
-        for key in (("id", site.id), ("name", site.plan.name)):
-            if key[1] is None:
-                continue
-            other = seen.setdefault(key, site)
-            if other is not site:
-                what = (
-                    f"it is the same host as {other.host.alias}" if key[0] == "id" else f"{other.host.alias} is called"
-                )
-                what += "" if key[0] == "id" else f" {site.plan.name} too"
-                site.error = InputError(
-                    what, fix=f"See {site.host.where} and {other.host.where}; name=NAME renames one."
-                )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -52,7 +52,10 @@ class Started(Struct, frozen=True, kw_only=True):
 
 
 class Seen(Struct, frozen=True, kw_only=True):
-    """The answer to `wait`. `labels` and `address` are the host's own by its ledger; None when the ledger lacks it."""
+    """The answer to `wait`. `labels` and `address` are the host's own by its ledger; None when the ledger lacks it.
+
+    `expelled`: its agent knows or hears that it was.
+    """
 
     answers: bool
     coordinator: str | None
@@ -60,6 +63,7 @@ class Seen(Struct, frozen=True, kw_only=True):
     reason: str
     labels: Labels | None = None
     address: str | None = None
+    expelled: bool = False
 
 
 class Removed(Struct, frozen=True, kw_only=True):
@@ -157,6 +161,10 @@ class Site:
         await self._ask("accept", QUICK_TIMEOUT_S, grant=grant.decode())
         self.changed.append("identity")
 
+    async def retire(self, cluster: ClusterId) -> None:
+        """End the agent that it was, so that it makes keys of its own again."""
+        await self._ask("retire", APPLY_TIMEOUT_S, cluster=cluster, dry=False)
+
     async def take(self, handed: bytes) -> None:
         """Hand over keys, certificate and genesis that were made elsewhere."""
         self.tell("handing over its identity")
@@ -222,3 +230,23 @@ def member_of(certificate: str, cluster: ClusterId) -> AgentId:
         fix = "Use that cluster's home (--home), or `bootstrap uninstall` the host first."
         raise Conflict(f"it belongs to another cluster, {issuer}", fix=fix)
     return name.removesuffix(SAN_SUFFIX)[:AGENT_ID_LENGTH]
+
+
+def check_unique(sites: Sequence[Site]) -> None:
+    """If two lines lead to one host, or two hosts have one name, the later is refused."""
+    seen: dict[Any, Site] = {}
+    for site in sites:
+        if site.plan is None or not site.ok:
+            continue
+        for key in (("id", site.id), ("name", site.plan.name)):
+            if key[1] is None:
+                continue
+            other = seen.setdefault(key, site)
+            if other is not site:
+                what = (
+                    f"it is the same host as {other.host.alias}" if key[0] == "id" else f"{other.host.alias} is called"
+                )
+                what += "" if key[0] == "id" else f" {site.plan.name} too"
+                site.error = InputError(
+                    what, fix=f"See {site.host.where} and {other.host.where}; name=NAME renames one."
+                )

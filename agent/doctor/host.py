@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from agent.model.addresses import is_ip
 from agent.model.doctor import Check, DiskUse, Examination, Finding, FindingSeverity, Unit
+from agent.model.expulsion import back_or_away
 
 AGENT_UNIT = "muster-agent"
 CONFIGURATION = "configuration"
@@ -29,6 +30,7 @@ OTHERS_MAY_WRITE = 0o022
 def host_findings(exam: Examination) -> Iterator[Finding]:
     """In no order."""
     yield from _agent(exam)
+    yield from _expelled(exam)
     yield from _ports(exam)
     yield from _docker(exam)
     for disk in exam.disks:
@@ -73,6 +75,11 @@ def _agent(exam: Examination) -> Iterator[Finding]:
     if unit.restarts >= RESTARTS_WARNING:
         fix = f"`journalctl -u {AGENT_UNIT} -n 200` says why it ended."
         yield _found(exam, "warning", "agent", f"systemd has restarted the agent {unit.restarts} times", fix)
+
+
+def _expelled(exam: Examination) -> Iterator[Finding]:
+    if exam.expelled is not None:
+        yield _found(exam, "error", "ledger", exam.expelled.what, back_or_away(exam.name if exam.enrolled else "HOST"))
 
 
 def _unit(exam: Examination, name: str) -> Unit | None:

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from agent.model.expulsion import Expulsion
 from agent.model.report import RuntimeInfo
 from agent.model.types import AgentId, Labels, Millis
 
@@ -139,7 +140,7 @@ class Examination(Struct, frozen=True, kw_only=True, omit_defaults=True):
     `wall_ms`: its clock at the end. `syncs_ms`: how long small writes took to reach the disk below the ledger. `config`
     has all keys of the configuration. `closed`: replicas' ports that it can't connect to, including its own.
     `unchecked`: what couldn't be looked at, and why. `log`: the agent's last lines, if they were asked for. `missing`:
-    files without which an agent can't start.
+    files without which an agent can't start. `expelled`: its host was, so it hasn't looked at others.
     """
 
     id: AgentId | None
@@ -168,6 +169,7 @@ class Examination(Struct, frozen=True, kw_only=True, omit_defaults=True):
     unchecked: dict[str, str] = {}
     missing: tuple[str, ...] = ()
     log: tuple[str, ...] = ()
+    expelled: Expulsion | None = None
 
 
 class HostAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):

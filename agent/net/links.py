@@ -69,6 +69,10 @@ class LinkHandlers(Protocol):
         """A link is up; the first with that peer, or the first after `link_down`."""
         ...
 
+    def refused(self, peer: AgentId, reason: RefusalReason) -> None:
+        """`peer`, which we dialled, says that it takes no link with us. It comes again with each try."""
+        ...
+
     def link_down(self, peer: AgentId, reason: DownReason) -> None:
         """The link is gone; comes exactly once after a `link_up` of that peer."""
         ...
@@ -109,7 +113,6 @@ class LinkTable:
         self.timing = timing or LinkTiming()
         self.policy = policy
         self.counts: Counter[str] = Counter()
-        self.refusals: dict[AgentId, RefusalReason] = {}
         self._server_context = server_context
         self._client_context = client_context
         self._handlers = handlers
@@ -271,7 +274,7 @@ class LinkTable:
             try:
                 await self._dial_ip(Address(ip, address.port), address, expected)
             except HandshakeFailed as failure:
-                self._count_failure(failure, expected)
+                self._count_failure(failure)
                 if failure.reason == "self":
                     self._dialler.forget(address)
             except OSError:
@@ -323,6 +326,10 @@ class LinkTable:
         try:
             async with asyncio.timeout(self.timing.handshake_timeout_s):
                 info = await handshake.greet_as_client(link, self.me, peer, self._handlers.authority)
+        except HandshakeFailed as failure:
+            if failure.told:
+                self._handlers.refused(peer.id, failure.reason)
+            raise
         finally:
             self._greeting.discard(peer.id)
         self._note(asked, peer.id)
@@ -346,7 +353,7 @@ class LinkTable:
                 info = await handshake.greet_as_server(link, self.me, peer, self._handlers.authority)
             self._check_room(info)
         except HandshakeFailed as failure:
-            self._count_failure(failure, None)
+            self._count_failure(failure)
             if not failure.told and failure.reason not in ("protocol", "identity"):
                 handshake.refuse(link, failure.reason)
                 self._loop.call_later(DRAIN_S, self._forget_link, link)
@@ -369,10 +376,8 @@ class LinkTable:
         if len(self._up) >= MAX_LINKS or (not info.known and unknown >= MAX_UNKNOWN_LINKS):
             raise HandshakeFailed("busy")
 
-    def _count_failure(self, failure: HandshakeFailed, peer: AgentId | None) -> None:
+    def _count_failure(self, failure: HandshakeFailed) -> None:
         self.counts[("told-" if failure.told else "refused-") + failure.reason] += 1
-        if failure.told and peer is not None:
-            self.refusals[peer] = failure.reason
 
     # --- up and down ---
 
@@ -395,7 +400,6 @@ class LinkTable:
             if verdict == "restarted" or verdict == "replaced":
                 self._drop(info.id, verdict, at_once=True)
             self._up[info.id] = _Up(link, info, self._loop.time())
-            self.refusals.pop(info.id, None)
             self._handlers.link_up(info)
         link.read_on()
 

@@ -149,6 +149,12 @@ class Context(Struct):
         if (peer := self.calls.close(call)) is not None:
             self.send(peer, CancelFrame(id=call))
 
+    @property
+    def own_name(self) -> str:
+        """This host's name, for commands that a person is to type."""
+        member = self.state.members.get(self.id)
+        return member.name if member else "HOST"
+
     def name_of(self, agent: AgentId) -> str:
         """The host's name, or the id of an agent that our ledger doesn't know."""
         member = self.state.members.get(agent)

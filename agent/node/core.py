@@ -36,6 +36,7 @@ from agent.node.disk import Disk
 from agent.node.dispatch import Dispatch
 from agent.node.effects import Effect, Replied, Stir
 from agent.node.epochs import Epochs
+from agent.node.expelled import Expelled
 from agent.node.followers import Followers
 from agent.node.inquiries import Inquiries
 from agent.node.instant import Instant
@@ -110,9 +111,10 @@ class NodeCore:
         max_bytes, tell, reached = settings.limits.snapshot_bytes, self.coordination.report, self.coordination.reached
         self._following = Following(self.context, self._vouching, self.chronicle, max_bytes, reached)
         self.epochs = Epochs(self.context, machine, max_bytes)
+        self.expelled = Expelled(self.context)
         self._host = LocalHost(self.context, settings.host, settings.agent_version, settings.sign, tell)
         self.coordination.asking.ask_here = self._host.asked
-        self._viewing = Viewing(self.context, self.coordination, self._host, self.epochs)
+        self._viewing = Viewing(self.context, self.coordination, self._host, self.epochs, self.expelled)
         self.membership = Membership(self.context, self._consensus, self._following, self.coordination)
         self._readies = self._carrying_out(core.configuration)
         self._dispatch = self._dispatching(Passing(self.context, tell, self._host.asked, self._drop))
@@ -212,6 +214,7 @@ class NodeCore:
         if self.epochs.link_up(peer):
             return
         self.context.peers[peer.id] = peer
+        self.expelled.link_up(peer.id)
         self._consensus.link_up(peer, when)
         self._vouching.link_up(peer.id)
         self._following.link_up(peer.id)

@@ -11,6 +11,7 @@ from agent.control.facts import ClusterFacts, HostFacts
 from agent.control.fit import state_reason
 from agent.formats.timestamps import rfc3339
 from agent.model.cluster import Member
+from agent.model.expulsion import Expulsion, back_or_away
 from agent.model.report import RuntimeInfo
 from agent.model.status import (
     AgentRef,
@@ -42,7 +43,7 @@ class View(Struct, frozen=True, kw_only=True):
     `linked`: members that it has a peer link with. `facts`: hosts as it sees them; others' reports go to the
     coordinator only. `heard_ms`: epoch ms of each host's newest report, `versions` the agents' versions, where known.
     `stale`: the coordinator should have answered and couldn't. `refused`: which agent offers another epoch, and why it
-    isn't believed.
+    isn't believed. `expelled`: what this agent knows or hears of its own expulsion.
     """
 
     me: AgentId
@@ -56,6 +57,7 @@ class View(Struct, frozen=True, kw_only=True):
     heard_ms: Mapping[AgentId, Millis] = {}
     versions: Mapping[AgentId, str] = {}
     refused: Mapping[AgentId, str] = {}
+    expelled: Expulsion | None = None
 
     def liveness(self, host: AgentId) -> HostState:
         """This agent itself is certainly alive."""
@@ -97,14 +99,7 @@ def build_status(state: ClusterState, view: View, *, network_services: int = 0, 
         quorum=quorum,
         hosts=hosts,
         stacks=stacks,
-        problems=_bounded(
-            [
-                *_quorum_problems(state, view, quorum),
-                *_epoch_problems(state, view),
-                *_host_problems(hosts),
-                *_stack_problems(stacks, hosts),
-            ]
-        ),
+        problems=_bounded([*_problems(state, view, quorum, hosts, stacks)]),
         instances=_instances(state, view, stacks),
         network_services=network_services,
         api_requests_total=api_requests_total,
@@ -203,6 +198,36 @@ def _quorum(view: View) -> QuorumStatus:
     reachable = len(_reachable(view))
     majority = len(view.voters) // 2 + 1
     return QuorumStatus(voters=len(view.voters), reachable=reachable, tolerates=max(0, reachable - majority))
+
+
+def _problems(
+    state: ClusterState,
+    view: View,
+    quorum: QuorumStatus,
+    hosts: tuple[HostStatus, ...],
+    stacks: tuple[StackStatus, ...],
+) -> Iterator[Problem]:
+    """Of a cluster that this host was expelled from nothing is known that isn't old."""
+    if view.expelled is not None:
+        yield _expulsion_problem(state, view, view.expelled)
+        if view.leader is None:
+            return
+    yield from _quorum_problems(state, view, quorum)
+    yield from _epoch_problems(state, view)
+    yield from _host_problems(hosts)
+    yield from _stack_problems(stacks, hosts)
+
+
+def _expulsion_problem(state: ClusterState, view: View, expelled: Expulsion) -> Problem:
+    """Who hears the coordinator is a member, whatever somebody else says."""
+    is_sure = expelled.is_known or view.leader is None
+    member = state.members.get(view.me)
+    return Problem(
+        severity="error" if is_sure else "warning",
+        where=f"host {_name(state, view.me)}",
+        what=expelled.what,
+        fix=back_or_away(member.name if member is not None else "HOST"),
+    )
 
 
 def _quorum_problems(state: ClusterState, view: View, quorum: QuorumStatus) -> Iterator[Problem]:

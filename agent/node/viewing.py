@@ -9,6 +9,7 @@ from agent.control import ClusterFacts
 from agent.node.context import Context
 from agent.node.coordination import Coordination
 from agent.node.epochs import Epochs
+from agent.node.expelled import Expelled
 from agent.node.instant import Instant
 from agent.node.local_host import LocalHost
 from agent.node.status import View
@@ -21,6 +22,7 @@ class Viewing(Struct, frozen=True):
     coordination: Coordination
     host: LocalHost
     epochs: Epochs
+    expelled: Expelled
 
     def at(self, when: Instant) -> View:
         """Everything, as of now."""
@@ -38,6 +40,7 @@ class Viewing(Struct, frozen=True):
             heard_ms=self.coordination.heard_ms,
             versions=versions | {context.id: self.host.agent_version},
             refused=self.epochs.refused,
+            expelled=self.expelled.look(),
         )
 
     def _facts(self, when: Instant) -> ClusterFacts:

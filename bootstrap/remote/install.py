@@ -145,7 +145,8 @@ def wait(ask: dict[str, Any]) -> dict[str, Any]:
     """Wait until this agent knows a coordinator and sees all of `members` (ids): alive, and linked where it must be.
 
     `unseen` are those it doesn't see when the time is up; `reason` why it doesn't know even that. `labels` and
-    `address` are its own by its ledger, None when that doesn't have it.
+    `address` are its own by its ledger, None when that doesn't have it. `expelled`: it says that it was, so that it
+    will see nobody.
     """
     deadline = time.monotonic() + ask["timeout_s"]
     wanted = set(ask["members"])
@@ -153,7 +154,7 @@ def wait(ask: dict[str, Any]) -> dict[str, Any]:
         state = _look(wanted)
         if not state["unseen"] and not state["reason"]:
             return state
-        stays_down = not state["answers"] and unit_state()["active"] == "failed"
+        stays_down = state["expelled"] or (not state["answers"] and unit_state()["active"] == "failed")
         if stays_down or time.monotonic() > deadline:
             if not state["answers"]:
                 state["reason"] = f"the agent doesn't answer: {last_words()}"
@@ -191,15 +192,18 @@ def _look(wanted: Any) -> dict[str, Any]:
         told = ask_socket("/api/v1/members", (b"200",))
         members = told["members"]
     except (OSError, ValueError, KeyError) as error:
-        return {"answers": False, "coordinator": None, "unseen": sorted(wanted), "reason": str(error) or "no answer"}
+        failed = {"answers": False, "coordinator": None, "unseen": sorted(wanted), "expelled": False}
+        return {**failed, "reason": str(error) or "no answer"}
     alive = {member["id"] for member in members if member["state"] == "alive"}
-    coordinator = health.get("coordinator")
+    coordinator, expelled = health.get("coordinator"), health.get("expelled", False)
+    reason = "other members say that it was expelled" if expelled else "no coordinator"
     own: dict[str, Any] = next((member for member in members if member["name"] == told.get("answered_by")), {})
     return {
         "answers": True,
         "coordinator": coordinator,
         "unseen": sorted(wanted - alive),
-        "reason": "" if coordinator else "no coordinator",
+        "reason": "" if coordinator else reason,
+        "expelled": expelled,
         "labels": own.get("labels"),
         "address": own.get("address"),
     }

@@ -29,6 +29,7 @@ def serve(wire: Wire, ssh_connection: str) -> None:
         "apply": lambda ask: _alone(wire, ask, lambda: install.apply(ask, wire.step, staging)),
         "request": newcomer.request,
         "accept": newcomer.accept,
+        "retire": lambda ask: _alone(wire, ask, lambda: removal.retire(ask, wire.step)),
         "take": joining.take,
         "start": lambda ask: newcomer.start(staging) if newcomer.granted else install.start(ask, staging),
         "wait": install.wait,

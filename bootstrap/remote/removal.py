@@ -1,5 +1,5 @@
-"""Removes the agent, its workloads and its files. Named volumes, plans' own files and Docker stay unless told
-otherwise.
+"""Removes the agent, its workloads and its files; or only its workloads and who it was. Named volumes, plans' own
+files and Docker stay unless told otherwise.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ import re
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from typing import Any
 
 from bootstrap.remote import layout
 from bootstrap.remote.install import is_installed
 from bootstrap.remote.probe import engine_answers
-from bootstrap.remote.system import disk_failure, lines, read, run
+from bootstrap.remote.system import disk_failure, lines, must, read, run
 from bootstrap.remote.wire import Failure
 
 STOP_TIMEOUT_S = 60.0
@@ -23,6 +24,7 @@ GRACE_S = 5.0  # for plain processes between SIGTERM and SIGKILL
 RUN_MARK = b"MUSTER_RUN="
 """In the environment of every process that the agent runs as a workload."""
 STACKS = layout.DATA + "/stacks"
+LEDGER, IDENTITY = "ledger.db", "identity"
 DIRECTORIES = (layout.ROOT, layout.CONFIG_DIRECTORY, layout.LOGS, layout.RUN, layout.DATA)
 GENERATED = ("docker-compose.yml", "endpoints.json", "endpoints")
 """What the agent itself writes into a stack's directory."""
@@ -50,6 +52,24 @@ def remove(ask: dict[str, Any], step: Any) -> dict[str, Any]:
         step("removing files")
         _files(bool(data_kept), mounts)
     return {"removed": removed, "kept": kept, "left": left(mounts, keep_stacks=bool(data_kept))}
+
+
+def retire(ask: dict[str, Any], step: Callable[[str], None]) -> bool:
+    """End the agent that this host was, which was expelled: the next one makes keys and a ledger of its own.
+
+    What it ran was replaced elsewhere. The identity goes last: while it is there, this can be done again. Raises
+    Failure.
+    """
+    step("ending the agent that was expelled")
+    must(["systemctl", "stop", layout.UNIT])
+    end_processes()
+    if engine_answers():
+        _containers(ask["cluster"], False, False, [], [])
+    shutil.rmtree(layout.RETIRED, ignore_errors=True)
+    os.mkdir(layout.RETIRED, 0o700)
+    for name in (*sorted(name for name in os.listdir(layout.DATA) if name.startswith(LEDGER)), IDENTITY):
+        os.rename(os.path.join(layout.DATA, name), os.path.join(layout.RETIRED, name))
+    return True
 
 
 def end_processes() -> None:

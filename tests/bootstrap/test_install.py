@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import msgspec
 import pytest
 
 from agent.errors import MusterError
-from agent.home import Home
+from agent.home import Home, open_home, remember
+from agent.model.api import TargetView
 from bootstrap.bundle import Bundle, Target
 from bootstrap.certificates import certify
 from bootstrap.connection import Connection
@@ -32,7 +34,10 @@ BUNDLE = Bundle(version="1", path=Path("bundle"), size=1, sha256="0" * 64, manif
 
 
 class Helper:
-    """One host's side of a connection: it remembers what it was asked. It answers once `after` was asked to `until`."""
+    """One host's side of a connection: it remembers what it was asked. It answers once `after` was asked to `until`.
+
+    `once`: what changes there when it is asked that for the first time.
+    """
 
     def __init__(
         self,
@@ -46,6 +51,7 @@ class Helper:
         self.asked: list[str] = []
         self.written: dict[str, str] = {}
         self.reached: dict[str, asyncio.Event] = {do: asyncio.Event() for do in ("unpack", "apply")}
+        self.once: dict[str, Callable[[], object]] = {}
         self.after = after.reached[until] if after is not None else None
         self._answers: dict[str, Any] = {
             "probe": msgspec.to_builtins(facts(clock_ms=time.time_ns() // 1_000_000, **found)),
@@ -67,7 +73,9 @@ class Helper:
             self.reached[do].set()
         if do not in self._answers:
             raise MusterError(f"{do} goes wrong")
-        return self._answers[do]
+        answer = self._answers[do]
+        self.once.pop(do, lambda: None)()
+        return answer
 
     async def close(self) -> None:
         """Nothing is held."""
@@ -266,3 +274,80 @@ def test_what_is_wrong_with_the_installing_itself_ends_it_before_a_host_is_chang
     with pytest.raises(ZeroDivisionError):
         install(monkeypatch, home, "n1\n", {"n1": helper})
     assert CHANGING.isdisjoint(helper.asked)
+
+
+# A host whose agent was expelled
+
+
+class Members:
+    """What the cluster's members answer: `expelled` ids are known to all of them."""
+
+    def __init__(self, *expelled: str) -> None:
+        self.expelled = frozenset(f"member:{each}" for each in expelled)
+        self.signed: list[tuple[str, str]] = []
+
+    async def __aenter__(self) -> Members:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Nothing is held."""
+
+    async def health(self) -> None:
+        """One of them lives."""
+
+    async def target(self, target: str) -> TargetView:
+        return TargetView(target=target, revision=2, act="expel" if target in self.expelled else "enrol")
+
+    async def submit(self, act: str, target: str, _body: object) -> None:
+        self.signed.append((act, target))
+
+
+def expelled_host(home: Home, *, knows: bool) -> tuple[Home, Helper, Host, Host]:
+    """A cluster's host, who it was and who it is next. `knows`: whether its home knows of the expulsion."""
+    before, after = host("n1"), host("n1")
+    home, helper = member(home, before, {})
+    if knows:
+        home = remember(home, members=[])
+    told = {"answers": True, "coordinator": None, "unseen": (), "reason": "no coordinator", "expelled": True}
+    helper.answers("wait", told)
+    helper.answers("request", msgspec.to_builtins(before.request(address="10.0.0.7")))
+    helper.answers("accept", None)
+    helper.answers("retire", True)
+
+    def retired() -> None:
+        helper.answers("request", msgspec.to_builtins(after.request(address="10.0.0.7")))
+        helper.answers("wait", {"answers": True, "coordinator": "n2", "unseen": (), "reason": ""})
+
+    helper.once["retire"] = retired
+    return home, helper, before, after
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_a_host_that_was_expelled_becomes_a_new_member_under_its_name(
+    monkeypatch: pytest.MonkeyPatch, home: Home, knows: bool
+) -> None:
+    home, helper, before, after = expelled_host(home, knows=knows)
+    members = Members(before.id)
+    monkeypatch.setattr("agent.client.home_client", lambda _home: members)
+    results, _ = install(monkeypatch, home, "n1\n", {"n1": helper})
+    assert (results["n1"].state, results["n1"].what) == ("installed", "")
+    assert "it had been expelled" in results["n1"].notes[0]
+    assert members.signed == [("enrol", f"member:{after.id}")]
+    assert helper.asked.count("retire") == 1
+    assert [(known.id, known.name) for known in open_home(home.path).cluster.members] == [(after.id, "n1")]
+
+
+def test_a_host_that_only_says_that_it_was_expelled_stays_who_it_is(
+    monkeypatch: pytest.MonkeyPatch, home: Home
+) -> None:
+    home, helper, _, _ = expelled_host(home, knows=False)
+    monkeypatch.setattr("agent.client.home_client", lambda _home: Members())
+    results, _ = install(monkeypatch, home, "n1\n", {"n1": helper})
+    assert results["n1"].state == "failed"
+    assert "retire" not in helper.asked
+
+
+def test_a_dry_run_tells_that_a_host_was_expelled(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:
+    home, helper, _, _ = expelled_host(home, knows=False)
+    results, _ = install(monkeypatch, home, "n1\n", {"n1": helper}, dry=True)
+    assert results["n1"].changed == ("identity (it was expelled)",)

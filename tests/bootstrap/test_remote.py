@@ -196,6 +196,41 @@ def test_a_directory_that_is_a_disk_of_its_own_is_emptied(tmp_path: Path) -> Non
     assert list(tmp_path.rglob("*")) == [tmp_path / "data"]
 
 
+def test_an_agent_that_was_expelled_leaves_the_place_to_the_next_and_what_it_ran_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it was stopped in the middle, after the ledger was moved away."""
+    said: list[str] = []
+
+    def run(argv: list[str], **_: object) -> system.Output:
+        said.append(" ".join(argv))
+        return system.Output(0, "c1\n", "")
+
+    monkeypatch.setattr(layout, "DATA", str(tmp_path))
+    monkeypatch.setattr(layout, "RETIRED", str(tmp_path / "retired"))
+    monkeypatch.setattr(removal, "must", lambda argv: said.append(" ".join(argv)))
+    monkeypatch.setattr(removal, "run", run)
+    monkeypatch.setattr(removal, "engine_answers", lambda: True)
+    monkeypatch.setattr(removal, "end_processes", lambda: said.append("processes end"))
+    for name in ("stacks/shop/data", "identity", "retired"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("ledger.db", "ledger.db-wal", "identity/grant.json", "retired/of one before"):
+        (tmp_path / name).touch()
+    removal.retire({"cluster": "c"}, said.append)
+    removed = "docker rm --force c1"
+    assert said.index("systemctl stop muster-agent.service") < said.index("processes end") < said.index(removed)
+    assert not any("volume rm" in each for each in said)
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == [
+        "retired/identity/grant.json",
+        "retired/ledger.db",
+        "retired/ledger.db-wal",
+    ]
+    assert (tmp_path / "stacks/shop/data").is_dir()
+    (tmp_path / "identity").mkdir()
+    removal.retire({"cluster": "c"}, said.append)
+    assert not (tmp_path / "identity").exists()
+
+
 def test_a_disk_below_a_directory_stays_with_what_is_on_it_and_the_rest_goes(tmp_path: Path) -> None:
     for name in ("data/blobs", "data/stacks/shop/photos", "data/stacks/other"):
         (tmp_path / name).mkdir(parents=True)
@@ -523,6 +558,14 @@ def test_a_systemd_that_says_nothing_is_not_an_agent_that_does_not_run(
 def test_without_systemd_there_is_no_unit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "under_systemd", lambda: False)
     assert probe.unit_state() == {"active": "", "enabled": "", "stale": False, "restarts": 0}
+
+
+def test_an_agent_that_was_expelled_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"/health": {"coordinator": None, "expelled": True}, "/api/v1/members": {"members": [], "answered_by": "n1"}}
+    monkeypatch.setattr(install, "ask_socket", lambda path, _accepted: told[path])
+    seen = install.wait({"timeout_s": 1e6, "members": []})
+    assert seen["expelled"]
+    assert seen["reason"] == "other members say that it was expelled"
 
 
 def test_an_agent_that_systemd_does_not_start_again_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from agent.doctor import host
 from agent.doctor.host import host_findings
 from agent.model.doctor import DiskUse, DockerUse, Enrolled, Finding, Firewall, PortUse, Unit, WantedPort
+from agent.model.expulsion import Expulsion
 from agent.model.report import RuntimeInfo
 from tests.doctor.hosts import CONFIG, sight, well
 
@@ -38,6 +39,14 @@ def unit(**changes: Any) -> Unit:
 
 def test_a_host_that_is_well_has_no_findings() -> None:
     assert found() == []
+
+
+def test_who_was_expelled_is_told_by_whom_and_how_it_comes_back() -> None:
+    told = Expulsion(by="ann", at="2026-01-01T00:00:00Z", reason="stolen")
+    (finding,) = found(expelled=told, ledger=None, peers=())
+    assert (finding.severity, finding.check, finding.where) == ("error", "ledger", "n1")
+    assert finding.what == "this host was expelled from the cluster, by ann at 2026-01-01T00:00:00Z: stolen"
+    assert "`bootstrap install hosts.txt --limit n1`" in finding.fix
 
 
 CASES: list[tuple[dict[str, Any], str, str, str]] = [

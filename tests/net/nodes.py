@@ -11,6 +11,7 @@ from pathlib import Path
 from agent.model.types import AgentId, Digest
 from agent.net.addresses import AddressPolicy
 from agent.net.dialler import BackOff
+from agent.net.frames import RefusalReason
 from agent.net.handshake import LocalAgent, Standing
 from agent.net.link import DownReason, PeerInfo
 from agent.net.links import LinkTable
@@ -38,6 +39,7 @@ class Node:
         self.boot = boot
         self.ups: list[PeerInfo] = []
         self.downs: list[tuple[AgentId, DownReason]] = []
+        self.refusals: set[tuple[AgentId, RefusalReason]] = set()
         self.frames: list[tuple[AgentId, Frame]] = []
         self.reads: list[int] = []  # how many frames there were behind each
         self.alives = 0
@@ -91,6 +93,9 @@ class Node:
 
     def frames_over(self) -> None:
         self.reads.append(len(self.frames))
+
+    def refused(self, peer: AgentId, reason: RefusalReason) -> None:
+        self.refusals.add((peer, reason))
 
     def link_down(self, peer: AgentId, reason: DownReason) -> None:
         self.downs.append((peer, reason))

@@ -357,7 +357,7 @@ async def test_an_expelled_peer_is_cut_and_stays_out(pair: list[Node]) -> None:
         a.table.review()
         assert a.downs == [(b.id, "expelled")]
         assert not a.table.send(b.id, CancelFrame(id=1))
-        await wait_for(lambda: b.table.refusals.get(a.id) == "expelled")
+        await wait_for(lambda: (a.id, "expelled") in b.refusals)
         assert not a.linked(b)
         assert a.table.counts["refused-expelled"] >= 1
 
@@ -394,7 +394,7 @@ async def test_unknown_peers_are_bounded(trio: list[Node], monkeypatch: pytest.M
         b.knows(a)
         await wait_for(lambda: a.linked(b))
         c.knows(a)
-        await wait_for(lambda: c.table.refusals.get(a.id) == "busy")
+        await wait_for(lambda: (a.id, "busy") in c.refusals)
         assert not a.linked(c)
 
 

@@ -30,7 +30,6 @@ from agent.model.instruction import Act, Body, Drain, Enrol, Expel, InstructionR
 from agent.model.stack import Service, Stack
 from agent.model.status import Status
 from agent.model.types import AgentId
-from agent.net.frames import FrameReader, decode_frame, encode_frame
 from agent.node.context import Peer
 from agent.node.core import NodeCore, NodeSettings
 from agent.node.effects import (
@@ -57,6 +56,7 @@ from agent.swim import SwimConfig
 from tests.support.hosts import all_right, running
 from tests.support.ledger import CLUSTER, START_MS, genesis_entry, key_of_host, key_of_person, member
 from tests.support.memory_disk import MemoryDisk
+from tests.support.words import over_the_wire
 
 MAX_SPINS = 20  # timers at one moment; more would burn a core in a real agent
 OFTEN = Compaction(every_entries=3, kept_entries=0)  # a snapshot every few entries, nothing kept behind it
@@ -347,7 +347,8 @@ class Cluster:
                 self._unlink(node.name, other.name)
 
     def _link_up(self) -> bool:
-        """Whoever is wanted by one of the two, or is its seed, is linked, unless a ledger names it as expelled.
+        """Whoever is wanted by one of the two, or is its seed, is linked, unless a ledger names it as expelled; who
+        dials and is so named is told.
 
         Whether anybody was.
         """
@@ -359,7 +360,10 @@ class Cluster:
                     continue
                 if other.id not in one.wanted and other.name not in one.seeds:
                     continue
-                if one.id in other.up.context.state.expelled or other.id in one.up.context.state.expelled:
+                if one.id in other.up.context.state.expelled:
+                    one.up.expelled.told(other.id)
+                    continue
+                if other.id in one.up.context.state.expelled:
                     continue
                 self._links.add(pair)
                 for node, peer in ((one, other), (other, one)):
@@ -485,14 +489,6 @@ class Cluster:
                 hand_in(node.core, node.when)
 
         self._queue.append(arrive)
-
-
-def over_the_wire(frame: Frame) -> Frame:
-    """Encoded and decoded: what doesn't survive that, no peer ever hears."""
-    reader = FrameReader(1 << 24)
-    reader.feed(encode_frame(frame))
-    (content,) = reader.frames()
-    return decode_frame(content)
 
 
 def jti_of(text: str) -> str:

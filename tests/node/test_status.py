@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from agent.control.facts import ClusterFacts, HostFacts
+from agent.model.expulsion import Expulsion
 from agent.model.ledger import AssignedPort, LevelEntry
 from agent.model.report import HostReport, HostResources, ObservedReplica, ReplicaState, RuntimeInfo
 from agent.model.stack import Volume
@@ -99,6 +100,25 @@ def test_what_a_host_has_is_what_it_reported_last() -> None:
     facts = {"n1": up(ledger, "n1", resources=has), "n3": HostFacts(liveness="alive", awaited=True)}
     resources = {host.name: host.resources for host in build_status(ledger.state, view(ledger, facts)).hosts}
     assert (resources["n1"], resources["n3"]) == (has, None)
+
+
+def test_who_was_expelled_is_told_that_and_nothing_of_a_majority_that_it_cant_see() -> None:
+    ledger = shop()
+    told = Expulsion(told_by=("n2", "n3"))
+    cut_off = view(ledger, leader=None, linked=frozenset(), stale=True, expelled=told)
+    (problem,) = build_status(ledger.state, cut_off).problems
+    assert (problem.severity, problem.where) == ("error", "host n1")
+    assert problem.what == "n2 and n3 say that this host was expelled"
+    assert "`bootstrap install hosts.txt --limit n1`" in problem.fix
+    assert "`bootstrap uninstall hosts.txt --limit n1`" in problem.fix
+
+
+def test_one_that_says_so_to_a_member_is_named_and_hides_nothing() -> None:
+    ledger = shop()
+    facts = {"n3": HostFacts(liveness="dead", lost=True)}
+    found = build_status(ledger.state, view(ledger, facts, expelled=Expulsion(told_by=("n2",)))).problems
+    assert ("warning", "n2 says that this host was expelled") in [(each.severity, each.what) for each in found]
+    assert "is dead: no agent hears it" in [each.what for each in found]
 
 
 def up(ledger: Ledger, name: str, *replicas: ObservedReplica, **changes: Any) -> HostFacts:

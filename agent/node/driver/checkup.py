@@ -12,7 +12,7 @@ import contextlib
 import ipaddress
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +35,7 @@ from agent.model.doctor import (
 )
 from agent.model.types import AgentId
 from agent.net.addresses import all_addresses, is_loopback
+from agent.node.context import Context
 from agent.node.driver.announcing import Announcing
 from agent.node.driver.hosting import Hosting
 from agent.node.driver.loop import Driver
@@ -129,7 +130,7 @@ class Checkup:
         async def part(name: str, work: Callable[..., T], *arguments: Any, default: Any, **options: Any) -> T:
             return await _in_time(name, asyncio.to_thread(work, *arguments, **options), default, unchecked)
 
-        member = self._driver.state.members.get(context.id)
+        member, expelled = self._driver.state.members.get(context.id), self._driver.core.expelled.keeps_out
         addresses = await part("addresses", all_addresses, default=())
         near = tuple(a.network for a in addresses if is_loopback(config.listen) or not is_loopback(a.ip))
         here = asyncio.gather(
@@ -173,13 +174,9 @@ class Checkup:
             units=units,
             peers=peers,
             closed=closed,
-            ledger=LedgerSight(
-                term=context.raft.term,
-                commit=context.raft.commit,
-                applied=context.state.index,
-                coordinator=context.leader,
-            ),
+            ledger=_ledger(context) if expelled is None else None,
             unchecked=unchecked,
+            expelled=expelled,
         )
 
     def _ports(self) -> tuple[tuple[int, Protocol], ...]:
@@ -212,7 +209,7 @@ class Checkup:
 
     async def _peers(self, own_networks: tuple[str, ...]) -> tuple[PeerSight, ...]:
         context = self._driver.core.context
-        others = self._ring([m for m in self._driver.state.members.values() if m.id != context.id])
+        others = self._ring([m for m in self._known() if m.id != context.id])
         began = self._loop.time()
         slots = asyncio.Semaphore(CONNECTS_AT_ONCE)
         places = [self._network.place_of(each.id) or (each.address, each.peer_port) for each in others]
@@ -250,10 +247,14 @@ class Checkup:
         ordered = sorted(others, key=lambda member: (member.id < me, member.id))
         return ordered[:MAX_TRIED_MEMBERS]
 
+    def _known(self) -> Collection[Member]:
+        """Nobody, if none of them has anything to do with this host any more."""
+        return self._driver.state.members.values() if self._driver.core.expelled.keeps_out is None else ()
+
     async def _closed(self) -> tuple[PublishedPort, ...]:
         """Of the replicas' ports those that no connection can be made to from here."""
         state, me = self._driver.state, self._driver.core.context.id
-        published = published_ports(state, me)
+        published = published_ports(state, me) if self._known() else ()
         slots = asyncio.Semaphore(CONNECTS_AT_ONCE)
         met = await asyncio.gather(
             *(self._connects(state.members[each.host].address, each.port, slots) for each in published)
@@ -296,6 +297,15 @@ async def _in_time(name: str, work: Awaitable[T], default: T, unchecked: dict[st
 
 def _no_docker() -> DockerUse | None:
     return None
+
+
+def _ledger(context: Context) -> LedgerSight:
+    return LedgerSight(
+        term=context.raft.term,
+        commit=context.raft.commit,
+        applied=context.state.index,
+        coordinator=context.leader,
+    )
 
 
 def _enrolled(member: Member) -> Enrolled:

@@ -34,12 +34,16 @@ class DoctorService:
         self._driver, self._checkup = driver, checkup
 
     async def ask(self, names: Sequence[str], *, log: bool = False) -> AsyncGenerator[HostAnswer]:
-        """An answer of each named member, or of all, as they come. Raises NotFound for names that aren't members'."""
+        """An answer of each named member, or of all, as they come; of this host alone if it was expelled.
+
+        Raises NotFound for names that aren't members'.
+        """
         members = {member.name: member.id for member in self._driver.state.members.values()}
         if unknown := sorted(set(names) - members.keys()):
-            known = ", ".join(sorted(members))
-            raise errors.NotFound(f"no member is called {', '.join(unknown)}", fix=f"Members: {known}.")
-        asked = [members[name] for name in sorted(names or members)]
+            listed = ", ".join(sorted(members))
+            raise errors.NotFound(f"no member is called {', '.join(unknown)}", fix=f"Members: {listed}.")
+        known = members if self._driver.core.expelled.keeps_out is None else {}
+        asked = [members[name] for name in sorted(names or known)] or [self._driver.core.context.id]
         tasks = {asyncio.create_task(self._answer_of(host, log), name=f"doctor {host}"): host for host in asked}
         deadline = asyncio.get_running_loop().time() + ALL_WITHIN_S
         try:

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from agent.host import HostObservation
 from agent.model.events import Event
+from agent.model.expulsion import back_or_away
 from agent.model.instruction import InstructionResult
 from agent.model.types import AgentId
 from agent.node.context import Peer
@@ -136,6 +137,11 @@ class Driver:
         """From the link table."""
         logger.info("link with %s is gone: %s", self.core.context.name_of(peer), reason)
         self._bring(lambda: self.core.link_down(peer, now()))
+
+    def expelled(self, by: AgentId) -> None:
+        """From the link table: a peer refuses us as expelled."""
+        if self.core.expelled.told(by) and (told := self.core.expelled.look()) is not None:
+            logger.warning("%s: %s", told.what, back_or_away(self.core.context.own_name))
 
     def frame(self, sender: AgentId, frame: Frame) -> None:
         """From the link table; `frames_over` follows, behind all that came together."""

@@ -14,6 +14,7 @@ from agent.model.types import AgentId, Digest
 from agent.net.addresses import AddressPolicy, all_addresses
 from agent.net.beats import Beat, Beats
 from agent.net.datagrams import Datagrams, Envelope
+from agent.net.frames import RefusalReason
 from agent.net.handshake import LocalAgent, Standing
 from agent.net.link import DownReason, PeerInfo
 from agent.net.links import LinkTable
@@ -37,6 +38,8 @@ class Inputs(Protocol):
     def link_up(self, peer: Peer) -> None: ...
 
     def link_down(self, peer: AgentId, reason: str) -> None: ...
+
+    def expelled(self, by: AgentId) -> None: ...
 
     def frame(self, sender: AgentId, frame: Frame) -> None: ...
 
@@ -187,6 +190,11 @@ class Network:
                 epoch=peer.epoch,
             )
         )
+
+    def refused(self, peer: AgentId, reason: RefusalReason) -> None:
+        """It takes no link with us. Most reasons pass, or are counted."""
+        if reason == "expelled":
+            self.inputs.expelled(peer)
 
     def link_down(self, peer: AgentId, reason: DownReason) -> None:
         """The link is gone."""

@@ -111,6 +111,7 @@ class AgentService:
             applied=context.state.index,
             agent_version=__version__,
             epoch=context.state.epoch,
+            expelled=self._driver.core.expelled.keeps_out is not None,
         )
 
     async def submit(self, token: str, body: bytes) -> InstructionResult:

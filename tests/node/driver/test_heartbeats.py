@@ -56,6 +56,9 @@ class Side:
     def frames_over(self) -> None:
         """Each frame is looked at as it comes."""
 
+    def expelled(self, by: str) -> None:
+        raise AssertionError(f"{by} refuses it")
+
     def link_down(self, peer: str, reason: str) -> None:
         self.linked = False
 

@@ -122,6 +122,14 @@ async def test_an_expelled_agent_is_cut_off_by_the_wire() -> None:
         await wait_for(lambda: at.wire.expelled == [at.id("n3")])
 
 
+async def test_that_peers_refuse_it_as_expelled_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    async with bench() as at:
+        for name in ("n2", "n3", "n2"):
+            at.driver.expelled(at.id(name))
+    (said,) = [record.getMessage() for record in caplog.records if "expelled" in record.getMessage()]
+    assert said.startswith("n2 says that this host was expelled: `bootstrap install hosts.txt --limit n1`")
+
+
 async def test_what_peers_ask_the_host_goes_to_who_serves_it() -> None:
     async with bench() as at:
         await at.coordinate()

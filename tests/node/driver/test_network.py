@@ -48,6 +48,9 @@ class Inputs(SimpleNamespace):
     def link_down(self, peer: str, reason: str) -> None:
         self.seen.append((peer, reason))
 
+    def expelled(self, by: str) -> None:
+        self.seen.append(f"expelled, says {by}")
+
 
 def network(identities: list[Identity]) -> tuple[Network, ClusterState]:
     """n1's, not listening. Called inside a loop."""
@@ -118,6 +121,14 @@ async def test_a_link_is_told_with_what_our_ledger_knows(identities: list[Identi
         Peer(id=member.id, known=False, agent_version="0.2.0", boot=4, frames=1),
         (member.id, "lost"),
     ]
+
+
+async def test_of_refusals_only_an_expulsion_is_told(identities: list[Identity]) -> None:
+    net, _ = network(identities)
+    net.refused(identities[1].id, "busy")
+    net.refused(identities[2].id, "expelled")
+    assert isinstance(net.inputs, Inputs)
+    assert net.inputs.seen == [f"expelled, says {identities[2].id}"]
 
 
 async def test_a_frame_that_no_peer_takes_is_dropped_and_counted(
