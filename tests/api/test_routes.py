@@ -77,6 +77,7 @@ async def test_health_is_open_to_everybody(anonymous: aiohttp.ClientSession, run
             "applied": 1,
             "agent_version": "0.1.0",
             "epoch": 1,
+            "expelled": False,
         }
     running.node.leader = None
     async with anonymous.get("/health") as response:

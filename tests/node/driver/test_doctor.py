@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from agent.model.cluster import Member
 from agent.model.doctor import Examination, HostAnswer
+from agent.model.expulsion import Expulsion
 from agent.model.types import AgentId
 from agent.node.driver.doctor import DoctorService
 from agent.node.messages import Examine, Examined, Reply
@@ -21,9 +22,14 @@ class Peers:
     answer: HostAnswer
     state: object = field(default_factory=lambda: Ledger().state)
     peers: tuple[AgentId, ...] = ()
+    keeps_out: Expulsion | None = None
 
     @property
     def core(self) -> Peers:
+        return self
+
+    @property
+    def expelled(self) -> Peers:
         return self
 
     @property
@@ -62,3 +68,13 @@ async def test_a_host_cant_answer_as_another() -> None:
     told = (answer.id, answer.host, answer.examination.id, answer.examination.name)
     assert told == (member("n2").id, "n2", member("n2").id, "n2")
     assert answer.offset_ms < 0
+
+
+async def test_who_was_expelled_answers_for_itself_alone() -> None:
+    class Look:
+        async def examine(self, *, log: bool) -> Examination:
+            return Examination(id=member("n1").id, name="n1")
+
+    peers = Peers(HostAnswer(id=None, host="n2"), keeps_out=Expulsion(told_by=("n2",)))
+    service = DoctorService(peers, Look())  # type: ignore[arg-type]  # all of them that is used here
+    assert [answer.host async for answer in service.ask([])] == ["n1"]
