@@ -73,7 +73,7 @@ def make_plan(host: InventoryHost, facts: Facts, options: Options, own: Target, 
     """
     _check(facts)
     python = choose_python(facts, own)
-    notes: list[str] = []
+    notes = [f"its agent didn't run, {facts.installed.ended}"] if facts.installed.ended else []
     off_s = facts.clock_ms / 1000 - now_s
     if abs(off_s) > CLOCK_TOLERANCE_S:
         side = "ahead of" if off_s > 0 else "behind"

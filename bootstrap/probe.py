@@ -57,13 +57,16 @@ class InterfaceAddress(Struct, frozen=True, kw_only=True):
 
 
 class Installed(Struct, frozen=True, kw_only=True):
-    """What of Muster is installed there. `certificate` is in PEM, `config` the text of agent.toml."""
+    """What of Muster is installed there. `certificate` is in PEM, `config` the text of agent.toml. `ended`: how
+    an agent was found that should be running, else empty.
+    """
 
     config: Annotated[str, Meta(max_length=1_048_576)] | None
     certificate: Annotated[str, Meta(max_length=65_536)] | None
     granted: bool
     active: Text
     enabled: Text
+    ended: str
 
 
 class Facts(Struct, frozen=True, kw_only=True):

@@ -45,10 +45,9 @@ class Looked(Struct, frozen=True, kw_only=True):
 
 
 class Started(Struct, frozen=True, kw_only=True):
-    """The answer to `start`: whether that did anything, and how an agent was found that should have been running."""
+    """The answer to `start`: whether that did anything."""
 
     did: bool
-    ended: str
 
 
 class Seen(Struct, frozen=True, kw_only=True):
@@ -179,8 +178,6 @@ class Site:
         if started.did:
             ran = self.facts is not None and self.facts.installed.active == "active"
             self.changed.append("restarted" if restart else "enabled" if ran else "started")
-        if started.ended:
-            self.notes.append(f"its agent didn't run, {started.ended}")
 
     async def wait(self, members: list[AgentId], timeout_s: float) -> Seen:
         """Wait until its agent sees these members."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from bootstrap.remote import layout, tree
 from bootstrap.remote.firewall import open_firewall
-from bootstrap.remote.probe import engine_answers, unit_state
+from bootstrap.remote.probe import engine_answers, last_words, unit_state
 from bootstrap.remote.system import lines, must, put, run, shown, which
 from bootstrap.remote.wire import Failure
 
@@ -26,7 +26,6 @@ CONNECT_TIMEOUT_S = 3.0  # to a peer on the LAN
 SOCKET_TIMEOUT_S = 10.0
 MAX_ANSWER_BYTES = 16_777_216
 BLOCK_BYTES = 65_536  # of an answer at a time
-JOURNAL_LINES = "8"
 
 COMPOSE_PACKAGES = ("docker-compose-v2", "docker-compose")
 
@@ -87,22 +86,18 @@ def install_docker() -> list[str]:
 
 
 def start(ask: dict[str, Any], staging: tree.Staging) -> dict[str, Any]:
-    """Enable the unit and start it; `restart` if it runs an outdated version.
-
-    `did`: whether that did anything. `ended`: how an agent was found that should have been running.
-    """
+    """Enable the unit and start it; `restart` if it runs an outdated version. `did`: whether that did anything."""
     state = unit_state()
     enabled = state["enabled"] == "enabled"
     if enabled and state["active"] == "active" and not ask["restart"]:
-        return {"did": False, "ended": ""}
-    ended = _how_it_ended(state["active"]) if enabled and state["active"] != "active" else ""
+        return {"did": False}
     load_unit(state)
     if state["active"] == "failed":
         run(["systemctl", "reset-failed", layout.UNIT])
     until_it_runs("restart" if ask["restart"] else "start")
     if not enabled:  # which reloads; the start needn't wait for that
         enable(staging)
-    return {"did": True, "ended": ended}
+    return {"did": True}
 
 
 def until_it_runs(verb: str) -> None:
@@ -126,19 +121,6 @@ def load_unit(state: dict[str, Any]) -> None:
     """The unit as it is in its file, by what `unit_state` said: a reload starts a dozen programs. Raises Failure."""
     if state["stale"]:
         must(["systemctl", "daemon-reload"])
-
-
-def _how_it_ended(active: str) -> str:
-    """In systemd's words and its own: "failed (watchdog): …"."""
-    result = run(["systemctl", "show", "--property=Result", "--value", layout.UNIT]).out.strip()
-    return f"{active} ({result}): {last_words()}"
-
-
-def last_words() -> str:
-    """The end of the agent's journal, on one line."""
-    said = run(["journalctl", "-u", layout.UNIT, "-n", JOURNAL_LINES, "-o", "cat", "--no-pager"]).out
-    own = [line for line in lines(said) if "muster-agent.service" not in line and layout.UNIT not in line]
-    return " / ".join(line.strip() for line in own[-3:]) or "it says nothing"
 
 
 def wait(ask: dict[str, Any]) -> dict[str, Any]:

@@ -13,8 +13,8 @@ import time
 from typing import Any
 
 from bootstrap.remote import layout, tree
-from bootstrap.remote.install import enable, last_words, load_unit, until_it_runs
-from bootstrap.remote.probe import unit_state
+from bootstrap.remote.install import enable, load_unit, until_it_runs
+from bootstrap.remote.probe import last_words, unit_state
 from bootstrap.remote.system import hold, must, run
 from bootstrap.remote.wire import Failure
 
@@ -56,7 +56,7 @@ class Joining:
         """Wait until the agent that has its grant runs, and enable it; as `install.start`. Raises Failure."""
         until_it_runs("start")
         enable(staging, reload=self._looked)
-        return {"did": True, "ended": ""}
+        return {"did": True}
 
     def end(self) -> None:
         """Stop an agent that got no grant."""

@@ -25,6 +25,7 @@ _ASK_PYTHON = (
     " *[m for m in " + repr(MODULES) + " if u.find_spec(m) is None])"
 )
 ENGINE_TIMEOUT_S = 10.0  # a busy dockerd answers within one
+JOURNAL_LINES = "8"
 DOCKER_SOCKET = "/var/run/docker.sock"
 LISTENING = {"tcp": "0A", "udp": "07"}
 """The state of a socket that waits for others (proc(5), /proc/net/tcp; the kernel's tcp_states.h)."""
@@ -53,7 +54,7 @@ def probe(ask: dict[str, Any], ssh_connection: str) -> dict[str, Any]:
 
 
 def installed() -> dict[str, Any]:
-    """What of Muster is installed."""
+    """What of Muster is installed. `ended`: how an agent was found that should be running, else empty."""
     config = read(layout.CONFIG)
     certificate = read(layout.DATA + "/identity/certificate.pem")
     unit = unit_state()
@@ -63,7 +64,21 @@ def installed() -> dict[str, Any]:
         "granted": os.path.exists(layout.GRANT),
         "active": unit["active"],
         "enabled": unit["enabled"],
+        "ended": _how_it_ended(unit["active"]) if unit["enabled"] == "enabled" and unit["active"] != "active" else "",
     }
+
+
+def _how_it_ended(active: str) -> str:
+    """In systemd's words and its own: "failed (watchdog): …"."""
+    result = run(["systemctl", "show", "--property=Result", "--value", layout.UNIT]).out.strip()
+    return f"{active} ({result}): {last_words()}"
+
+
+def last_words() -> str:
+    """The end of the agent's journal, on one line."""
+    said = run(["journalctl", "-u", layout.UNIT, "-n", JOURNAL_LINES, "-o", "cat", "--no-pager"]).out
+    own = [line for line in lines(said) if "muster-agent.service" not in line and layout.UNIT not in line]
+    return " / ".join(line.strip() for line in own[-3:]) or "it says nothing"
 
 
 def unit_state() -> dict[str, Any]:

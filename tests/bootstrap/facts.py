@@ -51,6 +51,7 @@ def facts(**changes: Any) -> Facts:
             "granted": False,
             "active": "inactive",
             "enabled": "",
+            "ended": "",
         },
     }
     made: Facts = convert(told | changes, Facts, "facts")

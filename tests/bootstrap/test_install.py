@@ -57,7 +57,7 @@ class Helper:
             "probe": msgspec.to_builtins(facts(clock_ms=time.time_ns() // 1_000_000, **found)),
             "look": {"present": True, "damaged": ()},
             "apply": {"changed": (), "notes": ()},
-            "start": {"did": False, "ended": ""},
+            "start": {"did": False},
             "wait": {"answers": True, "coordinator": "n1", "unseen": (), "reason": ""}
             | {"labels": labels, "address": address},
         }
@@ -184,7 +184,7 @@ def member(
     request = one.request(address=address)
     genesis = make_genesis(home, [request], now_ms=1_700_000_000_000, labels={request.id: labels})
     there = {"certificate": certify(home, request), "granted": True, "active": "active"}
-    installed = {"config": None, "enabled": "enabled"} | there | unit
+    installed = {"config": None, "enabled": "enabled", "ended": ""} | there | unit
     return remember_members(home, genesis.members), Helper({"installed": installed}, labels, address)
 
 
@@ -214,7 +214,7 @@ def test_an_agent_that_does_not_run_is_started_and_one_that_would_not_after_a_bo
     monkeypatch: pytest.MonkeyPatch, home: Home, unit: dict[str, str], change: str, dry: bool
 ) -> None:
     home, helper = member(home, host("n1"), {}, **unit)
-    helper.answers("start", {"did": True, "ended": ""})
+    helper.answers("start", {"did": True})
     results, _ = install(monkeypatch, home, "n1\n", {"n1": helper}, dry=dry)
     assert results["n1"].changed == (change,)
 
@@ -255,10 +255,11 @@ def test_a_host_that_the_list_calls_otherwise_keeps_its_name_in_the_cluster(
     assert 'name = "n1"' in helper.written["/etc/muster/agent.toml"]
 
 
-def test_an_agent_that_had_ended_is_told_of_with_how(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:
-    home, helper = member(home, host("n1"), {}, active="activating")
-    helper.answers("start", {"did": True, "ended": "activating (watchdog): it says nothing"})
-    results, _ = install(monkeypatch, home, "n1\n", {"n1": helper})
+@pytest.mark.parametrize("dry", [True, False])
+def test_an_agent_that_had_ended_is_told_of_with_how(monkeypatch: pytest.MonkeyPatch, home: Home, dry: bool) -> None:
+    home, helper = member(home, host("n1"), {}, active="activating", ended="activating (watchdog): it says nothing")
+    helper.answers("start", {"did": True})
+    results, _ = install(monkeypatch, home, "n1\n", {"n1": helper}, dry=dry)
     assert results["n1"].changed == ("started",)
     assert results["n1"].notes == ("its agent didn't run, activating (watchdog): it says nothing",)
 

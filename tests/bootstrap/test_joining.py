@@ -108,7 +108,7 @@ def test_it_is_enabled_once_it_runs_and_systemd_reads_its_units_anew_only_if_it_
     newcomer = Joining()
     newcomer.accept(grant_for(newcomer.request(ASK)))
     del systemd.said[:]
-    assert newcomer.start(tree.Staging()) == {"did": True, "ended": ""}
+    assert newcomer.start(tree.Staging()) == {"did": True}
     enabling = " ".join(["systemctl", "enable", "--quiet", *options, "muster-agent.service"])
     assert systemd.said == ["systemctl start muster-agent.service", enabling]
     newcomer.end()

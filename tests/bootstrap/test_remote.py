@@ -575,13 +575,21 @@ def test_an_agent_that_systemd_does_not_start_again_is_not_waited_for(monkeypatc
     assert seen["reason"] == "the agent doesn't answer: the ledger is damaged"
 
 
-def test_an_agent_that_should_run_and_does_not_is_told_of_with_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(argv: list[str], timeout_s: float = 0.0) -> system.Output:
-        said = {"show": "watchdog\n", "journalctl": "INFO    linked with n1\n", "start": ""}
+@pytest.mark.parametrize(
+    ("active", "enabled", "ended"),
+    [
+        ("activating", "enabled", "activating (watchdog): INFO    linked with n1"),
+        ("active", "enabled", ""),
+        ("inactive", "disabled", ""),
+    ],
+)
+def test_an_agent_that_should_run_and_does_not_is_told_of_with_its_end(
+    monkeypatch: pytest.MonkeyPatch, active: str, enabled: str, ended: str
+) -> None:
+    def run(argv: list[str]) -> system.Output:
+        said = {"show": "watchdog\n", "journalctl": "INFO    linked with n1\n"}
         return system.Output(0, next(text for word, text in said.items() if word in argv), "")
 
-    monkeypatch.setattr(install, "run", run)
-    state = {"active": "activating", "enabled": "enabled", "stale": False, "restarts": 3}
-    monkeypatch.setattr(install, "unit_state", lambda: state)
-    ended = "activating (watchdog): INFO    linked with n1"
-    assert install.start({"restart": False}, tree.Staging()) == {"did": True, "ended": ended}
+    monkeypatch.setattr(probe, "run", run)
+    monkeypatch.setattr(probe, "unit_state", lambda: {"active": active, "enabled": enabled})
+    assert probe.installed()["ended"] == ended
