@@ -59,14 +59,10 @@ def _agent(exam: Examination) -> Iterator[Finding]:
         fix = "`bootstrap install hosts.txt` from the operator's machine repairs it, or enrols the host anew."
         yield _found(exam, "error", "agent", f"{path} isn't there: no agent starts without it", fix)
     if not exam.running:
-        state = f"the unit is {unit.active}" if unit is not None and unit.active else f"there is no unit {AGENT_UNIT}"
-        if unit is not None and unit.result not in ("", "success"):
-            state += f" ({unit.result})"
-        last = f"; its last words: {exam.log[-1]}" if exam.log else ""
-        fix = f"`sudo systemctl start {AGENT_UNIT}`, then `journalctl -u {AGENT_UNIT} -n 50` if it ends again."
-        if unit is not None and unit.active == "failed" and exam.log:  # systemd gave up, as it was told to
-            fix = f"Do what its last words say; then {fix}"
-        yield _found(exam, "error", "agent", f"the agent isn't running: {state}{last}", fix)
+        if unit is not None and unit.active == "active":
+            yield _silent(exam, unit)
+        elif CONFIGURATION not in exam.unchecked:  # else that is why
+            yield _stopped(exam, unit)
     if unit is None:
         return
     if unit.active == "active" and unit.enabled not in ("", "enabled", "enabled-runtime"):
@@ -80,6 +76,27 @@ def _agent(exam: Examination) -> Iterator[Finding]:
 def _expelled(exam: Examination) -> Iterator[Finding]:
     if exam.expelled is not None:
         yield _found(exam, "error", "ledger", exam.expelled.what, back_or_away(exam.name if exam.enrolled else "HOST"))
+
+
+def _silent(exam: Examination, unit: Unit) -> Finding:
+    """Of an agent that runs and wasn't heard."""
+    last = f"; its last words: {exam.log[-1]}" if exam.log else ""
+    if unit.said:
+        fix = f"Do what its last words say (`journalctl -u {AGENT_UNIT} -n 5`); then it goes on by itself."
+        return _found(exam, "error", "agent", f"the agent doesn't serve now: {unit.said}{last}", fix)
+    fix = f"`sudo agent doctor` asks it; if it doesn't answer that either, `sudo systemctl restart {AGENT_UNIT}`."
+    return _found(exam, "error", "agent", f"the agent runs (its unit is active), but wasn't heard{last}", fix)
+
+
+def _stopped(exam: Examination, unit: Unit | None) -> Finding:
+    state = f"the unit is {unit.active}" if unit is not None and unit.active else f"there is no unit {AGENT_UNIT}"
+    if unit is not None and unit.result not in ("", "success"):
+        state += f" ({unit.result})"
+    last = f"; its last words: {exam.log[-1]}" if exam.log else ""
+    fix = f"`sudo systemctl start {AGENT_UNIT}`, then `journalctl -u {AGENT_UNIT} -n 50` if it ends again."
+    if unit is not None and unit.active == "failed" and exam.log:  # systemd gave up, as it was told to
+        fix = f"Do what its last words say; then {fix}"
+    return _found(exam, "error", "agent", f"the agent isn't running: {state}{last}", fix)
 
 
 def _unit(exam: Examination, name: str) -> Unit | None:

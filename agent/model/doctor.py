@@ -78,13 +78,16 @@ class Firewall(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Unit(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A systemd unit, in systemd's words. `restarts` since it was loaded."""
+    """A systemd unit, in systemd's words. `restarts` since it was loaded. `said`: what it last told systemd of itself
+    (sd_notify(3), STATUS).
+    """
 
     name: str
     active: str
     enabled: str = ""
     result: str = ""
     restarts: int = 0
+    said: str = ""
 
 
 class PeerSight(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -119,7 +119,7 @@ def units(names: Sequence[str]) -> tuple[Unit, ...]:
         return ()
     found = []
     for name in names:
-        values = _shown(name, "LoadState,ActiveState,UnitFileState,Result,NRestarts")
+        values = _shown(name, "LoadState,ActiveState,UnitFileState,Result,NRestarts,StatusText")
         if values.get("LoadState") in (None, "not-found"):
             continue
         restarts = values.get("NRestarts", "0")
@@ -130,6 +130,7 @@ def units(names: Sequence[str]) -> tuple[Unit, ...]:
                 enabled=values.get("UnitFileState", ""),
                 result=values.get("Result", ""),
                 restarts=int(restarts) if restarts.isdecimal() else 0,
+                said=values.get("StatusText", ""),
             )
         )
     return tuple(found)

@@ -136,6 +136,10 @@ def test_an_agent_whose_configuration_has_a_slip_is_started_again_by_who_correct
     host, slip = desk.lab.host("n3"), "sed -i 's/^name = /nmae = /' /etc/muster/agent.toml"
     host.run(["sh", "-c", f"{slip}; systemctl restart muster-agent"], check=False)
     assert unit_of(host) == ("failed", "0")
+    (told,) = agent_findings(host)
+    assert told["what"].startswith("no agent starts with this configuration: ")
+    planned = desk.install("--dry-run", "--limit", "n3")["hosts"]["n3"]
+    assert any(note.startswith("its agent didn't run, failed (exit-code): ") for note in planned["notes"])
     host.run(["sh", "-c", "sed -i 's/^nmae = /name = /' /etc/muster/agent.toml; systemctl start muster-agent"])
     desk.wait_all_alive(["n1", "n2", "n3", "n4"])
 
@@ -147,6 +151,8 @@ def test_an_agent_that_waits_for_room_on_its_disk_says_so_on_its_host(desk: Desk
     host.run(["systemctl", "start", "muster-agent"])
     asked = host.run(["agent", "status"], check=False)
     assert "the agent of this host doesn't serve now: Waiting for room on the disk" in asked.stderr
+    (told,) = agent_findings(host)
+    assert told["what"].startswith("the agent doesn't serve now: Waiting for room on the disk; its last words: ")
     assert unit_of(host) == ("active", "0")
     host.run(["sh", "-c", f"systemctl stop muster-agent; umount {data}; systemctl start muster-agent"])
     desk.wait_all_alive(["n1", "n2", "n3", "n4"])
@@ -169,6 +175,13 @@ def test_a_host_whose_ledger_is_damaged_says_what_to_do_once_and_waits_for_someb
         assert told in asked.stdout + asked.stderr
     shown = host.run(["systemctl", "status", "muster-agent"], check=False).stdout
     assert told in next(line for line in shown.splitlines() if "Status: " in line)
+
+
+def agent_findings(host: Host) -> list[dict[str, str]]:
+    """The errors that `agent doctor` there finds of its agent: that it doesn't serve, and why."""
+    document = json.loads(host.run(["agent", "doctor", "--json"], check=False).stdout)
+    errors = (finding for finding in document["findings"] if finding["severity"] == "error")
+    return [finding for finding in errors if finding["check"] in ("agent", "config")]
 
 
 def unit_of(host: Host) -> tuple[str, str]:

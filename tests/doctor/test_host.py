@@ -180,6 +180,28 @@ def test_without_an_agent_its_unit_and_last_words_are_told() -> None:
     assert killed.fix.startswith("`sudo systemctl start muster-agent`"), "systemd tries again"
 
 
+def test_an_agent_that_waits_for_room_on_the_disk_is_not_called_stopped() -> None:
+    full = "ERROR /var/lib/muster: no space left on device. Make room there. It then goes on by itself."
+    waiting = unit(said="Waiting for room on the disk")
+    (told,) = host_findings(replace(well("n1"), running=False, units=(waiting,), log=("INFO starting", full)))
+    assert told.what == f"the agent doesn't serve now: Waiting for room on the disk; its last words: {full}"
+    assert told.fix == ("Do what its last words say (`journalctl -u muster-agent -n 5`); then it goes on by itself.")
+
+
+def test_an_agent_that_runs_and_was_not_heard_is_not_called_stopped() -> None:
+    (told,) = host_findings(replace(well("n1"), running=False, units=(unit(),)))
+    assert told.what == "the agent runs (its unit is active), but wasn't heard"
+    assert told.fix.startswith("`sudo agent doctor` asks it")
+
+
+@pytest.mark.parametrize("active", ["inactive", "failed", "activating"])
+def test_of_an_agent_that_ends_by_its_configuration_only_that_is_told(active: str) -> None:
+    units, unchecked = (unit(active=active, result="exit-code"),), {"configuration": "agent.toml:1: not TOML"}
+    (told,) = host_findings(replace(well("n1"), running=False, units=units, unchecked=unchecked))
+    assert told.what == "no agent starts with this configuration: agent.toml:1: not TOML"
+    assert "sudo systemctl restart muster-agent" in told.fix
+
+
 @given(
     st.builds(
         DiskUse,
