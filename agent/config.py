@@ -5,7 +5,6 @@ The file is TOML (`/etc/muster/agent.toml`), keys as in `Config`. Every key has 
 """
 
 import difflib
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -14,7 +13,7 @@ from msgspec import Meta, Struct, inspect
 
 from agent.errors import InputError, StorageError, TooLarge
 from agent.model.addresses import is_ip
-from agent.model.decode import convert
+from agent.model.decode import convert, parse_toml, text_of
 from agent.model.explain import shown, shown_key
 from agent.model.stack import RuntimeName
 from agent.model.types import HostAddress, Label, Labels, Port
@@ -135,11 +134,7 @@ def read_config(
         raise StorageError(f"can't be read: {error.strerror}", where=str(file)) from None
     if len(data) > MAX_FILE_BYTES:
         raise TooLarge(f"more than {MAX_FILE_BYTES} bytes", where=str(file))
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"not UTF-8 at byte {error.start}", where=str(file)) from None
-    return parse_config(text, environ, flags, file=str(file))
+    return parse_config(text_of(data, str(file)), environ, flags, file=str(file))
 
 
 def _checked(values: Mapping[str, object], where: Callable[[str], str]) -> dict[str, Any]:
@@ -162,10 +157,7 @@ def _usual(key: str, value: object) -> object:
 
 
 def _of_file(text: str, file: str) -> dict[str, Any]:
-    try:
-        values = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError: TOMLDecodeError, and integers of thousands of digits
-        raise InputError(f"not valid TOML: {error}", where=file) from None
+    values = parse_toml(text, file)
     for key in values:
         if key not in KEYS:
             raise InputError(f"unknown key {shown_key(key)}{_near(key, KEYS)}", where=file)

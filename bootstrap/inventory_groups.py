@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from graphlib import CycleError, TopologicalSorter
 from typing import Final
 
 from agent.model.explain import shown
@@ -10,6 +11,7 @@ from bootstrap.inventory_lines import Line, Pair, Token, fail
 
 ALL: Final = "all"
 UNGROUPED: Final = "ungrouped"
+MAX_SHOWN_GROUPS: Final = 8  # of a cycle: enough to find the others
 KINDS: Final = ("hosts", "vars", "children")
 
 _NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
@@ -75,8 +77,13 @@ class Groups:
         for name, token in self._named.items():
             if name not in self._hosts and name not in (ALL, UNGROUPED):
                 fail(self._file, token, f"there is no group {shown(name)}")
-        for name in self._children:
-            self._check_cycle(name, (name,))
+        try:
+            TopologicalSorter(self._children).prepare()
+        except CycleError as error:
+            path: list[str] = error.args[1][::-1]  # from a group to one that it names, and so on, back to the first
+            around = path if len(path) <= MAX_SHOWN_GROUPS else [*path[: MAX_SHOWN_GROUPS - 2], "…", path[-1]]
+            what = f"the group {shown(path[-1])} is in itself: {' → '.join(around)}"
+            fail(self._file, self._children[path[-2]][path[-1]], what)
 
     def of(self, host: str) -> list[str]:
         """The groups that the host is in, also by other groups; not `all` and `ungrouped`."""
@@ -101,12 +108,6 @@ class Groups:
                     depths[name] = depths[inner] + 1
                     rounds.append(name)
         return depths
-
-    def _check_cycle(self, name: str, path: tuple[str, ...]) -> None:
-        for child, token in self._children.get(name, {}).items():
-            if child in path:
-                fail(self._file, token, f"the group {shown(child)} is in itself: {' → '.join((*path, child))}")
-            self._check_cycle(child, (*path, child))
 
     def _check_name(self, token: Token) -> None:
         if not _NAME.fullmatch(token.text):

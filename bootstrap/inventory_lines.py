@@ -105,16 +105,16 @@ def _words(line: str, number: int, file: str) -> Iterator[Token]:
 
 def expand(file: str, token: Token, pattern: str) -> list[str]:
     """`web[01:03]` → web01 web02 web03. Several ranges multiply. Raises InputError."""
-    match = _BRACKETS.search(pattern)
-    if match is None:
-        if "[" in pattern or "]" in pattern:
-            fail(file, token, f"brackets that don't match in {shown(pattern)}")
-        return [pattern]
-    before, after = pattern[: match.start()], expand(file, token, pattern[match.end() :])
-    values = _range(file, token, match[1])
-    if len(values) * len(after) > MAX_RANGE:
-        fail(file, token, f"{shown(pattern)} stands for more than {MAX_RANGE} hosts")
-    return [f"{before}{value}{rest}" for value in values for rest in after]
+    names, rest = [""], pattern
+    while (match := _BRACKETS.search(rest)) is not None:
+        before, rest = rest[: match.start()], rest[match.end() :]
+        values = _range(file, token, match[1])
+        if len(names) * len(values) > MAX_RANGE:
+            fail(file, token, f"{shown(pattern)} stands for more than {MAX_RANGE} hosts")
+        names = [f"{name}{before}{value}" for name in names for value in values]
+    if "[" in rest or "]" in rest:
+        fail(file, token, f"brackets that don't match in {shown(pattern)}")
+    return [f"{name}{rest}" for name in names]
 
 
 def _range(file: str, token: Token, text: str) -> list[str]:

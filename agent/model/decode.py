@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import tomllib
 from typing import Any, NoReturn, TypeVar, overload
 
 import msgspec
@@ -79,6 +80,24 @@ def convert(obj: object, type_: Any, where: str = "$") -> Any:
         _refuse(obj, type_, where, error)
 
 
+def text_of(data: bytes, where: str) -> str:
+    """UTF-8 as text; raises InputError."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"not UTF-8 at byte {error.start}", where=where) from None
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """The plain tree of a TOML text; raises InputError."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise InputError("nested too deep", where=where) from None
+    except ValueError as error:  # TOMLDecodeError, and integers of thousands of digits
+        raise InputError(f"not valid TOML: {error}", where=where) from None
+
+
 def _refuse(tree: object, type_: Any, where: str, error: Exception) -> NoReturn:
     problem = explain(tree, type_, where)
     if problem is not None:
@@ -132,10 +151,7 @@ class _Hooks:
 
 def _parse(data: bytes, where: str) -> object:
     """The plain tree of strict JSON."""
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"not UTF-8 at byte {error.start}", where=where) from None
+    text = text_of(data, where)
     _check_depth(text, where)
     hooks = _Hooks()
     try:

@@ -83,7 +83,7 @@ def _read(repository: str) -> _Found | None:
             raise TypeError("a helper's name is a text")
         own = auth.AuthConfig({"auths": config.auths}).resolve_authconfig(registry)
         header = _header(own) if own else ""
-    except (DockerException, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (DockerException, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         # The library checks little. The cause isn't kept: it has what was read.
         raise _unreadable(str(find_config_file()), type(error).__name__) from None
     called = auth.INDEX_URL if registry == auth.INDEX_NAME else registry
@@ -105,7 +105,7 @@ async def _ask(found: _Found, timeout_s: float) -> _Said | None:
         if len(output) > MAX_HELPER_BYTES:
             raise ValueError("longer than any")
         said = msgspec.json.decode(output, type=_Said)
-    except ValueError as error:  # whose text may have the secret
+    except (ValueError, RecursionError) as error:  # whose text may have the secret
         raise _unreadable(source, type(error).__name__) from None
     return said if said.Username or said.Secret else None
 

@@ -163,6 +163,24 @@ def test_each_mistake_is_told_at_its_place(text: str, place: str, what: str) -> 
     assert what in caught.value.what
 
 
+def test_however_many_groups_a_host_is_in_through_each_other_they_are_read() -> None:
+    children = "".join(
+        f"[g{i}:children]\ng{i + 1}\nh{i + 1}\n[h{i}:children]\ng{i + 1}\nh{i + 1}\n" for i in range(1000)
+    )
+    assert len(one(f"{children}[g1000]\nn1\n[h1000]\n").labels) == 2001
+
+
+def test_groups_that_contain_each_other_in_a_long_circle_are_told_in_one_line() -> None:
+    circle = "".join(f"[g{i}:children]\ng{(i + 1) % 3000}\n" for i in range(3000))
+    with pytest.raises(InputError, match=r"the group \"g\d+\" is in itself: (g\d+ → ){6}… → g\d+$"):
+        parse_inventory(circle)
+
+
+def test_as_many_ranges_as_a_line_holds_are_read() -> None:
+    with pytest.raises(InputError, match="expected at most 253 characters, got 1601"):
+        parse_inventory(f"n{'[1:1]' * 1600}")
+
+
 def test_all_mistakes_are_told_at_once() -> None:
     with pytest.raises(InputError) as caught:
         parse_inventory("a b\nn1 port=0\nn2\nn3 x=1 x=2\nn4 ansible_prot=22\nn2\n")

@@ -145,7 +145,8 @@ def test_no_runtime_is_a_witness() -> None:
         ("name = 2024-01-01", "agent.toml: name: expected text, got a date"),
         ("api_port = 1\napi_port = 2", "agent.toml: not valid TOML: Cannot overwrite a value"),
         ("api_port =", "agent.toml: not valid TOML"),
-        ("a = " + "[" * 10_000, "agent.toml: not valid TOML"),
+        ("a = " + "[" * 10_000, "agent.toml: nested too deep"),
+        ("labels = " + "{a=" * 10_000, "agent.toml: nested too deep"),
         ("a = " + "9" * 5000, "agent.toml: not valid TOML"),
     ],
 )

@@ -26,7 +26,7 @@ PATIENCE_S = 5.0
 
 @pytest.fixture
 def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configure:
-    """Writes Docker's own configuration, with a credential helper called `odd`, and gives its path."""
+    """Writes Docker's own configuration, with a credential helper called `odd`, and gives its path; a text as it is."""
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
 
@@ -34,7 +34,7 @@ def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configure:
         helper = tmp_path / "docker-credential-odd"
         helper.write_text(f"#!/bin/sh\n{script}\n")
         helper.chmod(0o755)
-        (tmp_path / "config.json").write_text(json.dumps(content))
+        (tmp_path / "config.json").write_text(content if isinstance(content, str) else json.dumps(content))
         return str(tmp_path / "config.json")
 
     return write
@@ -118,6 +118,7 @@ async def test_a_helper_that_is_missing_is_named(configure: Configure) -> None:
         {"credHelpers": "secret"},
         {"credsStore": ["secret"]},
         [1],
+        '{"auths": ' + "[" * 10_000,
     ],
 )
 async def test_a_configuration_that_is_malformed_is_named(configure: Configure, content: object) -> None:
@@ -131,6 +132,7 @@ async def test_a_configuration_that_is_malformed_is_named(configure: Configure, 
     "script",
     [
         *(f"echo '{said}'" for said in ("secret", "", "[]", "7", "{}", '{"Username": "secret"}', '{"Secret": 1}')),
+        f'echo \'{{"Username": "secret", "Secret": "secret", "x": {"[" * 10_000}\'',
         "echo secret; exit 1",
         'head -c 70000 /dev/zero | tr \'\\0\' \' \'; echo \'{"Username": "secret", "Secret": "secret"}\'',
     ],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import tomllib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ from agent import __version__, raft
 from agent.config import Config
 from agent.errors import InputError, NeedsRepair
 from agent.host import HostContext, HostObservation, HostPolicy
-from agent.model.decode import convert
+from agent.model.decode import convert, parse_toml, text_of
 from agent.net.addresses import all_addresses, usable_addresses
 from agent.net.handshake import LocalAgent
 from agent.node.core import NodeCore, NodeSettings
@@ -305,8 +304,6 @@ def read_policy(path: Path) -> HostPolicy:
     except OSError as error:
         raise refused("can't be read", error, path) from error
     try:
-        return convert(tomllib.loads(data.decode("utf-8")), HostPolicy, f"{path}: $")
+        return convert(parse_toml(text_of(data, str(path)), str(path)), HostPolicy, f"{path}: $")
     except InputError as error:
         raise NeedsRepair.of(error) from None
-    except ValueError as error:  # tomllib's, or a byte that isn't UTF-8
-        raise NeedsRepair.of(InputError(f"not valid TOML: {error}", where=str(path))) from None
