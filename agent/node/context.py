@@ -13,7 +13,7 @@ from agent.node.clock import LedgerClock
 from agent.node.effects import Effect, Send
 from agent.node.instant import Instant
 from agent.node.messages import CallFrame, CancelFrame, Failed, Frame, Reply, ReplyFrame, Request
-from agent.node.versions import FRAME_VERSION, SINCE
+from agent.node.versions import FRAME_VERSION
 from agent.raft import Raft
 from agent.state import ClusterState
 from agent.swim import MemberState, Swim
@@ -32,10 +32,6 @@ class Peer(Struct, frozen=True, kw_only=True):
     epoch: int = 1
     boot: int = 0
     frames: int = FRAME_VERSION
-
-    def understands(self, kind: type[Struct]) -> bool:
-        """Whether this link's version knows that kind of frame, request, reply or message."""
-        return SINCE.get(kind, 1) <= self.frames
 
 
 class Lead(NamedTuple):

@@ -62,6 +62,9 @@ def tell_applied(chronicle: Chronicle, context: Context, applied: Applied, when:
             state=result.outcome,
             by=result.by,
         )
+    if applied.ignored:
+        about: EventKind = "phase" if applied.kind == "phase" else "assignment"
+        chronicle.tell(when, about, f"the coordinator's plan changed nothing: {applied.ignored}", stack=applied.stack)
     if applied.kind == "phase":
         for name in sorted(applied.stacks):
             if (stack_state := state.stacks.get(name)) is not None:

@@ -3,8 +3,8 @@
 Each side's hello says the highest version it knows; the link speaks the lower one, `Peer.frames`. What a version knows
 stays as it is for good; a later one may only add:
 
-- a kind (frame, request, reply, message of consensus): with its version in `SINCE`. Whoever sends it asks
-  `Peer.understands` first, and does without where the peer doesn't: that one would drop it, and count it.
+- a kind (frame, request, reply, message of consensus): with its version in `SINCE`. Whoever sends it looks
+  at `Peer.frames` first, and does without where that is lower: the peer would drop it, and count it.
 - a field with a default, in a struct that takes unknown ones: an earlier agent ignores it, a later one reads the
   default where an earlier one says nothing. So the default has to mean what was so before.
 

@@ -29,7 +29,7 @@ class Vitals(Struct):
         """
         raft = self.context.raft
         heard = frozenset(raft.active_members(now))
-        matched = {follower.id: follower.match for follower in raft.followers()}
+        matched = {member: progress.match for member, progress in raft.followers().items()}
         health: dict[AgentId, AgentHealth] = {}
         for member in (*self.context.state.members, *raft.configuration.voters):
             if member in health:

@@ -59,7 +59,7 @@ from agent.raft.errors import (
     TransferRefused,
 )
 from agent.raft.messages import Message
-from agent.raft.ready import Envelope, FollowerStatus, Persist, ReadState, Ready, Role, SoftState
+from agent.raft.ready import Envelope, Persist, ReadState, Ready, Role, SoftState
 
 __all__ = [
     "MAX_ENTRY_BYTES",
@@ -70,7 +70,6 @@ __all__ = [
     "Entry",
     "EntryKind",
     "Envelope",
-    "FollowerStatus",
     "HardState",
     "Life",
     "LogDiverged",

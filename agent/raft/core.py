@@ -14,7 +14,8 @@ from agent.raft.leadership import Leadership
 from agent.raft.log import open_log
 from agent.raft.membership import Membership
 from agent.raft.messages import Message, ReadIndex
-from agent.raft.ready import FollowerStatus, Ready, Role
+from agent.raft.progress import Progress
+from agent.raft.ready import Ready, Role
 from agent.raft.roles import Roles
 from agent.raft.state import RaftState
 
@@ -344,7 +345,7 @@ class Raft:
         leadership = self._roles.leadership
         return leadership.active_members(now) if leadership is not None else ()
 
-    def followers(self) -> tuple[FollowerStatus, ...]:
+    def followers(self) -> Mapping[str, Progress]:
         """On a leader: the progress of every other member, sorted by id. On others: nothing."""
         leadership = self._roles.leadership
-        return leadership.replication.followers() if leadership is not None else ()
+        return leadership.replication.progress if leadership is not None else {}

@@ -84,11 +84,3 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
         """Whether it has work beyond network and disk; otherwise nothing that others look at has changed."""
         news = self.restore, self.offered, self.soft
         return bool(self.committed or self.reads) or any(each is not None for each in news)
-
-
-class FollowerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What a leader knows of one other member. `match`: on its disk up to here. `state`: probe, replicate, snapshot."""
-
-    id: str
-    match: int
-    state: str

@@ -6,7 +6,6 @@ from agent.raft.entry import Entry
 from agent.raft.messages import Append, AppendResponse, InstallSnapshot, InstallSnapshotResponse
 from agent.raft.progress import Progress, ProgressState
 from agent.raft.quorum import committed_index
-from agent.raft.ready import FollowerStatus
 from agent.raft.state import RaftState
 
 
@@ -193,10 +192,3 @@ class Replication:
         state = self._state
         others = [voter for voter in state.configuration.voters if voter != state.id]
         return max(others, key=lambda voter: (voter in state.linked, self.progress[voter].match), default=None)
-
-    def followers(self) -> tuple[FollowerStatus, ...]:
-        """The progress of every other member, sorted by id."""
-        return tuple(
-            FollowerStatus(id=member, match=progress.match, state=progress.state.value)
-            for member, progress in self.progress.items()
-        )

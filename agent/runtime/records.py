@@ -32,7 +32,6 @@ class Record(Struct, frozen=True, kw_only=True):
     agent: AgentId
     name: str
     revision: int
-    generation: int
     spec_hash: str
     ports: tuple[AssignedPort, ...]
     stop_grace_ms: int
@@ -44,7 +43,6 @@ class Record(Struct, frozen=True, kw_only=True):
     started_at: int = 0
     earlier: dict[str, tuple[int, int]] = {}
     ended: bool = False
-    finished_at: int = 0
     exit_code: int | None = None
     reason: str = ""
 

@@ -110,7 +110,6 @@ class Supervisor:
             agent=self._agent,
             name=spec.container_name,
             revision=spec.revision,
-            generation=spec.generation,
             spec_hash=spec.hash,
             ports=spec.ports,
             stop_grace_ms=spec.stop_grace_ms,
@@ -197,7 +196,7 @@ class Supervisor:
         with self._lock:
             self._codes.pop(record.run, None)
             present = self._records.read(record.key)
-            ended = replace(record, ended=True, finished_at=_now_ms(), exit_code=code, reason=reason or _how(code))
+            ended = replace(record, ended=True, exit_code=code, reason=reason or _how(code))
             if present is None or present.run != record.run:
                 return ended
             if present.ended:

@@ -162,14 +162,13 @@ def _raise_level(base: ClusterState, entry: LevelEntry) -> tuple[ClusterState, A
     if entry.level > STATE_LEVEL:
         raise UnknownEntry(f"the ledger goes to level {entry.level}, this version knows {STATE_LEVEL}")
     if entry.level <= base.level:
-        ignored = f"the ledger is at level {base.level} already"
-        return base, Applied(index=base.index, at=base.at, kind="level", ignored=ignored)
+        return base, Applied(index=base.index, at=base.at, kind="level")
     return replace(base, level=entry.level), Applied(index=base.index, at=base.at, kind="level")
 
 
 def _coordinate(base: ClusterState, entry: AssignEntry | PhaseEntry) -> tuple[ClusterState, Applied]:
     kind: EntryName = "assign" if isinstance(entry, AssignEntry) else "phase"
-    applied = Applied(index=base.index, at=base.at, kind=kind)
+    applied = Applied(index=base.index, at=base.at, kind=kind, stack=entry.stack)
     try:
         if isinstance(entry, PhaseEntry):
             return set_phase(base, entry), replace(applied, stacks=frozenset({entry.stack}))

@@ -116,7 +116,8 @@ class Applied(Struct, frozen=True, kw_only=True):
 
     `at` is ledger time after it. `result` is set for instructions (`act` too when the signature held). `members` were
     entered, replaced or removed; `stacks` changed in anything but their assignments; `assigned` were
-    made or replaced, `released` are gone. `ignored`: why an entry of the coordinator's changed nothing, else empty.
+    made or replaced, `released` are gone. `stack` is that of an entry of the coordinator's, `ignored` why it changed
+    nothing, else empty.
     """
 
     index: int
@@ -128,4 +129,5 @@ class Applied(Struct, frozen=True, kw_only=True):
     stacks: frozenset[Label] = frozenset()
     assigned: frozenset[ReplicaKey] = frozenset()
     released: frozenset[ReplicaKey] = frozenset()
+    stack: Label = ""
     ignored: str = ""

@@ -9,7 +9,6 @@ import pytest
 from msgspec import Struct
 
 from agent.node import versions
-from agent.node.context import Peer
 from agent.node.messages import CancelFrame, RaftFrame, TakenFrame
 from agent.node.versions import FRAME_VERSION, OLDEST_FRAME_VERSION, spoken_with
 from agent.raft.messages import Heartbeat
@@ -110,10 +109,6 @@ def test_a_kind_that_is_kept_from_whoever_does_not_know_it_may_come(monkeypatch:
     _say_something_else(later)
     assert shapes.differences(earlier, later, FRAME_VERSION + 1) == []
     assert shapes.differences(earlier, later, FRAME_VERSION + 2) != []
-    for frames in (FRAME_VERSION, FRAME_VERSION + 1):
-        peer = Peer(id="p" * 26, known=True, agent_version="1.2.3", frames=frames)
-        assert peer.understands(CancelFrame)
-        assert peer.understands(PulseFrame) == (frames > FRAME_VERSION)
 
 
 def test_a_link_speaks_the_lower_of_both_versions(monkeypatch: pytest.MonkeyPatch) -> None:

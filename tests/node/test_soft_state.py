@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from agent.host import HostContext, HostObservation, desired
 from agent.model.events import Event
 from agent.model.instruction import Remove
+from agent.model.ledger import AssignEntry, PhaseEntry, encode_entry
 from agent.model.report import HostReport, ObservedReplica
 from agent.model.stack import PortSpec
 from agent.node.chronicle import KEPT_EVENTS
@@ -331,6 +332,22 @@ def test_a_listener_at_any_agent_hears_what_the_coordinator_tells(cluster: Clust
         (event,) = [event for event in events if event.kind == "instruction"]
         assert event.what == "ann deployed stack:shop, revision 1"
         assert (event.stack, event.revision, event.by, event.state) == ("shop", 1, "ann", "applied")
+
+
+def test_what_the_coordinator_planned_and_the_ledger_did_not_take_is_told_with_why(cluster: Cluster) -> None:
+    coordinator = cluster.elect()
+    coordinator.deploy()
+    cluster.run(0.5)
+    events = listening(cluster, coordinator)
+    for entry in (
+        AssignEntry(at=coordinator.when.wall_ms, stack="shop", revision=7),
+        PhaseEntry(at=coordinator.when.wall_ms, stack="shop", revision=7, phase="healthy"),
+    ):
+        coordinator.up.context.raft.propose(encode_entry(entry), cluster.now)
+    cluster.run(0.5)
+    why = "the coordinator's plan changed nothing: planned from revision 7 of shop, which is at 1"
+    told = [(event.kind, event.stack, event.what) for event in events if "changed nothing" in event.what]
+    assert told == [("assignment", "shop", why), ("phase", "shop", why)]
 
 
 def test_each_agent_numbers_its_events_itself_without_a_gap(cluster: Cluster) -> None:

@@ -298,8 +298,8 @@ class Transcript:
             log = f"log {raft.first_index}-{raft.last_index} commit={raft.commit} applied={raft.applied}"
             who = f"{raft.role.value} term={raft.term} leader={raft.leader}"
             self._say(f"{id}: {who} {log} {_configuration(raft.configuration)}")
-            for follower in raft.followers():
-                self._say(f"   {follower.id}: {follower.state} match={follower.match}")
+            for follower, progress in raft.followers().items():
+                self._say(f"   {follower}: {progress.state.value} match={progress.match}")
 
 
 def play(text: str) -> str:

@@ -160,8 +160,10 @@ def test_an_entry_of_the_past_stops_the_agent() -> None:
         apply(ledger.state, 1, encode_entry(LevelEntry(at=1, level=1)))
 
 
-def test_a_known_level_again_is_ignored() -> None:
-    assert Ledger().propose(LevelEntry(at=1, level=1))[0].ignored
+def test_a_lower_level_changes_nothing() -> None:
+    ledger = Ledger()
+    ledger.propose(LevelEntry(at=1, level=STATE_LEVEL), LevelEntry(at=1, level=1))
+    assert ledger.state.level == STATE_LEVEL
 
 
 def test_an_act_of_a_later_level_changes_nothing_until_the_ledger_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
