@@ -1,8 +1,7 @@
 """The ledger's async face: one writer thread, one transaction for all writes that wait (group commit).
 
     ledger, boot = await Ledger.open(path, agent_id=…, genesis_entry=…)
-    await ledger.write(ready.persist)     # returns when it is on disk (fsync)
-    ledger.put(ready.persist, told)       # the same, and `told` is called then
+    ledger.put(ready.persist, told)       # `told` is called when it is on disk (fsync)
 
 A failed write is fatal: what is on disk is unknown from then on (fsyncgate), so every later write raises as well; the
 driver ends the process, and the next start reads what is really there.
@@ -103,14 +102,8 @@ class Ledger:
             self._verified_through = min(self._verified_through, max(persist.truncate_from - 1, 0))
         self._put(persist, told)
 
-    def write(self, persist: Persist) -> asyncio.Future[None]:
-        """As `put`; the future raises what `told` would get. Whoever cancels it cancels no write."""
-        done: asyncio.Future[None] = self._loop.create_future()
-        self.put(persist, partial(_settle, done))
-        return done
-
     async def begin_epoch(self, snapshot: Snapshot) -> None:
-        """Begin again with a proven snapshot of a later epoch, instead of all that is here. Raises as `write`.
+        """Begin again with a proven snapshot of a later epoch, instead of all that is here. Raises what `put` tells.
 
         The agent has to start anew from what is on the disk then.
         """

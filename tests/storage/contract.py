@@ -14,15 +14,16 @@ from msgspec.structs import replace
 
 from agent.errors import InvariantBroken
 from agent.raft import Boot, Configuration, Entry, EntryKind, HardState, Life, Persist, Snapshot, SnapshotName
+from agent.storage.ledger import Told
 
 GENESIS = Entry(1, 0, EntryKind.NORMAL, b"genesis")
 CONFIGURATION = Configuration.of(["a", "b", "c"])
 
 
 class LogStorage(Protocol):
-    """An open log. `write` returns once everything in it is on disk."""
+    """An open log. `told` is called once everything in `persist` is on disk, or with what it failed with."""
 
-    async def write(self, persist: Persist) -> None: ...
+    def put(self, persist: Persist, told: Told) -> None: ...
 
     async def begin_epoch(self, snapshot: Snapshot) -> None: ...
 
@@ -39,6 +40,20 @@ class Disk(Protocol):
     async def crash(self) -> None:
         """The process is gone; what was acknowledged stays, nothing was closed."""
         ...
+
+
+def write(log: LogStorage, persist: Persist) -> asyncio.Future[None]:
+    """Put it; the future is done once it is on disk, and raises what the log is told."""
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def told(failure: Exception | None) -> None:
+        if failure is None:
+            done.set_result(None)
+        else:
+            done.set_exception(failure)
+
+    log.put(persist, told)
+    return done
 
 
 def entries(first: int, last: int, term: int = 1) -> tuple[Entry, ...]:
@@ -70,13 +85,13 @@ class LogStorageContract:
 
     async def test_term_and_vote_survive_a_crash(self, disk: Disk) -> None:
         log, _ = await disk.open()
-        await log.write(Persist(hard_state=HardState(term=3, vote="b")))
+        await write(log, Persist(hard_state=HardState(term=3, vote="b")))
         assert (await self.again(disk))[1].hard_state == HardState(term=3, vote="b")
 
     async def test_a_vote_taken_back_by_a_higher_term_stays_so(self, disk: Disk) -> None:
         log, _ = await disk.open()
-        await log.write(Persist(hard_state=HardState(term=3, vote="b")))
-        await log.write(Persist(hard_state=HardState(term=4)))
+        await write(log, Persist(hard_state=HardState(term=3, vote="b")))
+        await write(log, Persist(hard_state=HardState(term=4)))
         assert (await self.again(disk))[1].hard_state == HardState(term=4, vote=None)
 
     async def test_entries_survive_with_their_kind_and_data(self, disk: Disk) -> None:
@@ -86,105 +101,105 @@ class LogStorageContract:
             Entry(3, 1, EntryKind.CONFIG, CONFIGURATION.encode()),
             Entry(4, 2, EntryKind.NORMAL, bytes(range(256)) * 4096),
         )
-        await log.write(Persist(hard_state=HardState(term=2), entries=written))
+        await write(log, Persist(hard_state=HardState(term=2), entries=written))
         assert (await self.again(disk))[1].entries == (GENESIS, *written)
 
     async def test_a_conflicting_tail_is_replaced(self, disk: Disk) -> None:
         """Raft §5.3: delete the existing entry and all that follow it."""
         log, _ = await disk.open()
-        await log.write(Persist(hard_state=HardState(term=1), entries=entries(2, 6)))
-        await log.write(Persist(hard_state=HardState(term=2), truncate_from=4, entries=entries(4, 5, term=2)))
+        await write(log, Persist(hard_state=HardState(term=1), entries=entries(2, 6)))
+        await write(log, Persist(hard_state=HardState(term=2), truncate_from=4, entries=entries(4, 5, term=2)))
         assert (await self.again(disk))[1].entries == (GENESIS, *entries(2, 3), *entries(4, 5, term=2))
 
     async def test_committed_entries_are_never_truncated(self, disk: Disk) -> None:
         """ARCHITECTURE.md "Invariants, and who checks them": a follower never truncates below its commit index, it
         stops."""
         log, _ = await disk.open()
-        await log.write(Persist(hard_state=HardState(term=1), entries=entries(2, 6), commit=5))
+        await write(log, Persist(hard_state=HardState(term=1), entries=entries(2, 6), commit=5))
         with pytest.raises(InvariantBroken):
-            await log.write(Persist(truncate_from=5, entries=entries(5, 5)))
+            await write(log, Persist(truncate_from=5, entries=entries(5, 5)))
         assert (await self.again(disk))[1].entries == (GENESIS, *entries(2, 6))
 
     async def test_a_gap_in_the_log_is_refused(self, disk: Disk) -> None:
         log, _ = await disk.open()
         with pytest.raises(InvariantBroken):
-            await log.write(Persist(hard_state=HardState(term=1), entries=entries(3, 4)))
+            await write(log, Persist(hard_state=HardState(term=1), entries=entries(3, 4)))
         assert (await self.again(disk))[1].entries == (GENESIS,)
 
     async def test_compaction_keeps_the_entries_behind_the_snapshot_that_it_may(self, disk: Disk) -> None:
         log, _ = await disk.open()
-        await log.write(Persist(hard_state=HardState(term=1), entries=entries(2, 9), commit=9))
-        await log.write(Persist(snapshot=snapshot_at(7), compact_to=5))
+        await write(log, Persist(hard_state=HardState(term=1), entries=entries(2, 9), commit=9))
+        await write(log, Persist(snapshot=snapshot_at(7), compact_to=5))
         _, boot = await self.again(disk)
         assert boot.snapshot == snapshot_at(7)
         assert boot.entries == entries(6, 9)
 
     async def test_compaction_up_to_the_last_entry_leaves_the_snapshot_alone(self, disk: Disk) -> None:
         log, _ = await disk.open()
-        await log.write(Persist(hard_state=HardState(term=1), entries=entries(2, 4), commit=4))
-        await log.write(Persist(snapshot=snapshot_at(4), compact_to=4))
+        await write(log, Persist(hard_state=HardState(term=1), entries=entries(2, 4), commit=4))
+        await write(log, Persist(snapshot=snapshot_at(4), compact_to=4))
         log, boot = await self.again(disk)
         assert (boot.snapshot, boot.entries) == (snapshot_at(4), ())
-        await log.write(Persist(entries=entries(5, 5)))
+        await write(log, Persist(entries=entries(5, 5)))
         assert (await self.again(disk))[1].entries == entries(5, 5)
 
     async def test_compaction_without_a_snapshot_that_covers_it_is_refused(self, disk: Disk) -> None:
         log, _ = await disk.open()
-        await log.write(Persist(hard_state=HardState(term=1), entries=entries(2, 9), commit=9))
+        await write(log, Persist(hard_state=HardState(term=1), entries=entries(2, 9), commit=9))
         with pytest.raises(InvariantBroken):
-            await log.write(Persist(snapshot=snapshot_at(4), compact_to=5))
+            await write(log, Persist(snapshot=snapshot_at(4), compact_to=5))
         assert (await self.again(disk))[1].entries == (GENESIS, *entries(2, 9))
 
     async def test_a_leaders_snapshot_replaces_the_whole_log(self, disk: Disk) -> None:
         """Raft §5: InstallSnapshot on a follower whose log doesn't continue it."""
         log, _ = await disk.open()
-        await log.write(Persist(hard_state=HardState(term=1), entries=entries(2, 4)))
-        await log.write(Persist(hard_state=HardState(term=5), truncate_from=0, snapshot=snapshot_at(40, 4), commit=40))
+        await write(log, Persist(hard_state=HardState(term=1), entries=entries(2, 4)))
+        await write(log, Persist(hard_state=HardState(term=5), truncate_from=0, snapshot=snapshot_at(40, 4), commit=40))
         log, boot = await self.again(disk)
         assert (boot.snapshot, boot.entries, boot.commit) == (snapshot_at(40, 4), (), 40)
-        await log.write(Persist(entries=entries(41, 42, term=5)))
+        await write(log, Persist(entries=entries(41, 42, term=5)))
         assert (await self.again(disk))[1].entries == entries(41, 42, term=5)
 
     async def test_a_leaders_snapshot_may_replace_committed_entries(self, disk: Disk) -> None:
         log, _ = await disk.open()
-        await log.write(Persist(hard_state=HardState(term=1), entries=entries(2, 4), commit=4))
-        await log.write(Persist(truncate_from=0, snapshot=snapshot_at(9), commit=9))
+        await write(log, Persist(hard_state=HardState(term=1), entries=entries(2, 4), commit=4))
+        await write(log, Persist(truncate_from=0, snapshot=snapshot_at(9), commit=9))
         assert (await self.again(disk))[1].snapshot == snapshot_at(9)
 
     async def test_the_commit_index_is_kept_and_never_goes_back(self, disk: Disk) -> None:
         log, _ = await disk.open()
-        await log.write(Persist(hard_state=HardState(term=1), entries=entries(2, 6), commit=5))
-        await log.write(Persist(commit=3))
+        await write(log, Persist(hard_state=HardState(term=1), entries=entries(2, 6), commit=5))
+        await write(log, Persist(commit=3))
         assert (await self.again(disk))[1].commit == 5
 
     async def test_verified_through_goes_to_disk_with_the_next_write(self, disk: Disk) -> None:
         log, _ = await disk.open()
         log.set_verified_through(4)
-        await log.write(Persist(hard_state=HardState(term=1), entries=entries(2, 6), commit=4))
+        await write(log, Persist(hard_state=HardState(term=1), entries=entries(2, 6), commit=4))
         assert (await self.again(disk))[1].verified_through == 4
 
     async def test_verified_through_falls_with_a_truncation(self, disk: Disk) -> None:
         """The entries that replace others were not looked at."""
         log, _ = await disk.open()
         log.set_verified_through(6)
-        await log.write(Persist(hard_state=HardState(term=1), entries=entries(2, 6)))
-        await log.write(Persist(hard_state=HardState(term=2), truncate_from=4, entries=entries(4, 9, term=2)))
-        await log.write(Persist(commit=3))
+        await write(log, Persist(hard_state=HardState(term=1), entries=entries(2, 6)))
+        await write(log, Persist(hard_state=HardState(term=2), truncate_from=4, entries=entries(4, 9, term=2)))
+        await write(log, Persist(commit=3))
         assert (await self.again(disk))[1].verified_through == 3
 
     async def test_writes_that_wait_together_all_survive_in_order(self, disk: Disk) -> None:
         log, _ = await disk.open()
-        await log.write(Persist(hard_state=HardState(term=1)))
-        await asyncio.gather(*(log.write(Persist(entries=entries(i, i))) for i in range(2, 60)))
+        await write(log, Persist(hard_state=HardState(term=1)))
+        await asyncio.gather(*(write(log, Persist(entries=entries(i, i))) for i in range(2, 60)))
         assert (await self.again(disk))[1].entries == (GENESIS, *entries(2, 59))
 
     async def test_after_a_refused_write_nothing_is_taken_any_more(self, disk: Disk) -> None:
         """What is in memory and what is on disk may differ from then on; only a restart settles it."""
         log, _ = await disk.open()
         with pytest.raises(InvariantBroken):
-            await log.write(Persist(entries=entries(7, 7)))
+            await write(log, Persist(entries=entries(7, 7)))
         with pytest.raises(InvariantBroken):
-            await log.write(Persist(hard_state=HardState(term=9)))
+            await write(log, Persist(hard_state=HardState(term=9)))
         assert (await self.again(disk))[1].hard_state == HardState()
 
     async def test_what_is_remembered_of_others_survives_until_it_is_replaced(self, disk: Disk) -> None:
@@ -193,31 +208,31 @@ class LogStorageContract:
             Life(agent="b", starts=3, boot=2, up_to=40),
             Life(agent="c", starts=1, boot=1, up_to=7, word=b"signed", went_back=True),
         )
-        await log.write(Persist(lives=first))
-        await log.write(Persist(hard_state=HardState(term=1)))
+        await write(log, Persist(lives=first))
+        await write(log, Persist(hard_state=HardState(term=1)))
         log, boot = await self.again(disk)
         assert boot.lives == first
-        await log.write(Persist(hard_state=HardState(term=2), lives=first[:1]))
+        await write(log, Persist(hard_state=HardState(term=2), lives=first[:1]))
         log, boot = await self.again(disk)
         assert boot.lives == first[:1]
-        await log.write(Persist(lives=()))
+        await write(log, Persist(lives=()))
         assert (await self.again(disk))[1].lives == ()
 
     async def test_names_of_snapshots_survive_until_they_are_replaced(self, disk: Disk) -> None:
         log, _ = await disk.open()
         first = (SnapshotName(4, "four"), SnapshotName(8, "eight"))
-        await log.write(Persist(names=first))
-        await log.write(Persist(hard_state=HardState(term=1)))
+        await write(log, Persist(names=first))
+        await write(log, Persist(hard_state=HardState(term=1)))
         log, boot = await self.again(disk)
         assert boot.names == first
-        await log.write(Persist(names=first[1:]))
+        await write(log, Persist(names=first[1:]))
         assert (await self.again(disk))[1].names == first[1:]
 
     async def test_another_epoch_remembers_nobody_and_no_snapshot(self, disk: Disk) -> None:
         """Its entries are counted anew, so others may rightly have fewer."""
         log, _ = await disk.open()
         lives = (Life(agent="b", starts=3, boot=2, up_to=40),)
-        await log.write(Persist(lives=lives, names=(SnapshotName(3, "three"),)))
+        await write(log, Persist(lives=lives, names=(SnapshotName(3, "three"),)))
         await log.begin_epoch(snapshot_at(4, 6))
         _, boot = await self.again(disk)
         assert (boot.lives, boot.names) == ((), ())
@@ -225,9 +240,9 @@ class LogStorageContract:
     async def test_another_epoch_begins_with_its_snapshot_alone(self, disk: Disk) -> None:
         """Also where it is behind what was committed here: that was of the epoch before."""
         log, _ = await disk.open()
-        await log.write(Persist(hard_state=HardState(term=7, vote="b"), entries=entries(2, 9, 5), commit=9))
+        await write(log, Persist(hard_state=HardState(term=7, vote="b"), entries=entries(2, 9, 5), commit=9))
         log.set_verified_through(9)
-        await log.write(Persist(commit=9))
+        await write(log, Persist(commit=9))
         await log.begin_epoch(snapshot_at(4, 6))
         _, boot = await self.again(disk)
         assert (boot.snapshot, boot.entries) == (snapshot_at(4, 6), ())
@@ -236,11 +251,11 @@ class LogStorageContract:
 
     async def test_another_epoch_of_a_later_term_has_no_vote_and_goes_on_behind_its_snapshot(self, disk: Disk) -> None:
         log, _ = await disk.open()
-        await log.write(Persist(hard_state=HardState(term=2, vote="b"), entries=entries(2, 3, 2)))
+        await write(log, Persist(hard_state=HardState(term=2, vote="b"), entries=entries(2, 3, 2)))
         await log.begin_epoch(snapshot_at(4, 6))
         log, boot = await self.again(disk)
         assert boot.hard_state == HardState(term=6, vote=None)
-        await log.write(Persist(hard_state=HardState(term=7, vote="a"), entries=entries(5, 6, 7), commit=6))
+        await write(log, Persist(hard_state=HardState(term=7, vote="a"), entries=entries(5, 6, 7), commit=6))
         _, boot = await self.again(disk)
         assert [entry.index for entry in boot.entries] == [5, 6]
         assert boot.commit == 6
@@ -252,7 +267,7 @@ class LogStorageContract:
         model = Model(rng)
         for _ in range(40):
             persist = model.step()
-            await log.write(persist)
+            await write(log, persist)
             if rng.random() < 0.25:
                 log, boot = await self.again(disk)
                 assert (boot.hard_state, boot.snapshot, boot.commit) == (model.hard_state, model.snapshot, model.commit)

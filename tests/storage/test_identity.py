@@ -23,6 +23,7 @@ from agent.storage import identity
 from agent.storage.birth import genesis_entry, open_ledger
 from agent.storage.ledger import Ledger
 from bootstrap.certificates import certificate_digest
+from tests.storage.contract import write
 from tests.support.trust import Trust, found, member_of, pem
 
 
@@ -249,7 +250,7 @@ async def test_identity_and_ledger_are_born_together(tmp_path: Path, me: identit
     home = tmp_path / "n1"
     ledger, boot = await open_ledger(home, me)
     assert boot.entries == (genesis_entry(me),)
-    await ledger.write(Persist(hard_state=HardState(term=1)))
+    await write(ledger, Persist(hard_state=HardState(term=1)))
     await ledger.close()
     again = await asyncio.to_thread(identity.load, home)
     assert again.ledger == ledger.ledger_id

@@ -6,6 +6,7 @@ import pytest
 
 from agent.errors import InvariantBroken
 from agent.raft import Boot, Persist, Snapshot
+from agent.storage.ledger import Told
 from tests.storage.contract import GENESIS, LogStorageContract
 from tests.support.memory_disk import MemoryDisk
 
@@ -18,16 +19,18 @@ class OpenLog:
         self._verified_through = 0
         self._refused = False
 
-    async def write(self, persist: Persist) -> None:
+    def put(self, persist: Persist, told: Told) -> None:
         if self._refused:
             raise InvariantBroken("a write was refused before")
         if persist.truncate_from is not None:
             self._verified_through = min(self._verified_through, persist.truncate_from - 1)
         try:
             self._disk.write(persist, self._verified_through)
-        except InvariantBroken:
+        except InvariantBroken as error:
             self._refused = True
-            raise
+            told(error)
+        else:
+            told(None)
 
     async def begin_epoch(self, snapshot: Snapshot) -> None:
         self._disk.begin_epoch(snapshot)

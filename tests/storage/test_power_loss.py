@@ -13,7 +13,7 @@ import pytest
 
 from agent.raft import Boot
 from agent.storage.ledger import Ledger
-from tests.storage.contract import GENESIS, Model
+from tests.storage.contract import GENESIS, Model, write
 
 AGENT = "a" * 26
 WRITES = 24
@@ -39,7 +39,7 @@ async def history(directory: Path, seed: int) -> list[SyncPoint]:
     await asyncio.to_thread(directory.mkdir)
     ledger, boot = await Ledger.open(directory / "ledger.db", agent_id=AGENT, genesis_entry=GENESIS)
     for _ in range(WRITES):
-        await ledger.write(model.step())
+        await write(ledger, model.step())
         wanted = Boot(
             hard_state=model.hard_state,
             snapshot=model.snapshot,
