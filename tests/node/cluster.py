@@ -11,7 +11,6 @@ Frames travel encoded and arrive at once, in order; disks write at once. What sh
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections import deque
 from collections.abc import Callable
@@ -180,7 +179,7 @@ class Cluster:
         self.udp_is_shut = False
         self._apart: set[frozenset[str]] = set()
         self._links: set[frozenset[str]] = set()
-        self._queue: deque[Callable[[], object]] = deque()
+        self._queue: deque[tuple[Node, Callable[[], object]]] = deque()
         self._spins = 0
         members = tuple(member(f"n{number}") for number in range(1, size + 1))
         data = genesis_entry(members, voters or voters_of(size))
@@ -378,16 +377,22 @@ class Cluster:
     def settle(self) -> None:
         """Carry out all effects, deliver all that is sent, until nothing moves. No time passes."""
         for _ in range(100_000):
-            moved = self._link_up()
-            for node in self.alive:
-                for effect in node.up.take_effects():
-                    self._carry_out(node, effect)
-                    moved = True
             if self._queue:
-                self._queue.popleft()()
-            elif not moved:
+                node, arrive = self._queue.popleft()
+                arrive()
+                self._act(node)
+            elif not self._link_up() and not self._act(*self.alive):
                 return
         raise AssertionError("the agents never come to rest")
+
+    def _act(self, *nodes: Node) -> bool:
+        """Carry out the effects of those that run; whether there were any."""
+        moved = False
+        for node in nodes:
+            for effect in node.core.take_effects() if node.core is not None else ():
+                self._carry_out(node, effect)
+                moved = True
+        return moved
 
     def run(self, seconds: float) -> None:
         """Let time pass."""
@@ -414,6 +419,10 @@ class Cluster:
             if node.up.deadline() <= moment:
                 node.up.on_deadline(node.when)
         self.settle()
+
+    def will_arrive(self, node: Node, arrive: Callable[[], object]) -> None:
+        """`arrive` hands something to the node, behind all that is on its way."""
+        self._queue.append((node, arrive))
 
     # Effects
 
@@ -446,6 +455,7 @@ class Cluster:
             case Want(peers=peers):
                 node.wanted = peers
                 self._part(node)
+                self._link_up()
             case Cut(peer=peer):
                 node.cuts.append(peer)
                 self._unlink(node.name, self.by_id(peer).name)
@@ -460,7 +470,7 @@ class Cluster:
             case Serve() | Unserve():
                 node.served.append(effect)
             case BeginEpoch(snapshot=snapshot):
-                self._queue.append(lambda: self.begin_epoch(node, snapshot))
+                self.will_arrive(node, lambda: self.begin_epoch(node, snapshot))
 
     def write(self, node: Node) -> None:
         """The disk has everything that waits."""
@@ -479,7 +489,7 @@ class Cluster:
             if self.linked(sender.name, receiver.name) and receiver.life == life:
                 receiver.up.frame(sender.id, content, receiver.when)
 
-        self._queue.append(arrive)
+        self.will_arrive(receiver, arrive)
 
     def _deliver(self, node: Node, hand_in: Callable[[NodeCore, Instant], None]) -> None:
         life = node.life
@@ -488,9 +498,4 @@ class Cluster:
             if node.core is not None and node.life == life:
                 hand_in(node.core, node.when)
 
-        self._queue.append(arrive)
-
-
-def jti_of(text: str) -> str:
-    """A token id that the test can name."""
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+        self.will_arrive(node, arrive)

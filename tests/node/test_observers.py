@@ -220,7 +220,7 @@ def test_a_forged_snapshot_is_refused_and_another_voter_asked() -> None:
         if liar[0] is not cluster.n(sender) or frame.reply.snapshot is None:
             return False
         forged = replace(frame, reply=forge(frame.reply))
-        cluster._queue.append(partial(hand, observer, liar[0], forged))
+        cluster.will_arrive(observer, partial(hand, observer, liar[0], forged))
         return True
 
     cluster.lost = lie

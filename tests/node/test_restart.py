@@ -19,9 +19,9 @@ from agent.node.machine import Compaction, Machine
 from agent.raft import Boot, Entry, EntryKind, HardState, Raft, RaftTiming, Snapshot
 from agent.state import decode_snapshot, encode_snapshot
 from agent.swim import SwimConfig
-from tests.node.cluster import OFTEN, Cluster, Node, jti_of, stack
+from tests.node.cluster import OFTEN, Cluster, Node, stack
 from tests.support.hosts import running
-from tests.support.ledger import operator
+from tests.support.ledger import jti_of, operator
 from tests.support.words import signing_as
 
 

@@ -16,8 +16,8 @@ from agent.node.submissions import (
     OWN_APPLY_WAIT_S,
 )
 from agent.raft.messages import Append, AppendResponse
-from tests.node.cluster import Cluster, Node, jti_of, stack
-from tests.support.ledger import START_MS
+from tests.node.cluster import Cluster, Node, stack
+from tests.support.ledger import START_MS, jti_of
 
 
 @pytest.fixture

@@ -203,7 +203,7 @@ def lying(cluster: Cluster, liar: Node, told: list[Frame]) -> None:
                 return False
         told.append(lied)
         receiver = cluster.n(to)
-        cluster._queue.append(lambda: receiver.up.frame(liar.id, lied, receiver.when) and None)
+        cluster.will_arrive(receiver, lambda: receiver.up.frame(liar.id, lied, receiver.when))
         return True
 
     cluster.lost = lie
@@ -329,7 +329,7 @@ def hearing_no_commit(cluster: Cluster, deaf: Node) -> None:
             return False
         less = replace(frame, message=replace(message, commit=known))
         told.append(less)
-        cluster._queue.append(lambda: deaf.up.frame(cluster.n(sender).id, less, deaf.when) and None)
+        cluster.will_arrive(deaf, lambda: deaf.up.frame(cluster.n(sender).id, less, deaf.when))
         return True
 
     cluster.lost = hold_back

@@ -82,6 +82,11 @@ def genesis_entry(members: tuple[Member, ...], voters: int = 1) -> bytes:
     return encode_entry(GenesisEntry(at=START_MS, genesis=genesis))
 
 
+def jti_of(text: str) -> str:
+    """A token id that the test can name."""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
 class Ledger:
     """`state` after every entry so far; `entries` are their bytes; `now_ms` is the coordinator's clock."""
 
