@@ -8,11 +8,13 @@ from pathlib import Path
 from tests.support.agents import Desk
 
 STACK = "busy"
+BUSY = "while :; do i=0; while [ $i -lt 30000 ]; do i=$((i + 1)); done; sleep 0.2; done"
+"""Enough to be seen, a fifth of a core: others test beside it."""
 
 
 def test_top_shows_what_each_replica_uses_on_every_host(desk: Desk, tmp_path: Path) -> None:
     services = {
-        "spin": {"runtime": "process", "host": "n1", "command": ["/bin/sh", "-c", "while :; do :; done"]},
+        "spin": {"runtime": "process", "host": "n1", "command": ["/bin/sh", "-c", BUSY]},
         "rest": {"runtime": "process", "host": "n2", "command": ["sleep", "300"]},
     }
     plan = tmp_path / "plan.json"

@@ -387,12 +387,10 @@ class Cluster:
 
     def _act(self, *nodes: Node) -> bool:
         """Carry out the effects of those that run; whether there were any."""
-        moved = False
-        for node in nodes:
-            for effect in node.core.take_effects() if node.core is not None else ():
-                self._carry_out(node, effect)
-                moved = True
-        return moved
+        effects = [(node, effect) for node in nodes if node.core is not None for effect in node.core.take_effects()]
+        for node, effect in effects:
+            self._carry_out(node, effect)
+        return bool(effects)
 
     def run(self, seconds: float) -> None:
         """Let time pass."""
