@@ -17,7 +17,7 @@ from agent.host.policy import HostPolicy, refusal
 from agent.model.ledger import Assignment
 from agent.model.spec import ReplicaKey, ReplicaSpec
 from agent.model.stack import Service, Stack
-from agent.model.types import AgentId, ClusterId, HostAddress, Labels
+from agent.model.types import AgentId, HostAddress, Labels
 from agent.state.queries import hosts_of, rests
 from agent.state.types import ClusterState, StackState
 
@@ -51,12 +51,9 @@ class Desired(Struct, frozen=True, kw_only=True):
     `kept` are replicas that moved away and aren't healthy there yet: what runs of them goes on, and nothing is started.
     `endpoints` are the contents of the endpoint files of stacks that this host runs something of.
     `stacks` are those that have anything to do with this host; `delete_volumes_of` are stacks on their way out whose
-    named volumes go too. Whatever of this cluster and agent runs beyond `specs`, `stopped`, `refused` and `kept` is
-    removed.
+    named volumes go too. Whatever of this host's own runs beyond `specs`, `stopped`, `refused` and `kept` is removed.
     """
 
-    cluster: ClusterId
-    agent: AgentId
     specs: tuple[ReplicaSpec, ...] = ()
     stopped: tuple[ReplicaSpec, ...] = ()
     refused: tuple[Refused, ...] = ()
@@ -92,8 +89,6 @@ def desired(state: ClusterState, agent: AgentId, context: HostContext) -> Desire
             specs.append(made)
     leaving = frozenset(name for name, stack in state.stacks.items() if stack.removing and stack.delete_volumes)
     return Desired(
-        cluster=state.cluster,
-        agent=agent,
         specs=tuple(specs),
         stopped=tuple(stopped),
         refused=tuple(refused),

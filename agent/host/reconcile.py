@@ -1,7 +1,7 @@
 """Desired and actual → actions. Idempotent and safe to interrupt: after any part of a plan, the next one converges.
 
-Actions of one replica run in order; different replicas don't wait for each other. Workloads of another cluster or agent
-on the same engine are never touched.
+Actions of one replica run in order; different replicas don't wait for each other. A workload is this host's own if its
+runtime shows it: what others have on the same engine is never among them.
 """
 
 from __future__ import annotations
@@ -86,8 +86,7 @@ def reconcile(
     """
     ours: dict[ReplicaKey, list[Workload]] = {}
     for workload in workloads:
-        if (workload.cluster, workload.agent) == (wanted.cluster, wanted.agent):
-            ours.setdefault(workload.key, []).append(workload)
+        ours.setdefault(workload.key, []).append(workload)
     specs = {spec.key: spec for spec in wanted.specs}
     stopped = {spec.key: spec for spec in wanted.stopped}
     refused = {refusal.key: refusal for refusal in wanted.refused}

@@ -48,8 +48,7 @@ def replica_states(
     """Every replica that concerns this host, in the order of keys."""
     ours: dict[ReplicaKey, list[Workload]] = {}
     for workload in workloads:
-        if (workload.cluster, workload.agent) == (wanted.cluster, wanted.agent):
-            ours.setdefault(workload.key, []).append(workload)
+        ours.setdefault(workload.key, []).append(workload)
     found: dict[ReplicaKey, ObservedReplica] = {}
     for spec in wanted.specs:
         # A busy replica's memory may still be its predecessor's, whose failures say nothing about this revision.

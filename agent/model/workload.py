@@ -7,7 +7,6 @@ from msgspec import Struct
 from agent.model.ledger import AssignedPort
 from agent.model.spec import ReplicaKey
 from agent.model.stack import RuntimeName
-from agent.model.types import AgentId, ClusterId
 
 RunState = Literal["created", "running", "restarting", "exited"]
 RuntimeHealth = Literal["none", "starting", "healthy", "unhealthy"]
@@ -17,14 +16,11 @@ class Workload(Struct, frozen=True, kw_only=True):
     """A container or process of ours, as the runtime sees it now.
 
     `id` is the runtime's own (64-hex container id; `pid:start time` for processes). `health` is the engine's own health
-    check; `none` when there is none (agent-made checks are `agent.host.checks`' business). `cluster` and `agent` say
-    whose it is: several agents may share one engine. Times in epoch ms.
+    check; `none` when there is none (agent-made checks are `agent.host.checks`' business). Times in epoch ms.
     """
 
     id: str
     key: ReplicaKey
-    cluster: ClusterId
-    agent: AgentId
     name: str
     runtime: RuntimeName
     revision: int

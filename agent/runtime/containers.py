@@ -27,6 +27,10 @@ LOG_MAX_FILES = "3"
 DEFAULT_STOP_TIMEOUT_S = 10  # Docker's own, for a container that names none
 MAX_REASON_CHARACTERS = 200  # of a health check's output
 
+STACK_DIRECTORY = "com.docker.compose.project.working_dir"
+OF_ANY_AGENT = {"muster.agent": ""}
+"""What every agent's containers have, as the engine's filter of labels takes it: with any value."""
+
 CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 
 _STATES: dict[str, RunState] = {
@@ -43,6 +47,18 @@ _STATES: dict[str, RunState] = {
 def owner_labels(cluster: ClusterId, agent: AgentId) -> dict[str, str]:
     """Whose something is."""
     return {"muster.cluster": cluster, "muster.agent": agent}
+
+
+def is_own(labels: Mapping[str, str], owner: Mapping[str, str], stacks: PurePosixPath) -> bool:
+    """Whether a container with these labels is the agent's whose `owner_labels` and directory of stacks these are.
+
+    Others on the engine have another directory. One that names this directory and another agent was made by this
+    host under an earlier identity, and no container can be labelled anew.
+    """
+    key = key_of(labels)
+    if key is None:
+        return False
+    return owner.items() <= labels.items() or labels.get(STACK_DIRECTORY) == str(stacks / key.stack)
 
 
 def key_labels(key: ReplicaKey) -> dict[str, str]:
@@ -64,7 +80,7 @@ def container_labels(spec: ReplicaSpec, stack_dir: PurePosixPath) -> dict[str, s
         "com.docker.compose.service": spec.key.service,
         "com.docker.compose.container-number": str(spec.key.slot),
         "com.docker.compose.oneoff": "False",
-        "com.docker.compose.project.working_dir": str(stack_dir),
+        STACK_DIRECTORY: str(stack_dir),
         "com.docker.compose.project.config_files": str(stack_dir / "docker-compose.yml"),
     }
 
@@ -172,8 +188,6 @@ def workload_of(inspected: Mapping[str, Any]) -> Workload | None:
     return Workload(
         id=inspected["Id"],
         key=key,
-        cluster=labels.get("muster.cluster", ""),
-        agent=labels.get("muster.agent", ""),
         name=inspected["Name"].removeprefix("/"),
         runtime="docker",
         revision=_number(labels, "muster.revision"),

@@ -1,6 +1,7 @@
 """The Docker runtime: containers, through the engine's API. Docker itself is the record of what runs (its labels).
 
-Several agents may share one dockerd (a demonstration on one machine): each only sees what carries its own labels.
+Several agents may share one dockerd (a demonstration on one machine): each only sees what is its own by
+`containers.is_own`, whatever identity its host had when it was made.
 Ports are published on the agent's publish address alone. An ended container of the same spec is started again, so its
 log goes on; anything else is made anew. A revision is no part of a spec's hash, so the revision label may lag.
 """
@@ -39,6 +40,7 @@ from agent.tasks import cancel_and_wait
 AT_ONCE = 4  # containers inspected or sampled at once; the engine serialises most of it anyway
 RECONNECT_FIRST_S = 0.2  # a restart of dockerd takes about a second
 RECONNECT_MAX_S = 5.0  # while it is away
+STACKS = "stacks"  # a stack's own directory is below this one, in the data directory
 PREPARED_S = 10.0  # a start comes within a second or two of its preparation; later the image is looked for again
 
 A = TypeVar("A")
@@ -93,7 +95,7 @@ class DockerRuntime:
 
     async def observe(self) -> tuple[Workload, ...]:
         self._there = None
-        found = await self._observe(self._owner)
+        found = await self._observe(containers.OF_ANY_AGENT)
         self._there = {workload.key for workload in found}
         return found
 
@@ -136,7 +138,7 @@ class DockerRuntime:
         done = await self._engine.remove_networks(self._owner, stacks_in_use)
         for stack in sorted(delete_volumes_of):
             if is_label(stack):
-                done &= await self._engine.remove_volumes({**self._owner, "muster.stack": stack})
+                done &= await self._engine.remove_volumes(self._owner, stack)
                 await asyncio.to_thread(shutil.rmtree, self._stack_dir(stack), ignore_errors=True)
         return done
 
@@ -165,11 +167,14 @@ class DockerRuntime:
         pause = RECONNECT_FIRST_S
         while True:
             try:
-                async with self._engine.events(self._owner) as messages:
+                async with self._engine.events(containers.OF_ANY_AGENT) as messages:
                     self._hints.give(None)
                     async for message in messages:
                         pause = RECONNECT_FIRST_S
-                        key = _key_of_event(message)
+                        labels = _labels_of(message)
+                        if not self._is_own(labels):
+                            continue
+                        key = containers.key_of(labels)
                         if key not in self._starting or message["Action"] != "start":  # ours is told by its answer
                             self._hints.give(key)
             except errors.MusterError:
@@ -194,7 +199,9 @@ class DockerRuntime:
         return containers.counters_of(stats, time.monotonic()) if stats is not None else None
 
     async def _observe(self, labels: Mapping[str, str]) -> tuple[Workload, ...]:
-        found = await self._each(self._engine.inspect, await self._engine.list_ids(labels))
+        """Those of the containers with these labels that are ours."""
+        listed = await self._engine.list_labels(labels)
+        found = await self._each(self._engine.inspect, [each for each in listed if self._is_own(listed[each])])
         workloads = (containers.workload_of(inspected) for inspected in found if inspected is not None)
         return tuple(workload for workload in workloads if workload is not None)
 
@@ -209,12 +216,15 @@ class DockerRuntime:
         finally:  # the rest is of no use once one failed, and would hold up what comes next
             await cancel_and_wait(*tasks)
 
+    def _is_own(self, labels: Mapping[str, str]) -> bool:
+        return containers.is_own(labels, self._owner, PurePosixPath(self._data_dir / STACKS))
+
     def _labels(self, stack: str) -> dict[str, str]:
         """Of a stack's networks and volumes."""
         return {**self._owner, "muster.stack": stack, "com.docker.compose.project": stack}
 
     def _stack_dir(self, stack: str) -> Path:
-        return self._data_dir / "stacks" / stack
+        return self._data_dir / STACKS / stack
 
     async def _start(self, spec: ReplicaSpec, image: str, progress: Progress) -> Workload:
         """Start the ended container of this spec again, else create one. One that can't be started is removed."""
@@ -223,7 +233,7 @@ class DockerRuntime:
             for network in containers.network_names(spec):
                 await self._engine.ensure_network(network, self._labels(spec.key.stack))
         known = self._there is not None and spec.key not in self._there  # from the last look at all that there is
-        found = () if known else await self._observe({**self._owner, **containers.key_labels(spec.key)})
+        found = () if known else await self._observe(containers.key_labels(spec.key))
         present = [each for each in found if each.spec_hash == spec.hash]
         for workload in present:
             if workload.state in ("running", "restarting"):
@@ -335,6 +345,7 @@ class DockerRuntime:
         return error
 
 
-def _key_of_event(message: Any) -> ReplicaKey | None:
-    attributes = message.get("Actor", {}).get("Attributes", {}) if isinstance(message, dict) else {}
-    return containers.key_of(attributes)
+def _labels_of(message: Any) -> Mapping[str, str]:
+    """Of the container that an event is about."""
+    found: Mapping[str, str] = message.get("Actor", {}).get("Attributes", {}) if isinstance(message, dict) else {}
+    return found

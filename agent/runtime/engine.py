@@ -113,11 +113,14 @@ class Engine:
 
     # Containers
 
-    async def list_ids(self, labels: Mapping[str, str]) -> list[str]:
-        """Ids of all containers, running or not, with these labels."""
-        params = {"all": "1", "filters": _with_labels(labels)}
-        found = await self._call("listing containers", "GET", "/containers/json", params=params)
-        return [str(each["Id"]) for each in found]
+    async def list_labels(self, labels: Mapping[str, str]) -> dict[str, dict[str, str]]:
+        """By id the labels of all containers, running or not, that have these; an empty value stands for any."""
+        found = await self._containers("listing containers", label=_labels(labels))
+        return {str(each["Id"]): each.get("Labels") or {} for each in found}
+
+    async def _containers(self, what: str, **filters: list[str]) -> list[Any]:
+        params = {"all": "1", "filters": _filters(**filters)}
+        return list(await self._call(what, "GET", "/containers/json", params=params))
 
     async def inspect(self, container: str) -> dict[str, Any] | None:
         """Everything about a container; None when it is gone."""
@@ -226,18 +229,32 @@ class Engine:
     async def _volumes(self, what: str, filters: str) -> list[Any]:
         return list((await self._call(what, "GET", "/volumes", params={"filters": filters}))["Volumes"] or ())
 
-    async def remove_networks(self, labels: dict[str, str], keep_stacks: frozenset[str]) -> bool:
-        """Remove networks with these labels whose stack isn't kept and that nothing uses; whether none is left."""
-        params = {"filters": _with_labels(labels)}
+    async def remove_networks(self, owner: Mapping[str, str], keep_stacks: frozenset[str]) -> bool:
+        """Remove the cluster's networks whose stack isn't kept and that no container has, even an ended one.
+
+        Returns whether none of the owner's is left. The others are an earlier identity's, or of agents beside it on
+        this engine, who remove them in their turn.
+        """
+        params = {"filters": _filters(label=_labels(_cluster_of(owner)))}
         found = await self._call("listing networks", "GET", "/networks", params=params)
         unwanted = [each for each in found if (each.get("Labels") or {}).get("muster.stack") not in keep_stacks]
-        return all([await self._remove_network(each["Id"]) for each in unwanted])
+        left = [each for each in unwanted if not await self._remove_unused_network(each)]
+        return not any(_is_of(owner, each) for each in left)
 
-    async def remove_volumes(self, labels: dict[str, str]) -> bool:
-        """Remove volumes with these labels that nothing uses; whether none is left."""
-        found = await self._volumes("listing volumes", _with_labels(labels))
-        names = [quote(str(each["Name"]), safe="") for each in found]
-        return all([await self._gone("removing a volume", f"/volumes/{name}") for name in names])
+    async def _remove_unused_network(self, network: Any) -> bool:
+        """The engine itself only keeps one that a running container has."""
+        if await self._containers("looking who uses a network", network=[str(network["Name"])]):
+            return False
+        return await self._remove_network(network["Id"])
+
+    async def remove_volumes(self, owner: Mapping[str, str], stack: str) -> bool:
+        """Remove the stack's volumes that no container has; whether none of the owner's is left, as with networks."""
+        labels = {**_cluster_of(owner), "muster.stack": stack}
+        left = []
+        for each in await self._volumes("listing volumes", _filters(label=_labels(labels))):
+            if not await self._gone("removing a volume", f"/volumes/{quote(str(each['Name']), safe='')}"):
+                left.append(each)
+        return not any(_is_of(owner, each) for each in left)
 
     # Images
 
@@ -306,9 +323,10 @@ class Engine:
 
     @contextlib.asynccontextmanager
     async def events(self, labels: Mapping[str, str]) -> AsyncIterator[AsyncIterator[Any]]:
-        """Events of containers with these labels, from when this is entered; they end when the engine goes."""
-        wanted = [f"{name}={value}" for name, value in labels.items()]
-        params = {"filters": _filters(type=["container"], label=wanted, event=list(_EVENTS))}
+        """Events of containers with these labels (as `list_labels`), from when this is entered; they end when the
+        engine goes.
+        """
+        params = {"filters": _filters(type=["container"], label=_labels(labels), event=list(_EVENTS))}
         endless = aiohttp.ClientTimeout(total=None, sock_connect=CALL_TIMEOUT_S)
         async with self._asked("listening to events", "GET", "/events", params=params, timeout=endless) as response:
             yield _messages(response)
@@ -404,8 +422,17 @@ def _filters(**filters: list[str]) -> str:
     return msgspec.json.encode(filters).decode()
 
 
-def _with_labels(labels: Mapping[str, str]) -> str:
-    return _filters(label=[f"{name}={value}" for name, value in labels.items()])
+def _labels(labels: Mapping[str, str]) -> list[str]:
+    """As a filter has them."""
+    return [f"{name}={value}" if value else name for name, value in labels.items()]
+
+
+def _cluster_of(owner: Mapping[str, str]) -> dict[str, str]:
+    return {"muster.cluster": owner["muster.cluster"]}
+
+
+def _is_of(owner: Mapping[str, str], found: Any) -> bool:
+    return owner.items() <= (found.get("Labels") or {}).items()
 
 
 def _said(body: bytes) -> str:

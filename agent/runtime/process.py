@@ -244,8 +244,6 @@ def _workload(record: Record) -> Workload:
     return Workload(
         id=record.id,
         key=record.key,
-        cluster=record.cluster,
-        agent=record.agent,
         name=record.name,
         runtime="process",
         revision=record.revision,

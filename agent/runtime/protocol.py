@@ -1,7 +1,7 @@
 """What a runtime can do: one small Protocol, two real runtimes (`docker`, `process`), one fake in the tests.
 
 The runtime itself is the record of what runs: after any restart of the agent, `observe` finds everything that this
-agent ever started, by labels (docker) or by state files beside the process (process). Every method is idempotent and
+host ever started, by labels (docker) or by state files beside the process (process). Every method is idempotent and
 safe to interrupt; a failed `start` leaves nothing behind.
 """
 
@@ -86,7 +86,10 @@ class Runtime(Protocol):
     async def resources(self) -> HostResources: ...
 
     async def observe(self) -> tuple[Workload, ...]:
-        """Everything of this cluster and this agent, running or not."""
+        """Everything that is this host's own, running or not; what others have on the same engine isn't touched.
+
+        Its own is what this agent started, and what the host ran under an earlier identity.
+        """
 
     async def start(self, spec: ReplicaSpec, progress: Progress) -> Workload:
         """Make it run: what is left of an ended run of the same replica is started again or replaced.

@@ -16,9 +16,7 @@ from agent.host.ports import conflicts
 from agent.model.ledger import AssignedPort
 from agent.model.spec import ReplicaKey, ReplicaSpec
 from agent.model.workload import Workload
-from tests.support.replicas import OTHER_AGENT, key, spec, wanted, workload
-
-FOREIGN_CLUSTER = "ponmlkjihgfedcba"
+from tests.support.replicas import key, spec, wanted, workload
 
 
 class World:
@@ -48,8 +46,7 @@ class World:
                 numbers = {port.host_port for port in other.ports}
                 assert not numbers & {port.host_port for port in wanted_spec.ports}, "a port is used twice"
         for id_, present in self.workloads.items():
-            whose = (present.agent, present.key, present.spec_hash)
-            if whose == (wanted_spec.agent, wanted_spec.key, wanted_spec.hash):
+            if (present.key, present.spec_hash) == (wanted_spec.key, wanted_spec.hash):
                 if present.state != "running":
                     self.workloads[id_] = replace(present, state="running", exit_code=None, started_at=self.count)
                 return
@@ -119,11 +116,6 @@ class TestOneReplica:
     def test_busy_replicas_are_left_alone(self) -> None:
         actions, _ = reconcile(wanted(spec()), [], ReconcileMemory(), 0.0, busy=frozenset({key()}))
         assert actions == ()
-
-    @pytest.mark.parametrize("whose", [{"cluster": FOREIGN_CLUSTER}, {"agent": OTHER_AGENT}])
-    def test_what_belongs_to_another_cluster_or_agent_is_never_touched(self, whose: dict[str, str]) -> None:
-        assert plan(wanted(), workload(spec(), **whose)) == []
-        assert plan(wanted(spec()), workload(spec(), **whose)) == ["Start"]
 
 
 class TestKept:
@@ -329,7 +321,6 @@ def workloads(draw: st.DrawFn) -> list[Workload]:
                 started_at=number,
                 health=draw(st.sampled_from(["none", "starting", "healthy"])),
                 exit_code=draw(st.sampled_from([None, 0, 1])) if state == "exited" else None,
-                agent=draw(st.sampled_from([of.agent, of.agent, of.agent, OTHER_AGENT])),
                 revision=draw(st.integers(1, 3)),
             )
         )
@@ -349,13 +340,8 @@ def wanted_sets(draw: st.DrawFn) -> Desired:
     return wanted(*running.values(), stopped=tuple(halted.values()))
 
 
-def without_foreign(found: list[Workload]) -> list[Workload]:
-    """The world here has one port space; a foreign workload that stands in the way is PortTaken's part."""
-    return [each if each.agent != OTHER_AGENT else replace(each, ports=()) for each in found]
-
-
-def assert_converged(world: World, desired: Desired, foreign: list[Workload]) -> None:
-    ours = [each for each in world.workloads.values() if each.agent != OTHER_AGENT]
+def assert_converged(world: World, desired: Desired) -> None:
+    ours = list(world.workloads.values())
     for each in desired.specs:
         mine = [w for w in ours if w.key == each.key]
         assert [w.spec_hash for w in mine] == [each.hash]
@@ -365,13 +351,10 @@ def assert_converged(world: World, desired: Desired, foreign: list[Workload]) ->
     assert {w.key for w in ours} <= wanted_keys
     halted = {each.key for each in desired.stopped}
     assert not [w for w in ours if w.key in halted and w.state in ("running", "restarting")]
-    assert [world.workloads.get(other.id) for other in foreign] == foreign
 
 
 @given(found=workloads(), desired=wanted_sets())
 def test_a_plan_cut_after_any_action_converges_when_planned_again(found: list[Workload], desired: Desired) -> None:
-    found = without_foreign(found)
-    foreign = [each for each in found if each.agent == OTHER_AGENT]
     actions, memory = reconcile(desired, found, ReconcileMemory(), 0.0)
     for cut in range(len(actions) + 1):
         for remembers in (True, False):
@@ -379,12 +362,12 @@ def test_a_plan_cut_after_any_action_converges_when_planned_again(found: list[Wo
             for action in actions[:cut]:
                 world.run(action)
             settle(world, desired, memory if remembers else None)
-            assert_converged(world, desired, foreign)
+            assert_converged(world, desired)
 
 
 @given(found=workloads(), desired=wanted_sets())
 def test_a_converged_host_is_left_alone(found: list[Workload], desired: Desired) -> None:
-    world = World(without_foreign(found))
+    world = World(found)
     memory = settle(world, desired)
     actions, _ = reconcile(desired, world.workloads.values(), memory, 10_000.0)
     assert actions == ()
@@ -394,13 +377,12 @@ def test_a_converged_host_is_left_alone(found: list[Workload], desired: Desired)
 def test_a_change_of_mind_in_the_middle_converges_to_the_last_wish(
     found: list[Workload], desired: Desired, other: Desired
 ) -> None:
-    found = without_foreign(found)
     world = World(found)
     actions, memory = reconcile(other, found, ReconcileMemory(), 0.0)
     for action in actions[: len(actions) // 2]:
         world.run(action)
     settle(world, desired, memory)
-    assert_converged(world, desired, [each for each in found if each.agent == OTHER_AGENT])
+    assert_converged(world, desired)
 
 
 def test_udp_and_tcp_are_different_ports() -> None:

@@ -11,7 +11,7 @@ from agent.host.life import TRIES_BEFORE_FAILED, start_failed, started, with_log
 from agent.model.report import ObservedReplica
 from agent.model.spec import ReplicaSpec
 from agent.model.workload import Workload
-from tests.support.replicas import OTHER_AGENT, key, spec, wanted, workload
+from tests.support.replicas import key, spec, wanted, workload
 
 LONG = 100.0  # seconds, more than any settling
 
@@ -111,9 +111,9 @@ def test_last_words_follow_the_reason_and_are_bounded() -> None:
 
 def test_stopped_refused_and_leaving_replicas() -> None:
     stopped, refused = spec("stopped"), Refused(key=key("refused"), revision=7, reason="the policy says no")
-    leaving, foreign = workload(spec("leaving")), workload(spec("foreign"), agent=OTHER_AGENT)
+    leaving = workload(spec("leaving"))
     desired = wanted(stopped=(stopped,), refused=(refused,))
-    found = replica_states(desired, [leaving, foreign], ReconcileMemory(), {}, 0.0)
+    found = replica_states(desired, [leaving], ReconcileMemory(), {}, 0.0)
     assert [(each.service, each.state) for each in found] == [
         ("leaving", "stopping"),
         ("refused", "failed"),

@@ -26,7 +26,7 @@ from agent.node.effects import Reconcile
 from agent.runtime.process import ProcessRuntime
 from agent.runtime.protocol import RawLine, Runtime
 from tests.support.fake_runtime import FakeRuntime
-from tests.support.replicas import AGENT, CLUSTER, OTHER_AGENT, key, process_spec, spec, wanted
+from tests.support.replicas import AGENT, CLUSTER, key, process_spec, spec, wanted
 from tests.support.waiting import wait_for
 
 BACK_WITHIN_S = 1.0  # a killed replica; noticing takes milliseconds, the rest is a loaded machine
@@ -339,16 +339,14 @@ class TestWithAnEngineInMemory:
         host.want(wanted(process_spec("web", "true")))
         assert (await host.until("failed")).reason == "this host has no process runtime"
 
-    async def test_stopped_is_stopped_and_foreign_workloads_are_not_told(self, engine: FakeRuntime, host: Host) -> None:
-        engine.put(spec("theirs", agent=OTHER_AGENT))
+    async def test_stopped_is_stopped_and_can_be_wanted_again(self, engine: FakeRuntime, host: Host) -> None:
         host.want(wanted(spec()))
         await host.until("healthy")
         host.want(wanted(stopped=(spec(),)))
         await host.until("stopped")
-        assert engine.running() == ["shop-theirs-1"]
+        assert engine.running() == []
         host.want(wanted(spec()))
         await host.until("healthy")
-        assert [each.service for each in host.now.replicas] == ["web"]
 
     async def test_logs_of_a_replica_that_was_only_placed_say_that_it_has_not_run(self, host: Host) -> None:
         host.want(wanted(stopped=(spec(),)))

@@ -23,7 +23,7 @@ from agent.model.workload import Workload
 from agent.runtime.docker import DockerRuntime
 from agent.runtime.probes import probe_http
 from tests.runtime.conftest import IMAGE, Dockerd, running_dockerd
-from tests.support.replicas import AGENT, CLUSTER, OTHER_AGENT, key, spec
+from tests.support.replicas import AGENT, CLUSTER, key, spec
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.docker
@@ -181,16 +181,16 @@ async def test_what_has_come_since_the_last_look_is_not_started_twice(
 async def test_an_ended_container_is_started_again_and_its_log_goes_on(runtime: DockerRuntime) -> None:
     made = replica("web", "/bin/sh", "-c", "echo run; exit 4", restart_policy="no")
     first = await runtime.start(made, quiet)
-    ended = await wait_for(lambda: _exited(runtime))
+    ended = await wait_for(lambda: exited(runtime))
     assert ended is not None
     assert (ended.exit_code, ended.reason) == (4, "ended with code 4")
     second = await runtime.start(made, quiet)
     assert second.id == first.id
-    await wait_for(lambda: _exited(runtime))
+    await wait_for(lambda: exited(runtime))
     assert await lines_of(runtime, second) == ["run", "run"]
 
 
-async def _exited(runtime: DockerRuntime) -> Workload | None:
+async def exited(runtime: DockerRuntime) -> Workload | None:
     found = await the_one(runtime)
     return found if found.state == "exited" else None
 
@@ -301,17 +301,6 @@ class TestFailedStarts:
         (tmp_path / "stacks/shop/data").symlink_to("/etc")
         with pytest.raises(errors.NotAllowed, match="leads out"):
             await runtime.start(replica(volumes=(Volume(source="./data", container_path="/data"),)), quiet)
-
-
-async def test_agents_on_one_engine_see_their_own_only(
-    dockerd: Dockerd, runtime: DockerRuntime, tmp_path: Path
-) -> None:
-    await runtime.start(replica(), quiet)
-    async with opened(dockerd, tmp_path / "other", OTHER_AGENT) as other:
-        assert await other.observe() == ()
-        theirs = await other.start(replica("api", agent=OTHER_AGENT), quiet)
-        assert [each.key for each in await runtime.observe()] == [key("web")]
-        await other.remove(theirs.id)
 
 
 async def test_stop_ends_it_and_what_is_gone_is_fine(runtime: DockerRuntime) -> None:
@@ -450,7 +439,7 @@ async def test_an_absolute_path_is_mounted_as_it_is_and_read_only_is_kept(
     workload = await runtime.start(
         replica("web", "/bin/sh", "-c", script, volumes=(volume,), restart_policy="no"), quiet
     )
-    await wait_for(lambda: _exited(runtime))
+    await wait_for(lambda: exited(runtime))
     said = " ".join(await lines_of(runtime, workload))
     assert "weights" in said
     assert "refused" in said
@@ -465,7 +454,7 @@ async def test_a_single_file_of_the_stacks_directory_is_mounted_as_a_file(
     volume = Volume(source="./app.conf", container_path="/etc/app.conf")
     made = replica("web", "/bin/cat", "/etc/app.conf", volumes=(volume,), restart_policy="no")
     workload = await runtime.start(made, quiet)
-    await wait_for(lambda: _exited(runtime))
+    await wait_for(lambda: exited(runtime))
     assert await lines_of(runtime, workload) == ["port 80"]
 
 
@@ -475,7 +464,7 @@ async def test_a_named_volume_outlives_its_container(runtime: DockerRuntime) -> 
     for turn, expected in enumerate(("", "hello")):
         made = replica("web", "/bin/sh", "-c", script, volumes=data, restart_policy="no", generation=turn)
         workload = await runtime.start(made, quiet)
-        await wait_for(lambda: _exited(runtime))
+        await wait_for(lambda: exited(runtime))
         assert " ".join(await lines_of(runtime, workload)).endswith(expected)
         await runtime.remove(workload.id)
 
@@ -528,7 +517,7 @@ async def test_more_memory_than_its_limit_ends_it_with_that_reason(runtime: Dock
     script = "x=0123456789abcdef; while true; do x=$x$x; done"
     made = replica("web", "/bin/sh", "-c", script, resources=Resources(memory_mib=16), restart_policy="no")
     await runtime.start(made, quiet)
-    ended = await wait_for(lambda: _exited(runtime), ENGINE_TIMEOUT_S)
+    ended = await wait_for(lambda: exited(runtime), ENGINE_TIMEOUT_S)
     assert ended is not None
     assert ended.exit_code != 0
 

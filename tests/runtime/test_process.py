@@ -318,7 +318,7 @@ asyncio.run(main())
             workload = await former.start(process_spec("web", "sleep", "60"), quiet)
         async with opened(tmp_path) as runtime:
             (taken,) = await runtime.observe()
-            assert (taken.id, taken.agent) == (workload.id, AGENT)
+            assert taken == workload
             await runtime.remove(taken.id)
         assert not await runs(pid_of(workload))
 

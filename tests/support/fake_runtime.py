@@ -145,8 +145,6 @@ class FakeRuntime:
         made = Workload(
             id=f"{self._count:064x}",
             key=spec.key,
-            cluster=spec.cluster,
-            agent=spec.agent,
             name=spec.container_name,
             runtime=self.name,
             revision=spec.revision,

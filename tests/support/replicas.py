@@ -58,7 +58,7 @@ def process_spec(service: str, *command: str, **changes: Any) -> ReplicaSpec:
 def wanted(*specs: ReplicaSpec, **changes: Any) -> Desired:
     """A host that has to run these."""
     stacks = frozenset(each.key.stack for each in specs)
-    return Desired(**({"cluster": CLUSTER, "agent": AGENT, "specs": specs, "stacks": stacks} | changes))
+    return Desired(**({"specs": specs, "stacks": stacks} | changes))
 
 
 def workload(of: ReplicaSpec, **changes: Any) -> Workload:
@@ -66,8 +66,6 @@ def workload(of: ReplicaSpec, **changes: Any) -> Workload:
     fields: dict[str, Any] = {
         "id": "1" * 64,
         "key": of.key,
-        "cluster": of.cluster,
-        "agent": of.agent,
         "name": of.container_name,
         "runtime": of.runtime,
         "revision": of.revision,
