@@ -31,3 +31,5 @@ LAUNCHER = "bin/agent"
 
 CLUSTER_LABEL = "muster.cluster"
 """On containers, networks and volumes."""
+DIRECTORY_LABEL = "com.docker.compose.project.working_dir"
+"""On containers: their stack's directory."""

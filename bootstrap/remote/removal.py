@@ -97,7 +97,7 @@ def _workloads() -> list[int]:
 
 def _containers(cluster: str, volumes: bool, dry: bool, removed: list[str], kept: list[str]) -> None:
     label = f"label={layout.CLUSTER_LABEL}" + (f"={cluster}" if cluster else "")
-    containers = _names(["docker", "ps", "-aq", "--filter", label])
+    containers = _own_containers(cluster)
     networks = _names(["docker", "network", "ls", "-q", "--filter", label])
     named = _names(["docker", "volume", "ls", "-q", "--filter", label])
     if containers:
@@ -117,6 +117,16 @@ def _containers(cluster: str, volumes: bool, dry: bool, removed: list[str], kept
             output = run([*argv, *names], timeout_s=REMOVE_TIMEOUT_S)
             if output.code != 0:
                 raise Failure(f"Docker refuses: {output.said}")
+
+
+def _own_containers(cluster: str) -> list[str]:
+    """Ids of the cluster's containers, and of those that the agent here takes for its own by their directory
+    (`agent.runtime.containers.is_own`), whatever cluster the host was in when it made them.
+    """
+    shown = f'{{{{.ID}}}} {{{{.Label "{layout.CLUSTER_LABEL}"}}}} {{{{.Label "{layout.DIRECTORY_LABEL}"}}}}'
+    found = _names(["docker", "ps", "-a", "--filter", f"label={layout.CLUSTER_LABEL}", "--format", shown])
+    every = [line.split(" ", 2) for line in found]
+    return [id_ for id_, owner, at in every if cluster in ("", owner) or at.startswith(STACKS + "/")]
 
 
 def _names(argv: list[str]) -> list[str]:

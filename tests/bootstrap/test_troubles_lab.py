@@ -22,6 +22,9 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
 AGENTS_END = {"n2", "n3"}  # its ledger was damaged; its configuration had a slip
 WELL = ("root@n1 zone=a", "root@n2", "root@n3", "root@n4:2222")
 SERVICE = {"runtime": "process", "command": ["sleep", "1000"], "labels": {"disk": "ssd"}}
+IMAGE = "muster-web:demo"
+BEFORE: dict[str, str] = {}
+"""The container of each stack on n2 while its ledger was whole."""
 RECOVERY = "muster-muster-recovery.key: put it away offline"
 OLD_PYTHON = """\
 #!/bin/sh
@@ -158,6 +161,39 @@ def test_an_agent_that_waits_for_room_on_its_disk_says_so_on_its_host(desk: Desk
     desk.wait_all_alive(["n1", "n2", "n3", "n4"])
 
 
+def deploy(desk: Desk, stack: str, port: int) -> str:
+    """A service in a container on n2 alone, with a volume; its container's id, as the port tells it."""
+    service = {
+        "docker_image": IMAGE,
+        "host": "n2",
+        "ports": [{"host_port": port, "container_port": 8080}],
+        "volumes": [{"host_path": "data", "container_path": "/data"}],
+        "networks": ["inner"],
+        "health": {"http": {"port": 8080, "path": "/health"}, "interval": "1s"},
+    }
+    (desk.lab.operator.home / f"{stack}.json").write_text(json.dumps({"stack": stack, "services": {"web": service}}))
+    desk.run("agent", "deploy", f"{stack}.json")
+    return served(desk, port)
+
+
+def served(desk: Desk, port: int) -> str:
+    """Who answers on that port of n2: the container's id, shortened."""
+    return desk.run("curl", "-sf", "-m", "5", f"http://n2:{port}/").stdout.split()[-1]
+
+
+def docker(desk: Desk, *argv: str) -> list[str]:
+    return desk.lab.host("n2").run(["docker", *argv]).stdout.split()
+
+
+def test_containers_run_on_a_host(desk: Desk) -> None:
+    desk.lab.host("n2").load_image(IMAGE)
+    for stack, port in (("ends", 8080), ("stays", 8081)):
+        BEFORE[stack] = deploy(desk, stack, port)
+        (path,) = docker(desk, "volume", "inspect", "--format={{.Mountpoint}}", f"{stack}_data")
+        desk.lab.host("n2").run(["sh", "-c", 'echo "$1" > "$0/file"', path, stack])
+    assert sorted(docker(desk, "ps", "-aq")) == sorted(BEFORE.values())
+
+
 def test_a_host_whose_ledger_is_damaged_says_what_to_do_once_and_waits_for_somebody(desk: Desk) -> None:
     host, damaged, told = desk.lab.host("n2"), "the ledger is damaged", "move `identity` and `ledger.db*` out of the"
     host.run(["sh", "-c", "systemctl stop muster-agent && truncate -s 5000 /var/lib/muster/ledger.db"])
@@ -200,18 +236,44 @@ def test_by_that_it_comes_back_as_a_new_member(desk: Desk) -> None:
     host.run(["sh", "-c", "mkdir /root/old && cd /var/lib/muster && mv identity ledger.db* /root/old"])
     refused = desk.install("--limit", "n2", check=False)["hosts"]["n2"]
     assert "`agent expel` that one first" in refused["fix"]
+    assert served(desk, 8080) == BEFORE["ends"], "it runs on, whatever becomes of the agent"
     desk.run("agent", "expel", "n2", "--yes")
+    desk.run("agent", "remove", "ends", "--yes")
     desk.install("--limit", "n2")
     found = desk.wait_all_alive(["n1", "n2", "n3", "n4"])
     after = {each["name"]: each["id"] for each in found["hosts"]}
     assert [name for name in before if before[name] != after[name]] == ["n2"]
 
 
+def test_what_ran_there_before_is_its_own_still(desk: Desk) -> None:
+    """One stack was removed while the host was no member, the other is wanted there still."""
+
+    def there(*stacks: str) -> bool:
+        found = docker(desk, "ps", "-a", "--format={{.Names}}={{.State}}")
+        return sorted(found) == [f"{stack}-web-1=running" for stack in stacks]
+
+    wait_for_sync(lambda: there("stays"), 30, what="what is wanted, and nothing else")
+    successor = deploy(desk, "next", 8080)
+    assert there("next", "stays")
+    assert successor != BEFORE["ends"]
+    assert successor in docker(desk, "ps", "-q", "--filter=name=next-web-1")
+    assert served(desk, 8081) in docker(desk, "ps", "-q", "--filter=name=stays-web-1")
+    assert sorted(docker(desk, "volume", "ls", "-q")) == ["ends_data", "next_data", "stays_data"]
+    assert docker(desk, "exec", "stays-web-1", "cat", "/data/file") == ["stays"]
+    desk.run("agent", "remove", "stays", "--volumes", "--yes")
+    networks = ("network", "ls", "--format={{.Name}}", "--filter=label=muster.cluster")
+    wait_for_sync(lambda: docker(desk, *networks) == ["next_inner"], 30, what="no network of a stack that is gone")
+    assert sorted(docker(desk, "volume", "ls", "-q")) == ["ends_data", "next_data"]
+
+
 def test_a_cluster_that_is_over_makes_way_for_another_when_told(desk: Desk) -> None:
     lives = desk.run("bootstrap", "install", "hosts.txt", "--new-cluster", check=False)
     assert lives.returncode == 1
     assert "cluster muster isn't over: n" in lives.stderr
+    at = "com.docker.compose.project.working_dir=/var/lib/muster/stacks/web"
+    docker(desk, "create", f"--label={at}", "--label=muster.cluster=anotherclusterof", IMAGE)
     said = desk.run("bootstrap", "uninstall", "hosts.txt", "--yes").stdout
+    assert docker(desk, "ps", "-aq") == [], "of whatever cluster and identity of the host"
     assert "`bootstrap install HOSTS --new-cluster` makes the next one" in said
 
     refused = desk.install(check=False)["hosts"]["n1"]
