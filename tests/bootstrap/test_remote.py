@@ -204,7 +204,7 @@ def test_an_agent_that_was_expelled_leaves_the_place_to_the_next_and_what_it_ran
 
     def run(argv: list[str], **_: object) -> system.Output:
         said.append(" ".join(argv))
-        return system.Output(0, "c1\n", "")
+        return system.Output(0, "c1 c \nc2 another /var/lib/muster/stacks/shop\nc3 another /srv/n2/stacks/shop\n", "")
 
     monkeypatch.setattr(layout, "DATA", str(tmp_path))
     monkeypatch.setattr(layout, "RETIRED", str(tmp_path / "retired"))
@@ -217,7 +217,7 @@ def test_an_agent_that_was_expelled_leaves_the_place_to_the_next_and_what_it_ran
     for name in ("ledger.db", "ledger.db-wal", "identity/grant.json", "retired/of one before"):
         (tmp_path / name).touch()
     removal.retire({"cluster": "c"}, said.append)
-    removed = "docker rm --force c1"
+    removed = "docker rm --force c1 c2"
     assert said.index("systemctl stop muster-agent.service") < said.index("processes end") < said.index(removed)
     assert not any("volume rm" in each for each in said)
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == [
