@@ -106,7 +106,7 @@ class NodeCore:
         self._disk = Disk(self.context, self._consensus.lives, Names.of(boot.names), boot.commit)
         self._inquiries = Inquiries(self.context, self.status)
         self._followers = Followers(self.context, machine.chains.at)
-        self._vouching = Vouching(self.context, self.chronicle, machine.vouches_for, self._disk.names)
+        self._vouching = Vouching(self.context, self.chronicle, machine.proven, self._disk.names)
         self.coordination = Coordination(self.context, self.chronicle)
         max_bytes, tell, reached = settings.limits.snapshot_bytes, self.coordination.report, self.coordination.reached
         self._following = Following(self.context, self._vouching, self.chronicle, max_bytes, reached)

@@ -25,6 +25,7 @@ from agent.state import (
     apply,
     decode_snapshot,
     encode_snapshot,
+    expelled_unproven,
     genesis_state,
     is_readable,
     stamp_of,
@@ -187,21 +188,24 @@ class Machine:
                 state = msgspec.structs.replace(state, index=entry.index)
         return state, past
 
-    def vouches_for(self, snapshot: raft.Snapshot) -> bool:
-        """Whether every signature in a snapshot that a peer offers holds, and it takes nothing back."""
+    def proven(self, snapshot: raft.Snapshot) -> ClusterState | None:
+        """The state in a snapshot that a peer offers, if every signature in it holds and it takes nothing back."""
         try:
             offered = decode_snapshot(snapshot.data, verify=True, founded_as=self.state)
         except SnapshotRefused:
-            return False
-        if (offered.cluster, offered.epoch) != (self.state.cluster, self.state.epoch):
-            return False
-        ours = self.state.targets
-        if not self.state.expelled <= offered.expelled or _brings_back(self.state, offered):
-            return False
-        return offered.index == snapshot.index and all(
-            target in offered.targets and offered.targets[target].revision >= record.revision
-            for target, record in ours.items()
+            return None
+        ours = self.state
+        sound = (
+            (offered.cluster, offered.epoch, offered.index) == (ours.cluster, ours.epoch, snapshot.index)
+            and ours.expelled <= offered.expelled
+            and not expelled_unproven(ours, offered)
+            and not _brings_back(ours, offered)
+            and all(
+                target in offered.targets and offered.targets[target].revision >= record.revision
+                for target, record in ours.targets.items()
+            )
         )
+        return offered if sound else None
 
     def restore(self, snapshot: raft.Snapshot) -> None:
         """A snapshot that we vouched for replaces the state."""

@@ -23,6 +23,7 @@ from agent.node.messages import Frame, GetSnapshotName, Reply, ReplyFrame, Snaps
 from agent.node.names import Name, Names
 from agent.raft import Configuration, Snapshot
 from agent.raft.quorum import blocking_of_others, majority_of_others
+from agent.state import ClusterState, expulsions
 
 ASK_AGAIN_S = 0.25  # a voter that hasn't got there yet has applied some entries more by then
 ANSWER_S = 4 * ASK_AGAIN_S  # a question may be lost, e.g. where nobody knows us yet: then it is asked anew
@@ -50,12 +51,13 @@ def is_vouched_for(
     voters: Collection[AgentId],
     offered: Collection[AgentId],
     told: Mapping[AgentId, Name],
-    silent: Collection[AgentId],
+    gone: Collection[AgentId],
 ) -> bool | None:
     """Whether a snapshot is the voters' own; None while that is open.
 
     `voters` are those that `me` knows, `offered` those of the snapshot. `told`: what each that answered has at its
-    index, "" for nothing; not of voters only. `silent`: who is gone.
+    index, "" for nothing; not of voters only. `gone`: who is silent, or was expelled by what the snapshot proves,
+    and whose word doesn't count.
 
     A majority that has it decides, and as many that have another one as leave none. Where nobody has, it is enough that
     one has it, and that this and those that are gone are so many that the others are no majority: else a cluster that
@@ -78,8 +80,8 @@ def is_vouched_for(
         return False
     if not same or another:
         return None
-    gone = others & set(silent)
-    may_have = same | gone if same & others or gone == others else same
+    lost = others & set(gone)
+    may_have = same | lost if same & others or lost == others else same
     if len(others & may_have) >= blocking_of_others(voters, me):
         return True
     theirs = set(offered) - {me}
@@ -94,11 +96,15 @@ class _Question(NamedTuple):
 
 
 class _Case(Struct):
-    """A snapshot that is judged, since the term `term`. `open`: voters that were asked and haven't answered."""
+    """A snapshot that is judged, since the term `term`. `open`: voters that were asked and haven't answered.
+
+    `expelled`: by the instructions in it. Their agents may not know, and have come no further for it.
+    """
 
     snapshot: Snapshot
     name: Digest
     proven: bool
+    expelled: Collection[AgentId]
     decided: Decided
     term: int
     ask_at: float
@@ -107,7 +113,7 @@ class _Case(Struct):
 
 
 class Vouching(Struct):
-    """`proves`: whether a snapshot's signatures hold. Of each source one is judged, the one offered last.
+    """`proves`: a snapshot's state, if its signatures hold. Of each source one is judged, the one offered last.
 
     `names`: of our own newest snapshots. `_silent_since`: the voters that were asked and haven't answered since; a
     leader may have a newer snapshot before that wait is over, so it goes on from one to the next.
@@ -115,7 +121,7 @@ class Vouching(Struct):
 
     context: Context
     chronicle: Chronicle
-    proves: Callable[[Snapshot], bool]
+    proves: Callable[[Snapshot], ClusterState | None]
     names: Names = field(default_factory=Names)
     _cases: dict[Source, _Case] = field(default_factory=dict)
     _silent_since: dict[AgentId, float] = field(default_factory=dict)
@@ -156,8 +162,10 @@ class Vouching(Struct):
         dropped without a word.
         """
         self._close(source)
-        term = self.context.raft.term
-        self._cases[source] = _Case(snapshot, _name(snapshot), self.proves(snapshot), decided, term, when.mono)
+        term, state = self.context.raft.term, self.proves(snapshot)
+        expelled = expulsions(state).keys() if state is not None else ()
+        proven = state is not None
+        self._cases[source] = _Case(snapshot, _name(snapshot), proven, expelled, decided, term, when.mono)
 
     def forget(self, snapshot: Snapshot) -> None:
         """Nobody wants to know any more."""
@@ -182,9 +190,10 @@ class Vouching(Struct):
             case.ask_at = when.mono + ASK_AGAIN_S
             self._ask_around(case, voters, when)
         silent = {voter for voter, since in self._silent_since.items() if when.mono >= since + SILENT_S}
-        sound = case.proven and is_vouched_for(
-            case.name, self.context.id, voters, case.snapshot.configuration.voters, case.told, silent
-        )
+        told = {agent: has for agent, has in case.told.items() if agent not in case.expelled}
+        gone = silent.union(case.expelled)
+        offered = case.snapshot.configuration.voters
+        sound = case.proven and is_vouched_for(case.name, self.context.id, voters, offered, told, gone)
         if sound is not None:
             self._end(source)
             if case.proven and not sound:

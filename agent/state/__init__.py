@@ -17,6 +17,7 @@ from agent.state.apply import (
 )
 from agent.state.epochs import check_crossing
 from agent.state.errors import SnapshotRefused, UnknownEntry
+from agent.state.membership import EXPULSION_LEVEL, expelled_unproven
 from agent.state.placing import PHASE_OF, PORT_TRIES, PREDECESSOR_LEVEL, may_have, predecessor_of
 from agent.state.proof import beginnings
 from agent.state.queries import (
@@ -24,6 +25,7 @@ from agent.state.queries import (
     assignments_on,
     audience_of,
     deployed_stack,
+    expulsions,
     hosts_of,
     key_of,
     member_named,
@@ -42,6 +44,7 @@ from agent.state.stacks import REMOVAL_LEVEL
 from agent.state.types import Applied, ClusterState, Evidence, SignedStack, StackState
 
 __all__ = [
+    "EXPULSION_LEVEL",
     "PHASE_OF",
     "PORT_TRIES",
     "PREDECESSOR_LEVEL",
@@ -65,6 +68,8 @@ __all__ = [
     "decode_snapshot",
     "deployed_stack",
     "encode_snapshot",
+    "expelled_unproven",
+    "expulsions",
     "genesis_state",
     "hosts_of",
     "is_readable",

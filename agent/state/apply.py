@@ -35,7 +35,7 @@ from agent.state.signed import Signed
 from agent.state.stacks import STACK_ACTS
 from agent.state.types import MAX_REFUSALS, Applied, ClusterState, EntryName
 
-STATE_LEVEL = 3  # the highest level of entry kinds and rules that this version applies
+STATE_LEVEL = 4  # the highest level of entry kinds and rules that this version applies
 
 # Acts that came after level 1: refused until the ledger is at theirs, as an agent that doesn't know them refuses them.
 ACT_LEVELS: Mapping[Act, int] = {}

@@ -15,11 +15,13 @@ from agent.model.identity import agent_id_of
 from agent.model.instruction import Act, Body, Enrol, Grant, GrantKey, Relabel
 from agent.model.types import AgentId, OperatorName, Target
 from agent.state.placing import assignments_without
-from agent.state.queries import assignments_on, member_named
+from agent.state.queries import assignments_on, expulsions, member_named
 from agent.state.signed import Signed
 from agent.state.stacks import forget_removed, with_revision
 from agent.state.types import ClusterState, Evidence
 
+EXPULSION_LEVEL = 4  # of the ledger, from which on the instructions that expelled somebody are kept
+MAX_EXPULSIONS_KEPT = 1_000  # the newest: as many as a cluster has members; 1 KiB each
 MAX_GRANTS_KEPT = 10_000  # all grants ever: they vouch for what former operators signed; 1 KiB each
 
 
@@ -49,7 +51,8 @@ def _enrol(state: ClusterState, signed: Signed, body: Body) -> ClusterState:
 def _expel(state: ClusterState, signed: Signed, _body: Body) -> ClusterState:
     """Remove a member for good; its assignments go with it, so that the coordinator places them elsewhere.
 
-    What was moving there stays where it still runs; what was moving away doesn't run there any more.
+    What was moving there stays where it still runs; what was moving away doesn't run there any more. The instruction is
+    kept, for the host itself to see and for whoever wasn't there.
     """
     agent = _member(state, signed)
     if len(state.members) == 1:
@@ -65,11 +68,32 @@ def _expel(state: ClusterState, signed: Signed, _body: Body) -> ClusterState:
         members={known: member for known, member in state.members.items() if known != agent},
         expelled=state.expelled | {agent},
         drained=state.drained - {agent},
-        evidence=_without(state.evidence, f"member:{agent}/", f"host:{agent}/"),
+        evidence=_with_expulsion(state, signed, _without(state.evidence, f"member:{agent}/", f"host:{agent}/")),
         assignments=assignments_without(state, agent),
         stacks={**state.stacks, **stacks},
     )
     return forget_removed(state, frozenset(stacks))
+
+
+def _with_expulsion(state: ClusterState, signed: Signed, evidence: dict[str, Evidence]) -> dict[str, Evidence]:
+    if state.level < EXPULSION_LEVEL:
+        return evidence
+    kept = [key for key, item in evidence.items() if item.act == "expel"]
+    if len(kept) >= MAX_EXPULSIONS_KEPT:
+        oldest = min(kept, key=lambda key: (state.targets[evidence[key].target].result.index, key))
+        evidence = _without(evidence, oldest)
+    return {**evidence, signed.evidence_key: signed.evidence}
+
+
+def expelled_unproven(known: ClusterState, later: ClusterState) -> frozenset[AgentId]:
+    """Whom `later` names as expelled without the instruction, though the ledger keeps it since `known`.
+
+    Of an earlier level than that nobody has kept any, and of very many only the newest.
+    """
+    proven = expulsions(later)
+    if known.level < EXPULSION_LEVEL or len(proven) >= MAX_EXPULSIONS_KEPT:
+        return frozenset()
+    return later.expelled - known.expelled - proven.keys()
 
 
 def _drain(state: ClusterState, signed: Signed, _body: Body) -> ClusterState:

@@ -15,6 +15,7 @@ from agent.model.instruction import Body, Enrol, Grant, GrantKey, Recover, Relab
 from agent.model.ledger import Assignment, GenesisEntry, decode_entry
 from agent.model.types import Label, OperatorName
 from agent.state.errors import SnapshotRefused
+from agent.state.queries import expulsions
 from agent.state.signed import body_of, named_services
 from agent.state.types import ClusterState, Evidence, SignedStack, StackState
 
@@ -46,6 +47,7 @@ def prove(state: ClusterState) -> None:
         all(enrolled.get(agent) == member for agent, member in state.members.items()), "a member that nobody enrolled"
     )
     _want(not state.expelled & state.members.keys(), "a member that was expelled")
+    _want(expulsions(state).keys() <= state.expelled, "an expulsion that expelled nobody")
     for name, api_key in state.api_keys.items():
         bodies = [item.body for item in made[f"key:{name}"]]
         granted = any(isinstance(body, GrantKey) and body.key == api_key for body in bodies)

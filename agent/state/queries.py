@@ -10,7 +10,7 @@ from agent.model.ledger import AssignedPort, Assignment, Predecessor
 from agent.model.spec import ReplicaKey
 from agent.model.stack import InstructionRef, Service, Stack, Validation
 from agent.model.types import AgentId, Label
-from agent.state.types import ClusterState, StackState
+from agent.state.types import ClusterState, Evidence, StackState
 
 
 def audience_of(state: ClusterState) -> str:
@@ -21,6 +21,11 @@ def audience_of(state: ClusterState) -> str:
 def member_named(state: ClusterState, name: Label) -> Member | None:
     """The member of that host name: what `Service.host` pins to."""
     return next((member for member in state.members.values() if member.name == name), None)
+
+
+def expulsions(state: ClusterState) -> dict[AgentId, Evidence]:
+    """The instructions that expelled somebody, as far as they are kept."""
+    return {item.target.partition(":")[2]: item for item in state.evidence.values() if item.act == "expel"}
 
 
 def stack_at(state: ClusterState, ref: InstructionRef) -> Stack | None:

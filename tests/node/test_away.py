@@ -8,13 +8,14 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import combinations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent.node.machine import Compaction
 from agent.node.vouching import is_vouched_for
 from agent.raft import Configuration
 from agent.raft.quorum import majority
+from agent.state import EXPULSION_LEVEL
 from tests.node.cluster import Cluster, Node
 from tests.node.test_vouching import hearing_no_commit
 
@@ -24,13 +25,17 @@ MOST_LOST = 2
 EVERY = 20  # entries between two snapshots
 
 founders_of = st.sets(st.sampled_from(OTHERS[:3]), min_size=1).map(lambda others: frozenset({AWAY, LEADS, *others}))
-steps_of = st.lists(st.one_of(st.none(), st.tuples(st.booleans(), st.sampled_from(OTHERS))), max_size=20)
+hosts_of = st.sampled_from(OTHERS)
+steps_of = st.lists(
+    st.one_of(st.none(), st.tuples(st.sampled_from(("change", "send", "expel")), hosts_of)), max_size=20
+)
 
 
 @dataclass
 class Past:
     """What `LEADS` did since `AWAY` went, which is a voter all the time: up to where each stored it, and heard that it
-    is committed. `changes`: who votes from which entry on, as soon as it is stored (Raft §6).
+    is committed. `changes`: who votes from which entry on, as soon as it is stored (Raft §6). `expelled`: by which
+    entry.
     """
 
     changes: list[tuple[int, frozenset[str]]]
@@ -38,6 +43,7 @@ class Past:
     commit: int = 0
     stored: dict[str, int] = field(default_factory=lambda: dict.fromkeys((AWAY, *OTHERS), 0))
     heard: dict[str, int] = field(default_factory=lambda: dict.fromkeys((AWAY, *OTHERS), 0))
+    expelled: dict[str, int] = field(default_factory=dict)
 
     @property
     def voters(self) -> frozenset[str]:
@@ -53,6 +59,12 @@ class Past:
             self.last += 1
             self.changes.append((self.last, voters))
 
+    def expel(self, host: str) -> None:
+        """It is told nothing from when that is committed, and leaves the voters by a change like any other."""
+        if host not in self.expelled:
+            self.last += 1
+            self.expelled[host] = self.last
+
     def settle(self) -> None:
         """The last change is committed. One that isn't those whom it removes can undo: they may be elected."""
         for host in OTHERS:
@@ -61,6 +73,8 @@ class Past:
 
     def send(self, host: str) -> None:
         """All entries, and up to where they are committed; who doesn't vote follows a voter."""
+        if self.expelled.get(host, self.last + 1) <= self.commit:
+            return
         up_to = self.last if host in self.voters else self.commit
         self.stored[host] = max(self.stored[host], up_to)
         self.heard[host] = max(self.heard[host], self.commit)
@@ -72,17 +86,35 @@ class Past:
         there = {AWAY, *OTHERS} - set(lost)
         having = {LEADS} | {host for host in there if self.heard[host] >= index}
         having |= {host for host in there & self.voters if self.stored[host] >= index}
-        while more := {host for host in there - having if self._believes(host, index, having, lost)}:
+        offered = there - {host for host, since in self.expelled.items() if since <= self.commit}
+        while more := {host for host in offered - having if self._believes(host, index, having, lost)}:
             having |= more
         return having
 
     def _believes(self, host: str, index: int, having: set[str], lost: Collection[str]) -> bool:
         known, offered = self.voters_at(self.stored[host]), self.voters_at(index)
-        asked = (known | offered) - {host} - set(lost)
+        proven = {expelled for expelled, since in self.expelled.items() if since <= index}
+        asked = (known | offered) - {host} - set(lost) - proven
         told = {voter: NAME if voter in having else "" for voter in asked}
-        return is_vouched_for(NAME, host, known, offered, told, set(lost) & known) is True
+        return is_vouched_for(NAME, host, known, offered, told, known & (proven | set(lost))) is True
 
 
+UNAWARES: list[tuple[str, str] | None] = [
+    ("change", "d"),
+    ("send", "c"),
+    ("send", "d"),
+    ("expel", "c"),
+    ("send", "d"),
+    ("send", "c"),
+    ("change", "c"),
+    ("send", "d"),
+    None,
+    ("send", "d"),
+]
+"""`c` is expelled without hearing of it, and `d` votes in its place."""
+
+
+@example(frozenset("abc"), UNAWARES)
 @given(founders_of, steps_of)
 def test_who_was_away_believes_what_a_majority_goes_on_with(
     founders: frozenset[str], steps: list[tuple[bool, str] | None]
@@ -93,14 +125,17 @@ def test_who_was_away_believes_what_a_majority_goes_on_with(
         match step:
             case None:
                 past.last += 1
-            case True, host:
+            case "change", host:
                 past.change(host)
+            case "expel", host:
+                past.expel(host)
             case _, host:
                 past.send(host)
     past.settle()
     for lost in (lost for number in range(MOST_LOST + 1) for lost in combinations(OTHERS, number)):
         if len(past.voters.difference(lost)) >= majority(len(past.voters)):
-            for index in range(1, past.commit + 1):
+            since = max((index for index in past.expelled.values() if index <= past.commit), default=1)
+            for index in range(since, past.commit + 1):
                 assert AWAY in past.believers(index, lost), (past, index, lost)
 
 
@@ -170,3 +205,31 @@ def test_who_was_removed_unawares_follows_nobody_that_is_behind_too() -> None:
     cluster.crash(joins.name)
     cluster.start(away.name)
     must_go_on(cluster, leader, away, within_s=10.0)
+
+
+def test_who_was_expelled_unawares_holds_up_no_snapshot_that_proves_it() -> None:
+    """Another came to vote in its place, which is lost before the one that was away heard of either change."""
+    cluster = Cluster(4, compaction=Compaction(every_entries=EVERY, kept_entries=0))
+    leader = cluster.elect()
+    raft = leader.up.context.raft
+    away, expelled = (node for node in cluster.followers if node.id in raft.configuration)
+    (joins,) = (node for node in cluster.followers if node.id not in raft.configuration)
+    cluster.until(lambda: leader.up.context.state.level >= EXPULSION_LEVEL)
+    known = away.up.context.raft.last_index
+    cluster.crash(away.name)
+    propose(cluster, leader, leader, away, expelled, joins)
+    cluster.until(lambda: raft.configuration_committed)
+    hearing_no_commit(cluster, expelled)
+    assert cluster.expel(expelled.name, at=leader.name).outcome == "applied"
+    propose(cluster, leader, leader, away, joins)
+    cluster.until(lambda: raft.configuration_committed)
+    write_up_to(leader, 2 * EVERY + 1)
+    cluster.lost = lambda sender, to, frame: False
+    cluster.crash(joins.name)
+    cluster.start(away.name)
+    assert raft.first_index > known + 1, "it has to take a snapshot"
+    assert expelled.id not in expelled.up.context.state.expelled, "it is there, and doesn't know"
+    cluster.until(lambda: expelled.id in away.up.context.state.expelled, within_s=10.0)
+    request = leader.deploy("last")
+    cluster.until(lambda: request in leader.answers)
+    assert leader.result(request).outcome == "applied"

@@ -17,7 +17,7 @@ from agent.node.disk import SETTLES_S
 from agent.node.effects import Reconcile, Store
 from agent.node.machine import Compaction, Machine
 from agent.raft import Boot, Entry, EntryKind, HardState, Raft, RaftTiming, Snapshot
-from agent.state import decode_snapshot, encode_snapshot
+from agent.state import EXPULSION_LEVEL, decode_snapshot, encode_snapshot
 from agent.swim import SwimConfig
 from tests.node.cluster import OFTEN, Cluster, Node, stack
 from tests.support.hosts import running
@@ -211,12 +211,12 @@ def test_an_honest_snapshot_of_a_later_state_is_vouched_for(alone: Node) -> None
     alone.deploy()
     before = machine_of(alone)
     alone.deploy("blog")
-    assert before.vouches_for(snapshot_of(alone))
+    assert before.proven(snapshot_of(alone))
 
 
 def test_a_snapshot_with_an_operator_nobody_granted_isnt(alone: Node) -> None:
     operators = {**alone.up.context.state.operators, "eve": operator("eve")}
-    assert not machine_of(alone).vouches_for(snapshot_of(alone, operators=operators))
+    assert not machine_of(alone).proven(snapshot_of(alone, operators=operators))
 
 
 def test_a_snapshot_that_brings_a_revoked_operator_back_isnt(alone: Node) -> None:
@@ -226,9 +226,9 @@ def test_a_snapshot_that_brings_a_revoked_operator_back_isnt(alone: Node) -> Non
     eve = alone.up.context.state.operators["eve"]
     revoked = alone.cluster.signed("revoke", "operator:eve", Revoke(), rev=2)
     assert alone.result(alone.submit(*revoked)).outcome == "applied"
-    assert machine_of(alone).vouches_for(snapshot_of(alone))
+    assert machine_of(alone).proven(snapshot_of(alone))
     operators = {**alone.up.context.state.operators, "eve": eve}
-    assert not machine_of(alone).vouches_for(snapshot_of(alone, operators=operators))
+    assert not machine_of(alone).proven(snapshot_of(alone, operators=operators))
 
 
 def test_a_snapshot_that_takes_a_revision_back_isnt(alone: Node) -> None:
@@ -238,7 +238,7 @@ def test_a_snapshot_that_takes_a_revision_back_isnt(alone: Node) -> None:
     assert alone.result(alone.submit(*scale)).outcome == "applied"
     later = replace(decode_snapshot(old.data), index=alone.up.context.state.index + 1)
     offered = Snapshot(index=later.index, term=old.term, configuration=old.configuration, data=encode_snapshot(later))
-    assert not machine_of(alone).vouches_for(offered)
+    assert not machine_of(alone).proven(offered)
 
 
 def test_a_snapshot_that_lets_the_expelled_back_in_isnt() -> None:
@@ -248,16 +248,28 @@ def test_a_snapshot_that_lets_the_expelled_back_in_isnt() -> None:
     victim = cluster.followers[0]
     members = node.up.context.state.members
     assert cluster.expel(victim.name, at=node.name).outcome == "applied"
-    offered = snapshot_of(node, members=members, expelled=frozenset())
+    offered = snapshot_of(node, members=members, expelled=frozenset(), evidence={})
     decode_snapshot(offered.data)  # every signature in it holds
-    assert not machine_of(node).vouches_for(offered)
+    assert not machine_of(node).proven(offered)
+
+
+def test_a_snapshot_that_expels_somebody_without_the_instruction_isnt() -> None:
+    cluster = Cluster(3)
+    node = cluster.elect()
+    cluster.until(lambda: node.up.context.state.level >= EXPULSION_LEVEL)
+    before = machine_of(node)
+    assert cluster.expel(cluster.followers[0].name, at=node.name).outcome == "applied"
+    offered = snapshot_of(node, evidence={})
+    decode_snapshot(offered.data)
+    assert before.proven(offered) is None
+    assert before.proven(snapshot_of(node)) is not None
 
 
 def test_a_snapshot_that_forgets_a_drain_isnt(alone: Node) -> None:
     drain = alone.cluster.signed("drain", f"host:{alone.id}", Drain(), rev=1)
     assert alone.result(alone.submit(*drain)).outcome == "applied"
-    assert machine_of(alone).vouches_for(snapshot_of(alone))
-    assert not machine_of(alone).vouches_for(snapshot_of(alone, drained=frozenset()))
+    assert machine_of(alone).proven(snapshot_of(alone))
+    assert not machine_of(alone).proven(snapshot_of(alone, drained=frozenset()))
 
 
 def test_a_snapshot_that_brings_back_labels_isnt(alone: Node) -> None:
@@ -266,9 +278,9 @@ def test_a_snapshot_that_brings_back_labels_isnt(alone: Node) -> None:
     known = alone.up.context.state.members[alone.id]
     assert alone.result(alone.submit(*relabel)).outcome == "applied"
     offered = snapshot_of(alone)
-    assert before.vouches_for(offered)
-    assert machine_of(alone).vouches_for(offered)
-    assert not machine_of(alone).vouches_for(snapshot_of(alone, members={alone.id: known}))
+    assert before.proven(offered)
+    assert machine_of(alone).proven(offered)
+    assert not machine_of(alone).proven(snapshot_of(alone, members={alone.id: known}))
 
 
 def test_a_drain_ends_with_its_member() -> None:
@@ -278,17 +290,17 @@ def test_a_drain_ends_with_its_member() -> None:
     assert cluster.drain(victim.name, at=node.name).outcome == "applied"
     before = machine_of(node)
     assert cluster.expel(victim.name, at=node.name).outcome == "applied"
-    assert before.vouches_for(snapshot_of(node))
+    assert before.proven(snapshot_of(node))
 
 
 @pytest.mark.parametrize("change", [{"epoch": 2}, {"cluster": "bcdefghijklmnopa"}])
 def test_a_snapshot_of_another_cluster_or_epoch_isnt(alone: Node, change: dict[str, object]) -> None:
-    assert not machine_of(alone).vouches_for(snapshot_of(alone, **change))
+    assert not machine_of(alone).proven(snapshot_of(alone, **change))
 
 
 def test_a_snapshot_whose_state_is_of_another_index_isnt(alone: Node) -> None:
     offered = snapshot_of(alone)
-    assert not machine_of(alone).vouches_for(replace(offered, index=offered.index + 5))
+    assert not machine_of(alone).proven(replace(offered, index=offered.index + 5))
 
 
 def test_a_voter_that_was_away_for_long_takes_a_snapshot_it_can_vouch_for() -> None:

@@ -22,7 +22,7 @@ from agent.node.vouching import ANSWER_S, ASK_AGAIN_S, SILENT_S, Source, Vouchin
 from agent.raft import Configuration, Snapshot
 from agent.raft.messages import Append, Heartbeat, InstallSnapshot
 from agent.raft.quorum import majority
-from agent.state import decode_snapshot, encode_snapshot
+from agent.state import Evidence, decode_snapshot, encode_snapshot
 from tests.node.cluster import OFTEN, Cluster, Node
 
 IDS = "abcdefg"
@@ -370,7 +370,9 @@ class Judge:
         works(self.cluster, 6)()
         self.node, self.other = self.cluster.followers
         self.leader = leader
-        self.vouching = Vouching(self.node.up.context, self.node.up.chronicle, lambda _snapshot: True)
+        self.vouching = Vouching(
+            self.node.up.context, self.node.up.chronicle, lambda _snapshot: self.node.up.context.state
+        )
         self.told: list[tuple[Snapshot, bool | None]] = []
         newest = leader.up.context.raft.snapshot
         assert newest is not None
@@ -409,6 +411,17 @@ def asked_now(judge: Judge) -> list[str]:
     judge.vouching.pump(judge.when)
     judge.cluster.settle()
     return [judge.cluster.by_id(send.to).name for send in judge.node.sent if is_question(send.frame)]
+
+
+def test_whoever_the_snapshot_proves_to_be_expelled_has_no_say(judge: Judge) -> None:
+    """It has come no further, or lies: either would hold up the others for ever."""
+    state = judge.node.up.context.state
+    proof = Evidence(act="expel", target=f"member:{judge.other.id}", revision=1, token="", body=b"")
+    judge.vouching.proves = lambda _snapshot: replace(state, evidence={f"member:{judge.other.id}/1": proof})
+    judge.other.up._vouching.names.note(judge.sound.index, ANOTHER)
+    judge.judge(judge.sound, "voter")
+    judge.run(0.0)
+    assert judge.told == [(judge.sound, True)]
 
 
 def test_a_question_that_got_lost_is_asked_anew(judge: Judge) -> None:
