@@ -31,9 +31,9 @@ _FIX = "Start voters that are away, or wait: half a minute after one is lost, an
 def expel(host: str, reason: str, yes: bool) -> None:
     """Remove HOST, by its name or id, from the cluster for good; its replicas are placed elsewhere.
 
-    For a host that is lost or no longer trusted: its links are cut at once, and its id can never be used again. Nothing
-    is done on the host itself, so what runs there keeps running. To remove a host in good order, use `bootstrap
-    uninstall --limit`. Refused when too few voters would be left for a majority.
+    For a host that is lost or no longer trusted: its links are cut at once, and its id can never be used again. Its
+    agent ends what it runs once it hears of that; one that is compromised may not. To remove a host in good order, use
+    `bootstrap uninstall --limit`. Refused when too few voters would be left for a majority.
     """
     options = current_options()
     body: Expel = convert({"reason": reason}, Expel, "--reason")
@@ -64,4 +64,6 @@ def expel(host: str, reason: str, yes: bool) -> None:
         print_json({"result": result, "host": found.name})
         return
     say(f"{found.name}: expelled (revision {result.revision} of {result.target})")
-    notice(f"what runs on {found.name} goes on there; `bootstrap uninstall` with --limit takes its agent off")
+    notice(
+        f"what runs on {found.name} ends once its agent hears of it; `bootstrap uninstall` with --limit takes it off"
+    )

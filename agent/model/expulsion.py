@@ -6,14 +6,15 @@ from msgspec import Struct
 class Expulsion(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """That this host was expelled.
 
-    Known from an operator's signature: `by` whom, `at` (RFC 3339) and the `reason` given, which may be empty. Else only
-    the hosts `told_by` say so.
+    Known from an operator's signature, in the epoch `epoch`: `by` whom, `at` (RFC 3339) and the `reason` given, which
+    may be empty. Else only the hosts `told_by` say so.
     """
 
     told_by: tuple[str, ...] = ()
     by: str = ""
     at: str = ""
     reason: str = ""
+    epoch: int = 0
 
     @property
     def is_known(self) -> bool:

@@ -27,6 +27,9 @@ KEY_BYTES: Final = 32
 # Before a peer has said who it is: a hello is about 1 KiB.
 MAX_HELLO_FRAME_BYTES: Final = 8 * 1024
 
+# Of the instruction that goes with a refusal. The longest reason is 2 KiB; with a token it fits into one frame.
+MAX_REFUSAL_BODY_BYTES: Final = 3 * 1024
+
 _LENGTH = struct.Struct(">I")
 HEADER_BYTES: Final = _LENGTH.size
 _VERSION_BYTE = bytes([FRAMING_VERSION])
@@ -59,9 +62,15 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello", omit_default
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused", omit_defaults=True):
-    """Instead of a hello: why the link is closed."""
+    """Instead of a hello: why the link is closed.
+
+    `token` and `body`: the instruction that expelled the receiver, as it was signed, where that is known and isn't too
+    long.
+    """
 
     reason: RefusalReason
+    token: Annotated[str, msgspec.Meta(max_length=MAX_TOKEN_BYTES)] = ""
+    body: Annotated[bytes, msgspec.Meta(max_length=MAX_REFUSAL_BODY_BYTES)] = b""
 
 
 Opening = Hello | Refused

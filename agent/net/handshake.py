@@ -32,9 +32,9 @@ Authority = Callable[[AgentId, Digest], Standing]
 
 
 class HandshakeFailed(Exception):
-    """The link isn't accepted. `told`: by the peer, not by us."""
+    """The link isn't accepted. `told`: what the peer said, if it is the peer that doesn't."""
 
-    def __init__(self, reason: RefusalReason, detail: str = "", *, told: bool = False) -> None:
+    def __init__(self, reason: RefusalReason, detail: str = "", *, told: Refused | None = None) -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason: Final = reason
         self.told: Final = told
@@ -126,9 +126,9 @@ def welcome(link: Link, me: LocalAgent, peer: Certified) -> None:
     link.flush()
 
 
-def refuse(link: Link, reason: RefusalReason) -> None:
+def refuse(link: Link, refused: Refused) -> None:
     """Tell a certified peer why it is refused, and close."""
-    link.send(encode_frame(Refused(reason=reason)))
+    link.send(encode_frame(refused))
     link.close("asked")
 
 
@@ -138,7 +138,7 @@ async def _hear(link: Link, me: LocalAgent, peer: Certified, authority: Authorit
     except InputError as error:
         raise HandshakeFailed("protocol", error.what) from None
     if isinstance(opening, Refused):
-        raise HandshakeFailed(opening.reason, "the peer refused", told=True)
+        raise HandshakeFailed(opening.reason, "the peer refused", told=opening)
     try:
         claims = read_hello(opening.token, audience=me.id, tls=peer.binding)
     except NotAuthenticated as error:

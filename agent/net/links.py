@@ -30,7 +30,7 @@ from agent.net import handshake
 from agent.net.acceptor import listen
 from agent.net.addresses import Address, AddressPolicy
 from agent.net.dialler import Dialler
-from agent.net.frames import RefusalReason, decode_frame, encode_frame
+from agent.net.frames import Refused, decode_frame, encode_frame
 from agent.net.handshake import Certified, HandshakeFailed, LocalAgent, Standing
 from agent.net.link import DownReason, Link, PeerInfo
 from agent.net.listener import Listener
@@ -69,7 +69,11 @@ class LinkHandlers(Protocol):
         """A link is up; the first with that peer, or the first after `link_down`."""
         ...
 
-    def refused(self, peer: AgentId, reason: RefusalReason) -> None:
+    def expulsion(self, peer: AgentId) -> Refused:
+        """What to tell a peer whose standing is `expelled`."""
+        ...
+
+    def refused(self, peer: AgentId, refused: Refused) -> None:
         """`peer`, which we dialled, says that it takes no link with us. It comes again with each try."""
         ...
 
@@ -327,8 +331,8 @@ class LinkTable:
             async with asyncio.timeout(self.timing.handshake_timeout_s):
                 info = await handshake.greet_as_client(link, self.me, peer, self._handlers.authority)
         except HandshakeFailed as failure:
-            if failure.told:
-                self._handlers.refused(peer.id, failure.reason)
+            if failure.told is not None:
+                self._handlers.refused(peer.id, failure.told)
             raise
         finally:
             self._greeting.discard(peer.id)
@@ -347,6 +351,7 @@ class LinkTable:
 
     async def _accepted(self, link: Link) -> None:
         self._all.add(link)
+        peer: Certified | None = None
         try:
             async with asyncio.timeout(self.timing.handshake_timeout_s):
                 peer = handshake.certified(link, self.me)
@@ -354,8 +359,11 @@ class LinkTable:
             self._check_room(info)
         except HandshakeFailed as failure:
             self._count_failure(failure)
-            if not failure.told and failure.reason not in ("protocol", "identity"):
-                handshake.refuse(link, failure.reason)
+            if failure.told is None and failure.reason not in ("protocol", "identity"):
+                refused = Refused(reason=failure.reason)
+                if peer is not None and failure.reason == "expelled":
+                    refused = self._handlers.expulsion(peer.id)
+                handshake.refuse(link, refused)
                 self._loop.call_later(DRAIN_S, self._forget_link, link)
             else:
                 self._forget_link(link)

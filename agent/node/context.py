@@ -44,8 +44,8 @@ class Lead(NamedTuple):
 class Context(Struct):
     """Mutable; owned by one `NodeCore`, used by its parts.
 
-    `followed`: the linked voter that we follow, if we don't vote; `told`: who leads, as it says. `stirred`: whether
-    there was more than consensus messages since all parts last ran.
+    `expelled`: this agent knows that it was. `followed`: the linked voter that we follow, if we don't vote; `told`: who
+    leads, as it says. `stirred`: whether there was more than consensus messages since all parts last ran.
     """
 
     id: AgentId
@@ -54,6 +54,7 @@ class Context(Struct):
     swim: Swim
     state: ClusterState
     clock: LedgerClock
+    expelled: bool = False
     followed: AgentId | None = None
     told: Lead | None = None
     peers: dict[AgentId, Peer] = field(default_factory=dict)

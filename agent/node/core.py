@@ -24,6 +24,7 @@ from msgspec import Struct, field
 
 from agent import raft
 from agent.host import HostContext, HostObservation
+from agent.model.expulsion import Expulsion
 from agent.model.status import MemberView, Status
 from agent.model.types import AgentId
 from agent.node.calls import OnReply
@@ -58,6 +59,7 @@ from agent.swim import Swim, SwimConfig, SwimMessage
 
 class NodeSettings(Struct, frozen=True, kw_only=True):
     """An agent's settings at its start. `genesis`: entry 1's data. `boot` counts its starts. `sign`: by its own key.
+    `expelled`: what it knew of that before.
 
     `limits` and `compaction` have defaults that fit every cluster; the simulator makes them tiny.
     """
@@ -70,6 +72,7 @@ class NodeSettings(Struct, frozen=True, kw_only=True):
     timing: raft.RaftTiming
     swim: SwimConfig
     sign: Callable[[bytes], bytes]
+    expelled: Expulsion | None = None
     limits: raft.RaftLimits = field(default_factory=raft.RaftLimits)
     compaction: Compaction = field(default_factory=Compaction)
 
@@ -111,7 +114,8 @@ class NodeCore:
         max_bytes, tell, reached = settings.limits.snapshot_bytes, self.coordination.report, self.coordination.reached
         self._following = Following(self.context, self._vouching, self.chronicle, max_bytes, reached)
         self.epochs = Epochs(self.context, machine, max_bytes)
-        self.expelled = Expelled(self.context)
+        self.expelled = Expelled(self.context, settings.expelled)
+        self.expelled.begin(when)
         self._host = LocalHost(self.context, settings.host, settings.agent_version, settings.sign, tell)
         self.coordination.asking.ask_here = self._host.asked
         self._viewing = Viewing(self.context, self.coordination, self._host, self.epochs, self.expelled)
@@ -261,6 +265,14 @@ class NodeCore:
             self.context.swim.link_alive(sender, when.mono)
         self._unsettled = when
         return Stir.MORE
+
+    def refused(self, peer: AgentId, token: str, body: bytes, when: Instant) -> Expulsion | None:
+        """A peer takes no link with us as we were expelled, perhaps with the instruction; what is news in that."""
+        news = self.expelled.told(peer, token, body, when)
+        if news is not None and news.is_known:
+            self._host.ledger_moved()
+            self._stir(when)
+        return news
 
     def datagram(self, sender: AgentId, message: SwimMessage, when: Instant) -> None:
         """A SWIM message whose signature, sender and window the shell has checked."""

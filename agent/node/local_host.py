@@ -103,7 +103,9 @@ class LocalHost(Struct):
         Most entries change nothing here: the last observation then counts for them too, and mostly nobody waits for it.
         """
         state, wanted = self.context.state, self._wanted
-        if wanted is None or self._read is None or not is_as_before(self._read, state):
+        if self.context.expelled:
+            wanted = Desired()  # all of it was replaced elsewhere
+        elif wanted is None or self._read is None or not is_as_before(self._read, state):
             wanted = desired(state, self.context.id, self.host)
         self._read = state
         if wanted == self._wanted:

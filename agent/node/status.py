@@ -210,7 +210,7 @@ def _problems(
     """Of a cluster that this host was expelled from nothing is known that isn't old."""
     if view.expelled is not None:
         yield _expulsion_problem(state, view, view.expelled)
-        if view.leader is None:
+        if view.expelled.is_known or view.leader is None:
             return
     yield from _quorum_problems(state, view, quorum)
     yield from _epoch_problems(state, view)

@@ -180,6 +180,11 @@ class Raft:
         self._now = now
         self._roles.fence(index)
 
+    def retire(self, now: float) -> None:
+        """This member was expelled, which nobody who leads will tell it: it neither campaigns nor votes any more."""
+        self._now = now
+        self._roles.retire()
+
     def compact(self, index: int, data: bytes, keep_entries: int) -> None:
         """`data` is the state machine at `index` (applied): entries up to it may go, except the last `keep_entries`.
 

@@ -14,8 +14,9 @@ from agent.raft.state import RaftState
 class Election:
     """The election timer of a member that doesn't lead, and the votes of its campaign.
 
-    `deadline`: seconds; infinite for observers, which nobody leads, and while fenced. A learner never campaigns, but
-    notices when its leader falls silent: one that was removed hears nothing of it from any leader, and has to ask.
+    `deadline`: seconds; infinite for observers, which nobody leads, while fenced, and once retired. A learner never
+    campaigns, but notices when its leader falls silent: one that was removed hears nothing of it from any leader, and
+    has to ask.
     """
 
     def __init__(self, state: RaftState, now: float) -> None:
@@ -34,7 +35,7 @@ class Election:
     @property
     def deadline(self) -> float:
         state = self._state
-        if state.fenced_at is not None:
+        if state.stands_aside:
             return math.inf
         if state.is_voter or (state.leader is not None and state.id in state.configuration.learners):
             return self._due

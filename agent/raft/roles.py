@@ -63,8 +63,9 @@ class Roles:
     def receive(self, sender: str, message: Message, now: float) -> None:
         """See `Raft.receive`."""
         state = self._state
-        if sender == state.id or state.fenced_at is not None:
-            state.drop("fenced" if state.fenced_at is not None else "message from myself")
+        if sender == state.id or state.stands_aside:
+            reason = "retired" if state.retired else "fenced" if state.stands_aside else "message from myself"
+            state.drop(reason)
             return
         if not self._strangers.heard(sender, message, now, trusts_leader=self.trusts_leader):
             return
@@ -109,6 +110,11 @@ class Roles:
         """See `RaftState.fence`."""
         self.leadership = None
         self._state.fence(index)
+
+    def retire(self) -> None:
+        """See `RaftState.retire`."""
+        self.leadership = None
+        self._state.retire()
 
     def settle(self, now: float) -> None:
         """Draw the conclusions: an election won, a leader that isn't a voter any more."""

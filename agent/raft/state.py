@@ -38,9 +38,9 @@ class Outbox:
 class RaftState:
     """Persistent and volatile state (Raft fig. 3.1), without what only an election or a leader needs.
 
-    `fenced_at`: see `fence`; None while this member may take part. `linked`: peers the shell has a link to.
-    `persisted_hard_state`: what a restart would find. `dropped` counts messages that were thrown away, by reason.
-    `snapshot`: the newest, for whoever is too far behind.
+    `fenced_at`: see `fence`; None while this member may take part. `retired`: it never will again. `linked`: peers the
+    shell has a link to. `persisted_hard_state`: what a restart would find. `dropped` counts messages that were thrown
+    away, by reason. `snapshot`: the newest, for whoever is too far behind.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class RaftState:
         self.membership = membership
         self.snapshot = snapshot
         self.fenced_at: int | None = None
+        self.retired = False
         self.linked: set[str] = set()
         self.dropped: Counter[str] = Counter()
         self.outbox = Outbox()
@@ -116,6 +117,16 @@ class RaftState:
         """
         self.fenced_at = max(index, self.fenced_at or 0)
         self.role, self.leader = Role.FOLLOWER, None
+
+    def retire(self) -> None:
+        """This member was expelled: it takes no part any more."""
+        self.retired = True
+        self.role, self.leader = Role.FOLLOWER, None
+
+    @property
+    def stands_aside(self) -> bool:
+        """Whether it neither votes nor leads, and hears nobody."""
+        return self.retired or self.fenced_at is not None
 
     def lift_fence(self) -> None:
         """The log is caught up again, and says that this member doesn't count any more."""

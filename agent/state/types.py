@@ -85,8 +85,8 @@ class ClusterState(Struct, frozen=True, kw_only=True):
 
     `chain` is the rolling hash of all entries up to `index`; `at` is ledger time. `signed` is keyed by the body's
     digest. `expelled` ids never return; of those since level 4 the newest have evidence. `drained` are members whose
-    hosts are to run nothing. `refusals` are the newest MAX_REFUSALS answers that took no revision. `evidence` is keyed by
-    `<target>/<revision>`. `genesis` is entry 1's, encoded: what every proof ends at.
+    hosts are to run nothing. `refusals` are the newest MAX_REFUSALS answers that took no revision. `evidence` is keyed
+    by `<target>/<revision>`. `genesis` is entry 1's, encoded: what every proof ends at.
     """
 
     cluster: ClusterId

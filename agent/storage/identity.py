@@ -5,8 +5,9 @@
     identity = load(data_dir)         # at each start
 
 `<data_dir>/identity` (0700) holds `tls.pem` (P-256), `signing.pem` (Ed25519), `sealing.pem` (X25519),
-`certificate.pem`, `grant.json` and `ledger` (the id of the ledger that was born with it), each 0600. The directory
-appears whole or not at all. Keys never leave the host.
+`certificate.pem`, `grant.json` and `ledger` (the id of the ledger that was born with it), each 0600, and
+`expelled.json` once the agent has seen the proof that it was. The directory appears whole or not at all. Keys never
+leave the host.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from agent.files import sync_directory
 from agent.instruction import private_key_of, private_pem, public_hex, read_genesis
 from agent.model.cluster import Genesis, IdentityGrant, IdentityRequest
 from agent.model.decode import decode_json
+from agent.model.expulsion import Expulsion
 from agent.model.identity import agent_id_of, server_name
 from agent.model.types import AgentId, HostAddress, Label
 from agent.model.workers import HostKeys
@@ -41,6 +43,8 @@ DIRECTORY: Final = "identity"
 
 # A genesis of 1000 members (4 MiB), its token and a certificate, and JSON's escaping of them.
 MAX_GRANT_BYTES: Final = 9 * 1024 * 1024
+EXPELLED: Final = "expelled.json"
+MAX_EXPELLED_BYTES: Final = 8 * 1024  # a reason of 512 characters, escaped
 MAX_STARTS_DIGITS: Final = 18  # a start a second for longer than there are hosts
 
 _KEY_FILES: Final = ("tls.pem", "signing.pem", "sealing.pem")
@@ -54,7 +58,7 @@ _REGRANT: Final = (
 class Identity(Struct, frozen=True, kw_only=True):
     """Who this agent is. The paths are for `ssl`, which reads files only; `ledger` is None before the first start.
 
-    `starts`: how many the ledger has counted at least.
+    `starts`: how many the ledger has counted at least. `expelled`: what it knows of its expulsion.
     `genesis_bytes` and `genesis_token` are what the operator signed.
     """
 
@@ -67,6 +71,7 @@ class Identity(Struct, frozen=True, kw_only=True):
     genesis_token: str
     ledger: str | None
     starts: int
+    expelled: Expulsion | None = None
     signing_key: Ed25519PrivateKey
     sealing_key: X25519PrivateKey
 
@@ -190,6 +195,7 @@ def load(data_dir: Path) -> Identity:
         genesis_token=grant.genesis_token,
         ledger=read_private(ledger).decode("ascii", "replace").strip() if ledger.exists() else None,
         starts=_read_starts(home),
+        expelled=_read_expelled(home),
         signing_key=keys.signing,
         sealing_key=keys.sealing,
     )
@@ -204,6 +210,21 @@ def bind_ledger(data_dir: Path, ledger_id: str, starts: int) -> None:
     if not (home / "ledger").exists():
         write_private(home / "ledger", ledger_id.encode())
     write_private(home / "starts", str(starts).encode())
+
+
+def keep_expelled(data_dir: Path, expelled: Expulsion) -> None:
+    """Note that this agent was expelled: its next start runs nothing, whomever it reaches. Raises StorageError."""
+    write_private(data_dir / DIRECTORY / EXPELLED, msgspec.json.encode(expelled))
+
+
+def _read_expelled(home: Path) -> Expulsion | None:
+    path = home / EXPELLED
+    try:
+        return decode_json(read_private(path), Expulsion, max_bytes=MAX_EXPELLED_BYTES) if path.exists() else None
+    except InputError as error:
+        raise NeedsRepair(
+            f"what is noted of an expulsion can't be read: {error.what}", where=str(path), fix=ANEW_FIX
+        ) from error
 
 
 def _read_starts(home: Path) -> int:

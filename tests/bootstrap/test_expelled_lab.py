@@ -54,20 +54,35 @@ def expel_while_off(desk: Desk, name: str) -> None:
     desk.lab.host(name).start()
 
 
-def test_it_says_that_it_was_expelled_who_says_so_and_what_to_do(desk: Desk) -> None:
+def test_it_says_that_it_was_expelled_by_whom_and_what_to_do(desk: Desk) -> None:
     expel_while_off(desk, "n2")
-    told = "say that this host was expelled"
+    told = "this host was expelled from the cluster, by "
     wait_for_sync(lambda: told in on_host(desk, "status"), TOLD_S, what="that it was expelled in its status")
     for command in ("status", "doctor"):
         said = on_host(desk, command)
         assert "error: " in said
         assert told in said
+        assert ": it was off for months" in said
         assert "`bootstrap install hosts.txt --limit n2` makes it a member again" in said
         assert "majority" not in said
         assert "firewall" not in said
         assert "no answer" not in said
     journal = desk.lab.host("n2").run(["journalctl", "-u", "muster-agent", "-o", "cat", "--no-pager"]).stdout
-    assert journal.count("that this host was expelled") == 1
+    assert journal.count(told) == 1
+
+
+def test_what_ran_there_ends_also_where_it_starts_again_and_reaches_nobody(desk: Desk) -> None:
+    host = desk.lab.host("n2")
+
+    def runs() -> bool:
+        return host.run(["pgrep", "-f", "sleep 1000"], check=False).ok
+
+    wait_for_sync(lambda: not runs(), TOLD_S, what="its replica ended")
+    desk.lab.partition({"n2"}, {"n1", "n3", "n4"})
+    host.run(["systemctl", "restart", "muster-agent"])
+    assert "this host was expelled from the cluster" in on_host(desk, "status")
+    assert not runs()
+    desk.lab.heal()
 
 
 def test_installing_it_again_makes_it_a_member_under_its_name_that_deploys_reach(desk: Desk) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from agent.model.types import AgentId, Digest
 from agent.net.addresses import AddressPolicy
 from agent.net.dialler import BackOff
-from agent.net.frames import RefusalReason
+from agent.net.frames import Refused
 from agent.net.handshake import LocalAgent, Standing
 from agent.net.link import DownReason, PeerInfo
 from agent.net.links import LinkTable
@@ -31,7 +31,9 @@ QUICK = LinkTiming(
 
 
 class Node:
-    """A table and what it told. `standing` overrides what the ledger says of somebody (else: member)."""
+    """A table and what it told. `standing` overrides what the ledger says of somebody (else: member); `expelling` is
+    what somebody expelled is told.
+    """
 
     def __init__(self, identity: Identity, boot: int = 1, timing: LinkTiming = QUICK) -> None:
         self.identity = identity
@@ -39,7 +41,8 @@ class Node:
         self.boot = boot
         self.ups: list[PeerInfo] = []
         self.downs: list[tuple[AgentId, DownReason]] = []
-        self.refusals: set[tuple[AgentId, RefusalReason]] = set()
+        self.refusals: list[tuple[AgentId, Refused]] = []
+        self.expelling = Refused(reason="expelled")
         self.frames: list[tuple[AgentId, Frame]] = []
         self.reads: list[int] = []  # how many frames there were behind each
         self.alives = 0
@@ -94,8 +97,11 @@ class Node:
     def frames_over(self) -> None:
         self.reads.append(len(self.frames))
 
-    def refused(self, peer: AgentId, reason: RefusalReason) -> None:
-        self.refusals.add((peer, reason))
+    def expulsion(self, peer: AgentId) -> Refused:
+        return self.expelling
+
+    def refused(self, peer: AgentId, refused: Refused) -> None:
+        self.refusals.append((peer, refused))
 
     def link_down(self, peer: AgentId, reason: DownReason) -> None:
         self.downs.append((peer, reason))

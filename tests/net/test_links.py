@@ -6,14 +6,17 @@ import asyncio
 import statistics
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from agent.model.cluster import MAX_VOTERS
+from agent.model.instruction import MAX_TOKEN_BYTES
 from agent.net import links
 from agent.net.dialler import BackOff
+from agent.net.frames import HEADER_BYTES, MAX_REFUSAL_BODY_BYTES, Refused, encode_frame
 from agent.net.link import MAX_QUEUE_BYTES, PeerInfo
 from agent.net.pulse import EARLY_SHARE, LinkTiming
 from agent.net.second import judge_second
@@ -357,9 +360,26 @@ async def test_an_expelled_peer_is_cut_and_stays_out(pair: list[Node]) -> None:
         a.table.review()
         assert a.downs == [(b.id, "expelled")]
         assert not a.table.send(b.id, CancelFrame(id=1))
-        await wait_for(lambda: (a.id, "expelled") in b.refusals)
+        await wait_for(lambda: (a.id, a.expelling) in b.refusals)
         assert not a.linked(b)
         assert a.table.counts["refused-expelled"] >= 1
+
+
+async def test_an_expelled_peer_is_told_by_which_instruction(pair: list[Node]) -> None:
+    a, b = pair
+    a.standing[b.id] = "expelled"
+    a.expelling = Refused(reason="expelled", token="t" * MAX_TOKEN_BYTES, body=b"b" * MAX_REFUSAL_BODY_BYTES)
+    async with running(a, b):
+        b.knows(a)
+        await wait_for(lambda: (a.id, a.expelling) in b.refusals)
+
+
+def test_an_earlier_agent_takes_such_a_refusal_for_one_without() -> None:
+    class Earlier(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
+        reason: str
+
+    told = encode_frame(Refused(reason="expelled", token="t", body=b"b"))
+    assert msgspec.msgpack.decode(told[HEADER_BYTES + 1 :], type=Earlier) == Earlier(reason="expelled")
 
 
 async def test_an_expelled_peer_isnt_dialled_into_either(pair: list[Node]) -> None:
@@ -394,7 +414,7 @@ async def test_unknown_peers_are_bounded(trio: list[Node], monkeypatch: pytest.M
         b.knows(a)
         await wait_for(lambda: a.linked(b))
         c.knows(a)
-        await wait_for(lambda: (a.id, "busy") in c.refusals)
+        await wait_for(lambda: (a.id, Refused(reason="busy")) in c.refusals)
         assert not a.linked(c)
 
 

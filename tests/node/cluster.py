@@ -24,6 +24,7 @@ from agent.instruction import encode_body, sign_instruction
 from agent.model.cluster import Member
 from agent.model.errand import ErrandFinding
 from agent.model.events import Event
+from agent.model.expulsion import Expulsion
 from agent.model.fault import Fault
 from agent.model.instruction import Act, Body, Drain, Enrol, Expel, InstructionResult
 from agent.model.stack import Service, Stack
@@ -51,6 +52,7 @@ from agent.node.instant import Instant
 from agent.node.machine import Compaction
 from agent.node.messages import Frame
 from agent.raft import Entry, EntryKind, RaftTiming, Snapshot
+from agent.state import expulsions
 from agent.swim import SwimConfig
 from tests.support.hosts import all_right, running
 from tests.support.ledger import CLUSTER, START_MS, genesis_entry, key_of_host, key_of_person, member
@@ -64,7 +66,7 @@ ONE_DEPLOY = Service(runtime="process", command=("serve",))
 
 @dataclass(slots=True)
 class Node:
-    """One agent. What its core asked for is kept, by kind."""
+    """One agent. What its core asked for is kept, by kind. `expelled`: on its disk."""
 
     cluster: Cluster
     member: Member
@@ -85,6 +87,7 @@ class Node:
     desired: list[Reconcile] = field(default_factory=list)
     findings: tuple[ErrandFinding, ...] = ()
     served: list[Serve | Unserve] = field(default_factory=list)
+    expelled: Expulsion | None = None
     replied: list[Replied] = field(default_factory=list)
     _request: int = 0
 
@@ -116,6 +119,12 @@ class Node:
     def with_findings(self) -> HostObservation:
         """What was observed last, with what was found since."""
         return replace(self.up.observation, findings=self.findings)
+
+    def refused_by(self, other: Node) -> None:
+        """As the link table hears it (agent.net.handshake)."""
+        kept = expulsions(other.up.context.state).get(self.id)
+        news = self.up.refused(other.id, kept.token if kept else "", kept.body if kept else b"", self.when)
+        self.expelled = news if news is not None and news.is_known else self.expelled
 
     def hand_over(self, to: Node) -> None:
         """The coordination, whole."""
@@ -285,6 +294,7 @@ class Cluster:
             swim=SwimConfig.lan(),
             sign=key_of_host(node.name).sign,
             compaction=self.compaction,
+            expelled=node.expelled,
         )
         node.core = NodeCore(settings, node.disk.boot(), random.Random(self.rng.getrandbits(64)), node.when)
         self.settle()
@@ -360,7 +370,7 @@ class Cluster:
                 if other.id not in one.wanted and other.name not in one.seeds:
                     continue
                 if one.id in other.up.context.state.expelled:
-                    one.up.expelled.told(other.id)
+                    one.refused_by(other)
                     continue
                 if other.id in one.up.context.state.expelled:
                     continue

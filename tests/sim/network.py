@@ -16,6 +16,7 @@ from agent.node.instant import Instant
 from agent.node.messages import CallFrame, CancelFrame, Frame, RaftFrame, ReplyFrame, TakenFrame
 from agent.node.versions import FRAME_VERSION
 from agent.raft.messages import Append, AppendResponse, HeartbeatResponse, Vote, VoteResponse
+from agent.state import expulsions
 from agent.swim import SwimMessage
 
 if TYPE_CHECKING:
@@ -94,12 +95,29 @@ class Network:
         if self._is_over(pair):
             return
         if other in a.core.context.state.expelled or one in b.core.context.state.expelled:
+            self._refuse(a, b)
+            self._refuse(b, a)
             return
         self._linked += 1
         number = self.links[pair] = self._linked
         for agent, peer in ((a, b), (b, a)):
             if pair in self.links:  # the first may have broken it already
                 self._world.hand_in(agent, self._up(agent.id, peer, self._frames(a, b), number))
+
+    def _refuse(self, agent: SimAgent, other: SimAgent) -> None:
+        """Who knows `agent` as expelled tells it so, with the instruction if it has that; the disk keeps the proof."""
+        state = other.core.context.state if other.core is not None else None
+        if state is None or agent.id not in state.expelled:
+            return
+        kept = expulsions(state).get(agent.id)
+        token, body = (kept.token, kept.body) if kept is not None else ("", b"")
+
+        def refused(core: NodeCore, when: Instant) -> None:
+            news = core.refused(other.id, token, body, when)
+            if news is not None and news.is_known:
+                agent.expelled = news
+
+        self._world.hand_in(agent, refused)
 
     def _frames(self, one: SimAgent, other: SimAgent) -> int:
         versions = self._world.versions

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from agent.host import HostContext
+from agent.model.expulsion import Expulsion
 from agent.model.ledger import GenesisEntry, encode_entry
 from agent.model.types import AgentId
 from agent.node.core import NodeCore, NodeSettings
@@ -55,7 +56,7 @@ class SimAgent:
     """One agent's life. `life` counts its starts: what was meant for an earlier one is lost.
 
     `clock_ahead_s`: its monotonic clock against the world's. `paused`: what arrives waits in `backlog`. `unfinished`: a
-    crash came before an epoch that it was to begin.
+    crash came before an epoch that it was to begin. `expelled`: what it knows of that, on its disk.
     """
 
     id: AgentId
@@ -74,6 +75,7 @@ class SimAgent:
     resumed_at: float = float("-inf")
     led_term: int = 0
     unfinished: bool = False
+    expelled: Expulsion | None = None
     host: SimHost = field(init=False)
 
     @property
@@ -282,6 +284,7 @@ class World:
             sign=partial(self.cast.sign, agent.id),
             limits=self.weather.limits,
             compaction=self.weather.compaction,
+            expelled=agent.expelled,
         )
         if self.versions is not None:
             self.versions.starts(agent.id, founder=self.cast.name(agent.id) in self.founders)

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from agent.errors import InputError, NeedsRepair, NotAuthenticated, StorageError
 from agent.instruction import encode_genesis
 from agent.model.cluster import IdentityGrant, IdentityRequest
+from agent.model.expulsion import Expulsion
 from agent.model.identity import agent_id_of, server_name
 from agent.raft import HardState, Persist
 from agent.storage import identity
@@ -333,3 +334,15 @@ def test_the_members_record_is_the_certificates(tmp_path: Path) -> None:
     digest = x509.load_pem_x509_certificate(certificate.encode()).fingerprint(hashes.SHA256()).hex()
     assert member_of(request, certificate).certificate == digest
     assert encode_genesis(trust.genesis([(request, certificate)]))
+
+
+def test_what_it_knows_of_its_expulsion_is_there_at_the_next_start(tmp_path: Path) -> None:
+    trust = Trust()
+    identity.accept(tmp_path, granted(tmp_path, trust))
+    assert identity.load(tmp_path).expelled is None
+    known = Expulsion(by="ann", at="2026-01-01T00:00:00Z", reason="\u2603" * 512, epoch=1)
+    identity.keep_expelled(tmp_path, known)
+    assert identity.load(tmp_path).expelled == known
+    (tmp_path / "identity" / identity.EXPELLED).write_bytes(b"{")
+    with pytest.raises(NeedsRepair, match="expulsion can't be read"):
+        identity.load(tmp_path)

@@ -16,6 +16,7 @@ from agent.config import Config
 from agent.errors import InputError, NeedsRepair
 from agent.host import HostContext, HostObservation, HostPolicy
 from agent.model.decode import convert, parse_toml, text_of
+from agent.model.expulsion import Expulsion
 from agent.net.addresses import all_addresses, usable_addresses
 from agent.net.handshake import LocalAgent
 from agent.node.core import NodeCore, NodeSettings
@@ -43,7 +44,7 @@ from agent.storage.audit import AuditLog
 from agent.storage.birth import genesis_entry, open_ledger
 from agent.storage.blobs import BlobStore
 from agent.storage.files import refused
-from agent.storage.identity import Identity, load
+from agent.storage.identity import Identity, keep_expelled, load
 from agent.storage.stack_files import StackFiles
 from agent.swim import SwimConfig
 from agent.telemetry.api_log import ApiStats
@@ -124,7 +125,7 @@ class Agent(Struct):
         )
         driver = Driver(core, disk=ledger, wire=network, hands=hosting)
         network.inputs = blobs.driver = ledger.driver = driver
-        driver.on_audit = ledger.keep
+        driver.on_audit, driver.on_expelled = ledger.keep, partial(_keep_expelled, Path(config.data_dir))
         announcing = Announcing(config, identity, me.name, host.address, driver, network, rng)
         parts.append(announcing)
         logs, images = LogService(driver, hosting), ImageService(blobs, hosting)
@@ -221,7 +222,13 @@ def _settings(config: Config, identity: Identity, boot: Boot, host: HostContext)
         timing=getattr(raft.RaftTiming, config.timing)(),
         swim=getattr(SwimConfig, config.timing)(),
         sign=identity.signing_key.sign,
+        expelled=identity.expelled,
     )
+
+
+def _keep_expelled(data_dir: Path, expelled: Expulsion) -> None:
+    """An error ends the agent, as nobody awaits it; the next start is told again."""
+    asyncio.get_running_loop().run_in_executor(None, keep_expelled, data_dir, expelled)
 
 
 def _show_metrics(metrics: Metrics, driver: Driver, network: Network) -> None:

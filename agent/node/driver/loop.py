@@ -15,7 +15,7 @@ from typing import Protocol
 
 from agent.host import HostObservation
 from agent.model.events import Event
-from agent.model.expulsion import back_or_away
+from agent.model.expulsion import Expulsion, back_or_away
 from agent.model.instruction import InstructionResult
 from agent.model.types import AgentId
 from agent.node.context import Peer
@@ -117,6 +117,7 @@ class Driver:
         self.on_audit: Callable[[Audit], None] = lambda _: None
         self.on_written: Callable[[float], None] = lambda _: None  # seconds that a write took, the queue before it too
         self.on_events: Callable[[tuple[Event, ...]], None] = lambda _: None
+        self.on_expelled: Callable[[Expulsion], None] = lambda _: None
         self.on_serve: Callable[[Serve], None] = lambda _: None
         self.on_unserve: Callable[[Unserve], None] = lambda _: None
 
@@ -138,10 +139,16 @@ class Driver:
         logger.info("link with %s is gone: %s", self.core.context.name_of(peer), reason)
         self._bring(lambda: self.core.link_down(peer, now()))
 
-    def expelled(self, by: AgentId) -> None:
-        """From the link table: a peer refuses us as expelled."""
-        if self.core.expelled.told(by) and (told := self.core.expelled.look()) is not None:
-            logger.warning("%s: %s", told.what, back_or_away(self.core.context.own_name))
+    def expelled(self, by: AgentId, token: str, body: bytes) -> None:
+        """From the link table: a peer refuses us as expelled, perhaps with the instruction."""
+        self._bring(lambda: self._tell_expelled(self.core.refused(by, token, body, now())))
+
+    def _tell_expelled(self, news: Expulsion | None) -> None:
+        if news is None:
+            return
+        logger.warning("%s: %s", news.what, back_or_away(self.core.context.own_name))
+        if news.is_known:
+            self.on_expelled(news)
 
     def frame(self, sender: AgentId, frame: Frame) -> None:
         """From the link table; `frames_over` follows, behind all that came together."""

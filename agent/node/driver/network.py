@@ -14,7 +14,7 @@ from agent.model.types import AgentId, Digest
 from agent.net.addresses import AddressPolicy, all_addresses
 from agent.net.beats import Beat, Beats
 from agent.net.datagrams import Datagrams, Envelope
-from agent.net.frames import RefusalReason
+from agent.net.frames import MAX_REFUSAL_BODY_BYTES, Refused
 from agent.net.handshake import LocalAgent, Standing
 from agent.net.link import DownReason, PeerInfo
 from agent.net.links import LinkTable
@@ -24,7 +24,7 @@ from agent.net.tls import peer_client_context, peer_server_context
 from agent.node.context import Peer
 from agent.node.messages import Frame, RaftFrame
 from agent.raft import RaftTiming
-from agent.state import ClusterState
+from agent.state import ClusterState, expulsions
 from agent.storage.identity import Identity
 from agent.swim import SwimMessage
 
@@ -39,7 +39,7 @@ class Inputs(Protocol):
 
     def link_down(self, peer: AgentId, reason: str) -> None: ...
 
-    def expelled(self, by: AgentId) -> None: ...
+    def expelled(self, by: AgentId, token: str, body: bytes) -> None: ...
 
     def frame(self, sender: AgentId, frame: Frame) -> None: ...
 
@@ -191,10 +191,17 @@ class Network:
             )
         )
 
-    def refused(self, peer: AgentId, reason: RefusalReason) -> None:
+    def expulsion(self, peer: AgentId) -> Refused:
+        """With the instruction, by which its agent can tell the truth from a lie, unless that is uncommonly long."""
+        kept = expulsions(self.inputs.state).get(peer)
+        if kept is None or len(kept.body) > MAX_REFUSAL_BODY_BYTES:
+            return Refused(reason="expelled")
+        return Refused(reason="expelled", token=kept.token, body=kept.body)
+
+    def refused(self, peer: AgentId, refused: Refused) -> None:
         """It takes no link with us. Most reasons pass, or are counted."""
-        if reason == "expelled":
-            self.inputs.expelled(peer)
+        if refused.reason == "expelled":
+            self.inputs.expelled(peer, refused.token, refused.body)
 
     def link_down(self, peer: AgentId, reason: DownReason) -> None:
         """The link is gone."""

@@ -56,7 +56,7 @@ class Side:
     def frames_over(self) -> None:
         """Each frame is looked at as it comes."""
 
-    def expelled(self, by: str) -> None:
+    def expelled(self, by: str, token: str, body: bytes) -> None:
         raise AssertionError(f"{by} refuses it")
 
     def link_down(self, peer: str, reason: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 from agent import errors
 from agent.host import Desired
 from agent.instruction import sign_instruction
+from agent.model.expulsion import Expulsion
 from agent.model.instruction import InstructionResult
 from agent.node.driver import loop
 from agent.node.effects import BeginEpoch, Serve, Unserve
@@ -126,9 +127,36 @@ async def test_an_expelled_agent_is_cut_off_by_the_wire() -> None:
 async def test_that_peers_refuse_it_as_expelled_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     async with bench() as at:
         for name in ("n2", "n3", "n2"):
-            at.driver.expelled(at.id(name))
+            at.driver.expelled(at.id(name), "", b"")
     (said,) = [record.getMessage() for record in caplog.records if "expelled" in record.getMessage()]
     assert said.startswith("n2 says that this host was expelled: `bootstrap install hosts.txt --limit n1`")
+
+
+async def test_an_expulsion_that_is_proven_is_kept_and_ends_what_runs(caplog: pytest.LogCaptureFixture) -> None:
+    async with bench() as at:
+        kept: list[Expulsion] = []
+        at.driver.on_expelled = kept.append
+        body = b'{"reason":"stolen"}'
+        token = sign_instruction(
+            key_of_person("ann"),
+            operator_name="ann",
+            cluster=CLUSTER,
+            epoch=1,
+            act="expel",
+            target=f"member:{at.id('n1')}",
+            revision=1,
+            body_bytes=body,
+            now_s=time.time(),
+        )
+        at.driver.expelled(at.id("n2"), "", b"")
+        assert not kept
+        for _ in range(2):
+            at.driver.expelled(at.id("n3"), token, body)
+        assert [(each.by, each.reason) for each in kept] == [("ann", "stolen")]
+        await wait_for(lambda: at.hands.wanted and not at.hands.wanted[-1].desired.stacks)
+        said = [record.getMessage() for record in caplog.records if "expelled" in record.getMessage()]
+        assert len(said) == 2, "what one says, then what is known"
+        assert said[1].startswith("this host was expelled from the cluster, by ann at ")
 
 
 async def test_what_peers_ask_the_host_goes_to_who_serves_it() -> None:

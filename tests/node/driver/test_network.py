@@ -12,13 +12,15 @@ from msgspec.structs import replace
 
 from agent.config import Config
 from agent.errors import TooLarge
+from agent.model.instruction import MAX_TOKEN_BYTES
 from agent.model.ledger import GenesisEntry, encode_entry
+from agent.net.frames import MAX_HELLO_FRAME_BYTES, MAX_REFUSAL_BODY_BYTES, Refused, decode_opening, encode_frame
 from agent.net.link import PeerInfo
 from agent.node.context import Peer
 from agent.node.driver import network as network_module
 from agent.node.driver.network import Network
 from agent.node.messages import Alive
-from agent.state import ClusterState, genesis_state
+from agent.state import ClusterState, Evidence, genesis_state
 from agent.storage.identity import Identity
 from tests.support.trust import found, introduction
 
@@ -48,8 +50,8 @@ class Inputs(SimpleNamespace):
     def link_down(self, peer: str, reason: str) -> None:
         self.seen.append((peer, reason))
 
-    def expelled(self, by: str) -> None:
-        self.seen.append(f"expelled, says {by}")
+    def expelled(self, by: str, token: str, body: bytes) -> None:
+        self.seen.append((by, token, body))
 
 
 def network(identities: list[Identity]) -> tuple[Network, ClusterState]:
@@ -125,10 +127,26 @@ async def test_a_link_is_told_with_what_our_ledger_knows(identities: list[Identi
 
 async def test_of_refusals_only_an_expulsion_is_told(identities: list[Identity]) -> None:
     net, _ = network(identities)
-    net.refused(identities[1].id, "busy")
-    net.refused(identities[2].id, "expelled")
+    net.refused(identities[1].id, Refused(reason="busy"))
+    net.refused(identities[2].id, Refused(reason="expelled", token="t", body=b"{}"))
     assert isinstance(net.inputs, Inputs)
-    assert net.inputs.seen == [f"expelled, says {identities[2].id}"]
+    assert net.inputs.seen == [(identities[2].id, "t", b"{}")]
+
+
+@pytest.mark.parametrize(
+    ("body", "told"), [(b'{"reason":"x"}', True), (b" " * (MAX_REFUSAL_BODY_BYTES + 1), False), (None, False)]
+)
+async def test_who_was_expelled_is_told_by_which_instruction_unless_that_is_too_long(
+    identities: list[Identity], body: bytes | None, told: bool
+) -> None:
+    net, state = network(identities)
+    target = f"member:{identities[1].id}"
+    kept = Evidence(act="expel", target=target, revision=1, token="x" * MAX_TOKEN_BYTES, body=body or b"")
+    net.inputs = Inputs(replace(state, evidence={f"{target}/1": kept} if body is not None else {}))
+    refused = net.expulsion(identities[1].id)
+    assert refused == Refused(reason="expelled", token=kept.token if told else "", body=kept.body if told else b"")
+    assert len(encode_frame(refused)) <= MAX_HELLO_FRAME_BYTES
+    assert decode_opening(encode_frame(refused)[5:]) == refused
 
 
 async def test_a_frame_that_no_peer_takes_is_dropped_and_counted(
