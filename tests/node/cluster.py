@@ -52,11 +52,11 @@ from agent.node.instant import Instant
 from agent.node.machine import Compaction
 from agent.node.messages import Frame
 from agent.raft import Entry, EntryKind, RaftTiming, Snapshot
-from agent.state import expulsions
 from agent.swim import SwimConfig
 from tests.support.hosts import all_right, running
 from tests.support.ledger import CLUSTER, START_MS, genesis_entry, key_of_host, key_of_person, member
 from tests.support.memory_disk import MemoryDisk
+from tests.support.refusals import refuse
 from tests.support.words import over_the_wire
 
 MAX_SPINS = 20  # timers at one moment; more would burn a core in a real agent
@@ -119,12 +119,6 @@ class Node:
     def with_findings(self) -> HostObservation:
         """What was observed last, with what was found since."""
         return replace(self.up.observation, findings=self.findings)
-
-    def refused_by(self, other: Node) -> None:
-        """As the link table hears it (agent.net.handshake)."""
-        kept = expulsions(other.up.context.state).get(self.id)
-        news = self.up.refused(other.id, kept.token if kept else "", kept.body if kept else b"", self.when)
-        self.expelled = news if news is not None and news.is_known else self.expelled
 
     def hand_over(self, to: Node) -> None:
         """The coordination, whole."""
@@ -356,11 +350,7 @@ class Cluster:
                 self._unlink(node.name, other.name)
 
     def _link_up(self) -> bool:
-        """Whoever is wanted by one of the two, or is its seed, is linked, unless a ledger names it as expelled; who
-        dials and is so named is told.
-
-        Whether anybody was.
-        """
+        """Whoever one of the two wants, or is its seed, is linked, or told that it was expelled; whether any was."""
         before = len(self._links)
         for one in self.alive:
             for other in self.alive:
@@ -370,7 +360,7 @@ class Cluster:
                 if other.id not in one.wanted and other.name not in one.seeds:
                     continue
                 if one.id in other.up.context.state.expelled:
-                    one.refused_by(other)
+                    one.expelled = refuse(one.up, other.up, one.when) or one.expelled
                     continue
                 if other.id in one.up.context.state.expelled:
                     continue

@@ -16,8 +16,8 @@ from agent.node.instant import Instant
 from agent.node.messages import CallFrame, CancelFrame, Frame, RaftFrame, ReplyFrame, TakenFrame
 from agent.node.versions import FRAME_VERSION
 from agent.raft.messages import Append, AppendResponse, HeartbeatResponse, Vote, VoteResponse
-from agent.state import expulsions
 from agent.swim import SwimMessage
+from tests.support.refusals import refuse
 
 if TYPE_CHECKING:
     from tests.sim.world import SimAgent, World
@@ -106,16 +106,12 @@ class Network:
 
     def _refuse(self, agent: SimAgent, other: SimAgent) -> None:
         """Who knows `agent` as expelled tells it so, with the instruction if it has that; the disk keeps the proof."""
-        state = other.core.context.state if other.core is not None else None
-        if state is None or agent.id not in state.expelled:
+        by = other.core
+        if by is None or agent.id not in by.context.state.expelled:
             return
-        kept = expulsions(state).get(agent.id)
-        token, body = (kept.token, kept.body) if kept is not None else ("", b"")
 
         def refused(core: NodeCore, when: Instant) -> None:
-            news = core.refused(other.id, token, body, when)
-            if news is not None and news.is_known:
-                agent.expelled = news
+            agent.expelled = refuse(core, by, when) or agent.expelled
 
         self._world.hand_in(agent, refused)
 
