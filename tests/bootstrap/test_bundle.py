@@ -145,10 +145,11 @@ def test_the_second_time_it_comes_from_the_cache_and_a_damaged_one_is_made_again
 
 def test_a_disk_without_room_is_told_with_what_to_do_and_nothing_half_made_stays(tmp_path: Path) -> None:
     program = (
-        "import resource, sys; from pathlib import Path; from agent.errors import MusterError; "
-        "from bootstrap.bundle import Target, build\n"
+        "import os, resource, sys; from pathlib import Path; from agent.errors import MusterError; "
+        "from bootstrap import bundle, wheels\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, 4_000_000))\n"
-        "try: build(Target.own(), Path(sys.argv[1]))\n"
+        "bundle.PACKAGES = (); wheels.installed_files = lambda: {f'{n}.so': os.urandom(1_000_000) for n in range(5)}\n"
+        "try: bundle.build(bundle.Target.own(), Path(sys.argv[1]))\n"
         "except MusterError as error: sys.exit(str(error))"
     )
     argv = [sys.executable, "-c", program, str(tmp_path / "cache")]

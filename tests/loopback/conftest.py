@@ -7,6 +7,8 @@ with `make_cluster`.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +50,14 @@ def _network(worker_id: str) -> None:
     """Agents and workloads take fixed ports and broadcast: workers beside each other need a network each."""
     if worker_id != "master":
         leave_network()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _python3() -> Iterator[None]:
+    """Plans say `python3`: let that be this one, where PATH has a shim that starts shells to find one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+        yield
 
 
 @contextmanager

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import ssl
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -21,7 +23,7 @@ from agent.api.streams import Streams
 from agent.control.facts import ClusterFacts, HostFacts
 from agent.errors import Conflict, InputError, NotFound
 from agent.formats.timestamps import rfc3339
-from agent.home import Home, KnownMember, remember
+from agent.home import Home, KnownMember, open_home, remember
 from agent.instruction import read_instruction, sign_access
 from agent.model.api import ImageProgress, Recovery
 from agent.model.audit import AuditGap, AuditLine, AuditPage, AuditProof
@@ -366,6 +368,39 @@ class RunningNode:
     streams: Streams
 
 
+@dataclass(frozen=True)
+class Founded:
+    """What a cluster of these hosts begins with; keys and certificates are made once for all tests of a process."""
+
+    hosts: dict[str, Host]
+    state: ClusterState
+    contexts: dict[str, ssl.SSLContext]
+    files: dict[str, bytes]  # of the home and beside it, by their paths
+
+    @classmethod
+    @functools.cache
+    def of(cls, *names: str) -> Founded:
+        with tempfile.TemporaryDirectory() as made:
+            directory = Path(made)
+            home = create_home(directory / "home", name="lab", operator="ann", recovery_file=directory / "recovery.key")
+            hosts = {name: host(name) for name in names}
+            requests = [each.request(address="127.0.0.1") for each in hosts.values()]
+            genesis = make_genesis(home, requests, now_ms=int(time.time() * 1000))
+            contexts = {}
+            for request in requests:
+                certificate, key = directory / f"{request.name}.crt", directory / f"{request.name}.key"
+                certificate.write_text(certify(home, request))
+                key.write_bytes(
+                    hosts[request.name].tls.private_bytes(
+                        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+                    )
+                )
+                contexts[request.name] = api_server_context(certificate, key)
+            state = genesis_state(encode_entry(GenesisEntry(at=genesis.created_at, genesis=genesis)))
+            paths = (path for path in directory.rglob("*") if path.is_file())
+            return cls(hosts, state, contexts, {str(path.relative_to(directory)): path.read_bytes() for path in paths})
+
+
 class FakeCluster:
     """A cluster home at `home`, and members `names` with certificates; `running` serves their APIs.
 
@@ -373,25 +408,19 @@ class FakeCluster:
     """
 
     def __init__(self, directory: Path, *names: str) -> None:
+        founded = Founded.of(*(names or ("n1", "n2", "n3")))
+        for name, content in founded.files.items():
+            path = directory / name
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+            path.write_bytes(content)
         self.directory = directory
-        home = create_home(directory / "home", name="lab", operator="ann", recovery_file=directory / "recovery.key")
-        self.hosts: dict[str, Host] = {name: host(name) for name in names or ("n1", "n2", "n3")}
-        requests = [each.request(address="127.0.0.1") for each in self.hosts.values()]
-        genesis = make_genesis(home, requests, now_ms=int(time.time() * 1000))
-        for request in requests:
-            (directory / f"{request.name}.crt").write_text(certify(home, request))
-            key = self.hosts[request.name].tls.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-            (directory / f"{request.name}.key").write_bytes(key)
-        self.home: Home = home
-        self.key = home.operator_key()
-        self.ledger = FakeLedger(genesis_state(encode_entry(GenesisEntry(at=genesis.created_at, genesis=genesis))))
+        self.home: Home = open_home(directory / "home")
+        self.hosts = founded.hosts
+        self.key = self.home.operator_key()
+        self.ledger = FakeLedger(founded.state)
         self.nodes: dict[str, RunningNode] = {}
-        self.contexts: dict[str, ssl.SSLContext] = {name: self.context(name) for name in self.hosts}
-
-    def context(self, name: str) -> ssl.SSLContext:
-        return api_server_context(self.directory / f"{name}.crt", self.directory / f"{name}.key")
+        self.contexts = founded.contexts
 
     def access_token(self, **changes: object) -> str:
         fields: dict[str, object] = {
