@@ -77,9 +77,12 @@ class Expelled(Struct):
     def _proven(self, token: str, body: bytes) -> Expulsion | None:
         """What the instruction says, if it is one to expel us, by somebody who may as far as our ledger knows.
 
-        One of a revision that another instruction has taken never applied, and never will.
+        One of a revision that another instruction has taken never applied, and never will. Others may not have applied
+        either, but then the members still coordinate us.
         """
         state, target = self.context.state, f"member:{self.context.id}"
+        if self.context.leader is not None:
+            return None
         try:
             read = read_instruction(token, body, state.operators, audience_of(state))
         except MusterError:
