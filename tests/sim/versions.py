@@ -33,11 +33,11 @@ from agent.state import ClusterState
 from tests.net.shapes import classes_in, fields_later_than, version_of
 from tests.sim.checks import Violated
 
-EARLIER, LATER = 1, 2
-LATER_ACTS: Mapping[Act, int] = {"drain": LATER, "undrain": LATER}
 UPGRADED = 0.6  # of the starts of an earlier one
 APPLYING = sys.modules["agent.state.apply"]  # `agent.state.apply` names the function
 STATE_LEVEL, ACT_LEVELS = APPLYING.STATE_LEVEL, APPLYING.ACT_LEVELS  # as they are written
+EARLIER, LATER = 1, STATE_LEVEL
+LATER_ACTS: Mapping[Act, int] = {"drain": LATER, "undrain": LATER}
 LATER_FIELDS = fields_later_than(FRAME_VERSION - 1)
 CHANGED = (APPLYING, agent.node.coordination, agent.node.local_host, agent.node.submissions)
 
