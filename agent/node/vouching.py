@@ -23,7 +23,7 @@ from agent.node.messages import Frame, GetSnapshotName, Reply, ReplyFrame, Snaps
 from agent.node.names import Name, Names
 from agent.raft import Configuration, Snapshot
 from agent.raft.quorum import blocking_of_others, majority_of_others
-from agent.state import ClusterState, expulsions
+from agent.state import ClusterState, proven_expelled
 
 ASK_AGAIN_S = 0.25  # a voter that hasn't got there yet has applied some entries more by then
 ANSWER_S = 4 * ASK_AGAIN_S  # a question may be lost, e.g. where nobody knows us yet: then it is asked anew
@@ -162,10 +162,10 @@ class Vouching(Struct):
         dropped without a word.
         """
         self._close(source)
-        term, state = self.context.raft.term, self.proves(snapshot)
-        expelled = expulsions(state).keys() if state is not None else ()
-        proven = state is not None
-        self._cases[source] = _Case(snapshot, _name(snapshot), proven, expelled, decided, term, when.mono)
+        raft, state = self.context.raft, self.proves(snapshot)
+        proven, voters = state is not None, {*raft.configuration.voters, *snapshot.configuration.voters}
+        expelled = proven_expelled(self.context.state, state, voters) if state is not None else ()
+        self._cases[source] = _Case(snapshot, _name(snapshot), proven, expelled, decided, raft.term, when.mono)
 
     def forget(self, snapshot: Snapshot) -> None:
         """Nobody wants to know any more."""

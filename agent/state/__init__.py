@@ -19,7 +19,7 @@ from agent.state.epochs import check_crossing
 from agent.state.errors import SnapshotRefused, UnknownEntry
 from agent.state.membership import EXPULSION_LEVEL, expelled_unproven
 from agent.state.placing import PHASE_OF, PORT_TRIES, PREDECESSOR_LEVEL, may_have, predecessor_of
-from agent.state.proof import beginnings
+from agent.state.proof import beginnings, proven_expelled
 from agent.state.queries import (
     assignments_of,
     assignments_on,
@@ -79,6 +79,7 @@ __all__ = [
     "member_named",
     "ports_to_ask",
     "predecessor_of",
+    "proven_expelled",
     "rests",
     "satisfies",
     "service_of",

@@ -13,7 +13,7 @@ from agent.instruction import VerifiedInstruction, audience_of, read_instruction
 from agent.model.cluster import Genesis, Member, Operator
 from agent.model.instruction import Body, Enrol, Grant, GrantKey, Recover, Relabel, Remove, Scale
 from agent.model.ledger import Assignment, GenesisEntry, decode_entry
-from agent.model.types import Label, OperatorName
+from agent.model.types import AgentId, Label, OperatorName
 from agent.state.errors import SnapshotRefused
 from agent.state.queries import expulsions
 from agent.state.signed import body_of, named_services
@@ -61,6 +61,26 @@ def prove(state: ClusterState) -> None:
         _check_stack(state, name, stack, made[f"stack:{name}"])
     for assignment in state.assignments.values():
         _check_assignment(state, assignment)
+
+
+def proven_expelled(known: ClusterState, later: ClusterState, among: Collection[AgentId]) -> frozenset[AgentId]:
+    """Which of these `later`, whose signatures were checked, proves to be expelled.
+
+    An operator whose authority has ended in `known` proves nothing: what was signed before, `known` would have itself.
+    """
+    kept = expulsions(later)
+    return frozenset(agent for agent in kept.keys() & set(among) if _may_be_later(known, kept[agent]))
+
+
+def _may_be_later(known: ClusterState, item: Evidence) -> bool:
+    claims = unverified_claims(item.token)
+    if claims.iss not in known.operators:
+        return f"operator:{claims.iss}" not in known.targets  # else it was revoked
+    try:
+        read_instruction(item.token, item.body, known.operators, claims.aud)
+    except MusterError:
+        return False
+    return True
 
 
 def _labelled(member: Member, made: list[VerifiedInstruction]) -> Member:

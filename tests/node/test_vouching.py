@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from agent.model.instruction import Scale
+from agent.instruction import encode_body, sign_instruction
+from agent.model.instruction import Expel, Scale
 from agent.node.disk import SETTLES_S
 from agent.node.followers import WINDOW_PARTS
 from agent.node.instant import Instant
@@ -24,6 +25,7 @@ from agent.raft.messages import Append, Heartbeat, InstallSnapshot
 from agent.raft.quorum import majority
 from agent.state import Evidence, decode_snapshot, encode_snapshot
 from tests.node.cluster import OFTEN, Cluster, Node
+from tests.support.ledger import START_MS, key_of_person
 
 IDS = "abcdefg"
 SAME, ANOTHER = "5" * 64, "a" * 64
@@ -415,9 +417,20 @@ def asked_now(judge: Judge) -> list[str]:
 
 def test_whoever_the_snapshot_proves_to_be_expelled_has_no_say(judge: Judge) -> None:
     """It has come no further, or lies: either would hold up the others for ever."""
-    state = judge.node.up.context.state
-    proof = Evidence(act="expel", target=f"member:{judge.other.id}", revision=1, token="", body=b"")
-    judge.vouching.proves = lambda _snapshot: replace(state, evidence={f"member:{judge.other.id}/1": proof})
+    state, target, body = judge.node.up.context.state, f"member:{judge.other.id}", encode_body(Expel())
+    token = sign_instruction(
+        key_of_person("ann"),
+        operator_name="ann",
+        cluster=state.cluster,
+        epoch=state.epoch,
+        act="expel",
+        target=target,
+        revision=1,
+        body_bytes=body,
+        now_s=START_MS / 1000,
+    )
+    proof = Evidence(act="expel", target=target, revision=1, token=token, body=body)
+    judge.vouching.proves = lambda _snapshot: replace(state, evidence={f"{target}/1": proof})
     judge.other.up._vouching.names.note(judge.sound.index, ANOTHER)
     judge.judge(judge.sound, "voter")
     judge.run(0.0)

@@ -17,6 +17,7 @@ from agent.state import (
     encode_snapshot,
     expelled_unproven,
     expulsions,
+    proven_expelled,
 )
 from agent.state.types import Evidence
 from tests.support.ledger import Ledger, member, operator
@@ -111,6 +112,23 @@ def test_who_was_expelled_since_is_proven_to_be() -> None:
     assert expelled_unproven(ledger.state, bare) == frozenset(), "known already"
     earlier = ledger_at(EXPULSION_LEVEL - 1)
     assert expelled_unproven(earlier.state, bare) == frozenset(), "that may have been before the level"
+
+
+def test_an_operator_whose_authority_has_ended_proves_no_expulsion() -> None:
+    """The ledger that saw it end would have the expulsion itself, so it was signed since."""
+    ledger = ledger_at()
+    ledger.instruct("grant", "operator:eve", Grant(operator=operator("eve")))
+    granted = ledger.state
+    gone = expel(ledger, "n3", by="eve")
+    since, every = ledger.state, {gone, member("n2").id}
+    assert proven_expelled(granted, since, every) == {gone}
+    assert proven_expelled(granted, since, {member("n2").id}) == frozenset(), "not asked about"
+    assert proven_expelled(ledger_at().state, since, every) == {gone}, "by somebody who came later"
+    revoked = replace(granted, operators={"ann": granted.operators["ann"]})
+    assert proven_expelled(revoked, since, every) == frozenset()
+    for other in (operator("eve", "deploy"), replace(operator("eve"), key=operator("mal").key)):
+        regranted = replace(granted, operators={**granted.operators, "eve": other})
+        assert proven_expelled(regranted, since, every) == frozenset()
 
 
 def test_the_newest_are_kept_by_the_ledgers_order(monkeypatch: pytest.MonkeyPatch) -> None:
