@@ -83,7 +83,7 @@ def test_health_is_open_and_says_little(web: Desk) -> None:
         reply = agent.ask("GET", "/health")
     assert reply.status == 200
     assert reply.json["ok"] is True
-    assert set(reply.json) == {"ok", "name", "coordinator", "applied", "epoch", "agent_version"}
+    assert set(reply.json) == {"ok", "name", "coordinator", "applied", "epoch", "expelled", "agent_version"}
 
 
 def test_the_api_log_is_what_the_guide_shows(web: Desk) -> None:
