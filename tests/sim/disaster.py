@@ -33,7 +33,7 @@ FOR_GOOD = 0.6  # how likely those that are lost never come back
 AWAY_S = (5.0, 25.0)  # the others do after so long: before another epoch began, or after
 LOOKS_EVERY_S = 1.0  # an operator who waits for a survivor to be without a majority for long enough
 FOLLOWS_S = 6.0  # more time for progress: an election, and who asks that survivor
-UNFINISHED = 0.1  # of the beginnings of an epoch: a crash comes first, once for each agent, as another try takes long
+UNFINISHED = 0.1  # of those who begin an epoch or follow into it: a crash comes first, once for each agent
 
 
 def knows_itself(agent: SimAgent) -> bool:
@@ -142,7 +142,8 @@ class Disaster:
 def begin_epoch(world: World, agent: SimAgent, snapshot: Snapshot) -> None:
     """As the driver does: nothing is written behind what was under way but this, and the agent starts anew with it."""
     world.crash(agent)
-    if not agent.unfinished and world.rng.random() < UNFINISHED:
+    begins = agent.disk.epoch == world.epoch  # who crashes then has to be without a majority for as long again
+    if not agent.unfinished and world.rng.random() < UNFINISHED and not (begins and world.calm()):
         agent.unfinished = True
         world.restart(agent, world.rng.random())
         return

@@ -47,6 +47,7 @@ def test_every_property_holds_in_the_world_of_seed(seed: int) -> None:
         (2660028957, 3, 4.0),
         (1661254658, 4, 3.0),
         (2583886173, 3, 5.0),
+        (3326355111, 3, 5.0),
     ],
 )
 def test_every_property_holds_again_in_worlds_that_broke_one(seed: int, size: int, pace_s: float) -> None:
@@ -68,6 +69,7 @@ def test_every_property_holds_again_in_worlds_that_broke_one(seed: int, size: in
     went on to the next at once, which the judge took for the one that had counted. 2660028957: a learner missed its
     removal shortly before the end, and timeouts are of seconds. 1661254658: operators kept asking those who were deaf.
     2583886173: the majority was lost after all faults, and who was mute to the end came back with it.
+    3326355111: an epoch began late, and at the second try.
     """
     World(seed, size=size, focus={"pace_s": pace_s}).run()
 
