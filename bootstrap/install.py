@@ -344,12 +344,14 @@ class Installation:
         await self._configure(site)
         assert site.facts is not None
         installed = site.facts.installed
+        expelled = installed.granted and site.fresh and site.id is not None and await self._was_expelled(site)
         if site.id in self._members() and installed.active == "active":
             seen = await site.wait([], 0.0)
-            if seen.expelled:
-                site.changed.append("identity (it was expelled)")
+            expelled = seen.expelled
             _note_address(site, seen.address)
             await self._relabel(site, seen.labels)
+        if expelled:
+            site.changed.append("identity (it was expelled)")
         if installed.active == "active" and self._restart[site.host.alias]:
             site.changed.append("restarted")
         elif installed.active != "active":

@@ -348,7 +348,9 @@ def test_a_host_that_only_says_that_it_was_expelled_stays_who_it_is(
     assert "retire" not in helper.asked
 
 
-def test_a_dry_run_tells_that_a_host_was_expelled(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:
-    home, helper, _, _ = expelled_host(home, knows=False)
+@pytest.mark.parametrize("knows", [True, False])
+def test_a_dry_run_tells_that_a_host_was_expelled(monkeypatch: pytest.MonkeyPatch, home: Home, knows: bool) -> None:
+    home, helper, before, _ = expelled_host(home, knows=knows)
+    monkeypatch.setattr("agent.client.home_client", lambda _home: Members(before.id))
     results, _ = install(monkeypatch, home, "n1\n", {"n1": helper}, dry=True)
     assert results["n1"].changed == ("identity (it was expelled)",)
