@@ -58,7 +58,7 @@ def notice(text: str) -> None:
 
 
 def _look_for_its_status() -> None:
-    """Raises NotFound, with its last message, if this host's agent told systemd why it doesn't serve."""
+    """Raises NotFound if this host has an agent that doesn't serve, with what it last told systemd of the reason."""
     from agent.cli.host_look import UNIT, last_status
 
     active, said = last_status()
@@ -68,6 +68,9 @@ def _look_for_its_status() -> None:
     if said:
         fix = f"`sudo agent doctor` and `journalctl -u {UNIT} -n 5` say more."
         raise NotFound(f"the agent of this host doesn't serve now: {said}", fix=fix)
+    if active not in ("", "active"):
+        fix = f"`sudo systemctl start {UNIT}`; `sudo agent doctor` looks for more."
+        raise NotFound(f"the agent of this host doesn't run: its unit is {active}", fix=fix)
 
 
 def _home_if_any(options: Options) -> Home | None:

@@ -89,10 +89,12 @@ def _silent(exam: Examination, unit: Unit) -> Finding:
 
 
 def _stopped(exam: Examination, unit: Unit | None) -> Finding:
+    """One that somebody stopped has no last words: those in its journal are of an earlier end."""
+    was_stopped = unit is not None and (unit.active, unit.result) == ("inactive", "success")
     state = f"the unit is {unit.active}" if unit is not None and unit.active else f"there is no unit {AGENT_UNIT}"
     if unit is not None and unit.result not in ("", "success"):
         state += f" ({unit.result})"
-    last = f"; its last words: {exam.log[-1]}" if exam.log else ""
+    last = f"; its last words: {exam.log[-1]}" if exam.log and not was_stopped else ""
     fix = f"`sudo systemctl start {AGENT_UNIT}`, then `journalctl -u {AGENT_UNIT} -n 50` if it ends again."
     if unit is not None and unit.active == "failed" and exam.log:  # systemd gave up, as it was told to
         fix = f"Do what its last words say; then {fix}"

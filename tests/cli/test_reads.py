@@ -216,6 +216,18 @@ async def test_the_local_socket_is_asked_where_there_is_no_home(
         await cluster.close()
 
 
+async def test_on_a_host_whose_agent_was_stopped_it_says_that(
+    agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MUSTER_HOME")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "nothing"))
+    monkeypatch.setattr("agent.cli.host_look.last_status", lambda: ("inactive", ""))
+    said = await agent("status")
+    assert said.code == 1
+    assert "the agent of this host doesn't run: its unit is inactive" in said.err
+    assert "`sudo systemctl start muster-agent`" in said.err
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [

@@ -180,6 +180,12 @@ def test_without_an_agent_its_unit_and_last_words_are_told() -> None:
     assert killed.fix.startswith("`sudo systemctl start muster-agent`"), "systemd tries again"
 
 
+def test_an_agent_that_somebody_stopped_did_not_end_by_what_its_journal_has_of_earlier() -> None:
+    exam = replace(well("n1"), running=False, log=("error: the ledger is damaged",))
+    (stopped,) = host_findings(replace(exam, units=(unit(active="inactive", result="success"),)))
+    assert stopped.what == "the agent isn't running: the unit is inactive"
+
+
 def test_an_agent_that_waits_for_room_on_the_disk_is_not_called_stopped() -> None:
     full = "ERROR /var/lib/muster: no space left on device. Make room there. It then goes on by itself."
     waiting = unit(said="Waiting for room on the disk")
