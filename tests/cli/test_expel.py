@@ -77,6 +77,16 @@ async def test_the_majority_isnt_broken(agent: Agent, running: FakeCluster) -> N
     assert (dead.json["host"], dead.json["result"]["outcome"]) == ("n4", "applied")
 
 
+async def test_without_a_majority_it_points_to_recovery_and_not_to_waiting(agent: Agent, running: FakeCluster) -> None:
+    running.ledger.dead = {"n3", "n4"}
+    for host in running.nodes.values():
+        host.node.leader = None
+    said = await agent("expel", "n4", "--yes")
+    assert said.code == 5
+    assert "`agent recover --new-epoch`" in said.err
+    assert "wait" not in said.err
+
+
 @pytest.mark.parametrize(
     ("args", "code", "says"),
     [
