@@ -29,8 +29,7 @@ def _enrol(state: ClusterState, signed: Signed, body: Body) -> ClusterState:
     """Enter a member, or replace its entry (another address, other labels, a certificate made anew)."""
     assert isinstance(body, Enrol)
     member = body.member
-    if member.id in state.expelled:
-        raise Conflict(f"{member.id} was expelled, and ids never return", fix="Let the host make a new identity.")
+    _want_no_return(state, member.id)
     if agent_id_of(bytes.fromhex(member.signing_key)) != member.id:
         raise InputError("the id isn't the one of the signing key", where="$.member.id")
     known = member_named(state, member.name)
@@ -46,6 +45,11 @@ def _enrol(state: ClusterState, signed: Signed, body: Body) -> ClusterState:
         members={**state.members, member.id: member},
         evidence={**evidence, signed.evidence_key: signed.evidence},
     )
+
+
+def _want_no_return(state: ClusterState, agent: AgentId) -> None:
+    if agent in state.expelled:
+        raise Conflict(f"{agent} was expelled, and ids never return", fix="Let the host make a new identity.")
 
 
 def _expel(state: ClusterState, signed: Signed, _body: Body) -> ClusterState:
@@ -174,7 +178,11 @@ def _revoke_key(state: ClusterState, signed: Signed, _body: Body) -> ClusterStat
 
 
 def _cancel(state: ClusterState, signed: Signed, _body: Body) -> ClusterState:
-    """Take the revision that an open instruction would have taken, and do nothing else."""
+    """Take the revision that an open instruction would have taken, and do nothing else. On who was expelled nothing is
+    open, and the last instruction has to stay the one that did it.
+    """
+    if state.level >= EXPULSION_LEVEL and signed.claims.target.startswith("member:"):
+        _want_no_return(state, signed.name)
     stack = state.stacks.get(signed.name) if signed.claims.target.startswith("stack:") else None
     return state if stack is None else with_revision(state, stack, signed)
 

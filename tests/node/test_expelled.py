@@ -139,8 +139,8 @@ def test_so_it_is_at_its_next_start_whomever_it_reaches(shown: Node) -> None:
     assert problems(shown)[0].what.endswith("Z: stolen")
 
 
-def test_two_that_were_a_majority_once_go_on_with_nothing() -> None:
-    """Neither links with anybody else; each would have the other's vote."""
+def test_three_that_were_a_majority_once_go_on_with_nothing() -> None:
+    """None links with anybody else; each would have the others' votes."""
     cluster = Cluster(5)
     cluster.elect()
     cluster.until(lambda: all(node.up.context.state.level >= EXPULSION_LEVEL for node in cluster.alive))

@@ -144,9 +144,18 @@ def test_the_newest_are_kept_by_the_ledgers_order(monkeypatch: pytest.MonkeyPatc
     assert read(ledger.state) == ledger.state
 
 
-def test_a_cancelled_revision_of_a_member_that_is_gone_leaves_the_evidence() -> None:
+def test_nothing_is_cancelled_on_who_was_expelled_so_that_its_last_instruction_says_so() -> None:
+    """`bootstrap install` goes by it, and the host's own status."""
     ledger = ledger_at()
     gone = expel(ledger, "n3")
-    ledger.instruct("cancel", f"member:{gone}", Cancel())
-    assert expulsions(ledger.state).keys() == {gone}
-    assert read(ledger.state) == ledger.state
+    result = ledger.instruct("cancel", f"member:{gone}", Cancel())
+    assert result is not None
+    assert (result.outcome, result.what) == ("refused", f"{gone} was expelled, and ids never return")
+    assert ledger.state.targets[f"member:{gone}"].act == "expel"
+
+
+def test_below_that_level_it_is_as_earlier_agents_do() -> None:
+    ledger = ledger_at(EXPULSION_LEVEL - 1)
+    result = ledger.instruct("cancel", f"member:{expel(ledger, 'n3')}", Cancel())
+    assert result is not None
+    assert result.outcome == "applied"
