@@ -47,6 +47,7 @@ from agent.storage.files import refused
 from agent.storage.identity import Identity, keep_expelled, load
 from agent.storage.stack_files import StackFiles
 from agent.swim import SwimConfig
+from agent.tasks import must_not_fail
 from agent.telemetry.api_log import ApiStats
 from agent.telemetry.metrics import Metrics
 from agent.telemetry.recent import RecentLog
@@ -227,8 +228,11 @@ def _settings(config: Config, identity: Identity, boot: Boot, host: HostContext)
 
 
 def _keep_expelled(data_dir: Path, expelled: Expulsion) -> None:
-    """An error ends the agent, as nobody awaits it; the next start is told again."""
-    asyncio.get_running_loop().run_in_executor(None, keep_expelled, data_dir, expelled)
+    """An error ends the agent; the next start is told again."""
+    keeping = asyncio.create_task(
+        asyncio.to_thread(keep_expelled, data_dir, expelled), name="keeping that it was expelled"
+    )
+    keeping.add_done_callback(must_not_fail)
 
 
 def _show_metrics(metrics: Metrics, driver: Driver, network: Network) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from agent.host import HostContext
 from agent.instruction import encode_body, sign_instruction
 from agent.model.cluster import Member
+from agent.model.instruction import Act, Body, Expel
 from agent.model.stack import Stack
 from agent.model.types import AgentId
 from agent.node.context import Peer
@@ -167,14 +168,23 @@ class Bench:
 
 def signed_deploy(wanted: Stack) -> tuple[str, bytes]:
     """Token and body of ann's first instruction for `shop`."""
+    return _signed("deploy", "stack:shop", wanted)
+
+
+def signed_expulsion(agent: str, reason: str = "") -> tuple[str, bytes]:
+    """Token and body of ann's instruction that expels a founder."""
+    return _signed("expel", f"member:{agent}", Expel(reason=reason))
+
+
+def _signed(act: Act, target: str, wanted: Body) -> tuple[str, bytes]:
     body = encode_body(wanted)
     token = sign_instruction(
         key_of_person("ann"),
         operator_name="ann",
         cluster=CLUSTER,
         epoch=1,
-        act="deploy",
-        target="stack:shop",
+        act=act,
+        target=target,
         revision=1,
         body_bytes=body,
         now_s=time.time(),

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import suppress
 
 import pytest
 
 from agent import errors
 from agent.host import Desired
-from agent.instruction import sign_instruction
 from agent.model.expulsion import Expulsion
 from agent.model.instruction import InstructionResult
 from agent.node.driver import loop
@@ -19,8 +17,7 @@ from agent.node.messages import Alive, CallFrame, CancelFrame, RaftFrame
 from agent.raft import RaftTiming, Snapshot
 from agent.raft.messages import Append, AppendResponse, Heartbeat, PreVote, Vote, VoteResponse
 from tests.node.cluster import stack
-from tests.node.driver.parts import ASKED, Bench, bench, signed_deploy
-from tests.support.ledger import CLUSTER, key_of_person
+from tests.node.driver.parts import ASKED, Bench, bench, signed_deploy, signed_expulsion
 from tests.support.waiting import wait_for
 
 
@@ -108,19 +105,7 @@ async def test_an_expelled_agent_is_cut_off_by_the_wire() -> None:
     async with bench() as at:
         await at.coordinate()
         at.link("n3")
-        body = b"{}"
-        token = sign_instruction(
-            key_of_person("ann"),
-            operator_name="ann",
-            cluster=CLUSTER,
-            epoch=1,
-            act="expel",
-            target=f"member:{at.id('n3')}",
-            revision=1,
-            body_bytes=body,
-            now_s=time.time(),
-        )
-        await at.driver.requests.submit(token, body)
+        await at.driver.requests.submit(*signed_expulsion(at.id("n3")))
         await wait_for(lambda: at.wire.expelled == [at.id("n3")])
 
 
@@ -136,22 +121,10 @@ async def test_an_expulsion_that_is_proven_is_kept_and_ends_what_runs(caplog: py
     async with bench() as at:
         kept: list[Expulsion] = []
         at.driver.on_expelled = kept.append
-        body = b'{"reason":"stolen"}'
-        token = sign_instruction(
-            key_of_person("ann"),
-            operator_name="ann",
-            cluster=CLUSTER,
-            epoch=1,
-            act="expel",
-            target=f"member:{at.id('n1')}",
-            revision=1,
-            body_bytes=body,
-            now_s=time.time(),
-        )
         at.driver.expelled(at.id("n2"), "", b"")
         assert not kept
         for _ in range(2):
-            at.driver.expelled(at.id("n3"), token, body)
+            at.driver.expelled(at.id("n3"), *signed_expulsion(at.id("n1"), "stolen"))
         assert [(each.by, each.reason) for each in kept] == [("ann", "stolen")]
         await wait_for(lambda: at.hands.wanted and not at.hands.wanted[-1].desired.stacks)
         said = [record.getMessage() for record in caplog.records if "expelled" in record.getMessage()]
