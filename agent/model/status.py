@@ -190,8 +190,8 @@ class MemberView(Struct, frozen=True, kw_only=True):
 class Health(Struct, frozen=True, kw_only=True):
     """`GET /health`: open to everybody, so it says little. `ok`: the agent serves and knows a coordinator.
 
-    `epoch`: the cluster's, as this agent knows it; 0 from a version that doesn't tell. `expelled`: it knows or hears
-    that its host was expelled, and knows no coordinator.
+    `epoch`: the cluster's, as this agent knows it; 0 from a version that doesn't tell. `expelled`: it knows that
+    its host was, or hears so and knows no coordinator.
     """
 
     ok: bool
