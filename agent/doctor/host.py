@@ -75,7 +75,7 @@ def _agent(exam: Examination) -> Iterator[Finding]:
 
 def _expelled(exam: Examination) -> Iterator[Finding]:
     if exam.expelled is not None:
-        yield _found(exam, "error", "ledger", exam.expelled.what, back_or_away(exam.name if exam.enrolled else "HOST"))
+        yield _found(exam, "error", "ledger", exam.expelled.what, back_or_away(exam.name))
 
 
 def _silent(exam: Examination, unit: Unit) -> Finding:

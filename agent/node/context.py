@@ -44,11 +44,13 @@ class Lead(NamedTuple):
 class Context(Struct):
     """Mutable; owned by one `NodeCore`, used by its parts.
 
-    `expelled`: this agent knows that it was. `followed`: the linked voter that we follow, if we don't vote; `told`: who
-    leads, as it says. `stirred`: whether there was more than consensus messages since all parts last ran.
+    `name`: the host's, where the ledger has none. `expelled`: this agent knows that it was. `followed`: the linked
+    voter that we follow, if we don't vote; `told`: who leads, as it says. `stirred`: whether there was more than
+    consensus messages since all parts last ran.
     """
 
     id: AgentId
+    name: str
     boot: int
     raft: Raft
     swim: Swim
@@ -148,9 +150,9 @@ class Context(Struct):
 
     @property
     def own_name(self) -> str:
-        """This host's name, for commands that a person is to type."""
+        """This host's name, also once it was expelled."""
         member = self.state.members.get(self.id)
-        return member.name if member else "HOST"
+        return member.name if member else self.name
 
     def name_of(self, agent: AgentId) -> str:
         """The host's name, or the id of an agent that our ledger doesn't know."""

@@ -59,12 +59,13 @@ from agent.swim import Swim, SwimConfig, SwimMessage
 
 class NodeSettings(Struct, frozen=True, kw_only=True):
     """An agent's settings at its start. `genesis`: entry 1's data. `boot` counts its starts. `sign`: by its own key.
-    `expelled`: what it knew of that before.
+    `name`: the host's, where the ledger has none. `expelled`: what it knew of that before.
 
     `limits` and `compaction` have defaults that fit every cluster; the simulator makes them tiny.
     """
 
     id: AgentId
+    name: str
     boot: int
     genesis: bytes
     host: HostContext
@@ -100,7 +101,8 @@ class NodeCore:
             verify_snapshots=True,
         )
         swim = Swim(id=settings.id, config=settings.swim, rng=rng, now=when.mono)
-        self.context = Context(settings.id, settings.boot, core, swim, machine.state, LedgerClock(settings.id))
+        clock = LedgerClock(settings.id)
+        self.context = Context(settings.id, settings.name, settings.boot, core, swim, machine.state, clock)
         self._machine = machine
         self.drops: dict[str, int] = {}
         self.submissions = Submissions(self.context)

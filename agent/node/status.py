@@ -40,13 +40,15 @@ _BAD_STATES = ("unhealthy", "backoff", "failed")
 class View(Struct, frozen=True, kw_only=True):
     """What one agent knows beyond the ledger.
 
-    `linked`: members that it has a peer link with. `facts`: hosts as it sees them; others' reports go to the
-    coordinator only. `heard_ms`: epoch ms of each host's newest report, `versions` the agents' versions, where known.
+    `name`: its host's, also once it was expelled. `linked`: members that it has a peer link with. `facts`: hosts as it
+    sees them; others' reports go to the coordinator only. `heard_ms`: epoch ms of each host's newest report, `versions`
+    the agents' versions, where known.
     `stale`: the coordinator should have answered and couldn't. `refused`: which agent offers another epoch, and why it
     isn't believed. `expelled`: what this agent knows or hears of its own expulsion.
     """
 
     me: AgentId
+    name: str
     leader: AgentId | None
     term: int
     voters: tuple[AgentId, ...]
@@ -91,7 +93,7 @@ def build_status(state: ClusterState, view: View, *, network_services: int = 0, 
     healthy = sum(service.healthy for stack in stacks for service in stack.services)
     return Status(
         cluster=ClusterStatus(id=state.cluster, epoch=state.epoch, name=state.name),
-        answered_by=_ref(state, view.me),
+        answered_by=AgentRef(id=view.me, name=view.name),
         as_of=rfc3339(view.now_ms),
         stale=view.stale,
         coordinator=_ref(state, view.leader) if view.leader is not None else None,
@@ -163,6 +165,8 @@ def _unfit(host: AgentId, view: View, runtimes: tuple[RuntimeInfo, ...]) -> Iter
     down still go there.
     """
     facts = view.facts.of(host)
+    if host == view.me and view.expelled is not None and view.expelled.is_known:
+        yield "expelled"
     if reason := _unheard_reason(host, view, facts) or state_reason(facts):
         yield reason
     if facts.report is not None and not runtimes:
@@ -209,7 +213,7 @@ def _problems(
 ) -> Iterator[Problem]:
     """Of a cluster that this host was expelled from nothing is known that isn't old."""
     if view.expelled is not None:
-        yield _expulsion_problem(state, view, view.expelled)
+        yield _expulsion_problem(view, view.expelled)
         if view.expelled.is_known or view.leader is None:
             return
     yield from _quorum_problems(state, view, quorum)
@@ -218,15 +222,14 @@ def _problems(
     yield from _stack_problems(stacks, hosts)
 
 
-def _expulsion_problem(state: ClusterState, view: View, expelled: Expulsion) -> Problem:
+def _expulsion_problem(view: View, expelled: Expulsion) -> Problem:
     """Who hears the coordinator is a member, whatever somebody else says."""
     is_sure = expelled.is_known or view.leader is None
-    member = state.members.get(view.me)
     return Problem(
         severity="error" if is_sure else "warning",
-        where=f"host {_name(state, view.me)}",
+        where=f"host {view.name}",
         what=expelled.what,
-        fix=back_or_away(member.name if member is not None else "HOST"),
+        fix=back_or_away(view.name),
     )
 
 
@@ -268,7 +271,10 @@ def _host_problems(hosts: tuple[HostStatus, ...]) -> Iterator[Problem]:
     for host in hosts:
         where = f"host {host.name}"
         if host.state == "dead":
-            fix = f"Start {host.name}, or look at `systemctl status muster-agent` there."
+            fix = (
+                f"Start {host.name}, or look at `systemctl status muster-agent` there; if it never comes back, "
+                f"`agent expel {host.name}`."
+            )
             yield Problem(severity="error", where=where, what="is dead: no agent hears it", fix=fix)
         elif host.state == "suspect":
             fix = "It comes back by itself, or is declared dead in some seconds."

@@ -47,7 +47,7 @@ def tell_applied(chronicle: Chronicle, context: Context, applied: Applied, when:
     result = applied.result
     if result is not None and applied.act is not None and not result.repeated:
         kind, _, name = result.target.partition(":")
-        host = context.name_of(name) if kind == "host" else ""
+        host = context.name_of(name) if kind == "host" else applied.member
         target = f"host {host}" if host else result.target
         what = f"{result.by} {_DEEDS[applied.act]} {target}, revision {result.revision}"
         if result.outcome != "applied":

@@ -30,6 +30,7 @@ class Viewing(Struct, frozen=True):
         versions = {peer.id: peer.agent_version for peer in context.peers.values()}
         return View(
             me=context.id,
+            name=context.own_name,
             leader=context.leader,
             term=max(context.raft.term, context.lead.term if context.lead is not None else 0),
             voters=context.raft.configuration.voters,

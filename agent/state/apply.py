@@ -297,9 +297,11 @@ def _remember(state: ClusterState, refusal: InstructionResult) -> ClusterState:
 
 def _changes(old: ClusterState, new: ClusterState, applied: Applied) -> Applied:
     """What an instruction changed, found by identity: dicts that it didn't copy can't have changed."""
+    members = _differing(old.members, new.members)
     return replace(
         applied,
-        members=_differing(old.members, new.members),
+        members=members,
+        member=next(((new.members.get(id_) or old.members[id_]).name for id_ in members), ""),
         stacks=_differing(old.stacks, new.stacks),
         released=frozenset(old.assignments.keys() - new.assignments.keys())
         if old.assignments is not new.assignments

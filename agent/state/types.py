@@ -115,9 +115,9 @@ class Applied(Struct, frozen=True, kw_only=True):
     """What one entry changed: for the operator's answer, for events, and for the host's next reconcile.
 
     `at` is ledger time after it. `result` is set for instructions (`act` too when the signature held). `members` were
-    entered, replaced or removed; `stacks` changed in anything but their assignments; `assigned` were
-    made or replaced, `released` are gone. `stack` is that of an entry of the coordinator's, `ignored` why it changed
-    nothing, else empty.
+    entered, replaced or removed, `member` is the name of one; `stacks` changed in anything but their assignments;
+    `assigned` were made or replaced, `released` are gone. `stack` is that of an entry of the coordinator's, `ignored`
+    why it changed nothing, else empty.
     """
 
     index: int
@@ -126,6 +126,7 @@ class Applied(Struct, frozen=True, kw_only=True):
     act: Act | None = None
     result: InstructionResult | None = None
     members: frozenset[AgentId] = frozenset()
+    member: Label = ""
     stacks: frozenset[Label] = frozenset()
     assigned: frozenset[ReplicaKey] = frozenset()
     released: frozenset[ReplicaKey] = frozenset()

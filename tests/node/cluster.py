@@ -280,6 +280,7 @@ class Cluster:
         node.waiting.clear()
         settings = NodeSettings(
             id=node.id,
+            name=node.name,
             boot=node.disk.starts,
             genesis=self._genesis.data,
             host=HostContext(address=node.member.address),

@@ -186,6 +186,7 @@ def test_a_coordinators_entry_for_nothing_signed_changes_nothing(alone: Node) ->
 def settings(node: Node) -> NodeSettings:
     return NodeSettings(
         id=node.id,
+        name=node.name,
         boot=9,
         genesis=node.disk.genesis.data,
         host=HostContext(address="192.0.2.1"),
@@ -401,6 +402,7 @@ def test_entry_one_must_be_a_genesis(alone: Node) -> None:
 def replace_settings(given: NodeSettings, genesis: bytes) -> NodeSettings:
     return NodeSettings(
         id=given.id,
+        name=given.name,
         boot=given.boot,
         genesis=genesis,
         host=given.host,

@@ -334,6 +334,15 @@ def test_a_listener_at_any_agent_hears_what_the_coordinator_tells(cluster: Clust
         assert (event.stack, event.revision, event.by, event.state) == ("shop", 1, "ann", "applied")
 
 
+def test_an_expulsion_is_told_with_the_name_that_the_host_had(cluster: Cluster) -> None:
+    coordinator = cluster.elect()
+    heard, gone = listening(cluster, coordinator), cluster.followers[0]
+    cluster.expel(gone.name, at=coordinator.name)
+    cluster.run(0.5)
+    told = [(event.what, event.host) for event in heard if event.kind == "instruction"]
+    assert told == [(f"ann expelled host {gone.name}, revision 1", gone.name)]
+
+
 def test_what_the_coordinator_planned_and_the_ledger_did_not_take_is_told_with_why(cluster: Cluster) -> None:
     coordinator = cluster.elect()
     coordinator.deploy()

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from agent.control.facts import ClusterFacts, HostFacts
 from agent.model.expulsion import Expulsion
+from agent.model.instruction import Expel
 from agent.model.ledger import AssignedPort, LevelEntry
 from agent.model.report import HostReport, HostResources, ObservedReplica, ReplicaState, RuntimeInfo
 from agent.model.stack import Volume
@@ -58,6 +59,7 @@ def view(ledger: Ledger, hosts: dict[str, HostFacts] | None = None, **changes: A
     ids = {name: ledger.id(name) for name in known}
     fields: dict[str, Any] = {
         "me": ids["n1"],
+        "name": "n1",
         "leader": ids["n1"],
         "term": 4,
         "voters": tuple(ids.values()),
@@ -111,6 +113,27 @@ def test_who_was_expelled_is_told_that_and_nothing_of_a_majority_that_it_cant_se
     assert problem.what == "n2 and n3 say that this host was expelled"
     assert "`bootstrap install hosts.txt --limit n1`" in problem.fix
     assert "`bootstrap uninstall hosts.txt --limit n1`" in problem.fix
+
+
+def test_who_was_expelled_by_its_own_ledger_still_has_its_name_and_is_fit_for_nothing() -> None:
+    ledger = shop()
+    known = Expulsion(by="ann", at="2026-05-04T09:12:31Z", epoch=1)
+    mine = {"n1": up(ledger, "n1", replica())}
+    (host, *_) = build_status(ledger.state, view(ledger, mine, leader=None, stale=True, expelled=known)).hosts
+    assert (host.name, host.fit, host.reasons) == ("n1", False, ("expelled",))
+    expelled = view(ledger, mine, leader=None, stale=True, expelled=known)
+    ledger.instruct("expel", f"member:{ledger.id('n1')}", Expel())
+    status = build_status(ledger.state, expelled)
+    assert status.answered_by.name == "n1"
+    (problem,) = status.problems
+    assert problem.where == "host n1"
+    assert "`bootstrap install hosts.txt --limit n1`" in problem.fix
+
+
+def test_a_host_that_may_be_lost_for_good_is_named_with_the_way_to_give_it_up() -> None:
+    ledger = shop()
+    found = build_status(ledger.state, view(ledger, {"n3": HostFacts(liveness="dead", lost=True)})).problems
+    assert "`agent expel n3`" in next(each.fix for each in found if each.where == "host n3")
 
 
 def test_one_that_says_so_to_a_member_is_named_and_hides_nothing() -> None:

@@ -275,6 +275,7 @@ class World:
         self.judge(agent).restarted(agent.id, agent.disk)
         settings = NodeSettings(
             id=agent.id,
+            name=self.cast.name(agent.id),
             boot=agent.disk.starts,
             genesis=agent.disk.genesis.data,
             host=HostContext(address=self.cast.name(agent.id)),

@@ -236,6 +236,7 @@ class FakeNode:
         ids = {member.name: member.id for member in self.state.members.values()}
         return View(
             me=self.me.id,
+            name=self.me.name,
             leader=ids[self.leader] if self.leader is not None else None,
             term=3,
             voters=tuple(sorted(ids.values())),
@@ -259,9 +260,10 @@ class FakeNode:
     async def status(self) -> Status:
         if self.fail is not None:
             raise self.fail
-        leader = next(m.id for m in self.state.members.values() if m.name == (self.leader or self.me.name))
+        name = self.leader or self.me.name
+        leader = next(member.id for member in self.state.members.values() if member.name == name)
         view = self.view()
-        view = View(**{name: getattr(view, name) for name in View.__struct_fields__} | {"me": leader})
+        view = View(**{field: getattr(view, field) for field in View.__struct_fields__} | {"me": leader, "name": name})
         return build_status(self.state, view, network_services=2, api_requests_total=7)
 
     def members(self) -> tuple[MemberView, ...]:

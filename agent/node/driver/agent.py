@@ -216,6 +216,7 @@ def _host_context(config: Config, policy: HostPolicy) -> HostContext:
 def _settings(config: Config, identity: Identity, boot: Boot, host: HostContext) -> NodeSettings:
     return NodeSettings(
         id=identity.id,
+        name=config.name or own_name(identity),
         boot=boot.starts,
         genesis=genesis_entry(identity).data,
         host=host,

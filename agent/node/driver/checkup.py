@@ -155,7 +155,7 @@ class Checkup:
         )
         return Examination(
             id=context.id,
-            name=context.name_of(context.id),
+            name=context.own_name,
             agent_version=__version__,
             uptime_s=round(self._loop.time() - self._started, 1),
             config=msgspec.to_builtins(config),

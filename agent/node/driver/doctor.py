@@ -82,7 +82,7 @@ class DoctorService:
     async def _own(self, log: bool) -> HostAnswer:
         context = self._driver.core.context
         found = await self._checkup.examine(log=log)
-        return HostAnswer(id=context.id, host=context.name_of(context.id), examination=found)
+        return HostAnswer(id=context.id, host=context.own_name, examination=found)
 
     async def _direct(self, host: AgentId, request: Examine) -> HostAnswer:
         """The host's own answer. Raises Unreachable or TimedOut."""

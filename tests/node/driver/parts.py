@@ -200,6 +200,7 @@ async def bench(*, voters: int = 1, members: int = 3, timing: RaftTiming = QUIET
     disk = MemoryDisk(Entry(index=1, term=0, kind=EntryKind.NORMAL, data=data))
     settings = NodeSettings(
         id=made[0].id,
+        name=made[0].name,
         boot=1,
         genesis=data,
         host=HostContext(address="192.0.2.1"),

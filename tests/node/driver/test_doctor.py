@@ -23,6 +23,7 @@ class Peers:
     state: object = field(default_factory=lambda: Ledger().state)
     peers: tuple[AgentId, ...] = ()
     keeps_out: Expulsion | None = None
+    own_name: str = "n1"
 
     @property
     def core(self) -> Peers:
