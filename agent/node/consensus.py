@@ -150,7 +150,7 @@ class Consensus(Struct):
         if (reason, sender) == self._told:
             return
         self._told = reason, sender
-        here, there = self.context.name_of(self.context.id), self.context.name_of(sender)
+        here, there = self.context.own_name, self.context.name_of(sender)
         if reason == "unreadable_entry":
             what = f"{here} doesn't take entries of {there} that this version can't read: install the version it runs"
         else:

@@ -209,7 +209,7 @@ class Epochs(Struct):
         if self._is_loading:
             return "a snapshot is being loaded here: look again in a moment"
         if self.context.id not in head.members:
-            return f"{self.context.name_of(self.context.id)} isn't a member, as far as its own ledger goes"
+            return f"{self.context.own_name} isn't a member, as far as its own ledger goes"
         leader, since = self.context.leader, self._leaderless_since
         if leader is not None:
             return f"the majority is there: {self.context.name_of(leader)} coordinates"

@@ -263,7 +263,7 @@ def _epoch_problems(state: ClusterState, view: View) -> Iterator[Problem]:
     """Members that report that the cluster is in another epoch, which this agent can't believe."""
     for agent, why in sorted(view.refused.items()):
         fix = "Ask who signed it; if all is well, `bootstrap uninstall` and `bootstrap install` this host anew."
-        where = f"host {_name(state, view.me)}"
+        where = f"host {view.name}"
         yield Problem(severity="error", where=where, what=f"{_name(state, agent)} offers {why}", fix=fix)
 
 

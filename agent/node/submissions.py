@@ -322,7 +322,7 @@ class Submissions(Struct):
             return errors.NoMajority(what, fix=_sentence(fate) if sent else "Try again in a second.")
         return errors.NoMajority(
             f"no majority: {', '.join(missing)} unreachable",
-            where=self.context.name_of(self.context.id),
+            where=self.context.own_name,
             fix=f"{start_again(missing)}; {fate}.",
         )
 

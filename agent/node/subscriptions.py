@@ -373,7 +373,7 @@ class Following(Struct):
         if not isinstance(reply, Failed) or reply.fault.kind != "conflict" or self._told_apart:
             return
         self._told_apart = True
-        here, there = self.context.name_of(self.context.id), self.context.name_of(self._voter or "")
+        here, there = self.context.own_name, self.context.name_of(self._voter or "")
         what = f"{here} decided something alone and can't follow {there}: {reply.fault.what}; install {here} anew"
         self.chronicle.tell(when, "member", what, host=here)
 

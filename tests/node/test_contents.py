@@ -106,6 +106,7 @@ class FakeDriver:
         return SimpleNamespace(
             context=SimpleNamespace(
                 id=self.name,
+                own_name=self.name,
                 state=self.state,
                 leader=self.world.leader,
                 peers=set(self.world.services) - {self.name},

@@ -147,4 +147,4 @@ class AuditedLedger:
     @property
     def _name(self) -> str:
         assert self.driver is not None
-        return self.driver.core.context.name_of(self.driver.core.context.id)
+        return self.driver.core.context.own_name

@@ -92,7 +92,7 @@ class DoctorService:
                 async with asyncio.timeout(LINK_WITHIN_S):
                     await stack.enter_async_context(self._driver.visits.linked(host))
             except TimeoutError:
-                here, there = context.name_of(context.id), context.name_of(host)
+                here, there = context.own_name, context.name_of(host)
                 fix = f"Ask it itself: `sudo agent doctor` on {there}."
                 raise errors.Unreachable(f"{here} has no link with {there}", fix=fix) from None
             return await self._call(host, request, host)

@@ -105,7 +105,7 @@ class ImageService:
             told.put_nowait(None)
 
     async def _load_here(self, claims: BlobClaims, sources: list[AgentId]) -> AsyncGenerator[ImageLoad]:
-        own_name = self._blobs.driver.core.context.name_of(self._blobs.driver.core.context.id)
+        own_name = self._blobs.driver.core.context.own_name
         if claims.hosts and own_name not in claims.hosts:
             raise errors.NotAllowed(f"the operator's token doesn't name {own_name}")
         if not self._loader.takes_images:

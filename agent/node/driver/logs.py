@@ -78,7 +78,7 @@ class LogService:
         if wanted.within_ms is not None:
             ago = datetime.now(UTC) - timedelta(milliseconds=wanted.within_ms)
             since = ago if since is None else max(since, ago)
-        host = self._driver.core.context.name_of(self._driver.core.context.id)
+        host = self._driver.core.context.own_name
         async with aclosing(self._local.logs(key, tail=wanted.tail, since=since, follow=wanted.follow)) as lines:
             async for raw in lines:
                 yield LogLine(

@@ -129,7 +129,7 @@ class Requests:
 
 def stopping(core: NodeCore) -> Unreachable:
     """The error once this agent ends; what was asked of it before may still happen."""
-    here = core.context.name_of(core.context.id)
+    here = core.context.own_name
     return Unreachable(f"the agent on {here} is stopping", fix="Ask another agent; send the same again there.")
 
 

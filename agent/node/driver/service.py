@@ -93,7 +93,7 @@ class AgentService:
     def me(self) -> AgentRef:
         """This agent."""
         context = self._driver.core.context
-        return AgentRef(id=context.id, name=context.name_of(context.id))
+        return AgentRef(id=context.id, name=context.own_name)
 
     @property
     def state(self) -> ClusterState:
@@ -106,7 +106,7 @@ class AgentService:
         leader = context.leader
         return Health(
             ok=leader is not None,
-            name=context.name_of(context.id),
+            name=context.own_name,
             coordinator=context.name_of(leader) if leader is not None else None,
             applied=context.state.index,
             agent_version=__version__,

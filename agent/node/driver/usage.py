@@ -50,7 +50,7 @@ class UsageService:
 
     async def _own(self, stack: Label | None) -> tuple[ReplicaUsage, ...]:
         context = self._driver.core.context
-        return await self._local.usage(stack, context.name_of(context.id))
+        return await self._local.usage(stack, context.own_name)
 
     async def _of(self, host: AgentId, stack: Label | None) -> tuple[ReplicaUsage, ...] | SilentHost:
         name = self._driver.core.context.name_of(host)

@@ -58,5 +58,5 @@ class Visits:
 
 def unlinked(core: NodeCore, peer: AgentId) -> Unreachable:
     """The error when nothing gets to a member, or comes from it."""
-    here, there = core.context.name_of(core.context.id), core.context.name_of(peer)
+    here, there = core.context.own_name, core.context.name_of(peer)
     return Unreachable(f"{here} has no link with {there}", fix="Ask another agent, or try again soon.")

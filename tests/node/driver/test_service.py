@@ -7,6 +7,7 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from agent import errors
 from agent.model.events import Event
@@ -118,6 +119,14 @@ async def test_health_says_who_coordinates() -> None:
         service = await coordinating(at)
         health = service.health()
         assert (health.ok, health.name, health.coordinator) == (True, "n1", "n1")
+
+
+async def test_a_host_that_its_own_ledger_expelled_answers_by_its_name() -> None:
+    async with bench() as at:
+        service = await coordinating(at)
+        context = at.driver.core.context
+        context.state = replace(context.state, members={})
+        assert (service.health().name, service.me.name) == ("n1", "n1")
 
 
 async def test_logs_of_nothing_say_what_there_is() -> None:
