@@ -263,7 +263,8 @@ def test_what_ran_there_before_is_its_own_still(desk: Desk) -> None:
     desk.run("agent", "remove", "stays", "--volumes", "--yes")
     networks = ("network", "ls", "--format={{.Name}}", "--filter=label=muster.cluster")
     wait_for_sync(lambda: docker(desk, *networks) == ["next_inner"], 30, what="no network of a stack that is gone")
-    assert sorted(docker(desk, "volume", "ls", "-q")) == ["ends_data", "next_data"]
+    volumes = ["ends_data", "next_data"]
+    wait_for_sync(lambda: sorted(docker(desk, "volume", "ls", "-q")) == volumes, 30, what="no volume of it either")
 
 
 def test_a_cluster_that_is_over_makes_way_for_another_when_told(desk: Desk) -> None:
