@@ -63,9 +63,11 @@ class Roles:
     def receive(self, sender: str, message: Message, now: float) -> None:
         """See `Raft.receive`."""
         state = self._state
-        if sender == state.id or state.stands_aside:
-            reason = "retired" if state.retired else "fenced" if state.stands_aside else "message from myself"
-            state.drop(reason)
+        if state.stands_aside:
+            state.drop("retired" if state.retired else "fenced")
+            return
+        if sender == state.id:
+            state.drop("message from myself")
             return
         if not self._strangers.heard(sender, message, now, trusts_leader=self.trusts_leader):
             return
