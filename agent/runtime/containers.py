@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from pathlib import PurePosixPath
+from pathlib import PurePath, PurePosixPath
 from typing import Any
 
 import msgspec
@@ -49,7 +49,7 @@ def owner_labels(cluster: ClusterId, agent: AgentId) -> dict[str, str]:
     return {"muster.cluster": cluster, "muster.agent": agent}
 
 
-def is_own(labels: Mapping[str, str], owner: Mapping[str, str], stacks: PurePosixPath) -> bool:
+def is_own(labels: Mapping[str, str], owner: Mapping[str, str], stacks: PurePath) -> bool:
     """Whether a container with these labels is the agent's whose `owner_labels` and directory of stacks these are.
 
     Others on the engine have another directory. One that names this directory and another agent was made by this

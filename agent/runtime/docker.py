@@ -40,7 +40,6 @@ from agent.tasks import cancel_and_wait
 AT_ONCE = 4  # containers inspected or sampled at once; the engine serialises most of it anyway
 RECONNECT_FIRST_S = 0.2  # a restart of dockerd takes about a second
 RECONNECT_MAX_S = 5.0  # while it is away
-STACKS = "stacks"  # a stack's own directory is below this one, in the data directory
 PREPARED_S = 10.0  # a start comes within a second or two of its preparation; later the image is looked for again
 
 A = TypeVar("A")
@@ -61,6 +60,7 @@ class DockerRuntime:
     ) -> None:
         self._owner = containers.owner_labels(cluster, agent)
         self._data_dir = data_dir
+        self._stacks = data_dir / "stacks"
         self._publish_address = publish_address
         self._engine = Engine(base_url or os.environ.get("DOCKER_HOST") or None)
         self._few = asyncio.Semaphore(AT_ONCE)
@@ -217,14 +217,14 @@ class DockerRuntime:
             await cancel_and_wait(*tasks)
 
     def _is_own(self, labels: Mapping[str, str]) -> bool:
-        return containers.is_own(labels, self._owner, PurePosixPath(self._data_dir / STACKS))
+        return containers.is_own(labels, self._owner, self._stacks)
 
     def _labels(self, stack: str) -> dict[str, str]:
         """Of a stack's networks and volumes."""
         return {**self._owner, "muster.stack": stack, "com.docker.compose.project": stack}
 
     def _stack_dir(self, stack: str) -> Path:
-        return self._data_dir / STACKS / stack
+        return self._stacks / stack
 
     async def _start(self, spec: ReplicaSpec, image: str, progress: Progress) -> Workload:
         """Start the ended container of this spec again, else create one. One that can't be started is removed."""
